@@ -1,0 +1,73 @@
+"""The contract of every vision backbone: an image in, a raster of visual tokens out, frozen for good.
+
+A family file (``vit.py``, ``maxvit.py``, ``vmamba.py``, ...) subclasses `VisionBackbone`, builds only the layers up to
+its tap, names its parameters as the official checkpoint does, and implements two methods. Everything else in
+eyeswap talks to this class alone.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor, nn
+
+from eyeswap.errors import ShapeError
+
+
+class VisionBackbone(nn.Module):
+    """Map images to visual tokens; subclasses implement ``feature_map`` and ``token_grid``.
+
+    Attributes:
+        embed_dim: width ``D`` of a visual token.
+    """
+
+    embed_dim: int
+    _frozen: bool = False
+
+    def feature_map(self, pixel_values: Tensor) -> Tensor:
+        """Return the features at the tap.
+
+        Args:
+            pixel_values: ``[B, 3, H, W]``, already normalised.
+
+        Returns:
+            ``[B, h, w, D]``, channels last, where ``(h, w) == self.token_grid(H, W)``.
+        """
+        raise NotImplementedError
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return ``(h, w)``, the rows and columns of tokens that an ``H x W`` image gives: exact arithmetic."""
+        raise NotImplementedError
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return the visual tokens.
+
+        Args:
+            pixel_values: ``[B, 3, H, W]``, already normalised.
+
+        Returns:
+            ``[B, N, D]``, raster order: token ``r*w + c`` is the cell in row ``r``, column ``c`` of the grid.
+
+        Raises:
+            ShapeError: if the network's real grid differs from ``token_grid``.
+        """
+        features = self.feature_map(pixel_values)  # [B, h, w, D]
+        expected = (*self.token_grid(pixel_values.shape[-2], pixel_values.shape[-1]), self.embed_dim)
+        if tuple(features.shape[1:]) != expected:
+            raise ShapeError(f"{type(self).__name__} gave {tuple(features.shape[1:])} [h, w, D], expected {expected}")
+        return features.flatten(1, 2)  # [B, N, D]
+
+    def freeze(self) -> Self:
+        """Switch gradients off and stay in eval mode from now on, whatever a parent's ``train()`` says."""
+        self._frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, unless frozen: no drop-path, no BatchNorm drift in a frozen backbone."""
+        return super().train(mode and not self._frozen)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of the part that runs, up to the tap."""
+        return sum(parameter.numel() for parameter in self.parameters())

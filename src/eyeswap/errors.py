@@ -1,0 +1,63 @@
+"""Every error that eyeswap raises on purpose.
+
+    EyeswapError
+    ├── SpecError           a study, recipe or catalog entry asks for something that does not exist
+    ├── DataError           a data file is missing, corrupt or not in its documented format
+    ├── CheckpointError     a weights file is missing, untrusted or does not fit the network
+    ├── ShapeError          a tensor or image has an impossible shape for the operation
+    ├── EnvironmentProblem  this machine lacks something (an optional package, memory, disk)
+    └── RunError            a run started and could not finish
+
+The message of each is one line: what is wrong, where (file, field, row), what to do.
+The library raises; only the command line turns an error into a line and an exit code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EyeswapError(Exception):
+    """Base of all errors raised on purpose; catch this one to catch them all."""
+
+    exit_code = 2
+
+
+class SpecError(EyeswapError):
+    """A study, recipe or catalog entry asks for something that does not exist."""
+
+
+class DataError(EyeswapError):
+    """A data file is missing, corrupt or not in its documented format."""
+
+
+class CheckpointError(EyeswapError):
+    """A weights file is missing, untrusted or does not fit the network."""
+
+
+class ShapeError(EyeswapError):
+    """A tensor or image has an impossible shape for the operation."""
+
+
+class EnvironmentProblem(EyeswapError):
+    """This machine lacks something: an optional package, memory, disk space."""
+
+
+class RunError(EyeswapError):
+    """A run started and could not finish."""
+
+    exit_code = 1
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Return a clause that names the nearest allowed words, for the end of an error message.
+
+    Example:
+        >>> nearest("vmanba", ["vit", "vmamba"])
+        'Did you mean vmamba? Allowed: vit, vmamba.'
+    """
+    choices = list(allowed)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    return f"{hint}Allowed: {', '.join(choices)}."

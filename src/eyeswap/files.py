@@ -1,0 +1,180 @@
+"""The only doors through which files enter and leave: atomic writes, digests, and readers for untrusted files.
+
+Every write goes to a temporary name in the same folder, is flushed to disk, and is renamed: a kill at any
+moment leaves either the old file or the new one. Every reader treats its file as hostile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from eyeswap.errors import CheckpointError, DataError
+
+MAX_IMAGE_PIXELS = 120_000_000
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: if the file is missing or not JSON; the message names file, line and column.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{path}: JSON nested too deeply") from None
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Read a JSON-lines file, one value a line; blank lines are skipped.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    rows = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"{path}: line {number} is not valid JSON: {error}") from None
+    return rows
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, so that equal values have equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_image(source: Path | IO[bytes]) -> Image.Image:
+    """Open an image file as RGB.
+
+    Raises:
+        DataError: if it is missing, truncated, no image, or claims more than ``MAX_IMAGE_PIXELS`` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source)
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise DataError(f"{source}: {image.width}x{image.height} pixels is over the limit")
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{source}: no such image") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{source}: not a readable image: {error}") from None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits built-in containers, numbers and strings only: no class, no function, so nothing can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Read a pickle of lists, dicts, strings and numbers (REFER's ``refs(*).p``); anything else is refused.
+
+    Raises:
+        DataError: if the file is missing, not a pickle, or contains anything but plain data.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="utf-8").load()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # a hostile pickle can raise anything
+        raise DataError(f"{path}: refused, not a pickle of plain data: {error}") from None
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Read all tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: if the file is missing or not a whole safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def write_safetensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
