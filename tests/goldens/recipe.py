@@ -27,9 +27,9 @@ def goldens_folder() -> Path | None:
 def recipe_tensor(key: str, shape: Sequence[int], dtype: str) -> Tensor:
     """Return the weight that the recipe draws for one state_dict entry, float32 (int64 for counters)."""
     if dtype.startswith("int"):
-        return torch.zeros(*shape, dtype=torch.int64)
+        return torch.zeros(tuple(shape), dtype=torch.int64)
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    noise = torch.randn(*shape, generator=generator, dtype=torch.float32)
+    noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
     leaf = key.rsplit(".", 1)[-1]
     if leaf in ("A_logs", "A_log"):
         return torch.log(torch.arange(1, shape[-1] + 1, dtype=torch.float32)) + 0.1 * noise
