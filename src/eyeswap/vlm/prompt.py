@@ -1,9 +1,9 @@
 """How a conversation becomes text: the Vicuna v1.5 frame of the study, or another LLM's own chat template.
 
-The frame is ``<system> USER: <message> ASSISTANT: <answer></s>USER: ...`` with one space after the system text
-and nothing between ``</s>`` and the next turn. The tokenizer adds the beginning-of-sequence token; visual tokens
-go right behind it, so the placeholder ``<image>`` of the instruction files is removed here. With an empty system
-text (the miniature LLM) a prompt begins with ``USER: ``. Parity: Prismatic's prompt builder for Vicuna v1.5.
+The frame is ``<system> USER: <message> ASSISTANT: <answer></s>USER: ...``: one space after the system text,
+nothing between ``</s>`` and the next turn. The tokenizer adds the beginning-of-sequence token; visual tokens
+go right behind it, so the placeholder ``<image>`` of the instruction files is removed here. With an empty
+system text (the miniature LLM) a prompt begins with ``USER: ``. Parity: Prismatic VLMs.
 """
 
 from __future__ import annotations
