@@ -1,0 +1,44 @@
+"""Every official annotation format, read and written; one file a benchmark family.
+
+A reader turns the published file into a list of `Example`, in file order, and refuses what does not follow
+the format with a `DataError` that names file and row. A writer turns examples back into the published format
+with deterministic bytes. One extension is ours: a record may carry ``kind``, which then replaces the default
+kind.
+"""
+
+from __future__ import annotations
+
+from eyeswap.data.formats.boxes import Box, normalise_box
+from eyeswap.data.formats.example import Example
+from eyeswap.data.formats.gqa import read_gqa, write_gqa
+from eyeswap.data.formats.ocid import clutter_level, read_ocid, write_ocid
+from eyeswap.data.formats.pope import POPE_SPLITS, read_pope, write_pope
+from eyeswap.data.formats.refer import read_refer, write_refer
+from eyeswap.data.formats.tallyqa import read_tallyqa, write_tallyqa
+from eyeswap.data.formats.textvqa import read_textvqa, write_textvqa
+from eyeswap.data.formats.vizwiz import read_vizwiz, write_vizwiz
+from eyeswap.data.formats.vqa import read_vqa, write_vqa
+
+__all__ = [
+    "POPE_SPLITS",
+    "Box",
+    "Example",
+    "clutter_level",
+    "normalise_box",
+    "read_gqa",
+    "read_ocid",
+    "read_pope",
+    "read_refer",
+    "read_tallyqa",
+    "read_textvqa",
+    "read_vizwiz",
+    "read_vqa",
+    "write_gqa",
+    "write_ocid",
+    "write_pope",
+    "write_refer",
+    "write_tallyqa",
+    "write_textvqa",
+    "write_vizwiz",
+    "write_vqa",
+]

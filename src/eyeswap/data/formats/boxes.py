@@ -1,0 +1,47 @@
+"""Ground-truth boxes: from pixels of the original image to 0..1, rounded to two decimals as the study does.
+
+Rounding can make a very thin box degenerate; the study keeps such boxes, so this does too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eyeswap.errors import DataError
+
+Box = tuple[float, float, float, float]
+
+
+def xywh_to_xyxy(box: Sequence[float]) -> Box:
+    """Return ``(x1, y1, x2, y2)`` of a COCO box ``[x, y, width, height]``."""
+    x, y, width, height = box
+    return (x, y, x + width, y + height)
+
+
+def check_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
+    """Return ``box`` if ``x1 < x2 <= width`` and ``y1 < y2 <= height``.
+
+    Raises:
+        DataError: if it is empty or reaches over the right or lower edge; ``where`` opens the message.
+    """
+    x1, y1, x2, y2 = box
+    width, height = size
+    if not (x1 < x2 <= width and y1 < y2 <= height):
+        raise DataError(f"{where}: box {list(box)} is empty or outside its {width}x{height} image")
+    return box
+
+
+def normalise_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
+    """Return a pixel box in 0..1 of the image, each value rounded to two decimals.
+
+    Args:
+        box: ``(x1, y1, x2, y2)`` in pixels.
+        size: (width, height) of the original image.
+        where: file and row, for the message.
+
+    Raises:
+        DataError: if the box is empty or reaches over the right or lower edge.
+    """
+    x1, y1, x2, y2 = check_box(box, size, where)
+    width, height = size
+    return (round(x1 / width, 2), round(y1 / height, 2), round(x2 / width, 2), round(y2 / height, 2))

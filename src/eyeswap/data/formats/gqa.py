@@ -1,0 +1,77 @@
+"""GQA: one object ``question_id -> row``; program and groups feed the official breakdowns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eyeswap.data.formats.example import Example
+from eyeswap.data.formats.record import Record, with_kind, write_compact_json
+from eyeswap.files import read_json
+
+
+def read_gqa(questions: Path, image_folder: str, split: str = "testdev") -> list[Example]:
+    """Read ``<split>_balanced_questions.json``.
+
+    Returns:
+        Examples whose truth is the one answer; kind is the structural type.
+
+    Raises:
+        DataError: naming file and question.
+    """
+    examples = []
+    for question_id, row in Record.of(read_json(questions), str(questions)).values.items():
+        record = Record.of(row, f"{questions}: question {question_id}")
+        image_id = record.identifier("imageId")
+        types = record.record("types", {})
+        structural = types.text("structural", "query")
+        program = record.items("semantic") if "semantic" in record.values else []
+        steps = [Record.of(step, f"{record.where}: field 'semantic'") for step in program]
+        examples.append(
+            Example(
+                example_id=question_id,
+                image=record.image_path(image_folder, f"{image_id}.jpg"),
+                image_id=image_id,
+                subset=split,
+                kind=record.text("kind", structural),
+                question=record.text("question"),
+                truth=record.text("answer"),
+                details={
+                    "structural": structural,
+                    "semantic": types.text("semantic", "other"),
+                    "program": [[step.text("operation"), step.text("argument", "")] for step in steps],
+                    "global_group": record.record("groups", {}).values.get("global"),
+                },
+            )
+        )
+    return examples
+
+
+def write_gqa(questions: Path, examples: Sequence[Example]) -> None:
+    """Write GQA questions; ids are the keys of the object."""
+    rows: dict[str, Any] = {}
+    for example in examples:
+        details = example.details
+        structural = details.get("structural", example.kind)
+        row = {
+            "question": example.question,
+            "answer": example.truth,
+            "fullAnswer": f"{example.truth}.",
+            "imageId": example.image_id,
+            "isBalanced": True,
+            "semantic": [
+                {"operation": operation, "argument": argument, "dependencies": []}
+                for operation, argument in details.get("program", [])
+            ],
+            "types": {
+                "structural": structural,
+                "semantic": details.get("semantic", "other"),
+                "detailed": structural,
+            },
+            "groups": {"global": details.get("global_group"), "local": None},
+            "entailed": [],
+            "equivalent": [example.raw_id],
+        }
+        rows[example.raw_id] = with_kind(row, example, structural)
+    write_compact_json(questions, rows)

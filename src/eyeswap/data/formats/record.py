@@ -1,0 +1,158 @@
+"""One row of an annotation file, checked: every mistake becomes a message with file, row and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from eyeswap.data.formats.boxes import Box
+from eyeswap.data.formats.example import Example
+from eyeswap.errors import DataError
+from eyeswap.files import write_text
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON object and the place where it stands."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> Record:
+        """Wrap ``value``.
+
+        Raises:
+            DataError: if it is not an object.
+        """
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: expected an object, found {_name(value)}")
+        return cls(value, where)
+
+    def fail(self, message: str) -> DataError:
+        """Return the error that says ``message`` about this row."""
+        return DataError(f"{self.where}: {message}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a text field."""
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise self.fail(f"field {key!r} must be text, found {_name(value)}")
+        return value
+
+    def integer(self, key: str) -> int:
+        """Return a whole-number field."""
+        value = self._value(key)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.fail(f"field {key!r} must be a whole number, found {_name(value)}")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """Return a true/false field; 0 and 1 count too."""
+        value = self._value(key)
+        if value not in (0, 1):
+            raise self.fail(f"field {key!r} must be true or false, found {value!r}")
+        return bool(value)
+
+    def identifier(self, key: str) -> str:
+        """Return an id field, text or whole number, as text."""
+        value = self._value(key)
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise self.fail(f"field {key!r} must be an id, found {_name(value)}")
+        return str(value)
+
+    def items(self, key: str) -> list[Any]:
+        """Return a list field."""
+        value = self._value(key)
+        if not isinstance(value, list):
+            raise self.fail(f"field {key!r} must be a list, found {_name(value)}")
+        return value
+
+    def record(self, key: str, default: Mapping[str, Any] | None = None) -> Record:
+        """Return an object field."""
+        return Record.of(self._value(key, default), f"{self.where}: field {key!r}")
+
+    def box(self, key: str, value: Any = None) -> Box:
+        """Return a field of four finite numbers, or check ``value`` in its place."""
+        box = self._value(key) if value is None else value
+        numbers = isinstance(box, list | tuple) and all(type(number) in (int, float) for number in box)
+        if not numbers or len(box) != 4 or not all(abs(number) < 1e9 for number in box):
+            raise self.fail(f"field {key!r} must be a list of four numbers, found {str(box)[:60]}")
+        return (box[0], box[1], box[2], box[3])
+
+    def image_path(self, folder: str, name: str) -> str:
+        """Return the image path below the data root; a name that leaves its folder is refused."""
+        path = PurePosixPath(name)
+        if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+            raise self.fail(f"image name {name!r} must stay inside {folder}")
+        return f"{folder}/{path}"
+
+    def _value(self, key: str, default: Any = None) -> Any:
+        if key in self.values:
+            return self.values[key]
+        if default is None:
+            raise self.fail(f"field {key!r} is missing")
+        return default
+
+
+def records(rows: Any, path: Path) -> Iterable[Record]:
+    """Wrap the rows of a file, counted from 1.
+
+    Raises:
+        DataError: if ``rows`` is not a list of objects.
+    """
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of rows, found {_name(rows)}")
+    for number, row in enumerate(rows, start=1):
+        yield Record.of(row, f"{path}: row {number}")
+
+
+def unique(examples: Sequence[Example], path: Path) -> list[Example]:
+    """Return the examples as a list.
+
+    Raises:
+        DataError: if two share an id.
+    """
+    seen: set[str] = set()
+    for number, example in enumerate(examples, start=1):
+        if example.example_id in seen:
+            raise DataError(f"{path}: example {number}: id {example.example_id!r} occurs twice")
+        seen.add(example.example_id)
+    return list(examples)
+
+
+def read_answers(record: Record) -> tuple[str, ...]:
+    """Return the human answers of a VQA-style row, ``answers: [{answer: ...}, ...]``."""
+    where = f"{record.where}: field 'answers'"
+    return tuple(Record.of(item, where).text("answer") for item in record.items("answers"))
+
+
+def answers_of(example: Example) -> list[str]:
+    """Return the answers of an example whose truth is a list of human answers."""
+    if not isinstance(example.truth, tuple):
+        raise DataError(
+            f"example {example.example_id}: truth must be a list of answers, found {example.truth!r}"
+        )
+    return [str(answer) for answer in example.truth]
+
+
+def with_kind(row: dict[str, Any], example: Example, default: str) -> dict[str, Any]:
+    """Return the row, with a ``kind`` only where it differs from what a reader would fill in."""
+    return row if example.kind == default else {**row, "kind": example.kind}
+
+
+def write_compact_json(path: Path, value: Any) -> None:
+    """Write JSON on one line, atomically; equal values give equal bytes."""
+    write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _name(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
