@@ -1,10 +1,10 @@
 """How sure a score is: intervals, paired differences, and tests that survive many comparisons.
 
-Questions about one image rise and fall together, so what is resampled is the image, never the question. One
-resample gives every image a weight drawn from Exp(1) and takes weighted means: the Bayesian bootstrap (Rubin
-1981, The Annals of Statistics 9:130). Unlike drawing with replacement it never leaves a small benchmark empty,
-and an image that serves several benchmarks has one weight in all of them. Scores are fractions here; they
-become percent where they are written.
+Questions about one image rise and fall together, so what is resampled is the image, never the question.
+One resample gives every image a weight drawn from Exp(1) and takes weighted means: the Bayesian bootstrap
+(Rubin 1981, The Annals of Statistics 9:130). Unlike drawing with replacement it never leaves a small
+benchmark empty, and an image that serves several benchmarks has one weight in all of them. Scores are
+fractions here; they become percent where they are written.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Interval:
     def p_value(self) -> float:
         """Return the two-sided p-value of "the true value is zero".
 
-        ``t = value / standard_error`` on ``num_clusters - 1`` degrees of freedom. Without any spread the exact
-        sign test takes over: ``m`` images that all say the same sign have ``p = 2 / 2**m``.
+        ``t = value / standard_error`` on ``num_clusters - 1`` degrees of freedom. Without any spread the
+        exact sign test takes over: ``m`` images that all say the same sign have ``p = 2 / 2**m``.
         """
         if self.value == 0.0:
             return 1.0
@@ -183,8 +183,8 @@ def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> tuple[int, int, float]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm-adjusted p-values, in the order given; reject where the adjusted value is below alpha.
 
-    The ``i``-th smallest of ``m`` is multiplied by ``m - i`` (``i`` from 0), made non-decreasing, and cut at 1
-    (Holm 1979).
+    The ``i``-th smallest of ``m`` is multiplied by ``m - i`` (``i`` from 0), made non-decreasing, and cut
+    at 1 (Holm 1979).
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")

@@ -1,0 +1,238 @@
+"""From a run's predictions to its scores: ``predictions/*.parquet`` in, ``scores.json`` out.
+
+The predictions hold fractions, ``scores.json`` holds percent. Averages over benchmarks weigh each benchmark
+by its number of examples, as the paper's "weighted accuracy" does. `summarize` is also what the report uses
+to pool the seeds of one arm, so that a table and a run folder can never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeswap.errors import DataError
+from eyeswap.files import read_json, write_json
+from eyeswap.study.statistics import Interval, weighted_average, weighted_difference
+
+GROUPS = ("vqa", "localization")
+NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The scored answers of one run to one benchmark; ``n`` examples.
+
+    Attributes:
+        path: the parquet file they come from.
+        name: the benchmark's short name.
+        group: ``vqa`` or ``localization``.
+        title: name for tables.
+        metric: what a score of 1 means, such as ``IoU >= 0.5``.
+        baseline: name of the trivial baseline.
+        table: the whole file as a ``pyarrow.Table``.
+        image: ``[n]`` image paths, what resampling keeps together.
+        score: ``[n]`` in 0..1.
+        baseline_score: ``[n]`` in 0..1, the trivial baseline on the same examples.
+    """
+
+    path: Path
+    name: str
+    group: str
+    title: str
+    metric: str
+    baseline: str
+    table: Any
+    image: NDArray[np.str_]
+    score: NDArray[np.float64]
+    baseline_score: NDArray[np.float64]
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column as a list of Python values.
+
+        Raises:
+            DataError: if the file has no such column.
+        """
+        if name not in self.table.column_names:
+            raise DataError(f"{self.path}: no column {name}")
+        values: list[Any] = self.table.column(name).to_pylist()
+        return values
+
+
+def read_run_predictions(run_dir: Path) -> list[Predictions]:
+    """Read all predictions of a run, in the order of ``predictions/benchmarks.json``.
+
+    Raises:
+        DataError: naming file, column or row, when something is missing or out of range.
+    """
+    index = run_dir / "predictions" / "benchmarks.json"
+    benchmarks = read_json(index)
+    if not isinstance(benchmarks, dict) or not benchmarks:
+        raise DataError(f"{index}: expected a mapping of benchmark names to group, title and metric")
+    return [_read_predictions(index, name, about) for name, about in benchmarks.items()]
+
+
+def score_run(run_dir: Path) -> dict[str, Any]:
+    """Return the content of ``scores.json`` for a run: every benchmark and the weighted averages, in percent.
+
+    Raises:
+        DataError: as `read_run_predictions`.
+    """
+    return summarize(read_run_predictions(run_dir))
+
+
+def write_scores(run_dir: Path) -> Path:
+    """Score a run and write its ``scores.json``; return the path.
+
+    Raises:
+        DataError: as `read_run_predictions`.
+    """
+    path = run_dir / "scores.json"
+    write_json(path, score_run(run_dir))
+    return path
+
+
+def pool_seeds(runs: Sequence[list[Predictions]]) -> list[Predictions]:
+    """Average the scores of several seeds example by example; the other columns are those of the first seed.
+
+    Raises:
+        DataError: if the runs answered different benchmarks or examples.
+    """
+    pooled = []
+    for same_benchmark in zip(*runs, strict=True):
+        first = same_benchmark[0]
+        for other in same_benchmark[1:]:
+            check_paired(first, other)
+        pooled.append(replace(first, score=np.mean([run.score for run in same_benchmark], axis=0)))
+    return pooled
+
+
+def check_paired(first: Predictions, other: Predictions) -> None:
+    """Check that two files answer the same examples in the same order.
+
+    Raises:
+        DataError: naming both files and the first row that differs.
+    """
+    left, right = first.column("example_id"), other.column("example_id")
+    if left != right:
+        row = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+        where = f"row {row}: {right[row]} against {left[row]}" if row is not None else f"{len(right)} rows"
+        raise DataError(
+            f"{other.path}: other examples than {first.path} ({where}); evaluate both runs on the same split"
+        )
+
+
+def summarize(predictions: Sequence[Predictions]) -> dict[str, Any]:
+    """Return scores, intervals, baselines and gains of benchmarks and weighted averages, in percent."""
+    benchmarks = {
+        one.name: {
+            "group": one.group,
+            "title": one.title,
+            "metric": one.metric,
+            **_scores([one]),
+            "baseline": {"name": one.baseline, "score": _percent(one.baseline_score.mean())},
+            "subsets": _subsets(one),
+            "invalid_rate": _percent(np.mean(one.column("invalid"))),
+        }
+        for one in predictions
+    }
+    groups = {group: [one for one in predictions if one.group == group] for group in GROUPS}
+    groups["overall"] = list(predictions)
+    averages = {
+        name: {**_scores(members), "baseline": _pooled_baseline(members)}
+        for name, members in groups.items()
+        if members
+    }
+    return {"benchmarks": benchmarks, "averages": averages}
+
+
+def _scores(members: Sequence[Predictions]) -> dict[str, Any]:
+    """Return unit, n, score, interval and gain over the baseline for benchmarks weighted by their sizes."""
+    images = [one.image for one in members]
+    score = weighted_average([one.score for one in members], images)
+    gain, _ = weighted_difference(
+        [one.score for one in members], [one.baseline_score for one in members], images
+    )
+    return {
+        "unit": "%",
+        "n": sum(len(one.score) for one in members),
+        "score": _percent(score.value),
+        "interval": _bounds(score),
+        "gain": {"value": _percent(gain.value), "interval": _bounds(gain)},
+    }
+
+
+def _pooled_baseline(members: Sequence[Predictions]) -> dict[str, Any]:
+    """Return the baseline of a weighted average: the mean of the trivial baselines over all examples."""
+    names = {one.baseline for one in members}
+    return {
+        "name": names.pop() if len(names) == 1 else "trivial baselines",
+        "score": _percent(np.concatenate([one.baseline_score for one in members]).mean()),
+    }
+
+
+def _subsets(one: Predictions) -> dict[str, dict[str, Any]]:
+    subset = np.asarray(one.column("subset"))
+    return {
+        str(name): {"n": int(np.sum(subset == name)), "score": _percent(one.score[subset == name].mean())}
+        for name in np.unique(subset)
+    }
+
+
+def _read_predictions(index: Path, name: str, about: Any) -> Predictions:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not isinstance(about, dict) or any(key not in about for key in ("group", "title", "metric")):
+        raise DataError(f"{index}: {name}: expected group, title and metric")
+    if about["group"] not in GROUPS:
+        raise DataError(f"{index}: {name}: group {about['group']} is not one of {', '.join(GROUPS)}")
+    path = index.parent / f"{name}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, although {index.name} names it; evaluate this run again")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file: {error}") from None
+    missing = [column for column in NEEDED_COLUMNS if column not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)}")
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no rows; a benchmark needs at least one example")
+    ids = table.column("example_id").to_pylist()
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{path}: an example_id appears twice")
+    return Predictions(
+        path=path,
+        name=name,
+        group=about["group"],
+        title=about["title"],
+        metric=about["metric"],
+        baseline=about.get("baseline", "trivial baseline"),
+        table=table,
+        image=np.asarray(table.column("image").to_pylist(), dtype=np.str_),
+        score=_fractions(path, table, "score"),
+        baseline_score=_fractions(path, table, "baseline_score"),
+    )
+
+
+def _fractions(path: Path, table: Any, column: str) -> NDArray[np.float64]:
+    """Return a column of scores after checking that each lies in 0..1."""
+    values = np.asarray(table.column(column).to_pylist(), dtype=np.float64)
+    good = (values >= 0) & (values <= 1)  # false for NaN too
+    if not good.all():
+        row = int(np.argmin(good))
+        raise DataError(f"{path}: row {row}: {column} {values[row]} is not in 0..1")
+    return values
+
+
+def _percent(fraction: float | np.floating[Any]) -> float:
+    return round(100.0 * float(fraction), 4)
+
+
+def _bounds(interval: Interval) -> list[float]:
+    return [_percent(interval.low), _percent(interval.high)]
