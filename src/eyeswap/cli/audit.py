@@ -1,0 +1,85 @@
+"""`eyeswap audit RUNS...`: prove from the run folders what was held fixed, and list what was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from eyeswap.study.audit import AuditReport, Fact
+
+
+def audit(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Run folders, or a study's folder for all of its runs."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Prove what was equal between runs, and list every difference: declared or not.
+
+    Exits with 1 if runs differ in anything that the study did not declare.
+    """
+    from rich.console import Console
+
+    from eyeswap.study.audit import audit as audit_runs
+    from eyeswap.study.audit import find_runs
+
+    findings = audit_runs(find_runs(runs))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(findings.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        show(findings, Console())
+    raise typer.Exit(1 if findings.undeclared else 0)
+
+
+def show(findings: AuditReport, console: Console) -> None:
+    """Print an audit: the facts with their verdicts, the warnings, and one line that sums up."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "fact", "verdict", "value", title=f"audit of {len(findings.runs)} runs", title_justify="left"
+    )
+    for facts, verdict in (
+        (findings.undeclared, "[red]UNDECLARED difference[/red]"),
+        (findings.declared, "[yellow]declared difference[/yellow]"),
+        (findings.equal, "[green]equal[/green]"),
+    ):
+        for fact in facts:
+            table.add_row(fact.title, verdict, escape(_values(fact)))
+    for title in findings.unknown:
+        table.add_row(title, "not recorded", "")
+    console.print(table)
+    for warning in findings.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
+    declared = ", ".join(findings.may_differ) or "nothing"
+    summary = f"{len(findings.equal)} facts equal, {len(findings.declared)} declared differences"
+    summary += f" (arms may differ in {declared}), {len(findings.undeclared)} undeclared"
+    console.print(summary, style="bold red" if findings.undeclared else "bold green", highlight=False)
+
+
+def _values(fact: Fact) -> str:
+    """Return the value if all runs share it, else one line for each value and the runs that have it."""
+    runs_by_value: dict[str, list[str]] = {}
+    for run, value in fact.values.items():
+        runs_by_value.setdefault(_short(value), []).append(run)
+    if len(runs_by_value) == 1:
+        return next(iter(runs_by_value))
+    return "\n".join(f"{value}: {', '.join(runs)}" for value, runs in runs_by_value.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64 and value.isalnum():
+        return value[:12]  # a sha256
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    return "not recorded" if value is None else str(value)

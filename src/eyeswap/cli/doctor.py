@@ -1,0 +1,109 @@
+"""`eyeswap doctor`: what this machine offers, which kernels run, and what would get in the way."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+GIB = 2**30
+EXTRAS = {"timm": "timm", "slurm": "submitit", "dev": "pytest"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def doctor() -> None:
+    """Print the devices, kernels, memory and packages found, one line each, with remedies where needed."""
+    for name, finding in findings():
+        typer.echo(f"{name:<15}{finding}")
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """Yield ``(what was looked at, what was found)``."""
+    import torch
+
+    from eyeswap.study.environment import code_version, cpu_model, version_of
+
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    yield (
+        "eyeswap",
+        f"{version_of('eyeswap')}, code {code_version()[:12]}, Python {python}, torch {torch.__version__}",
+    )
+    yield "processor", f"{cpu_model()}, torch uses {torch.get_num_threads()} threads"
+    yield "GPU", _gpus()
+    yield "memory", _memory()
+    yield "disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free here"
+    yield "selective scan", _selective_scan()
+    yield "torchvision", _torchvision()
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    yield (
+        "browser",
+        browser or "no Chromium; only the tests of the report page need one (apt-get install chromium)",
+    )
+    for extra, package in EXTRAS.items():
+        found = version_of(package)
+        yield f"extra {extra}", f"{package} {found}" if found else f"absent (pip install 'eyeswap[{extra}]')"
+
+
+def _gpus() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none; everything runs on the CPU"
+    names = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return ", ".join(f"{gpu.name} with {gpu.total_memory / GIB:.0f} GiB" for gpu in names)
+
+
+def _memory() -> str:
+    information = Path("/proc/meminfo")
+    if not information.is_file():
+        return "unknown on this system"
+    sizes = dict(line.split(":", 1) for line in information.read_text(encoding="utf-8").splitlines())
+    total, available = (int(sizes[key].split()[0]) * 1024 / GIB for key in ("MemTotal", "MemAvailable"))
+    return f"{available:.1f} of {total:.1f} GiB free"
+
+
+def _selective_scan() -> str:
+    """Time one small scan on the path that a run on this machine takes."""
+    import time
+
+    import torch
+
+    from eyeswap.ops.selective_scan import choose_path, selective_scan
+
+    B, channels, S, L = 1, 128, 8, 196
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    noise = torch.Generator().manual_seed(0)
+    u, delta = torch.randn(2, B, channels, L, generator=noise).to(device)
+    A = -torch.rand(channels, S, generator=noise).to(device)
+    B_in, C_out = torch.randn(2, B, S, L, generator=noise).to(device)
+    times = []
+    for _ in range(6):  # the first call may compile
+        start = time.perf_counter()
+        selective_scan(u, delta, A, B_in, C_out, softplus=True)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return (
+        f"{choose_path('auto', u)} on {device}: {min(times[1:]) * 1e3:.2f} ms for {channels} channels, "
+        f"{L} tokens, {S} states (first call {times[0]:.1f} s)"
+    )
+
+
+def _torchvision() -> str:
+    """Try to import torchvision in a process of its own: one that does not fit its torch breaks transformers."""
+    from eyeswap.study.environment import version_of
+
+    found = version_of("torchvision")
+    if found is None:
+        return "absent, as it should be (nothing here needs it)"
+    trial = subprocess.run(
+        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False
+    )
+    if trial.returncode == 0:
+        return f"{found}, can be imported"
+    reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"BROKEN ({found}: {reason}); transformers will fail. Remedy: pip uninstall torchvision"

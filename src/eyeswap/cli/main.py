@@ -1,0 +1,84 @@
+"""The `eyeswap` command: gathers the subcommands and turns errors into one line and an exit code.
+
+Command files import nothing heavy at the top, so that help appears at once; the library is imported inside
+the functions. Exit codes: 0 done, 1 a run failed or an audit found undeclared differences, 2 a mistake in what
+was asked for, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from eyeswap.cli import ask, audit, backbones, data, doctor, pretrain, report, study
+from eyeswap.errors import EyeswapError
+
+ORDER = ("study", "report", "audit", "ask", "backbones", "data", "pretrain", "doctor")
+
+
+class _Commands(TyperGroup):
+    """A command group that reports errors as one line; the library itself never prints or exits."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order in which a newcomer needs them."""
+        return list(ORDER)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except EyeswapError as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted; run the same command again to go on", err=True)
+            raise typer.Exit(130) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"eyeswap {version('eyeswap')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="eyeswap",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: eyeswap study run studies/quickstart.yaml",
+)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Swap the vision backbone of a VLM, keep everything else fixed, and measure what it did."""
+
+
+app.add_typer(study.app, name="study")
+app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
+app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
+app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
+app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
+app.add_typer(backbones.app, name="backbones")
+app.add_typer(data.app, name="data")
+app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

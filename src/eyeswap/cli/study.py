@@ -1,0 +1,74 @@
+"""`eyeswap study run|plan|status FILE`: do a study, show what it would do, show how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan and progress.")
+
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study, a YAML file.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs of all studies.")]
+
+
+@app.command(epilog="Example: eyeswap study run studies/quickstart.yaml")
+def run(file: StudyFile, runs: Runs = Path("runs")) -> None:
+    """Train and evaluate every arm and seed, then write the report; finished parts are not done again."""
+    from rich.console import Console
+
+    from eyeswap.study.spec import load_study
+
+    study = load_study(file)
+    from eyeswap.cli.report import write_and_show
+    from eyeswap.study.execute import run_study
+
+    console = Console()
+    write_and_show(run_study(study, file, runs, console), console)
+
+
+@app.command(epilog="Example: eyeswap study plan studies/quickstart.yaml")
+def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
+    """List the runs that a study consists of, and which of them are already done; starts nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from eyeswap.study.plan import plan_runs
+    from eyeswap.study.spec import load_study
+
+    study = load_study(file)
+    table = Table(
+        "arm", "seed", "backbone", "connector", "state", "folder", title=study.question, title_justify="left"
+    )
+    for planned in plan_runs(study, runs):
+        arm = study.arms[planned.arm]
+        row = (planned.arm, str(planned.seed), arm.backbone, study.connector_of(planned.arm), planned.state())
+        table.add_row(*row, str(planned.folder))
+    console = Console()
+    console.print(table)
+    console.print(f"benchmarks: {', '.join(study.benchmarks)}", highlight=False)
+    console.print(
+        f"recipe {study.recipe.digest[:12]}, arms may differ in {', '.join(study.may_differ)}",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example: eyeswap study status studies/quickstart.yaml")
+def status(file: StudyFile, runs: Runs = Path("runs")) -> None:
+    """Show how far each run is: training steps, last loss, benchmarks answered."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from eyeswap.study.plan import plan_runs
+    from eyeswap.study.spec import load_study
+
+    study = load_study(file)
+    table = Table("arm", "seed", "state", "steps", "loss", "elapsed", "benchmarks answered", title=study.name)
+    for planned in plan_runs(study, runs):
+        at = planned.progress()
+        loss = "" if at.loss is None else f"{at.loss:.3f}"
+        elapsed = "" if at.elapsed_s is None else f"{at.elapsed_s:.0f} s"
+        answered = f"{at.num_answered} of {len(study.benchmarks)}"
+        table.add_row(planned.arm, str(planned.seed), planned.state(), str(at.step), loss, elapsed, answered)
+    Console().print(table)

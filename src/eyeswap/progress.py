@@ -1,0 +1,118 @@
+"""Progress of long work: bars with rate and time left on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Task:
+    """One piece of work with a known number of steps; `advance` it until it is complete."""
+
+    def __init__(self, description: str, total: int, board: Progress) -> None:
+        self.description = description
+        self.total = total
+        self.done = 0
+        self._board = board
+        self._started = self._last_line = time.monotonic()
+        self._bar = board.bars.add_task(description, total=total, note="") if board.bars else None
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count ``count`` more steps as done; ``note`` (a loss, say) is shown beside the bar."""
+        self.done += count
+        if self._board.bars and self._bar is not None:
+            self._board.bars.update(self._bar, advance=count, note=note)
+            return
+        now = time.monotonic()
+        if self.done >= self.total or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._board.console.print(self.line(now, note), soft_wrap=True, highlight=False, markup=False)
+
+    def line(self, now: float, note: str = "") -> str:
+        """Return the state as text: description, count, rate, time left, note."""
+        rate = self.done / max(now - self._started, 1e-9)
+        parts = [f"{self.description}: {self.done}/{self.total}", _rate(rate)]
+        if self.done < self.total:
+            parts.append(f"{_clock((self.total - self.done) / rate)} left" if rate else "time left unknown")
+        else:
+            parts.append(f"took {_clock(now - self._started)}")
+        return ", ".join([*parts, note] if note else parts)
+
+
+class Progress:
+    """A board of tasks; open it with `progress`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars: RichProgress | None = None
+        if console.is_terminal:
+            self.bars = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _RateColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=console,
+            )
+
+    def task(self, description: str, total: int) -> Task:
+        """Add a task of ``total`` steps."""
+        return Task(description, total, self)
+
+    def track(self, items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+        """Yield every item and count it as done when the next is asked for."""
+        task = self.task(description, total)
+        for item in items:
+            yield item
+            task.advance()
+
+
+@contextlib.contextmanager
+def progress(console: Console | None = None) -> Iterator[Progress]:
+    """Open a board of tasks on ``console``: live bars on a terminal, plain lines in a file or pipe.
+
+    Example:
+        >>> with progress() as board:
+        ...     for batch in board.track(range(3), "train vit", total=3):
+        ...         pass
+    """
+    board = Progress(console or Console(stderr=True))
+    with board.bars or contextlib.nullcontext():
+        yield board
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: RichTask) -> Text:
+        """Show how many steps a second are done."""
+        return Text(_rate(task.finished_speed or task.speed or 0.0), style="progress.data.speed")
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s each"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,65 @@
+"""What a run ran on: versions, machine, threads and the digest of eyeswap's own source (the code version)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import eyeswap
+
+PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "scipy", "pillow")
+SOURCE_SUFFIXES = (".py", ".yaml")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine, threads and code version, ready for ``environment.json``."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "eyeswap": version_of("eyeswap"),
+        "code_version": code_version(),
+        "python": platform.python_version(),
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def version_of(package: str) -> str | None:
+    """Return the installed version of a package without importing it, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def code_version() -> str:
+    """Return the sha256 (hex) of the names and contents of eyeswap's source and catalog files."""
+    root = Path(eyeswap.__file__).parent
+    files = sorted(path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES)
+    total = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        total.update(content)
+    return total.hexdigest()
+
+
+def cpu_model() -> str:
+    """Return the processor's name, as far as the system tells."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
