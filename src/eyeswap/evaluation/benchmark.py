@@ -1,0 +1,225 @@
+"""The contract of a benchmark: read examples, ask, score one answer, aggregate a run.
+
+Two modes: ``study`` repeats the published study's pipeline to the digit, with its quirks; ``official`` is the
+benchmark's own scorer where that differs (VQA v2, POPE). Scores of single examples are fractions in 0..1,
+aggregates are percent. What cannot be computed (an empty subset, a missing class) is None with a reason.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from eyeswap.data.formats import Box, Example
+from eyeswap.errors import DataError
+
+Mode = Literal["study", "official"]
+Split = Literal["eval", "train"]
+AnswerKind = Literal["text", "choice", "box"]
+Answer = str | Sequence[float]
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+MAX_NEW_TOKENS: dict[AnswerKind, int] = {"text": 128, "choice": 1, "box": 128}  # 128 as in the study
+STUDY_SEED = 21
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scored answer.
+
+    Attributes:
+        example: what was asked.
+        answer: the answer as text; the chosen string where probabilities decide.
+        score: 0..1.
+        invalid: the answer is empty, not a box, or not a number.
+        box: parsed box in 0..1, for localization.
+        iou: overlap with the true box; None if invalid.
+        margin: log p(truth) - log p(best other choice), for first-token benchmarks; positive means right.
+        probabilities: of the choices, in their order.
+    """
+
+    example: Example
+    answer: str
+    score: float
+    invalid: bool = False
+    box: Box | None = None
+    iou: float | None = None
+    margin: float | None = None
+    probabilities: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Details:
+    """Further metrics of a benchmark in percent (counts aside), and why some are None."""
+
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Benchmark(ABC):
+    """One reported column.
+
+    Attributes:
+        name: id in studies and file names.
+        title: as in tables.
+        family: folder below ``<root>/download``.
+        num_published: examples of the full set, the weight of this column in the study's averages.
+        mode: ``study`` or ``official``.
+    """
+
+    name: str
+    title: str
+    family: str
+    num_published: int
+    mode: Mode = "study"
+
+    group: ClassVar[Literal["vqa", "localization"]] = "vqa"
+    metric: ClassVar[str] = "accuracy"
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """How the model answers: free text, first-token probabilities of ``choices``, or a box in text."""
+        return "text"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The single-token strings whose first-token probabilities decide; empty for other kinds."""
+        return ()
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer to generate."""
+        return MAX_NEW_TOKENS[self.answer_kind]
+
+    @abstractmethod
+    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
+        """Read all examples of the family, in raw file order.
+
+        Raises:
+            DataError: naming file and row.
+        """
+
+    def owns(self, example: Example) -> bool:
+        """Whether an example of the family belongs to this benchmark."""
+        return True
+
+    def examples(self, root: Path, split: Split = "eval") -> list[Example]:
+        """Read this benchmark's examples from the official layout below ``root``, in raw file order."""
+        return [example for example in self.family_examples(root, split) if self.owns(example)]
+
+    def slim(self, root: Path, size: int, seed: int = STUDY_SEED) -> list[Example]:
+        """Return the study's slim subset: ``size`` examples of each part of the family, in shuffled order."""
+        family = subsample(self.family_examples(root), size, self.slim_part, seed)
+        return [example for example in family if self.owns(example)]
+
+    def slim_part(self, example: Example) -> str:
+        """Return the part of the family that a slim subset fills by itself; one part unless overridden."""
+        return ""
+
+    @abstractmethod
+    def user_message(self, example: Example) -> str:
+        """Return what the user says, as the study words it."""
+
+    @abstractmethod
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """Score a text, or the probabilities of ``choices``.
+
+        Raises:
+            DataError: if the example's truth does not fit this benchmark.
+        """
+
+    def headline(self, outcomes: Sequence[Outcome]) -> float | None:
+        """Return the reported number in percent; None if there is no outcome."""
+        return percent(outcome.score for outcome in outcomes)
+
+    def details(self, outcomes: Sequence[Outcome]) -> Details:
+        """Return the further metrics that the benchmark's own scorer prints."""
+        return Details({}, {})
+
+    def aggregate(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Summarize a run.
+
+        Returns:
+            ``n``, ``score`` (percent or None), ``subsets`` and ``kinds`` (name -> n, score), ``invalid_rate``
+            (percent or None), ``details`` and ``reasons`` (why a detail is None).
+        """
+        details = self.details(outcomes)
+        return {
+            "n": len(outcomes),
+            "score": self.headline(outcomes),
+            "subsets": _parts(outcomes, lambda outcome: outcome.example.subset),
+            "kinds": _parts(outcomes, lambda outcome: outcome.example.kind),
+            "invalid_rate": percent(float(outcome.invalid) for outcome in outcomes),
+            "details": details.values,
+            "reasons": details.reasons,
+        }
+
+
+def percent(scores: Iterable[float]) -> float | None:
+    """Return the mean of fractions as percent; None for none."""
+    values = list(scores)
+    return 100 * sum(values) / len(values) if values else None
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> dict[Any, list[Item]]:
+    """Collect items by key, keys in order of first sight."""
+    groups: dict[Any, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def breakdown(
+    outcomes: Sequence[Outcome], name: str, key: Callable[[Outcome], Hashable]
+) -> dict[str, float | None]:
+    """Return the percent score of each part of a run, named ``name/part``."""
+    parts = grouped(outcomes, key)
+    return {f"{name}/{part}": percent(outcome.score for outcome in rows) for part, rows in parts.items()}
+
+
+def _parts(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"n": len(part), "score": percent(outcome.score for outcome in part)}
+        for name, part in grouped(outcomes, key).items()
+    }
+
+
+def shuffled(items: Sequence[Item], seed: int = STUDY_SEED) -> list[Item]:
+    """Return the items in the study's order: one shuffle by Python's own generator."""
+    order = list(items)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def subsample(
+    items: Sequence[Item], size: int, part: Callable[[Item], Hashable], seed: int = STUDY_SEED
+) -> list[Item]:
+    """Walk the shuffled items and keep the first ``size`` of each part; small parts are kept whole."""
+    taken: dict[Hashable, int] = {}
+    kept = []
+    for item in shuffled(items, seed):
+        key = part(item)
+        taken[key] = taken.get(key, 0) + 1
+        if taken[key] <= size:
+            kept.append(item)
+    return kept
+
+
+def answer_text(example: Example, answer: Answer) -> str:
+    """Return an answer that must be text.
+
+    Raises:
+        DataError: if it is not.
+    """
+    if not isinstance(answer, str):
+        raise DataError(
+            f"example {example.example_id}: this benchmark scores text, found {type(answer).__name__}"
+        )
+    return answer

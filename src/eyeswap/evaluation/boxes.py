@@ -1,0 +1,85 @@
+"""Boxes in answers: written as text, parsed from text, compared.
+
+The study accepts an answer only if the whole of it is a Python list of four numbers in 0..1 (`parse_box`);
+`find_box` is the lenient reading that also looks inside prose. A failed parse is an invalid answer, never an
+error.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeswap.data.formats import Box
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_BOX = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
+
+
+def format_box(box: Sequence[float]) -> str:
+    """Write a box as instruction data does, with two decimals.
+
+    Example:
+        >>> format_box((0.1, 0.25, 0.5, 1))
+        '[0.10, 0.25, 0.50, 1.00]'
+    """
+    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
+
+
+def parse_box(text: object) -> Box | None:
+    """Return the box that the whole text spells as a Python list, or None if it is not a valid box in 0..1.
+
+    Same rule as the study: no prose around it, no swapped corners, nothing above 1.
+    """
+    if not isinstance(text, str):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler comments on odd literals
+            value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return _checked(value) if isinstance(value, list) else None
+
+
+def find_box(text: object) -> Box | None:
+    """Return the first bracketed group of four numbers in a text if it is a valid box in 0..1, else None."""
+    match = _BOX.search(text) if isinstance(text, str) else None
+    return _checked([float(number) for number in match.groups()]) if match else None
+
+
+def _checked(value: list[Any]) -> Box | None:
+    if len(value) != 4 or not all(isinstance(number, int | float) and 0 <= number <= 1 for number in value):
+        return None
+    x1, y1, x2, y2 = value
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def iou(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return intersection over union of two ``(x1, y1, x2, y2)`` boxes; 0 where the union is empty."""
+    return float(iou_matrix(np.array([first], dtype=float), np.array([second], dtype=float))[0, 0])
+
+
+def iou_matrix(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the IoU of every pair of boxes.
+
+    Args:
+        first: ``[n, 4]``.
+        second: ``[m, 4]``.
+
+    Returns:
+        ``[n, m]``.
+    """
+    a, b = first[:, None], second[None]  # [n, 1, 4], [1, m, 4]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # [n, m, 2]
+    overlap = np.clip(sides, 0, None).prod(-1)
+    areas = [(box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]) for box in (a, b)]
+    union = areas[0] + areas[1] - overlap
+    ratio: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return ratio

@@ -1,0 +1,136 @@
+"""TallyQA: how many? Counts 0..15 are offered as letters A..P; the most probable first token answers.
+
+Counts above fifteen cannot be answered and score 0. The areas under curves need every count in a subset.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from eyeswap.data.formats import Example, read_tallyqa
+from eyeswap.errors import DataError
+from eyeswap.evaluation.benchmark import (
+    Answer,
+    AnswerKind,
+    Benchmark,
+    Details,
+    Outcome,
+    Split,
+    grouped,
+    percent,
+)
+from eyeswap.evaluation.hallucination import first_token_margin
+
+NUM_COUNTS = 16
+LETTERS = tuple(string.ascii_uppercase[:NUM_COUNTS])
+
+
+def choice_message(question: str, choices: Sequence[str]) -> str:
+    """Return a multiple-choice question with lettered options.
+
+    Raises:
+        DataError: if there are more choices than letters.
+    """
+    if len(choices) > len(string.ascii_uppercase):
+        raise DataError(f"a question can offer {len(string.ascii_uppercase)} choices, found {len(choices)}")
+    options = [f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
+    return "\n".join([question, *options, "Answer with the option's letter from the given choices directly."])
+
+
+@dataclass(frozen=True)
+class TallyQA(Benchmark):
+    """TallyQA test set, simple and complex questions pooled."""
+
+    metric: ClassVar[str] = "accuracy"
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """First-token probabilities of sixteen letters."""
+        return "choice"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The letters A..P."""
+        return LETTERS
+
+    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
+        """Read ``test.json`` or ``train.json``."""
+        name = "test" if split == "eval" else "train"
+        return read_tallyqa(root / "download" / self.family / f"{name}.json", f"download/{self.family}")
+
+    def slim_part(self, example: Example) -> str:
+        """Slim subsets hold as many simple as complex questions."""
+        return example.subset
+
+    def user_message(self, example: Example) -> str:
+        """Ask for the letter of a count."""
+        return choice_message(example.question, [str(count) for count in range(NUM_COUNTS)])
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """Score sixteen probabilities, or a text that is a letter or a number."""
+        truth = example.truth
+        if not isinstance(truth, int):
+            raise DataError(f"example {example.example_id}: TallyQA needs a count as truth, found {truth!r}")
+        if isinstance(answer, str):
+            told = _count_in(answer)
+            return Outcome(example, answer, float(told == truth), invalid=told is None)
+        if len(answer) != NUM_COUNTS:
+            raise DataError(
+                f"example {example.example_id}: TallyQA needs 16 probabilities, found {len(answer)}"
+            )
+        is_number = not any(math.isnan(value) for value in answer)
+        best = max(range(NUM_COUNTS), key=lambda count: answer[count])  # the first of equals
+        return Outcome(
+            example,
+            LETTERS[best] if is_number else "",
+            float(is_number and best == truth),
+            invalid=not is_number,
+            margin=first_token_margin(answer, truth) if truth < NUM_COUNTS else None,
+            probabilities=tuple(answer),
+        )
+
+    def details(self, outcomes: Sequence[Outcome]) -> Details:
+        """Accuracy, one-against-one ROC-AUC and macro PR-AUC by subset and pooled (``final``)."""
+        values: dict[str, float | None] = {}
+        reasons: dict[str, str] = {}
+        parts = grouped(outcomes, lambda outcome: outcome.example.subset)
+        for subset in ("simple", "complex", "final"):
+            part = list(outcomes) if subset == "final" else parts.get(subset, [])
+            values[f"accuracy/{subset}"] = percent(outcome.score for outcome in part)
+            areas, reason = macro_areas(part)
+            values[f"roc_auc/{subset}"], values[f"pr_auc/{subset}"] = areas or (None, None)
+            if reason:
+                reasons[f"roc_auc/{subset}"] = reasons[f"pr_auc/{subset}"] = reason
+        return Details(values, reasons)
+
+
+def _count_in(text: str) -> int | None:
+    """Read a letter or a number."""
+    text = text.strip()
+    if text in LETTERS:
+        return LETTERS.index(text)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def macro_areas(outcomes: Sequence[Outcome]) -> tuple[tuple[float, float] | None, str]:
+    """Return (one-against-one macro ROC-AUC, macro PR-AUC) in percent, or None and the reason."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if any(outcome.probabilities is None for outcome in outcomes):
+        return None, "answers are text, without probabilities"
+    truths = np.array([outcome.example.truth for outcome in outcomes], dtype=int)
+    if set(truths.tolist()) != set(range(NUM_COUNTS)):
+        return None, "needs an example of each count 0..15 and none above"
+    scores = np.array([outcome.probabilities for outcome in outcomes], dtype=float)  # [n, 16]
+    if not np.isfinite(scores).all() or not np.allclose(scores.sum(1), 1):
+        return None, "probabilities must be numbers that sum to 1"
+    one_hot = np.eye(NUM_COUNTS, dtype=int)[truths]
+    roc = roc_auc_score(truths, scores, multi_class="ovo", average="macro")
+    return (100 * float(roc), 100 * float(average_precision_score(one_hot, scores, average="macro"))), ""

@@ -1,0 +1,177 @@
+"""POPE: is an object in the image? The study compares first-token probabilities, the official script text.
+
+The reported accuracy is the plain mean over the three splits, though they differ in size at the pinned
+version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from eyeswap.data.formats import POPE_SPLITS, Example, read_pope
+from eyeswap.errors import DataError
+from eyeswap.evaluation.benchmark import (
+    SHORT_ANSWER,
+    Answer,
+    AnswerKind,
+    Benchmark,
+    Details,
+    Outcome,
+    Split,
+    grouped,
+    percent,
+)
+
+
+def say_yes_or_no(text: object) -> str | None:
+    """Return the decision that POPE's own script takes from a text; None if it is not text.
+
+    ``no`` if a piece of the first sentence, cut at spaces, is exactly ``No``, ``no`` or ``not``; else
+    ``yes``.
+
+    Example:
+        >>> say_yes_or_no("There is no car."), say_yes_or_no("NO!")
+        ('no', 'yes')
+    """
+    if not isinstance(text, str):
+        return None
+    pieces = text.partition(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(pieces) else "yes"
+
+
+def first_token_margin(probabilities: Sequence[float], truth: int) -> float | None:
+    """Return log p(truth) - log p(best other choice); None if a probability is not a number."""
+    if any(math.isnan(value) for value in probabilities):
+        return None
+    logs = [math.log(max(value, 1e-12)) for value in probabilities]
+    return logs[truth] - max(value for index, value in enumerate(logs) if index != truth)
+
+
+@dataclass(frozen=True)
+class POPE(Benchmark):
+    """POPE on COCO images, three splits of yes/no questions."""
+
+    metric: ClassVar[str] = "accuracy, mean of splits"
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """First-token probabilities of Yes and No; free text in ``official`` mode."""
+        return "text" if self.mode == "official" else "choice"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """``Yes`` and ``No``."""
+        return () if self.mode == "official" else ("Yes", "No")
+
+    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
+        """Read the three files; POPE has no training split, ours is ``coco_pope_train.json``."""
+        folder = root / "download" / self.family
+        if split == "train":
+            return read_pope(folder, f"download/{self.family}/train_images", ["train"])
+        return read_pope(folder, f"download/{self.family}/val_images", POPE_SPLITS)
+
+    def slim_part(self, example: Example) -> str:
+        """Slim subsets hold as many questions of each split."""
+        return example.subset
+
+    def user_message(self, example: Example) -> str:
+        """Ask for a short answer."""
+        return f"{example.question}\n{SHORT_ANSWER}"
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """Score (P(Yes), P(No)), or a text by the rule of the official script."""
+        if example.truth not in ("yes", "no"):
+            raise DataError(f"example {example.example_id}: label must be yes or no, found {example.truth!r}")
+        if isinstance(answer, str):
+            right = say_yes_or_no(answer) == example.truth
+            return Outcome(example, answer, float(right), invalid=not answer.strip())
+        if len(answer) != 2:
+            raise DataError(f"example {example.example_id}: POPE needs P(Yes) and P(No), found {len(answer)}")
+        p_yes, p_no = answer
+        is_number = not (math.isnan(p_yes) or math.isnan(p_no))
+        told = "yes" if p_yes >= p_no else "no"  # a tie is yes, as in the study
+        return Outcome(
+            example,
+            told.capitalize() if is_number else "",
+            float(is_number and told == example.truth),
+            invalid=not is_number,
+            margin=first_token_margin(answer, 0 if example.truth == "yes" else 1),
+            probabilities=(p_yes, p_no),
+        )
+
+    def headline(self, outcomes: Sequence[Outcome]) -> float | None:
+        """Return the unweighted mean accuracy of the splits that have examples."""
+        parts = grouped(outcomes, lambda outcome: outcome.example.subset).values()
+        scores = [sum(outcome.score for outcome in part) / len(part) for part in parts]
+        return percent(scores)
+
+    def details(self, outcomes: Sequence[Outcome]) -> Details:
+        """Precision, recall, F1 and yes-ratio; with probabilities also the areas under curves by split."""
+        values: dict[str, float | None] = {}
+        reasons: dict[str, str] = {}
+        told = [say_yes_or_no(outcome.answer) == "yes" for outcome in outcomes]
+        values |= yes_no_report(told, [outcome.example.truth == "yes" for outcome in outcomes])
+        if self.mode == "study":
+            parts = grouped(outcomes, lambda outcome: outcome.example.subset)
+            for split in (*POPE_SPLITS, "final"):
+                part = list(outcomes) if split == "final" else parts.get(split, [])
+                values[f"accuracy/{split}"] = percent(outcome.score for outcome in part)
+                areas, reason = areas_under_curves(part)
+                values[f"roc_auc/{split}"], values[f"pr_auc/{split}"] = areas or (None, None)
+                if reason:
+                    reasons[f"roc_auc/{split}"] = reasons[f"pr_auc/{split}"] = reason
+            values["accuracy/final"] = self.headline(outcomes)
+        missing = {"precision": "no yes among the answers", "recall": "no yes among the labels"}
+        missing |= {
+            "accuracy": "no example",
+            "yes_ratio": "no example",
+            "f1": "precision or recall is missing or 0",
+        }
+        reasons |= {name: reason for name, reason in missing.items() if values[name] is None}
+        return Details(values, reasons)
+
+
+def yes_no_report(told_yes: Sequence[bool], true_yes: Sequence[bool]) -> dict[str, float | None]:
+    """Return the counts and, in percent, accuracy, precision, recall, F1 of yes and the ratio of yes."""
+    pairs = list(zip(told_yes, true_yes, strict=True))
+    tp, fp, tn, fn = (
+        pairs.count(pair) for pair in ((True, True), (True, False), (False, False), (False, True))
+    )
+    precision = tp / (tp + fp) if tp + fp else None
+    recall = tp / (tp + fn) if tp + fn else None
+    f1 = 2 * precision * recall / (precision + recall) if precision and recall else None
+    rates = {
+        "accuracy": (tp + tn) / len(pairs) if pairs else None,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "yes_ratio": (tp + fp) / len(pairs) if pairs else None,
+    }
+    counts = {"tp": float(tp), "fp": float(fp), "tn": float(tn), "fn": float(fn)}
+    return counts | {name: None if rate is None else 100 * rate for name, rate in rates.items()}
+
+
+def areas_under_curves(outcomes: Sequence[Outcome]) -> tuple[tuple[float, float] | None, str]:
+    """Return (ROC-AUC, PR-AUC) in percent with P(Yes) as score, or None and the reason."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if any(outcome.probabilities is None for outcome in outcomes):
+        return None, "answers are text, without probabilities"
+    labels = np.array([outcome.example.truth == "yes" for outcome in outcomes], dtype=int)
+    scores = np.array(
+        [outcome.probabilities[0] for outcome in outcomes if outcome.probabilities], dtype=float
+    )
+    if len(set(labels.tolist())) < 2:
+        return None, "needs examples of both labels"
+    if not np.isfinite(scores).all():
+        return None, "a probability is not a number"
+    return (
+        100 * float(roc_auc_score(labels, scores)),
+        100 * float(average_precision_score(labels, scores)),
+    ), ""
