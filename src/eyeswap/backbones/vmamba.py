@@ -1,0 +1,222 @@
+"""VMamba: stages of blocks whose token mixer scans the feature map in four directions.
+
+Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba): ``v2`` is forward type ``v05_noz``
+with channels-first LayerNorm, the family of all checkpoints of the study. Unusual: the published study taps stage 3
+behind a LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm of the tap is explicit here;
+maps are channels-last throughout; blocks, downsampling and stages after the tap are not built.
+Source: Liu et al., VMamba: Visual State Space Model (arXiv 2401.10166).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, empty, nn, ones
+
+from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.vit import MLP
+from eyeswap.errors import SpecError, nearest
+from eyeswap.ops.layers import DropPath, drop_path_rates, init_linear, init_state_matrix, init_step_bias
+from eyeswap.ops.ss2d import ss2d
+
+NORMS = ("trained", "plain", "none")
+
+
+class VMamba(VisionBackbone):
+    """VMamba, cut after its tap.
+
+    Args:
+        embed_dim: channels of the first stage; each later stage doubles them.
+        depths: blocks in each stage.
+        d_state: state size S of the scan.
+        ssm_ratio: width of the scan relative to the stage.
+        mlp_ratio: hidden width of the MLP relative to the stage.
+        drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
+        tap: ``(stage, layer)``: stage counted from 1, block of it counted from 0; negative counts from the end.
+        norm: what follows the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
+            parameters, as published for ImageNet checkpoints) or ``none``.
+
+    Raises:
+        SpecError: if the tap is no block of the network or ``norm`` is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 8, 2),
+        d_state: int = 1,
+        ssm_ratio: float = 1.0,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        tap: Sequence[int] = (3, -1),
+        norm: str = "plain",
+    ) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise SpecError(f"norm: {norm!r} is no norm of a VMamba tap. {nearest(norm, NORMS)}")
+        stage, layer = _locate_tap(tap, depths)
+        self.num_stages, self.norm = stage, norm
+        self.embed_dim = embed_dim * 2 ** (stage - 1)
+        self.patch_embed = _stem(embed_dim)
+        rates = drop_path_rates(drop_path_rate, depths)
+        self.layers = nn.ModuleList()
+        for index in range(stage):
+            is_last = index == stage - 1
+            built = rates[index][: layer + 1] if is_last else rates[index]
+            width = embed_dim * 2**index
+            blocks = [Block(width, d_state, ssm_ratio, mlp_ratio, rate) for rate in built]
+            self.layers.append(Stage(blocks, None if is_last else _downsample(width)))
+        if norm == "trained":
+            self.add_module(f"outnorm{stage - 1}", nn.LayerNorm(self.embed_dim))
+        self.beyond_tap = _beyond_tap(stage, layer, depths, norm)
+        self.apply(init_linear)
+
+    def feature_map(self, pixel_values: Tensor) -> Tensor:
+        """Return the features at the tap, ``[B, h, w, D]``."""
+        features = self.patch_embed(pixel_values.permute(0, 2, 3, 1))  # [B, H/4, W/4, C]
+        for stage in self.layers:
+            features = stage(features)
+        if self.norm == "none":
+            result: Tensor = features
+        elif self.norm == "plain":
+            result = F.layer_norm(features, (self.embed_dim,))
+        else:
+            result = self.get_submodule(f"outnorm{self.num_stages - 1}")(features)
+        return result
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of the tapped stage: each of the halvings rounds up."""
+        for _ in range(self.num_stages + 1):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+
+class VMambaClassifier(VMamba):
+    """The whole network with its ImageNet classifier, ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
+
+    def __init__(self, num_classes: int = 1000, **network: Any) -> None:
+        super().__init__(tap=(4, -1), norm="none", **network)
+        self.classifier = nn.Module()
+        self.classifier.norm = nn.LayerNorm(self.embed_dim)
+        self.classifier.head = nn.Linear(self.embed_dim, num_classes)
+        self.beyond_tap = ("outnorm",)
+        self.classifier.apply(init_linear)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return the logits."""
+        features = self.classifier.norm(self.feature_map(pixel_values))  # [B, h, w, D]
+        logits: Tensor = self.classifier.head(features.mean((1, 2)))
+        return logits
+
+
+class Stage(nn.Module):
+    """Blocks of one width, and the step to the next stage."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, H, W, C]`` to the next stage's input, or to the blocks' output if there is no next stage."""
+        x = self.blocks(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class Block(nn.Module):
+    """SS2D and MLP, each behind a LayerNorm and inside a residual branch."""
+
+    def __init__(self, dim: int, d_state: int, ssm_ratio: float, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.op = SS2D(dim, d_state, ssm_ratio)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
+        x = x + self.drop_path(self.op(self.norm(x)))
+        mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return mixed
+
+
+class SS2D(nn.Module):
+    """The token mixer: project, depthwise convolution, SiLU, scan in four directions, norm, project."""
+
+    def __init__(self, dim: int, d_state: int, ssm_ratio: float) -> None:
+        super().__init__()
+        inner, rank = int(dim * ssm_ratio), math.ceil(dim / 16)
+        self.in_proj = nn.Linear(dim, inner, bias=False)
+        self.conv2d = Conv(inner, inner, 3, padding=1, groups=inner, bias=False)
+        self.x_proj_weight = nn.Parameter(empty(4, rank + 2 * d_state, inner).uniform_(-(inner**-0.5), inner**-0.5))
+        self.dt_projs_weight = nn.Parameter(empty(4, inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
+        self.dt_projs_bias = nn.Parameter(empty(4, inner))
+        self.A_logs = nn.Parameter(empty(4 * inner, d_state))
+        self.Ds = nn.Parameter(ones(4 * inner))
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        init_step_bias(self.dt_projs_bias)
+        init_state_matrix(self.A_logs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
+        x = F.silu(self.conv2d(self.in_proj(x)))  # [B, H, W, inner]
+        y = ss2d(x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        mixed: Tensor = self.out_proj(self.out_norm(y))
+        return mixed
+
+
+class Conv(nn.Conv2d):
+    """A convolution on channels-last maps, ``[B, H, W, C]``; torch sees the same memory as channels-first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved map, channels last."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _stem(dim: int) -> nn.Sequential:
+    """Two strided convolutions; the places without parameters keep the official numbering (0, 2, 5, 7)."""
+    return nn.Sequential(
+        Conv(3, dim // 2, 3, stride=2, padding=1),
+        nn.Identity(),
+        nn.LayerNorm(dim // 2),
+        nn.Identity(),
+        nn.GELU(),
+        Conv(dim // 2, dim, 3, stride=2, padding=1),
+        nn.Identity(),
+        nn.LayerNorm(dim),
+    )
+
+
+def _downsample(dim: int) -> nn.Sequential:
+    """Halve the map and double the channels; parameters at the official places 1 and 3."""
+    conv = Conv(dim, 2 * dim, 3, stride=2, padding=1)
+    return nn.Sequential(nn.Identity(), conv, nn.Identity(), nn.LayerNorm(2 * dim))
+
+
+def _locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
+    """Return the tap as (stage from 1, layer from 0)."""
+    stage, layer = tap
+    if not 1 <= stage <= len(depths):
+        raise SpecError(f"tap: stage {stage} does not exist in a network of {len(depths)} stages (1-{len(depths)})")
+    depth = depths[stage - 1]
+    if not -depth <= layer < depth:
+        raise SpecError(f"tap: layer {layer} does not exist in stage {stage} of {depth} blocks; use {-depth}..{depth - 1}")
+    return stage, layer % depth
+
+
+def _beyond_tap(stage: int, layer: int, depths: Sequence[int], norm: str) -> tuple[str, ...]:
+    """Return the key prefixes of a whole checkpoint that the cut network does without."""
+    used = f"outnorm{stage - 1}" if norm == "trained" else ""
+    return (
+        *(f"layers.{stage - 1}.blocks.{index}." for index in range(layer + 1, depths[stage - 1])),
+        f"layers.{stage - 1}.downsample.",
+        *(f"layers.{index}." for index in range(stage, len(depths))),
+        *(f"outnorm{index}." for index in range(len(depths)) if f"outnorm{index}" != used),
+        "classifier.",
+    )

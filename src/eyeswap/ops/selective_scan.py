@@ -1,0 +1,251 @@
+"""The selective scan of state space models: reference, fast CPU path, and the choice between them.
+
+For each channel d, with state size S:  h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t],  y[t] = C[t] h[t] + D u[t]
+(Mamba, arXiv 2312.00752, section 3 and algorithm 2). Unlike the published "reference" implementations, which compute
+in float32 whatever they are given, the one here stays in float64 when the inputs are float64.
+The fast path is opaque to torch (a custom op) and has its own backward; gradients of gradients are not provided.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyeswap.errors import EnvironmentProblem, ShapeError, SpecError, nearest
+
+PATHS = ("auto", "reference", "numba")
+logger = logging.getLogger(__name__)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    softplus: bool = False,
+    *,
+    return_last_state: bool = False,
+    path: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the selective scan.
+
+    Args:
+        u: ``[B, K*Dg, L]``, input; channel ``c`` belongs to group ``c // Dg``.
+        delta: like ``u``, step sizes before bias and softplus.
+        A: ``[K*Dg, S]``, negative.
+        B: ``[B, K, S, L]``, or ``[B, S, L]`` shared by all channels.
+        C: like ``B``.
+        D: ``[K*Dg]``, skip connection.
+        delta_bias: ``[K*Dg]``, added to ``delta``.
+        softplus: whether softplus is applied to the step sizes.
+        return_last_state: whether to return the state after the last step too.
+        path: ``auto``, ``reference`` or ``numba``; ``auto`` takes numba for CPU tensors.
+
+    Returns:
+        ``[B, K*Dg, L]`` in the dtype of ``u``; with ``return_last_state`` also the state ``[B, K*Dg, S]``.
+        Computation is in float64 if any input is, else in float32.
+
+    Raises:
+        ShapeError: if the shapes do not fit together.
+        SpecError: if ``path`` is unknown.
+        EnvironmentProblem: if ``path`` is ``numba`` and the tensors are not on a CPU.
+    """
+    if B.ndim == 3:
+        B, C = B.unsqueeze(1), C.unsqueeze(1)  # [B, 1, S, L]
+    _check_shapes(u, delta, A, B, C, D, delta_bias)
+    path = choose_path(path, u)
+    dtype = functools.reduce(torch.promote_types, [t.dtype for t in (u, delta, A, B, C)], torch.float32)
+    K, S, L = B.shape[1:]
+    skip = u.new_zeros(u.shape[1], dtype=dtype) if D is None else D.to(dtype)
+    bias = u.new_zeros(u.shape[1], dtype=dtype) if delta_bias is None else delta_bias.to(dtype)
+    order = torch.arange(L, device=u.device).expand(K, L)
+    y, last = scan_rows(
+        u.to(dtype).unflatten(1, (K, -1)).transpose(2, 3),  # [B, K, L, Dg]
+        delta.to(dtype).unflatten(1, (K, -1)).transpose(2, 3),  # [B, K, L, Dg]
+        A.to(dtype).unflatten(0, (K, -1)).transpose(1, 2),  # [K, S, Dg]
+        B.to(dtype).transpose(2, 3),  # [B, K, L, S]
+        C.to(dtype).transpose(2, 3),
+        skip.unflatten(0, (K, -1)),
+        bias.unflatten(0, (K, -1)),
+        order,
+        softplus,
+        path,
+    )
+    y = y.transpose(2, 3).flatten(1, 2).to(u.dtype)  # [B, K*Dg, L]
+    return (y, last.transpose(2, 3).flatten(1, 2)) if return_last_state else y
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    softplus: bool = False,
+    *,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the selective scan as a plain loop over steps: slow, any device, the oracle of every other path."""
+    return selective_scan(
+        u, delta, A, B, C, D, delta_bias, softplus, return_last_state=return_last_state, path="reference"
+    )
+
+
+def _check_shapes(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
+) -> None:
+    batch, channels, length = u.shape
+    K, S = B.shape[1:3]
+    wanted = {
+        "delta": (delta, (batch, channels, length)),
+        "A": (A, (channels, S)),
+        "B": (B, (batch, K, S, length)),
+        "C": (C, (batch, K, S, length)),
+        "D": (D, (channels,)),
+        "delta_bias": (delta_bias, (channels,)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ShapeError(f"selective_scan: {name} is {tuple(tensor.shape)}, expected {shape} for u {tuple(u.shape)}")
+    if channels % K:
+        raise ShapeError(f"selective_scan: {channels} channels do not divide into the {K} groups of B")
+
+
+def choose_path(path: str, u: Tensor) -> str:
+    """Return ``reference`` or ``numba`` for these tensors; each choice is logged once.
+
+    Raises:
+        SpecError: if ``path`` is unknown.
+        EnvironmentProblem: if ``path`` is ``numba`` and ``u`` is not on a CPU.
+    """
+    if path not in PATHS:
+        raise SpecError(f"selective_scan: no path {path!r}. {nearest(path, PATHS)}")
+    if path == "numba" and u.device.type != "cpu":
+        raise EnvironmentProblem(f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto")
+    chosen = path if path != "auto" else ("numba" if u.device.type == "cpu" else "reference")
+    _log_once(chosen, u.device.type)
+    return chosen
+
+
+@functools.cache
+def _log_once(path: str, device: str) -> None:
+    logger.info("selective scan on %s: %s path", device, path)
+
+
+def scan_rows(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor,
+    softplus: bool, path: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Scan K directions over channels-last rows in place; the layout that every path shares.
+
+    Args:
+        u: ``[B, G, L, C]``; ``G == K``, or 1 if all directions read the same rows.
+        delta: ``[B, K, L, C]``.
+        a: ``[K, S, C]``.
+        b: ``[B, K, L, S]``.
+        c: ``[B, K, L, S]``.
+        skip: ``[K, C]``.
+        bias: ``[K, C]``.
+        order: ``[K, L]`` int64; direction ``k`` visits row ``order[k, t]`` at step ``t``, each row once.
+        softplus: whether softplus is applied to the step sizes.
+        path: ``reference`` or ``numba``.
+
+    Returns:
+        ``y [B, G, L, C]``, summed over directions if ``G`` is 1, and the last states ``[B, K, S, C]``.
+    """
+    if path == "reference":
+        return scan_rows_reference(u, delta, a, b, c, skip, bias, order, softplus)
+    y, last = _scan_rows_numba(u, delta, a, b, c, skip, bias, order, softplus)
+    return y, last
+
+
+def scan_rows_reference(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
+) -> tuple[Tensor, Tensor]:
+    """Do what `scan_rows` does with a plain loop over the steps, differentiable by autograd."""
+    K, L = order.shape
+    step = delta + bias[:, None]  # [B, K, L, C]
+    step = F.softplus(step) if softplus else step
+    rows = order[None, :, :, None]
+    inputs = u.expand(-1, K, -1, -1)  # [B, K, L, C]
+
+    def scanned(x: Tensor) -> Tensor:
+        return x.gather(2, rows.expand_as(x))
+
+    step_t, input_t, b_t, c_t = scanned(step), scanned(inputs), scanned(b), scanned(c)
+    decay = torch.exp(step_t[:, :, :, None] * a[:, None])  # [B, K, L, S, C]
+    drive = (step_t * input_t)[:, :, :, None] * b_t[..., None]  # [B, K, L, S, C]
+    state = torch.zeros_like(decay[:, :, 0])
+    outputs = []
+    for t in range(L):
+        state = decay[:, :, t] * state + drive[:, :, t]  # [B, K, S, C]
+        outputs.append((state * c_t[:, :, t, :, None]).sum(2))
+    y = torch.stack(outputs, 2) + skip[:, None] * input_t  # [B, K, L, C], in scan order
+    y = torch.zeros_like(y).scatter(2, rows.expand_as(y), y)  # back to row order
+    return (y.sum(1, keepdim=True) if u.shape[1] != K else y), state
+
+
+@torch.library.custom_op("eyeswap::selective_scan", mutates_args=())
+def _scan_rows_numba(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
+) -> tuple[Tensor, Tensor]:
+    from eyeswap.ops import _numba_scan
+
+    tensors = [t.contiguous().detach().numpy() for t in (u, delta, a, b, c, skip, bias, order)]
+    y, last = _numba_scan.forward(torch.get_num_threads(), *tensors, softplus)
+    return torch.from_numpy(y), torch.from_numpy(last)
+
+
+@_scan_rows_numba.register_fake
+def _(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
+) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), u.new_empty((u.shape[0], *a.shape))
+
+
+@torch.library.custom_op("eyeswap::selective_scan_backward", mutates_args=())
+def _scan_rows_numba_backward(
+    grad_y: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor,
+    bias: Tensor, order: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    from eyeswap.ops import _numba_scan
+
+    tensors = (grad_y, grad_last, u, delta, a, b, c, skip, bias, order)
+    arrays = [t.contiguous().detach().numpy() for t in tensors]
+    gu, gdelta, ga, gb, gc, gskip, gbias = (
+        torch.from_numpy(g) for g in _numba_scan.backward(torch.get_num_threads(), *arrays, softplus)
+    )
+    return gu, gdelta, ga, gb, gc, gskip, gbias
+
+
+@_scan_rows_numba_backward.register_fake
+def _(
+    grad_y: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor,
+    bias: Tensor, order: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    gu, gdelta, ga, gb, gc, gskip, gbias = (t.new_empty(t.shape) for t in (u, delta, a, b, c, skip, bias))
+    return gu, gdelta, ga, gb, gc, gskip, gbias
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.softplus = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = _scan_rows_numba_backward(grad_y, grad_last, *ctx.saved_tensors, ctx.softplus)
+    return (*gradients, None, None)  # order and softplus have none
+
+
+_scan_rows_numba.register_autograd(_differentiate, setup_context=_save_inputs)

@@ -1,0 +1,128 @@
+"""The two-dimensional selective scan of VMamba (SS2D, arXiv 2401.10166, section 4.2) on channels-last maps.
+
+Four directions read the same map: 0 row by row, 1 column by column, 2 and 3 the same backwards; their outputs are
+added. The projections act on single positions, so they are computed once on the map as it lies, and the scan
+visits positions through an index: no copy of the map is made, neither for reading nor for merging.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from eyeswap.errors import ShapeError
+from eyeswap.ops.selective_scan import choose_path, scan_rows, selective_scan
+
+CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay in the processor's cache
+
+
+@functools.lru_cache(maxsize=64)
+def cross_scan_order(height: int, width: int) -> Tensor:
+    """Return ``[4, H*W]`` int64: direction ``k`` visits position ``order[k, t]`` (``row*W + column``) at step ``t``."""
+    rows = torch.arange(height * width)
+    columns = rows.view(height, width).t().flatten()
+    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])  # [4, L]
+
+
+def cross_scan(x: Tensor) -> Tensor:
+    """Return the four scans ``[B, 4, D, L]`` of a map ``[B, H, W, D]``."""
+    order = cross_scan_order(x.shape[1], x.shape[2]).to(x.device)
+    return x.flatten(1, 2)[:, order].transpose(2, 3)  # [B, L, D] -> [B, 4, L, D] -> [B, 4, D, L]
+
+
+def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
+    """Add up the four scans ``[B, 4, D, L]``, each value at the position it was read from: ``[B, H, W, D]``."""
+    order = cross_scan_order(height, width).to(y.device)
+    back = order.argsort(1)  # back[k, p]: the step at which direction k visits position p
+    rows = y.transpose(2, 3)  # [B, 4, L, D]
+    return sum((rows[:, k, back[k]] for k in range(1, 4)), rows[:, 0, back[0]]).unflatten(1, (height, width))
+
+
+def ss2d(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_projs_weight: Tensor,
+    dt_projs_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
+    *,
+    path: str = "auto",
+) -> Tensor:
+    """Scan a map in four directions and add the results.
+
+    Args:
+        x: ``[B, H, W, D]``, channels last.
+        x_proj_weight: ``[4, R + 2*S, D]``; its outputs are the step-size code (R), B (S) and C (S).
+        dt_projs_weight: ``[4, D, R]``.
+        dt_projs_bias: ``[4, D]``.
+        A_logs: ``[4*D, S]``, direction-major; A is ``-exp(A_logs)``.
+        Ds: ``[4*D]``.
+        path: as in `selective_scan`.
+
+    Returns:
+        ``[B, H, W, D]``, in the dtype of ``x``. The scan itself runs in float64 for float64 input, else in float32.
+
+    Raises:
+        ShapeError: if the weights do not fit together or to ``x``.
+    """
+    _check_shapes(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
+    path = choose_path(path, x)
+    K, D, R = dt_projs_weight.shape
+    S = A_logs.shape[1]
+    height, width = x.shape[1:3]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    projected = torch.nn.functional.linear(x.flatten(1, 2), x_proj_weight.flatten(0, 1))  # [B, L, K*(R+2S)]
+    projected = projected.unflatten(2, (K, -1)).transpose(1, 2)  # [B, K, L, R+2S]
+    code, b, c = projected.split([R, S, S], dim=3)
+    u = x.flatten(1, 2).unsqueeze(1).to(dtype)  # [B, 1, L, D]
+    a = -torch.exp(A_logs.to(dtype)).unflatten(0, (K, D)).transpose(1, 2)  # [K, S, D]
+    skip, bias = Ds.to(dtype).unflatten(0, (K, D)), dt_projs_bias.to(dtype)
+    order = cross_scan_order(height, width).to(x.device)
+    size = max(1, CHUNK_BYTES // (K * u[0].numel() * u.element_size()))  # images of one chunk
+    chunks = [
+        scan_rows(
+            u[first : first + size],
+            torch.matmul(code[first : first + size], dt_projs_weight.transpose(1, 2)).to(dtype),  # [B, K, L, D]
+            a, b[first : first + size].to(dtype), c[first : first + size].to(dtype), skip, bias, order, True, path,
+        )[0]
+        for first in range(0, x.shape[0], size)
+    ]  # fmt: skip
+    y = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+    return y.squeeze(1).unflatten(1, (height, width)).to(x.dtype)  # [B, H, W, D]
+
+
+def _check_shapes(
+    x: Tensor, x_proj_weight: Tensor, dt_projs_weight: Tensor, dt_projs_bias: Tensor, A_logs: Tensor, Ds: Tensor
+) -> None:
+    K, D, R = dt_projs_weight.shape
+    S = A_logs.shape[1]
+    wanted = {
+        "x": (x, (*x.shape[:3], D)),
+        "x_proj_weight": (x_proj_weight, (4, R + 2 * S, D)),
+        "dt_projs_weight": (dt_projs_weight, (4, D, R)),
+        "dt_projs_bias": (dt_projs_bias, (4, D)),
+        "A_logs": (A_logs, (4 * D, S)),
+        "Ds": (Ds, (4 * D,)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tuple(tensor.shape) != shape:
+            raise ShapeError(f"ss2d: {name} is {tuple(tensor.shape)}, expected {shape}")
+
+
+def ss2d_reference(
+    x: Tensor, x_proj_weight: Tensor, dt_projs_weight: Tensor, dt_projs_bias: Tensor, A_logs: Tensor, Ds: Tensor
+) -> Tensor:
+    """Do what `ss2d` does as the paper describes it: four copies, projections, one selective scan, merge."""
+    R, S = dt_projs_weight.shape[2], A_logs.shape[1]
+    scans = cross_scan(x)  # [B, 4, D, L]
+    projected = torch.einsum("bkdl,kcd->bkcl", scans, x_proj_weight)
+    code, b, c = projected.split([R, S, S], dim=2)
+    delta = torch.einsum("bkrl,kdr->bkdl", code, dt_projs_weight)
+    y = selective_scan(
+        scans.flatten(1, 2), delta.flatten(1, 2), -torch.exp(A_logs), b, c, Ds, dt_projs_bias.flatten(), True,
+        path="reference",
+    )  # fmt: skip
+    assert isinstance(y, Tensor)
+    return cross_merge(y.unflatten(1, (4, -1)), x.shape[1], x.shape[2])
