@@ -257,8 +257,8 @@ class ImageGeometry(BaseModel):
 def _check_size(size: tuple[int, int], image: Image.Image) -> None:
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise DataError(
-            f"image of {image.width}x{image.height} pixels is too elongated: it grows to {size[0]}x{size[1]} before "
-            f"it meets the canvas; use squash or corner-letterbox, or cut the image"
+            f"image of {image.width}x{image.height} pixels is too elongated: it grows to {size[0]}x{size[1]} "
+            "before it meets the canvas; use squash or corner-letterbox, or cut the image"
         )
 
 

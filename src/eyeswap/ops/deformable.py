@@ -27,12 +27,12 @@ def deformable_attention(
     Returns:
         ``[B, Q, heads*d]``.
     """
-    batch, queries, heads, _, points, _ = locations.shape
+    batch, queries, heads = locations.shape[:3]
     depth = value.shape[-1]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, maps, points, 2], -1 to 1
     shares = weights.transpose(1, 2).flatten(0, 1)  # [B*heads, Q, maps, points]
     total = value.new_zeros(batch * heads, depth, queries)
-    maps = value.split([rows * columns for rows, columns in sizes], dim=1)
+    maps = torch.split(value, [rows * columns for rows, columns in sizes], dim=1)
     for level, ((rows, columns), cells) in enumerate(zip(sizes, maps, strict=True)):
         raster = cells.permute(0, 2, 3, 1).reshape(batch * heads, depth, rows, columns)
         sampled = F.grid_sample(raster, grids[:, :, level], align_corners=False)  # [B*heads, d, Q, points]

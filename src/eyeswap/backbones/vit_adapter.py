@@ -1,0 +1,307 @@
+"""ViT-Adapter: a plain vision transformer that trades features with a small convolutional pyramid.
+
+Keys and arithmetic are those of the official segmentation backbone. Unusual: output level k (f1 to f4,
+strides 4, 8, 16, 32, all of one width) adds the tokens after interaction k, not the final ones, and has its
+own BatchNorm; blocks carry a layer scale (``gamma1``, ``gamma2``) that published files may lack, in which
+case it is one; no class token, though its row stays in ``pos_embed``.
+Source: Chen et al., Vision Transformer Adapter for Dense Predictions (2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eyeswap.backbones import vit
+from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.vit import PatchEmbed, initialise, resize_positions
+from eyeswap.errors import ShapeError, SpecError
+from eyeswap.ops.deformable import deformable_attention, reference_points
+from eyeswap.ops.layers import DropPath
+
+Sizes = list[tuple[int, int]]
+
+
+class ViTAdapter(VisionBackbone):
+    """A ViT with an adapter, read at one of its four output levels.
+
+    Args:
+        pretrain_size: side of the square image that the position embedding is made for.
+        embed_dim: width ``D`` of tokens and outputs.
+        depth: number of transformer blocks.
+        num_heads: attention heads.
+        mlp_ratio: MLP width over ``embed_dim``.
+        conv_inplane: channels of the pyramid's stem.
+        n_points: points that a query reads from each map.
+        deform_num_heads: heads of the deformable attention.
+        deform_ratio: width of its values over ``embed_dim``.
+        cffn_ratio: width of the extractors' feed-forward over ``embed_dim``.
+        interaction_indexes: first and last block of each interaction.
+        drop_path_rate: stochastic depth of the last block, in training mode only.
+        tap: output level 1 to 4, strides 4, 8, 16 and 32.
+
+    Raises:
+        SpecError: if the tap is no output level.
+    """
+
+    def __init__(
+        self,
+        *,
+        pretrain_size: int = 224,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        conv_inplane: int = 64,
+        n_points: int = 4,
+        deform_num_heads: int = 6,
+        deform_ratio: float = 1.0,
+        cffn_ratio: float = 0.25,
+        interaction_indexes: Sequence[Sequence[int]] = ((0, 2), (3, 5), (6, 8), (9, 11)),
+        drop_path_rate: float = 0.0,
+        tap: int = 3,
+    ) -> None:
+        super().__init__()
+        if not 1 <= tap <= 4:
+            raise SpecError(f"tap: output level {tap} does not exist in a ViT-Adapter (1-4)")
+        if len(interaction_indexes) != 4:
+            raise SpecError(
+                f"interaction_indexes: {len(interaction_indexes)} interactions, an output level each needs 4"
+            )
+        self.embed_dim, self.tap = embed_dim, tap
+        self.spans = [range(first, last + 1) for first, last in interaction_indexes]
+        self.patch_embed = PatchEmbed(16, embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, (pretrain_size // 16) ** 2 + 1, embed_dim))
+        self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
+        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        self.blocks = nn.ModuleList(ScaledBlock(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
+        self.spm = SpatialPrior(conv_inplane, embed_dim, with_stride_4=tap == 1)
+        deformable = (embed_dim, deform_num_heads, n_points, deform_ratio)
+        feed_forward = (int(embed_dim * cffn_ratio), drop_path_rate)
+        self.interactions = nn.ModuleList(
+            Interaction(deformable, feed_forward, num_extra=2 if span is self.spans[-1] else 0)
+            for span in self.spans
+        )
+        if tap == 1:
+            self.up = nn.ConvTranspose2d(embed_dim, embed_dim, 2, 2)
+        self.add_module(f"norm{tap}", nn.BatchNorm2d(embed_dim))
+        other_norms = tuple(f"norm{level}." for level in range(1, 5) if level != tap)
+        self.beyond_tap = other_norms if tap == 1 else (*other_norms, "up.", "spm.fc1.")
+        initialise(self)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.initialise()
+
+    def feature_map(self, pixel_values: Tensor) -> Tensor:
+        """Return the tapped output level, ``[B, h, w, D]``."""
+        rows, columns = self._patch_grid(*pixel_values.shape[-2:])
+        sizes = [(2 * rows, 2 * columns), (rows, columns), (rows // 2, columns // 2)]
+        stride_4, *pyramid = self.spm(pixel_values)
+        prior = torch.cat(
+            [cells.flatten(2).transpose(1, 2) + self.level_embed[i] for i, cells in enumerate(pyramid)], dim=1
+        )  # [B, 21*h*w/4, D]
+        positions = resize_positions(self.pos_embed[:, 1:], 0, (rows, columns), antialias=False)
+        tokens = self.patch_embed(pixel_values).flatten(1, 2) + positions  # [B, h*w, D]
+        for level, (interaction, span) in enumerate(zip(self.interactions, self.spans, strict=True), start=1):
+            blocks = [self.blocks[index] for index in span]
+            tokens, prior = interaction(tokens, prior, blocks, sizes)
+            if level == self.tap:
+                raster = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)  # [B, D, h, w]
+        maps = [
+            cells.transpose(1, 2).reshape(len(tokens), -1, *size)
+            for cells, size in zip(torch.split(prior, [h * w for h, w in sizes], dim=1), sizes, strict=True)
+        ]
+        features = stride_4 + self.up(maps[0]) if self.tap == 1 else maps[self.tap - 2]
+        if self.tap != 3:
+            raster = F.interpolate(raster, features.shape[-2:], mode="bilinear")
+        normed: Tensor = self.get_submodule(f"norm{self.tap}")(features + raster)
+        return normed.permute(0, 2, 3, 1)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of the tapped level.
+
+        Raises:
+            ShapeError: if a side is not a multiple of 32.
+        """
+        self._patch_grid(height, width)
+        stride = 2 ** (self.tap + 1)
+        return height // stride, width // stride
+
+    def _patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        if height % 32 or width % 32 or not height or not width:
+            raise ShapeError(f"image of {height}x{width} pixels: both sides must be multiples of 32")
+        return height // 16, width // 16
+
+
+class ScaledBlock(vit.Block):
+    """A transformer block with layer scale and stochastic depth."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float) -> None:
+        super().__init__(dim, num_heads, mlp_ratio)
+        self.gamma1 = nn.Parameter(torch.ones(dim))
+        self.gamma2 = nn.Parameter(torch.ones(dim))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``[B, N, D]`` to ``[B, N, D]``."""
+        tokens = tokens + self.drop_path(self.gamma1 * self.attn(self.norm1(tokens)))
+        mapped: Tensor = tokens + self.drop_path(self.gamma2 * self.mlp(self.norm2(tokens)))
+        return mapped
+
+
+class SpatialPrior(nn.Module):
+    """A small convolutional pyramid with maps at strides 4, 8, 16 and 32, all projected to one width."""
+
+    def __init__(self, inplane: int, dim: int, *, with_stride_4: bool) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            *_conv_norm(3, inplane, stride=2),
+            *_conv_norm(inplane, inplane, stride=1),
+            *_conv_norm(inplane, inplane, stride=1),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.conv2 = nn.Sequential(*_conv_norm(inplane, 2 * inplane, stride=2))
+        self.conv3 = nn.Sequential(*_conv_norm(2 * inplane, 4 * inplane, stride=2))
+        self.conv4 = nn.Sequential(*_conv_norm(4 * inplane, 4 * inplane, stride=2))
+        self.fc1 = nn.Conv2d(inplane, dim, 1) if with_stride_4 else nn.Identity()
+        self.fc2 = nn.Conv2d(2 * inplane, dim, 1)
+        self.fc3 = nn.Conv2d(4 * inplane, dim, 1)
+        self.fc4 = nn.Conv2d(4 * inplane, dim, 1)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map ``[B, 3, H, W]`` to four maps ``[B, D, H/s, W/s]``; the first is only projected if read."""
+        stride_4 = self.stem(pixel_values)
+        stride_8 = self.conv2(stride_4)
+        stride_16 = self.conv3(stride_8)
+        stride_32 = self.conv4(stride_16)
+        return self.fc1(stride_4), self.fc2(stride_8), self.fc3(stride_16), self.fc4(stride_32)
+
+
+class Interaction(nn.Module):
+    """Inject the pyramid into the tokens, run some blocks, extract tokens back into the pyramid."""
+
+    def __init__(
+        self, deformable: tuple[int, int, int, float], feed_forward: tuple[int, float], *, num_extra: int
+    ) -> None:
+        super().__init__()
+        self.injector = Injector(*deformable)
+        self.extractor = Extractor(*deformable, *feed_forward)
+        if num_extra:
+            extra = (Extractor(*deformable, *feed_forward) for _ in range(num_extra))
+            self.extra_extractors = nn.ModuleList(extra)
+
+    def forward(
+        self, tokens: Tensor, prior: Tensor, blocks: Sequence[nn.Module], sizes: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        """Map tokens ``[B, h*w, D]`` and pyramid ``[B, 21*h*w/4, D]`` to the same shapes."""
+        tokens = self.injector(tokens, prior, sizes)
+        for block in blocks:
+            tokens = block(tokens)
+        prior = self.extractor(prior, tokens, sizes)
+        for extractor in getattr(self, "extra_extractors", ()):
+            prior = extractor(prior, tokens, sizes)
+        return tokens, prior
+
+
+class Injector(nn.Module):
+    """Let every token read the pyramid."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.feat_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = DeformableAttention(dim, num_heads, num_points, ratio, num_maps=3)
+        self.gamma = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, tokens: Tensor, prior: Tensor, sizes: Sizes) -> Tensor:
+        """Map ``[B, h*w, D]`` to ``[B, h*w, D]``; ``sizes`` are those of the pyramid's maps."""
+        points = reference_points(sizes[1:2], tokens)
+        read = self.attn(self.query_norm(tokens), points, self.feat_norm(prior), sizes)
+        mapped: Tensor = tokens + self.gamma * read
+        return mapped
+
+
+class Extractor(nn.Module):
+    """Let every cell of the pyramid read the tokens, then mix neighbours."""
+
+    def __init__(
+        self, dim: int, num_heads: int, num_points: int, ratio: float, hidden: int, drop_path_rate: float
+    ) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.feat_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = DeformableAttention(dim, num_heads, num_points, ratio, num_maps=1)
+        self.ffn = ConvolutionalMLP(dim, hidden)
+        self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, prior: Tensor, tokens: Tensor, sizes: Sizes) -> Tensor:
+        """Map ``[B, 21*h*w/4, D]`` to the same shape."""
+        points = reference_points(sizes, prior)
+        prior = prior + self.attn(self.query_norm(prior), points, self.feat_norm(tokens), sizes[1:2])
+        mapped: Tensor = prior + self.drop_path(self.ffn(self.ffn_norm(prior), sizes))
+        return mapped
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention with its projections."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float, *, num_maps: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_points, self.num_maps = num_heads, num_points, num_maps
+        width = int(dim * ratio)
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_maps * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_maps * num_points)
+        self.value_proj = nn.Linear(dim, width)
+        self.output_proj = nn.Linear(width, dim)
+
+    def initialise(self) -> None:
+        """Start with points on a star around the cell, one ray a head, and equal weights."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        angle = torch.arange(self.num_heads) * (2 * torch.pi / self.num_heads)
+        ray = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [heads, 2]
+        ray = ray / ray.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1)
+        star = ray[:, None, None] * steps[None, None, :, None]  # [heads, 1, points, 2]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(star.expand(-1, self.num_maps, -1, -1).flatten())
+
+    def forward(self, query: Tensor, points: Tensor, features: Tensor, sizes: Sizes) -> Tensor:
+        """Map queries ``[B, Q, D]`` at ``points [Q, 2]`` to what they read from ``features [B, L, D]``."""
+        batch, queries, _ = query.shape
+        shape = (batch, queries, self.num_heads, self.num_maps, self.num_points)
+        value = self.value_proj(features).reshape(batch, features.shape[1], self.num_heads, -1)
+        weights = self.attention_weights(query).reshape(*shape[:3], -1).softmax(-1).reshape(shape)
+        extent = torch.tensor([[w, h] for h, w in sizes], dtype=query.dtype, device=query.device)  # [maps, 2]
+        offsets = self.sampling_offsets(query).reshape(*shape, 2) / extent[:, None]
+        locations = points[:, None, None, None] + offsets  # [B, Q, heads, maps, points, 2]
+        read: Tensor = self.output_proj(deformable_attention(value, sizes, locations, weights))
+        return read
+
+
+class ConvolutionalMLP(nn.Module):
+    """An MLP with a depthwise 3x3 convolution inside, shared by all maps of the pyramid."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = nn.ModuleDict({"dwconv": nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)})
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, prior: Tensor, sizes: Sizes) -> Tensor:
+        """Map ``[B, L, D]`` to ``[B, L, D]``."""
+        hidden = self.fc1(prior).transpose(1, 2)  # [B, hidden, L]
+        mixed = [
+            self.dwconv["dwconv"](cells.reshape(*cells.shape[:2], *size)).flatten(2)
+            for cells, size in zip(torch.split(hidden, [h * w for h, w in sizes], dim=2), sizes, strict=True)
+        ]
+        mapped: Tensor = self.fc2(F.gelu(torch.cat(mixed, dim=2).transpose(1, 2)))
+        return mapped
+
+
+def _conv_norm(dim_in: int, dim: int, *, stride: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return nn.Conv2d(dim_in, dim, 3, stride, padding=1, bias=False), nn.BatchNorm2d(dim), nn.ReLU()
