@@ -196,15 +196,26 @@ def scan_rows_reference(
     return (y.sum(1, keepdim=True) if u.shape[1] != K else y), state
 
 
+def _blocks(x: Tensor, width: int) -> Tensor:
+    """Split the channels ``[..., C]`` into blocks ``[..., N, W]``, the last one filled up with zeros."""
+    return F.pad(x, (0, -x.shape[-1] % width)).unflatten(-1, (-1, width))
+
+
+def _unblock(x: Any, channels: int) -> Tensor:
+    return torch.from_numpy(x).flatten(-2)[..., :channels].contiguous()
+
+
 @torch.library.custom_op("eyeswap::selective_scan", mutates_args=())
 def _scan_rows_numba(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
     from eyeswap.ops import _numba_scan
 
-    tensors = [t.contiguous().detach().numpy() for t in (u, delta, a, b, c, skip, bias, order)]
-    y, last = _numba_scan.forward(torch.get_num_threads(), *tensors, softplus)
-    return torch.from_numpy(y), torch.from_numpy(last)
+    channels = u.shape[-1]
+    u, delta, a, skip, bias = (_blocks(t, _numba_scan.W) for t in (u, delta, a, skip, bias))
+    arrays = [t.contiguous().detach().numpy() for t in (u, delta, a, b, c, skip, bias, order)]
+    y, last = _numba_scan.forward(torch.get_num_threads(), *arrays, softplus)
+    return _unblock(y, channels), _unblock(last, channels)
 
 
 @_scan_rows_numba.register_fake
@@ -221,12 +232,14 @@ def _scan_rows_numba_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     from eyeswap.ops import _numba_scan
 
-    tensors = (grad_y, grad_last, u, delta, a, b, c, skip, bias, order)
-    arrays = [t.contiguous().detach().numpy() for t in tensors]
-    gu, gdelta, ga, gb, gc, gskip, gbias = (
-        torch.from_numpy(g) for g in _numba_scan.backward(torch.get_num_threads(), *arrays, softplus)
+    channels = u.shape[-1]
+    grad_y, grad_last, u, delta, a, skip, bias = (
+        _blocks(t, _numba_scan.W) for t in (grad_y, grad_last, u, delta, a, skip, bias)
     )
-    return gu, gdelta, ga, gb, gc, gskip, gbias
+    arrays = [t.contiguous().detach().numpy() for t in (grad_y, grad_last, u, delta, a, b, c, skip, bias, order)]
+    gu, gdelta, ga, gb, gc, gskip, gbias = _numba_scan.backward(torch.get_num_threads(), *arrays, softplus)
+    gu, gdelta, ga, gskip, gbias = (_unblock(g, channels) for g in (gu, gdelta, ga, gskip, gbias))
+    return gu, gdelta, ga, torch.from_numpy(gb), torch.from_numpy(gc), gskip, gbias
 
 
 @_scan_rows_numba_backward.register_fake
