@@ -94,7 +94,7 @@ def _selective_scan() -> str:
 
 
 def _torchvision() -> str:
-    """Try to import torchvision in a process of its own: one that does not fit its torch breaks transformers."""
+    """Try torchvision in a process of its own: one that does not fit its torch breaks transformers too."""
     from eyeswap.study.environment import version_of
 
     found = version_of("torchvision")

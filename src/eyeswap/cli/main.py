@@ -1,8 +1,8 @@
 """The `eyeswap` command: gathers the subcommands and turns errors into one line and an exit code.
 
 Command files import nothing heavy at the top, so that help appears at once; the library is imported inside
-the functions. Exit codes: 0 done, 1 a run failed or an audit found undeclared differences, 2 a mistake in what
-was asked for, 130 interrupted.
+the functions. Exit codes: 0 done, 1 a run failed or an audit found undeclared differences, 2 a mistake in
+what was asked for, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Prove from run folders what was held fixed, and find every difference that the study did not declare.
 
-The audit reads ``spec.json`` and ``environment.json`` only; it believes digests, not intentions. Every fact about
-a run has factors that may decide it. A difference is *declared* if those of its factors that the study's
-``may_differ`` names explain it: runs with equal factors agree. Any other difference is *undeclared*. Warnings
-are legitimate facts that weaken a comparison.
+The audit reads ``spec.json`` and ``environment.json`` only; it believes digests, not intentions. Every fact
+about a run has factors that may decide it. A difference is *declared* if the factors that ``may_differ``
+names explain it: runs with equal factors agree. Any other difference is *undeclared*. Warnings are
+legitimate facts that weaken a comparison.
 """
 
 from __future__ import annotations

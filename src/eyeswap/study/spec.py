@@ -1,8 +1,7 @@
 """What a study is: one question, one recipe held fixed, and the arms that differ in what they declare.
 
-A study is one YAML file. The models here refuse every key they do not know, cannot be changed once read, and
-describe each field once: error messages and docs show that description. `load_study` is the only reader;
-whatever is wrong with a file becomes one line that names the file, the field and the nearest valid choice.
+A study is one YAML file, and `load_study` is its only reader: whatever is wrong with a file becomes one
+line that names the file, the field and the nearest valid choice.
 """
 
 from __future__ import annotations
@@ -10,144 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from eyeswap.errors import SpecError, nearest
-from eyeswap.files import digest
+from eyeswap.recipe import ConnectorKind, Count, DigitsData, FolderData, Recipe, Seed, Spec, Wiring, shown
 from eyeswap.study.yaml_reader import read_yaml
 
-ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
-Wiring = Literal["controlled", "as-published"]
-Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
+__all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "Study", "load_study"]
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Seed = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
 
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_a_mapping(cls, value: Any) -> Any:
-        if not isinstance(value, cls | Mapping):
-            raise ValueError(f"expected a mapping of keys to values, got {_shown(value)}")
-        return value
-
-
-class DigitsData(_Spec):
-    """The embedded data set: scenes of handwritten digits and shapes, written in the official formats."""
-
-    name: Literal["digits"] = Field("digits", description="the embedded data set")
-    seed: Seed = Field(0, description="seed that draws the scenes; the same for every arm and every run seed")
-    num_train_images: Count = Field(4000, description="images with instruction conversations")
-    num_val_images: Count = Field(400, description="images behind the benchmarks")
-    turns: Count = Field(10, description="question-answer turns in each training conversation")
-
-
-class FolderData(_Spec):
-    """Data on disk: the official folders below one root."""
-
-    folder: str = Field(min_length=1, description="root folder that holds the official data folders")
-    instruction: str = Field(
-        "download/llava-v1.5-instruct/llava_v1_5_mix665k.json",
-        description="instruction-tuning json in the LLaVA format, relative to the folder",
-    )
-
-
-def _data_tag(value: Any) -> str:
-    is_folder = isinstance(value, FolderData) or (isinstance(value, Mapping) and "folder" in value)
-    return "folder" if is_folder else "digits"
-
-
-Data = Annotated[
-    Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Tag("folder")], Discriminator(_data_tag)
-]
-
-
-class Recipe(_Spec):
-    """All that is held fixed when a backbone is swapped; the defaults are the published recipe."""
-
-    data: Data = Field(description='training data: "digits", a folder, or either with its parameters')
-    llm: str = Field(min_length=1, description='language model: "digits-llm", a local folder, or a Hub name')
-    connector: ConnectorKind = Field(
-        "gelu-mlp", description="network between visual tokens and language model"
-    )
-    wiring: Wiring = Field(
-        "controlled",
-        description='"controlled" keeps the frozen backbone in eval mode; "as-published" in train mode',
-    )
-    box_frame: Literal["original", "canvas"] = Field(
-        "original",
-        description="frame of box coordinates: the original image, or the canvas the backbone sees",
-    )
-    num_epochs: Count = Field(1, description="passes over the training data")
-    max_steps: Count | None = Field(
-        None, description="stop after this many optimizer steps; null runs all epochs"
-    )
-    global_batch: Count = Field(128, description="conversations in one optimizer step")
-    micro_batch: Count | None = Field(
-        None, description="conversations in one forward pass; null takes the whole global batch"
-    )
-    lr: Positive = Field(2e-5, description="peak learning rate of AdamW")
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
-        0.1, description="weight decay of matrices; biases and norms have none"
-    )
-    warmup_fraction: Share = Field(0.03, description="share of the steps with a rising learning rate")
-    schedule: Literal["cosine"] = Field(
-        "cosine", description="course of the learning rate after warm-up, down to 0"
-    )
-    clip_norm: Positive = Field(1.0, description="largest global gradient norm")
-    loss: Literal["token-mean", "micro-batch-mean"] = Field(
-        "token-mean",
-        description='"token-mean" weighs every target token of the global batch alike; '
-        '"micro-batch-mean" averages the means of the micro-batches, as the published code does',
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        "bf16", description="arithmetic of forward and backward passes"
-    )
-    max_text_tokens: Count = Field(
-        2048, description="longer conversations are cut after this many text tokens"
-    )
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _data_from_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": "digits"} if value == "digits" else {"folder": value}
-        return value
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> Self:
-        if self.micro_batch is not None and self.global_batch % self.micro_batch:
-            raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}"
-            )
-        return self
-
-    @property
-    def digest(self) -> str:
-        """The sha256 (hex) of the recipe's canonical JSON: equal recipes have equal digests."""
-        return digest(self.model_dump(mode="json"))
-
-
-class Arm(_Spec):
+class Arm(Spec):
     """One treatment: a backbone, and the declared differences in how it is connected."""
 
     backbone: str = Field(description="catalog name, `file.py:function` of your own, or `timm:name`")
@@ -174,7 +51,7 @@ class Arm(_Spec):
         }
 
 
-class Study(_Spec):
+class Study(Spec):
     """One question, the recipe held fixed, and the arms compared."""
 
     name: str = Field(description="kebab-case name, taken from the file name")
@@ -198,10 +75,11 @@ class Study(_Spec):
     @field_validator("benchmarks")
     @classmethod
     def _benchmarks_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = benchmark_names()
+        from eyeswap.evaluation import BENCHMARKS
+
         for name in names:
-            if name not in known:
-                raise ValueError(f'unknown benchmark "{name}". {nearest(name, known)}')
+            if name not in BENCHMARKS:
+                raise ValueError(f'unknown benchmark "{name}". {nearest(name, BENCHMARKS)}')
         return _without_repeats(names)
 
     @field_validator("seeds", "may_differ")
@@ -230,14 +108,6 @@ class Study(_Spec):
         return self.arms[arm].wiring or self.recipe.wiring
 
 
-def benchmark_names() -> tuple[str, ...]:
-    """Return the names of all benchmarks, in the order in which reports show them."""
-    return (
-        *("vqav2", "gqa", "vizwiz", "textvqa-ocr", "textvqa-pure", "pope", "tallyqa"),
-        *("refcoco", "refcoco+", "refcocog", "ocid-ref"),
-    )
-
-
 def load_study(path: Path) -> Study:
     """Read and check a study file.
 
@@ -247,7 +117,7 @@ def load_study(path: Path) -> Study:
     value = read_yaml(path)
     if not isinstance(value, dict):
         raise SpecError(
-            f"{path}: expected a mapping with question, recipe, arms and benchmarks, got {_shown(value)}"
+            f"{path}: expected a mapping with question, recipe, arms and benchmarks, got {shown(value)}"
         )
     if "name" in value:
         raise SpecError(f"{path}: name: a study is named by its file; remove this key")
@@ -287,7 +157,7 @@ def _resolve_backbone(name: str, folder: Path) -> str:
 def _without_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for index, value in enumerate(values):
         if value in values[:index]:
-            raise ValueError(f"{_shown(value)} is listed twice")
+            raise ValueError(f"{shown(value)} is listed twice")
     return values
 
 
@@ -308,12 +178,12 @@ def _one_line(problem: ValidationError) -> str:
         text = "missing"
     elif kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        text = f"unknown value {_shown(first['input'])}. {nearest(str(first['input']), allowed)}"
+        text = f"unknown value {shown(first['input'])}. {nearest(str(first['input']), allowed)}"
     elif kind == "value_error":
         text = str(first["ctx"]["error"])
     else:
         told = first["msg"].replace("Input should", "should")
-        text = f"{told[0].lower()}{told[1:]}, got {_shown(first['input'])}"
+        text = f"{told[0].lower()}{told[1:]}, got {shown(first['input'])}"
     if field and field.description and kind not in ("extra_forbidden", "value_error"):
         text += f" ({field.description})"
     where = ".".join(str(part) for part in location)
@@ -321,7 +191,7 @@ def _one_line(problem: ValidationError) -> str:
     return f"{where}: {text}{more}" if where else f"{text}{more}"
 
 
-def _model_at(location: list[Any]) -> type[_Spec]:
+def _model_at(location: list[Any]) -> type[Spec]:
     """Return the model that holds the last key of a location in a study."""
     match location:
         case ["recipe", "data", "digits", *_]:
@@ -334,8 +204,3 @@ def _model_at(location: list[Any]) -> type[_Spec]:
             return Arm
         case _:
             return Study
-
-
-def _shown(value: Any) -> str:
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,71 @@
+# make study   run the miniature study from nothing: venv, install, train, evaluate, report
+# make test    run every check from nothing: venv, install, ruff, mypy, pytest
+# A machine needs Python 3.11 or newer and make. PYTHON=python3.12 picks another interpreter.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+JOBS ?= 2
+STUDY ?= studies/quickstart.yaml
+BIN := .venv/bin
+# An install is good for as long as pyproject.toml says the same.
+KEY := $(shell sha256sum pyproject.toml | cut -c1-12)
+INSTALLED := .venv/.installed-$(KEY)
+INSTALLED_DEV := .venv/.installed-dev-$(KEY)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:  ## show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+$(BIN)/python:
+	@echo "==> making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv
+
+$(INSTALLED): | $(BIN)/python
+	@echo "==> installing eyeswap into .venv (about a minute and 1.5 GB, most of it torch)"
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(INSTALLED_DEV): | $(BIN)/python
+	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 1.5 GB, most of it torch)"
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@ $(INSTALLED)
+
+.PHONY: study
+study: $(INSTALLED)  ## run the quickstart study and write its report
+	@echo "==> eyeswap study run $(STUDY)"
+	@$(BIN)/eyeswap study run $(STUDY)
+
+.PHONY: test
+test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and all tests
+	@echo "==> pytest, $(JOBS) processes"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
+
+.PHONY: lint
+lint: $(INSTALLED_DEV)  ## run ruff and mypy
+	@echo "==> ruff check, ruff format --check, mypy --strict"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --strict
+
+# The report page is tested in a real browser. Only Debian's package is installed, and only by root.
+.PHONY: browser
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then \
+	  true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "==> installing chromium for the tests of the report page"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	    || echo "==> chromium could not be installed: the browser tests will be skipped"; \
+	else \
+	  echo "==> no chromium, and it takes root and apt-get to install it: the browser tests will be skipped"; \
+	fi
+
+.PHONY: clean
+clean:  ## remove the venv and the caches, but no results
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,138 @@
+"""The recipe: everything that is held fixed when a backbone is swapped, as one frozen object with one digest.
+
+Defaults are the published fine-tuning recipe. Models here and in `eyeswap.study.spec` refuse every key they
+do not know, cannot be changed once made, and describe each field once: error messages and docs show that
+description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from eyeswap.files import digest
+
+ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
+Wiring = Literal["controlled", "as-published"]
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+class Spec(BaseModel):
+    """Base of everything read from a study file: unknown keys are errors, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, value: Any) -> Any:
+        if not isinstance(value, cls | Mapping):
+            raise ValueError(f"expected a mapping of keys to values, got {shown(value)}")
+        return value
+
+
+class DigitsData(Spec):
+    """The embedded data set: scenes of handwritten digits and shapes, written in the official formats."""
+
+    name: Literal["digits"] = Field("digits", description="the embedded data set")
+    seed: Seed = Field(0, description="seed that draws the scenes; the same for every arm and every run seed")
+    num_train_images: Count = Field(4000, description="images with instruction conversations")
+    num_val_images: Count = Field(400, description="images behind the benchmarks")
+    turns: Count = Field(10, description="question-answer turns in each training conversation")
+
+
+class FolderData(Spec):
+    """Data on disk: the official folders below one root."""
+
+    folder: str = Field(min_length=1, description="root folder that holds the official data folders")
+    instruction: str = Field(
+        "download/llava-v1.5-instruct/llava_v1_5_mix665k.json",
+        description="instruction-tuning json in the LLaVA format, relative to the folder",
+    )
+
+
+def _data_tag(value: Any) -> str:
+    is_folder = isinstance(value, FolderData) or (isinstance(value, Mapping) and "folder" in value)
+    return "folder" if is_folder else "digits"
+
+
+Data = Annotated[
+    Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Tag("folder")], Discriminator(_data_tag)
+]
+
+
+class Recipe(Spec):
+    """All that is held fixed when a backbone is swapped; the defaults are the published recipe."""
+
+    data: Data = Field(description='training data: "digits", a folder, or either with its parameters')
+    llm: str = Field(min_length=1, description='language model: "digits-llm", a local folder, or a Hub name')
+    connector: ConnectorKind = Field(
+        "gelu-mlp", description="network between visual tokens and language model"
+    )
+    wiring: Wiring = Field(
+        "controlled",
+        description='"controlled" keeps the frozen backbone in eval mode; "as-published" in train mode',
+    )
+    box_frame: Literal["original", "canvas"] = Field(
+        "original",
+        description="frame of box coordinates: the original image, or the canvas the backbone sees",
+    )
+    num_epochs: Count = Field(1, description="passes over the training data")
+    max_steps: Count | None = Field(
+        None, description="stop after this many optimizer steps; null runs all epochs"
+    )
+    global_batch: Count = Field(128, description="conversations in one optimizer step")
+    micro_batch: Count | None = Field(
+        None, description="conversations in one forward pass; null takes the whole global batch"
+    )
+    lr: Positive = Field(2e-5, description="peak learning rate of AdamW")
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
+        0.1, description="weight decay of matrices; biases and norms have none"
+    )
+    warmup_fraction: Share = Field(0.03, description="share of the steps with a rising learning rate")
+    schedule: Literal["cosine"] = Field(
+        "cosine", description="course of the learning rate after warm-up, down to 0"
+    )
+    clip_norm: Positive = Field(1.0, description="largest global gradient norm")
+    loss: Literal["token-mean", "micro-batch-mean"] = Field(
+        "token-mean",
+        description='"token-mean" weighs every target token of the global batch alike; '
+        '"micro-batch-mean" averages the means of the micro-batches, as the published code does',
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="arithmetic of forward and backward passes"
+    )
+    max_text_tokens: Count = Field(
+        2048, description="longer conversations are cut after this many text tokens"
+    )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_from_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": "digits"} if value == "digits" else {"folder": value}
+        return value
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.micro_batch is not None and self.global_batch % self.micro_batch:
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """The sha256 (hex) of the recipe's canonical JSON: equal recipes have equal digests."""
+        return digest(self.model_dump(mode="json"))
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it: quoted if it is text, cut if it is long."""
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,151 @@
+"""The command line turns every mistake into one line and an exit code, and starts fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eyeswap.cli.main import app
+from eyeswap.errors import RunError
+
+GOOD = """\
+question: Which one sees better?
+recipe: {data: digits, llm: digits-llm}
+arms: {vit: digits-vit, vmamba: digits-vmamba}
+benchmarks: [pope]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    return path
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+
+
+def test_help_names_every_command_in_the_order_a_newcomer_needs() -> None:
+    text = invoke("--help").stdout
+    places = [
+        text.index(f"│ {name}") for name in ("study", "report", "audit", "ask", "backbones", "data", "doctor")
+    ]
+    assert places == sorted(places)
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    result = invoke()
+    assert result.exit_code == 2
+    assert "Usage: eyeswap" in result.output
+
+
+def test_a_mistake_in_a_study_is_one_line_and_exit_code_2(study: Path) -> None:
+    study.write_text(GOOD.replace("pope", "pop"), encoding="utf-8")
+    result = invoke("study", "plan", study)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(
+        f'error: {study}: benchmarks: unknown benchmark "pop". Did you mean pope?'
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(study: Path) -> None:
+    study.unlink()
+    result = invoke("--debug", "study", "plan", study)
+    assert type(result.exception).__name__ == "SpecError"
+
+
+def test_a_failed_run_exits_with_1(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Path:
+        raise RunError("vit/seed-7: the loss is not finite at step 3; see train.jsonl")
+
+    monkeypatch.setattr("eyeswap.study.execute.run_study", fail)
+    result = invoke("study", "run", study)
+    assert result.exit_code == 1
+    assert result.stderr == "error: vit/seed-7: the loss is not finite at step 3; see train.jsonl\n"
+
+
+def test_an_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eyeswap.study.execute.run_study", interrupt)
+    result = invoke("study", "run", study)
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "interrupted; run the same command again to go on"
+
+
+def test_a_plan_lists_the_runs_and_starts_nothing(study: Path, tmp_path: Path) -> None:
+    result = invoke("study", "plan", study, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0
+    assert "digits-vmamba" in result.stdout
+    assert result.stdout.count("new") == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_status_shows_steps_and_loss(study: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine" / "vit" / "seed-7"
+    run.mkdir(parents=True)
+    (run / "train.jsonl").write_text('{"step": 41, "loss": 1.25, "elapsed_s": 3.2}\n', encoding="utf-8")
+    result = invoke("study", "status", study, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0
+    row = next(line for line in result.stdout.splitlines() if " vit " in line)
+    assert [word for word in ("41", "1.250", "3 s", "0 of 1") if word in row] == [
+        "41",
+        "1.250",
+        "3 s",
+        "0 of 1",
+    ]
+
+
+def test_audit_exits_with_1_on_an_undeclared_difference(tmp_path: Path) -> None:
+    for arm, order in (("vit", "a"), ("vmamba", "b")):
+        run = tmp_path / arm / "seed-7"
+        run.mkdir(parents=True)
+        spec = {
+            "arm": arm,
+            "seed": 7,
+            "recipe_digest": "r",
+            "order_digest": order,
+            "may_differ": ["backbone"],
+        }
+        spec |= {"backbone": {"name": arm}, "llm": {}, "connector": {}}
+        (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        (run / "environment.json").write_text("{}", encoding="utf-8")
+    result = invoke("audit", tmp_path)
+    assert result.exit_code == 1
+    assert "1 undeclared" in result.stdout
+    assert "a: vit/seed-7" in result.stdout
+    findings = json.loads(invoke("audit", tmp_path, "--json").stdout)
+    assert [fact["title"] for fact in findings["undeclared"]] == ["batch order"]
+
+
+def test_an_unknown_data_set_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    result = invoke("data", "make", "digit", "--out", tmp_path / "data")
+    assert result.exit_code == 2
+    assert result.stderr == 'error: unknown data set "digit". Did you mean digits? Allowed: digits.\n'
+
+
+def test_an_unknown_backbone_is_named_with_the_nearest() -> None:
+    result = invoke("backbones", "show", "digits-vmanba")
+    assert result.exit_code == 2
+    assert "Did you mean digits-vmamba?" in result.stderr
+
+
+def test_help_imports_nothing_heavy_and_starts_at_once() -> None:
+    heavy = "torch", "transformers", "numpy", "pydantic", "pyarrow", "matplotlib"
+    code = f"import sys, eyeswap.cli.main; sys.exit(','.join(set({heavy!r}) & set(sys.modules)))"
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert time.perf_counter() - start < 5.0  # half a second on an idle machine

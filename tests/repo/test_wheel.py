@@ -1,0 +1,73 @@
+"""The wheel is complete, installs into a clean environment, and pulls neither torchvision nor timm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "eyeswap"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    data = {".py", ".yaml", ".json", ".html", ".css", ".js", ".svg", ".j2", ".safetensors", ".typed"}
+    wanted = {path.relative_to(SOURCE.parent).as_posix() for path in SOURCE.rglob("*") if path.suffix in data}
+    assert not wanted - packed
+
+
+def test_the_wheel_requires_neither_torchvision_nor_timm(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        headers = Parser().parsestr(archive.read(metadata).decode())
+    required = [line for line in headers.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert any(line.startswith("torch<") or line.startswith("torch>") for line in required)
+    assert not [line for line in required if line.startswith(("torchvision", "timm"))]
+
+
+def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        str(wheel),
+    ]
+    subprocess.run(install, check=True, capture_output=True)
+    # The dependencies are lent by this environment, behind the new one's own packages.
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+
+    where = "import eyeswap, eyeswap.backbones.catalog as c; print(eyeswap.__file__); c.entry('digits-vit')"
+    told = subprocess.run(
+        [str(python), "-c", where], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert Path(told.stdout.strip()).is_relative_to(site)
+    version = subprocess.run(
+        [tmp_path / "venv" / "bin" / "eyeswap", "--version"], check=True, capture_output=True, text=True
+    )
+    assert version.stdout.startswith("eyeswap 0.")
