@@ -57,6 +57,20 @@ def parse_instruction(record: Record, image_folder: str = "") -> Instruction:
     image = record.text("image") if record.values.get("image") is not None else None
     if image is not None:
         image = record.image_path(image_folder or ".", image).removeprefix("./")
+    messages = parse_messages(record)
+    if len(messages) < 2:
+        raise record.fail("field 'conversations' needs a question and an answer")
+    if image is None and any(IMAGE_PLACEHOLDER in message for message in messages[::2]):
+        raise record.fail(f"a question shows {IMAGE_PLACEHOLDER} but field 'image' is missing")
+    return Instruction(record.identifier("id"), image, messages)
+
+
+def parse_messages(record: Record) -> tuple[str, ...]:
+    """Return the texts of ``conversations``.
+
+    Raises:
+        DataError: if speakers do not alternate from ``human``.
+    """
     messages = []
     for index, value in enumerate(record.items("conversations")):
         turn = Record.of(value, f"{record.where}: turn {index + 1}")
@@ -64,11 +78,7 @@ def parse_instruction(record: Record, image_folder: str = "") -> Instruction:
         if speaker != expected:
             raise turn.fail(f"field 'from' must be {expected!r} here (turns alternate), found {speaker!r}")
         messages.append(turn.text("value"))
-    if len(messages) < 2:
-        raise record.fail("field 'conversations' needs a question and an answer")
-    if image is None and any(IMAGE_PLACEHOLDER in message for message in messages[::2]):
-        raise record.fail(f"a question shows {IMAGE_PLACEHOLDER} but field 'image' is missing")
-    return Instruction(record.identifier("id"), image, tuple(messages))
+    return tuple(messages)
 
 
 def write_instructions(path: Path, instructions: Sequence[Instruction]) -> None:

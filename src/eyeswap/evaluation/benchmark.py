@@ -82,6 +82,7 @@ class Benchmark(ABC):
 
     group: ClassVar[Literal["vqa", "localization"]] = "vqa"
     metric: ClassVar[str] = "accuracy"
+    iou_threshold: ClassVar[float] = 0.5  # of boxes
 
     @property
     def answer_kind(self) -> AnswerKind:

@@ -34,7 +34,6 @@ class _Grounding(Benchmark):
     """What both families share: the question, the parser, IoU against a threshold."""
 
     group: ClassVar[Literal["vqa", "localization"]] = "localization"
-    iou_threshold: ClassVar[float] = 0.5
 
     @property
     def answer_kind(self) -> AnswerKind:

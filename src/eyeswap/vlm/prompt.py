@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from eyeswap.errors import DataError, SpecError
+from eyeswap.errors import SpecError
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -65,11 +65,7 @@ class VicunaPrompt:
         """Return the text of each turn; the sequence is their concatenation, right-stripped.
 
         The study's trainer strips each text on the right before it tokenizes it by itself.
-
-        Raises:
-            DataError: if there is no message.
         """
-        _require_messages(messages)
         return [
             Turn(self._answer(message), True) if index % 2 else Turn(self._ask(message, index == 0), False)
             for index, message in enumerate(messages)
@@ -107,10 +103,8 @@ class TemplatePrompt:
         """Return the text each turn adds to the rendered conversation.
 
         Raises:
-            DataError: if there is no message.
             SpecError: if the template rewrites earlier turns, so that no turn has a text of its own.
         """
-        _require_messages(messages)
         turns: list[Turn] = []
         before = ""
         for index in range(len(messages)):
@@ -143,8 +137,3 @@ class TemplatePrompt:
 def clean_message(message: str) -> str:
     """Return a message without image placeholders and without white space at both ends."""
     return message.replace(IMAGE_PLACEHOLDER, "").strip()
-
-
-def _require_messages(messages: Sequence[str]) -> None:
-    if not messages:
-        raise DataError("a conversation needs at least one message")
