@@ -154,6 +154,32 @@ def test_every_shipped_study_loads_and_says_what_it_asks(path: Path) -> None:
         assert re.search(rf"^# {word}\b", header, re.MULTILINE), f"{relative(path)}: header names no {word}"
 
 
+def block(language: str) -> str:
+    """Return the first fenced block of a language in the README."""
+    found = re.search(
+        rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert found
+    return found.group(1)
+
+
+def test_the_study_shown_in_the_readme_loads(tmp_path: Path) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(block("yaml"), encoding="utf-8")
+    assert load_study(path).seeds == (7, 8, 9)
+
+
+def test_the_encoder_shown_in_the_readme_keeps_the_contract() -> None:
+    import torch
+
+    namespace: dict[str, Any] = {"__name__": "my_encoder"}
+    exec(compile(block("python"), "my_encoder.py", "exec"), namespace)
+    backbone = namespace["build"]().freeze()
+    tokens = backbone(torch.rand(2, 3, 64, 48))
+    assert tokens.shape == (2, 8 * 6, backbone.embed_dim)
+    assert not tokens.requires_grad
+
+
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_resolve(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -88,7 +88,7 @@ def test_progress_is_read_from_the_log_and_the_predictions(tmp_path: Path) -> No
     assert (run.progress().step, run.progress().loss) == (0, None)
     begin(run)
     (run.folder / "train.jsonl").write_text(
-        '{"step": 1, "loss": 3.0, "elapsed_s": 0.5}\n{"step": 2, "loss": 2.5, "elapsed_s": 1.0}\n',
+        '{"step": 0, "loss": 3.0, "elapsed_s": 0.5}\n{"step": 1, "loss": 2.5, "elapsed_s": 1.0}\n',
         encoding="utf-8",
     )
     (run.folder / "predictions").mkdir()

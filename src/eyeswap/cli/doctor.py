@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 GIB = 2**30
-EXTRAS = {"timm": "timm", "slurm": "submitit", "dev": "pytest"}
+EXTRAS = {"timm": "timm", "dev": "pytest"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 

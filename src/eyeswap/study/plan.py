@@ -71,7 +71,7 @@ class PlannedRun:
         answered = sum(
             (self.folder / "predictions" / f"{name}.parquet").is_file() for name in self.study.benchmarks
         )
-        return Progress(last.get("step", 0), last.get("loss"), last.get("elapsed_s"), answered)
+        return Progress(len(rows), last.get("loss"), last.get("elapsed_s"), answered)
 
 
 def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
