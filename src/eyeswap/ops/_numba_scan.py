@@ -14,19 +14,20 @@ the number of threads. The backward keeps only the inputs: states are computed a
 
 from __future__ import annotations
 
-import threading
+import functools
+import itertools
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from eyeswap.ops._numba_math import exp, sigmoid, softplus
 
 W = 32  # channels of a block: two cache lines of float32
 SEGMENT = 32  # steps between two checkpoints of the backward
-LOCK = threading.Lock()  # numba's plain thread pool must not be entered twice at the same time
 
 
 def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -40,6 +41,19 @@ def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return njit(**settings)(function)
 
     return decorate
+
+
+@_kernel()
+def _copy(target: Any, source: Any) -> None:
+    """Copy a row; numba's slice assignment would do it too, but takes seconds to compile."""
+    for d in range(W):
+        target[d] = source[d]
+
+
+@_kernel()
+def _copy_state(target: Any, source: Any) -> None:
+    for s in range(target.shape[0]):
+        _copy(target[s], source[s])
 
 
 @_kernel()
@@ -91,25 +105,26 @@ def _advance_and_read(h: Any, y: Any, dt: Any, a: Any, u: Any, b: Any, c: Any) -
 
 
 @_kernel()
-def _forward_task(
-    task: int, u: Any, delta: Any, a: Any, b: Any, c: Any, skip: Any, bias: Any, order: Any, use_softplus: bool,
-    y: Any, last: Any,
+def _forward(
+    first: int, stop: int, u: Any, delta: Any, a: Any, b: Any, c: Any, skip: Any, bias: Any, order: Any,
+    use_softplus: bool, y: Any, last: Any,
 ) -> None:  # fmt: skip
-    """Scan one block of one group of one image, in all directions of the group."""
+    """Run the tasks ``first`` to ``stop``: scan each one's block of one group of one image, in all its directions."""
     groups, blocks = u.shape[1], u.shape[3]
-    image, group, n = task // (groups * blocks), task // blocks % groups, task % blocks
     directions = a.shape[0] // groups
     dt = np.empty(W, u.dtype)
-    for k in range(group * directions, (group + 1) * directions):
-        for t in range(order.shape[1]):
-            p = order[k, t]
-            u_row, y_row = u[image, group, p, n], y[image, group, p, n]
-            _step_size(dt, delta[image, k, p, n], bias[k, n], use_softplus)
-            _add_product(y_row, u_row, skip[k, n])
-            for s in range(a.shape[1]):
-                _advance_and_read(
-                    last[image, k, s, n], y_row, dt, a[k, s, n], u_row, b[image, k, p, s], c[image, k, p, s]
-                )
+    for task in range(first, stop):
+        image, group, n = task // (groups * blocks), task // blocks % groups, task % blocks
+        for k in range(group * directions, (group + 1) * directions):
+            for t in range(order.shape[1]):
+                p = order[k, t]
+                u_row, y_row = u[image, group, p, n], y[image, group, p, n]
+                _step_size(dt, delta[image, k, p, n], bias[k, n], use_softplus)
+                _add_product(y_row, u_row, skip[k, n])
+                for s in range(a.shape[1]):
+                    _advance_and_read(
+                        last[image, k, s, n], y_row, dt, a[k, s, n], u_row, b[image, k, p, s], c[image, k, p, s]
+                    )
 
 
 @_kernel()
@@ -168,8 +183,7 @@ def _finish_row(
     if use_softplus:
         for d in range(W):
             gdt[d] *= sigmoid(delta[d] + bias[d])
-    for d in range(W):
-        gdelta[d] = gdt[d]
+    _copy(gdelta, gdt)
     _add(gbias, gdt)
     _add_product(gskip, gy, u)
     _add_product(gu, gdu, dt)
@@ -177,13 +191,13 @@ def _finish_row(
 
 
 @_kernel()
-def _backward_task(
-    task: int, u: Any, delta: Any, a: Any, b: Any, c: Any, skip: Any, bias: Any, order: Any, use_softplus: bool,
-    gy: Any, glast: Any, gu: Any, gdelta: Any, ga: Any, gb: Any, gc: Any, gskip: Any, gbias: Any,
+def _backward(
+    first: int, stop: int, u: Any, delta: Any, a: Any, b: Any, c: Any, skip: Any, bias: Any, order: Any,
+    use_softplus: bool, gy: Any, glast: Any,
+    gu: Any, gdelta: Any, ga: Any, gb: Any, gc: Any, gskip: Any, gbias: Any,
 ) -> None:  # fmt: skip
-    """Find the gradients of one block of one group of one image, over all directions of the group."""
+    """Run the tasks ``first`` to ``stop``: the gradients of each one's block of one group of one image."""
     groups, blocks, states, length = u.shape[1], u.shape[3], a.shape[1], order.shape[1]
-    image, group, n = task // (groups * blocks), task // blocks % groups, task % blocks
     directions = a.shape[0] // groups
     segments = (length + SEGMENT - 1) // SEGMENT
     checkpoints = np.zeros((segments + 1, states, W), u.dtype)
@@ -192,58 +206,58 @@ def _backward_task(
     carry = np.empty((states, W), u.dtype)  # gradient that reaches the state from later steps
     scratch = np.empty((5, W), u.dtype)
     gdt, gdu = scratch[3], scratch[4]
-    for k in range(group * directions, (group + 1) * directions):
-        for segment in range(segments):
-            begin, end = segment * SEGMENT, min((segment + 1) * SEGMENT, length)
-            trail[0] = checkpoints[segment]
-            _recompute(trail, steps, begin, end, image, group, k, n, u, delta, a, b, bias, order, use_softplus)
-            checkpoints[segment + 1] = trail[end - begin]
-        carry[:] = glast[image, k, :, n]
-        for segment in range(segments - 1, -1, -1):
-            begin, end = segment * SEGMENT, min((segment + 1) * SEGMENT, length)
-            if segment < segments - 1:  # the trail of the last one is still there
-                trail[0] = checkpoints[segment]
+    for task in range(first, stop):
+        image, group, n = task // (groups * blocks), task // blocks % groups, task % blocks
+        for k in range(group * directions, (group + 1) * directions):
+            for segment in range(segments):
+                begin, end = segment * SEGMENT, min((segment + 1) * SEGMENT, length)
+                _copy_state(trail[0], checkpoints[segment])
                 _recompute(trail, steps, begin, end, image, group, k, n, u, delta, a, b, bias, order, use_softplus)
-            for t in range(end - 1, begin - 1, -1):
-                p = order[k, t]
-                i = t - begin
-                u_row, gy_row = u[image, group, p, n], gy[image, group, p, n]
-                _reverse_step(
-                    gdt, gdu, scratch, carry, trail[i], trail[i + 1], steps[i], u_row, gy_row,
-                    a[k], b[image, k, p], c[image, k, p], ga[image, k], gb[n, image, k, p], gc[n, image, k, p], n,
-                )  # fmt: skip
-                _finish_row(
-                    gdt, gdu, steps[i], u_row, gy_row, delta[image, k, p, n], skip[k, n], bias[k, n], use_softplus,
-                    gu[image, group, p, n], gdelta[image, k, p, n], gskip[image, k, n], gbias[image, k, n],
-                )  # fmt: skip
+                _copy_state(checkpoints[segment + 1], trail[end - begin])
+            for s in range(states):
+                _copy(carry[s], glast[image, k, s, n])
+            for segment in range(segments - 1, -1, -1):
+                begin, end = segment * SEGMENT, min((segment + 1) * SEGMENT, length)
+                if segment < segments - 1:  # the trail of the last one is still there
+                    _copy_state(trail[0], checkpoints[segment])
+                    _recompute(trail, steps, begin, end, image, group, k, n, u, delta, a, b, bias, order, use_softplus)
+                for t in range(end - 1, begin - 1, -1):
+                    p = order[k, t]
+                    i = t - begin
+                    u_row, gy_row = u[image, group, p, n], gy[image, group, p, n]
+                    _reverse_step(
+                        gdt, gdu, scratch, carry, trail[i], trail[i + 1], steps[i], u_row, gy_row,
+                        a[k], b[image, k, p], c[image, k, p], ga[image, k], gb[n, image, k, p], gc[n, image, k, p], n,
+                    )  # fmt: skip
+                    _finish_row(
+                        gdt, gdu, steps[i], u_row, gy_row, delta[image, k, p, n], skip[k, n], bias[k, n], use_softplus,
+                        gu[image, group, p, n], gdelta[image, k, p, n], gskip[image, k, n], gbias[image, k, n],
+                    )  # fmt: skip
 
 
-@_kernel(parallel=True)
-def _forward(
-    tasks: int, u: Any, delta: Any, a: Any, b: Any, c: Any, skip: Any, bias: Any, order: Any, use_softplus: bool,
-    y: Any, last: Any,
-) -> None:  # fmt: skip
-    for task in prange(tasks):
-        _forward_task(np.int64(task), u, delta, a, b, c, skip, bias, order, use_softplus, y, last)
-
-
-@_kernel(parallel=True)
-def _backward(
-    tasks: int, u: Any, delta: Any, a: Any, b: Any, c: Any, skip: Any, bias: Any, order: Any, use_softplus: bool,
-    gy: Any, glast: Any, gu: Any, gdelta: Any, ga: Any, gb: Any, gc: Any, gskip: Any, gbias: Any,
-) -> None:  # fmt: skip
-    for task in prange(tasks):
-        _backward_task(
-            np.int64(task), u, delta, a, b, c, skip, bias, order, use_softplus,
-            gy, glast, gu, gdelta, ga, gb, gc, gskip, gbias,
-        )  # fmt: skip
+@functools.cache
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    """Return the worker threads of this process; a forked child has another id, hence threads of its own."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="eyeswap-scan")
 
 
 def _run(kernel: Callable[..., None], threads: int, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+    """Share the tasks out to threads in equal runs.
+
+    numba's own thread pools are avoided: the OpenMP one spins beside torch's and slows torch down twentyfold on a
+    busy machine, and the plain one must not be entered by two threads at once.
+    """
     batch, groups, _, blocks, _ = inputs[0].shape
-    with LOCK:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        kernel(batch * groups * blocks, *inputs, *outputs)
+    tasks = batch * groups * blocks
+    threads = max(1, min(threads, tasks))
+    bounds = [tasks * i // threads for i in range(threads + 1)]
+    runs = [
+        _pool(os.getpid(), threads - 1).submit(kernel, first, last, *inputs, *outputs)
+        for first, last in itertools.pairwise(bounds[1:])
+    ]
+    kernel(0, bounds[1], *inputs, *outputs)
+    for run in runs:
+        run.result()
 
 
 def forward(threads: int, *inputs: Any) -> tuple[Any, Any]:
