@@ -1,0 +1,131 @@
+"""One look for everything: a colour and a marker per arm, and how numbers are written.
+
+The colours start from Okabe and Ito's colour-blind-safe palette, darkened (light page) or lightened (dark
+page) to at least 3:1 contrast. Figures are drawn in the light colours; `themed` turns each into a CSS
+variable, so that the same drawing follows the reader's light or dark mode.
+"""
+
+from __future__ import annotations
+
+import re
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
+LIGHT = {
+    "paper": "#fdfdfb",
+    "ink": "#1d2026",
+    "muted": "#646b76",
+    "line": "#dcdfe3",
+    "arm-0": "#0072b2",
+    "arm-1": "#d55e00",
+    "arm-2": "#008f68",
+    "arm-3": "#b8568f",
+    "arm-4": "#927000",
+    "arm-5": "#3b8fc4",
+    "arm-6": "#59616e",
+    "arm-7": "#8c3242",
+}
+DARK = {
+    "paper": "#14161a",
+    "ink": "#e9eaec",
+    "muted": "#9aa1ac",
+    "line": "#2e323a",
+    "arm-0": "#5ab0f2",
+    "arm-1": "#f58b45",
+    "arm-2": "#3cc79b",
+    "arm-3": "#e79ac6",
+    "arm-4": "#d9b03f",
+    "arm-5": "#9ad2f4",
+    "arm-6": "#aab2be",
+    "arm-7": "#dc8e98",
+}
+NUM_COLORS = 8
+MARKERS = "osD^vPX*"
+
+RC = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "eyeswap",  # equal figures have equal bytes
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so no machine lacks it
+    "font.size": 9.0,
+    "text.color": LIGHT["ink"],
+    "axes.edgecolor": LIGHT["line"],
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.titlecolor": LIGHT["ink"],
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": LIGHT["line"],
+    "grid.linewidth": 0.7,
+    "xtick.color": LIGHT["line"],
+    "ytick.color": LIGHT["line"],
+    "xtick.labelcolor": LIGHT["muted"],
+    "ytick.labelcolor": LIGHT["ink"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+def color(index: int) -> str:
+    """Return the light-mode colour of the arm with this position in the study."""
+    return LIGHT[f"arm-{index % NUM_COLORS}"]
+
+
+def marker(index: int) -> str:
+    """Return the matplotlib marker of the arm with this position in the study."""
+    return MARKERS[index % len(MARKERS)]
+
+
+def themed(svg: str) -> str:
+    """Replace every colour of the light palette in an SVG by its CSS variable, and the font by the page's."""
+    for name, value in LIGHT.items():
+        svg = re.sub(re.escape(value), f"var(--{name})", svg, flags=re.IGNORECASE)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
+    return re.sub(r"(font: [^;\"]*?px) '[^;\"]*", r"\1 var(--sans)", svg)  # older matplotlib
+
+
+def css_variables(palette: dict[str, str]) -> str:
+    """Return a palette as CSS declarations."""
+    return "".join(f"--{name}:{value};" for name, value in palette.items())
+
+
+def percent(value: float) -> str:
+    """Write a score in percent with one decimal: ``52.1``."""
+    return f"{value:.1f}".replace("-", MINUS)
+
+
+def points(value: float) -> str:
+    """Write a difference in percentage points with its sign: ``+1.3``."""
+    return f"{value:+.1f}".replace("-", MINUS)
+
+
+def count(value: int) -> str:
+    """Write a count with thin separators: ``214,354``."""
+    return f"{value:,}"
+
+
+def size(num_parameters: int | None) -> str:
+    """Write a number of parameters: ``212k``, ``4.3M``, ``98M``; a dash when unknown."""
+    if num_parameters is None:
+        return DASH
+    if num_parameters < 1_000_000:
+        return f"{num_parameters / 1e3:.0f}k"
+    millions = num_parameters / 1e6
+    return f"{millions:.1f}M" if millions < 10 else f"{millions:.0f}M"
+
+
+def p_value(p: float) -> str:
+    """Write a p-value: ``p = 0.012``, ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def listed(words: list[str]) -> str:
+    """Join words as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

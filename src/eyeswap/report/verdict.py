@@ -1,0 +1,205 @@
+"""The result in words, written from the statistics and from nothing else.
+
+Every sentence says what is decided and what is not. Arm names stand between ``**`` so that Markdown and the
+page can set them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eyeswap.report.compare import Comparison
+from eyeswap.report.gather import Arm, Score, StudyResults
+from eyeswap.report.style import count, listed, percent, points, size
+
+IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
+LISTED_PAIRS = 6
+MANY_INVALID = 5.0  # percent of localization answers
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence or two of the verdict.
+
+    Attributes:
+        kind: ``decided``, ``open`` (not decided), ``warning`` (reads the numbers with care) or ``note``.
+        text: plain text; arm names between ``**``.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A headline and the findings behind it."""
+
+    headline: str
+    findings: list[Finding]
+
+
+def judge(results: StudyResults, comparisons: list[Comparison]) -> Verdict:
+    """Write the verdict of a study from its scores and the comparisons of its averages."""
+    findings = []
+    groups = [group for group in results.groups if group != "overall"]
+    if len(results.finished_arms) < 2:
+        headline = "Not decided: there are no two finished arms to compare."
+    else:
+        headline = _headline(results, groups, comparisons)
+        findings += [_difference_finding(results, group, comparisons) for group in groups]
+    if results.finished_arms:
+        findings += [_baseline_finding(results, groups), _seed_finding(results)]
+    for finding in (_invalid_finding(results), _size_finding(results), _missing_finding(results)):
+        if finding:
+            findings.append(finding)
+    return Verdict(headline, findings)
+
+
+def leaders(results: StudyResults, group: str, comparisons: list[Comparison]) -> list[Arm]:
+    """Return the arm with the highest score in a group and all arms that are not decidedly behind it."""
+    ranked = sorted(results.finished_arms, key=lambda arm: -arm.scores.averages[group].value)
+    beaten = {
+        pair.behind
+        for pair in comparisons
+        if (pair.where, pair.ahead) == (group, ranked[0].name) and pair.decided
+    }
+    return [arm for arm in ranked if arm.name not in beaten]
+
+
+def _headline(results: StudyResults, groups: list[str], comparisons: list[Comparison]) -> str:
+    alone: dict[str, list[str]] = {}
+    others = []
+    for group in groups:
+        if not any(pair.decided for pair in comparisons if pair.where == group):
+            others.append(f"{IN_WORDS[group]} is not decided")
+            continue
+        best = leaders(results, group, comparisons)
+        if len(best) == 1:
+            alone.setdefault(best[0].name, []).append(IN_WORDS[group])
+        else:
+            others.append(f"{_names(best)} share the lead in {IN_WORDS[group]}")
+    if len(others) == len(groups) and all(text.endswith("not decided") for text in others):
+        return f"Not decided: the arms are not told apart in {' or in '.join(IN_WORDS[g] for g in groups)}."
+    parts = [f"**{name}** leads in {' and in '.join(where)}" for name, where in alone.items()] + others
+    return f"{'; '.join(parts)}."
+
+
+def _difference_finding(results: StudyResults, group: str, comparisons: list[Comparison]) -> Finding:
+    pairs = [pair for pair in comparisons if pair.where == group]
+    decided = [pair for pair in pairs if pair.decided]
+    title = IN_WORDS[group][0].upper() + IN_WORDS[group][1:]
+    n = results.finished_arms[0].scores.averages[group].n
+    if not decided:
+        widest = max(pairs, key=lambda pair: pair.value)
+        return Finding(
+            "open",
+            f"{title}: not decided. The largest difference, **{widest.ahead}** over **{widest.behind}**, is "
+            f"{_span(widest)}; {count(n)} questions do not tell the arms apart.",
+        )
+    best = leaders(results, group, comparisons)
+    if len(best) == 1:
+        next_best = min((pair for pair in pairs if pair.ahead == best[0].name), key=lambda pair: pair.value)
+        score = best[0].scores.averages[group].value
+        text = (
+            f"{title}: **{best[0].name}** leads with {percent(score)}%, ahead of **{next_best.behind}**, the "
+            f"next, by {_span(next_best)}."
+        )
+    else:
+        scores = [f"**{arm.name}** ({percent(arm.scores.averages[group].value)}%)" for arm in best]
+        text = f"{title}: {listed(scores)} share the lead and are not told apart."
+    return Finding("decided", f"{text} {_pair_list(pairs)}")
+
+
+def _pair_list(pairs: list[Comparison]) -> str:
+    """Say which pairs are decided and which are not, or how many where a list would be too long."""
+    still_open = [f"**{pair.ahead}** against **{pair.behind}**" for pair in pairs if not pair.decided]
+    if not still_open:
+        return "Every pair of arms is decided."
+    if len(pairs) > LISTED_PAIRS:
+        return f"{len(pairs) - len(still_open)} of {len(pairs)} pairs are decided."
+    decided: dict[str, list[str]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.value):
+        if pair.decided:
+            decided.setdefault(pair.ahead, []).append(f"**{pair.behind}** ({points(pair.value)})")
+    clauses = [f"**{ahead}** over {listed(behind)}" for ahead, behind in decided.items()]
+    return f"Decided: {'; '.join(clauses)}. Not decided: {listed(still_open)}."
+
+
+def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
+    below = [
+        f"**{arm.name}** in {IN_WORDS[group]} (gain {_gain(arm.scores.averages[group])})"
+        for group in groups
+        for arm in results.finished_arms
+        if not arm.scores.averages[group].beats_baseline
+    ]
+    if below:
+        return Finding(
+            "warning", f"Not above the trivial baseline: {listed(below)}. No claim rests on these scores."
+        )
+    where = listed([IN_WORDS[group] for group in groups])
+    return Finding("note", f"Every arm is above the trivial baseline in {where}.")
+
+
+def _seed_finding(results: StudyResults) -> Finding:
+    fewest = min(len(arm.runs) for arm in results.finished_arms)
+    if fewest == 1:
+        return Finding(
+            "warning",
+            "One seed an arm: the intervals cover the choice of test images, not the luck of one "
+            "training run. Another seed may change small differences.",
+        )
+    return Finding(
+        "note",
+        f"{fewest} seeds an arm, averaged example by example. A difference counts as decided only when "
+        "every seed agrees on its sign; the intervals cover the choice of test images.",
+    )
+
+
+def _invalid_finding(results: StudyResults) -> Finding | None:
+    rates = [(arm.name, arm.scores.invalid_boxes or 0.0) for arm in results.finished_arms]
+    many = [f"**{name}** ({percent(rate)}%)" for name, rate in rates if rate > MANY_INVALID]
+    if not many:
+        return None
+    return Finding(
+        "warning",
+        f"Localization answers without a valid box, counted as wrong: {listed(many)}. Part of their score is "
+        "about format, not sight.",
+    )
+
+
+def _size_finding(results: StudyResults) -> Finding | None:
+    """Say that arms differ in parameters or tokens, because then a difference is not one of family alone."""
+    arms = [arm for arm in results.finished_arms if arm.num_parameters and arm.num_tokens]
+    if len(arms) < 2:
+        return None
+    sizes = sorted((arm.num_parameters or 0, arm.name) for arm in arms)
+    tokens = sorted((arm.num_tokens or 0, arm.name) for arm in arms)
+    parts = []
+    if sizes[-1][0] > 1.2 * sizes[0][0]:
+        (small, name), (large, other) = sizes[0], sizes[-1]
+        parts.append(f"parameters at the tap ({size(small)} in **{name}** to {size(large)} in **{other}**)")
+    if tokens[-1][0] != tokens[0][0]:
+        (few, name), (many, other) = tokens[0], tokens[-1]
+        parts.append(f"visual tokens ({count(few)} in **{name}** to {count(many)} in **{other}**)")
+    if not parts:
+        return None
+    return Finding(
+        "note", f"The arms also differ in {listed(parts)}: a difference is one of the whole backbone."
+    )
+
+
+def _missing_finding(results: StudyResults) -> Finding | None:
+    missing = [f"**{arm.name}** ({'; '.join(arm.missing)})" for arm in results.arms if arm.missing]
+    return Finding("warning", f"Not in this report: {listed(missing)}.") if missing else None
+
+
+def _span(pair: Comparison) -> str:
+    return f"{percent(pair.value)} points (95% interval {percent(pair.low)} to {percent(pair.high)})"
+
+
+def _gain(score: Score) -> str:
+    return f"{points(score.gain)}, {percent(score.gain_low)} to {percent(score.gain_high)}"
+
+
+def _names(arms: list[Arm]) -> str:
+    return listed([f"**{arm.name}**" for arm in arms])
