@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from eyeswap.errors import DataError
+from eyeswap.errors import DataError, SpecError
 from eyeswap.files import canonical_json
 from eyeswap.geometry import IMAGENET_MEAN, ImageGeometry, Placement
 
@@ -84,8 +84,8 @@ def letterbox_cases() -> list[tuple[int, int, list[int], list[int]]]:
 
 def test_symmetric_letterbox_pads_as_the_published_one_does():
     for width, height, padded, content in letterbox_cases():
-        placement = ImageGeometry(canvas=(100, 200)).placement(width, height)
-        scale = (200 / padded[0], 100 / padded[1]) * 2
+        placement = ImageGeometry(canvas=(200, 200)).placement(width, height)
+        scale = (200 / padded[0], 200 / padded[1]) * 2
         expected = [edge * factor for edge, factor in zip(content, scale, strict=True)]
         assert list(placement.content_box) == pytest.approx(expected, abs=1e-9), (width, height)
 
@@ -184,6 +184,7 @@ def test_colours_are_normalised_and_the_padding_is_the_mean():
         {"canvas": (5, 5), "shorter_side": 4},
         {"canvas": (5, 5), "strategy": "squash", "shorter_side": 5},
         {"canvas": (5, 5), "enlarge": False},
+        {"canvas": (5, 6)},
         {"canvas": (5, 5), "strategy": "stretch"},
         {"canvas": (5, 5), "std": (0.0, 1.0, 1.0)},
         {"canvas": (5, 5), "crop": 3},
@@ -206,6 +207,21 @@ def test_description_and_canonical_form_tell_geometries_apart():
     geometry = GEOMETRIES[3]
     assert "\n" not in geometry.describe()
     assert ImageGeometry.model_validate(geometry.canonical()).canonical() == geometry.canonical()
+
+
+def test_override_changes_strategy_and_canvas_and_keeps_colours():
+    base = GEOMETRIES[1]
+    corner = base.override("corner-letterbox-800x1333")
+    assert (corner.strategy, corner.canvas, corner.mean) == ("corner-letterbox", (800, 1333), base.mean)
+    assert base.override("resize-crop-96").shorter_side == 96
+    assert base.override("letterbox-512").canvas == (512, 512)
+
+
+@pytest.mark.parametrize("text", ["leterbox-512", "letterbox", "letterbox-512x300", "512", "squash-0", ""])
+def test_override_names_what_is_wrong_in_one_line(text):
+    with pytest.raises(SpecError, match="geometry") as caught:
+        GEOMETRIES[0].override(text)
+    assert "\n" not in str(caught.value)
 
 
 def test_placement_of_a_square_on_its_own_canvas_is_the_identity():

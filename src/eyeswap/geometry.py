@@ -11,16 +11,17 @@ differ in anchor, scale and order: ``letterbox`` pads to a square in the middle 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
-from eyeswap.errors import DataError
+from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.files import MAX_IMAGE_PIXELS
 
 Box = tuple[float, float, float, float]
@@ -136,6 +137,8 @@ class ImageGeometry(BaseModel):
     def _check(self) -> Self:
         if min(self.canvas) < 1:
             raise ValueError(f"canvas {self.canvas}: both sides must be at least 1 pixel")
+        if self.strategy == "letterbox" and self.canvas[0] != self.canvas[1]:
+            raise ValueError(f"canvas {self.canvas}: letterbox pads to a square; use corner-letterbox")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std}: must be positive")
         crops = self.strategy in ("letterbox", "resize-crop")
@@ -182,6 +185,33 @@ class ImageGeometry(BaseModel):
         cut = [round((size - space) / 2) for size, space in zip(resized, canvas, strict=True)]
         offset = (left * scale[0] - cut[0], top * scale[1] - cut[1])
         return Placement((width, height), canvas, scale, offset)
+
+    def override(self, text: str) -> ImageGeometry:
+        """Return this geometry with another strategy and canvas, colours and interpolation kept.
+
+        Args:
+            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``corner-letterbox-800x1333``.
+
+        Raises:
+            SpecError: if the text is none of that, or the combination is impossible.
+        """
+        match = re.fullmatch(r"([a-z-]+)-(\d+)(?:x(\d+))?", text)
+        if match is None or match[1] not in get_args(Strategy):
+            strategy = text.rstrip("0123456789x-")
+            raise SpecError(
+                f"geometry {text!r}: write <strategy>-<side> or <strategy>-<height>x<width>. "
+                f"{nearest(strategy, get_args(Strategy))}"
+            )
+        canvas = (int(match[2]), int(match[3] or match[2]))
+        shorter_side = max(canvas) if match[1] == "resize-crop" else None
+        changes = {"strategy": match[1], "canvas": canvas, "shorter_side": shorter_side, "enlarge": True}
+        try:
+            return ImageGeometry.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise SpecError(f"geometry {text!r}: {error.errors()[0]['msg']}") from None
+
+    def __str__(self) -> str:
+        return self.describe()
 
     def describe(self) -> str:
         """Return one readable line."""

@@ -20,7 +20,7 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.vit import PatchEmbed, initialise, resize_positions
 from eyeswap.errors import ShapeError, SpecError
 from eyeswap.ops.deformable import deformable_attention, reference_points
-from eyeswap.ops.layers import DropPath
+from eyeswap.ops.layers import DropPath, drop_path_rates
 
 Sizes = list[tuple[int, int]]
 
@@ -76,7 +76,7 @@ class ViTAdapter(VisionBackbone):
         self.patch_embed = PatchEmbed(16, embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, (pretrain_size // 16) ** 2 + 1, embed_dim))
         self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        (rates,) = drop_path_rates(drop_path_rate, (depth,))
         self.blocks = nn.ModuleList(ScaledBlock(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
         self.spm = SpatialPrior(conv_inplane, embed_dim, with_stride_4=tap == 1)
         deformable = (embed_dim, deform_num_heads, n_points, deform_ratio)

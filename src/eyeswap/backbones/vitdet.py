@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.vit import MLP, PatchEmbed, block_index, initialise, patch_grid, resize_positions
-from eyeswap.ops.layers import DropPath
+from eyeswap.ops.layers import DropPath, drop_path_rates
 
 
 class ViTDet(VisionBackbone):
@@ -61,6 +61,7 @@ class ViTDet(VisionBackbone):
         self.tap = block_index(tap, depth)
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, (pretrain_img_size // patch_size) ** 2 + 1, embed_dim))
+        (rates,) = drop_path_rates(drop_path_rate, (depth,))
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,
@@ -68,7 +69,7 @@ class ViTDet(VisionBackbone):
                 mlp_ratio,
                 window=window_size if index in window_block_indexes else None,
                 side=window_size if index in window_block_indexes else img_size // patch_size,
-                drop_path_rate=drop_path_rate * index / max(depth - 1, 1),
+                drop_path_rate=rates[index],
             )
             for index in range(self.tap + 1)
         )

@@ -26,7 +26,7 @@ class DropPath(nn.Module):
 
 def drop_path_rates(maximum: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Return the rate of each block of each stage: a straight line from 0 to ``maximum`` over all blocks."""
-    rates = torch.linspace(0, maximum, sum(depths)).tolist()
+    rates = torch.linspace(0, maximum, sum(depths), device="cpu").tolist()
     return [[rates.pop(0) for _ in range(depth)] for depth in depths]
 
 

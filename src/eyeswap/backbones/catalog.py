@@ -1,0 +1,228 @@
+"""The catalog: every backbone variant as data, read from ``catalog/<family>.yaml``.
+
+An entry says which network, where it is read, how images meet it and where its weights lie. It holds the
+*controlled* wiring; ``as_published`` lists what the published study did otherwise, so that both can be
+built from one entry. In the YAML, an entry may start from another with ``base``; names with a leading
+underscore are only bases.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eyeswap.backbones.base import VisionBackbone
+from eyeswap.errors import SpecError
+from eyeswap.geometry import ImageGeometry
+
+Wiring = Literal["controlled", "as-published"]
+Family = Literal["vit", "maxvit", "vmamba", "mambavision", "vitdet", "vit-adapter"]
+Tap = int | tuple[int, int | str]
+
+NETWORKS: dict[Family, tuple[str, str]] = {
+    "vit": ("vit", "ViT"),
+    "maxvit": ("maxvit", "MaxViT"),
+    "vmamba": ("vmamba", "VMamba"),
+    "mambavision": ("mambavision", "MambaVision"),
+    "vitdet": ("vitdet", "ViTDet"),
+    "vit-adapter": ("vit_adapter", "ViTAdapter"),
+}
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightsSource(_Data):
+    """Where the weights of an entry come from.
+
+    Attributes:
+        file: name of the file; for packaged weights, below the package's ``checkpoints`` folder.
+        layout: how the network's tensors lie in the file, see `eyeswap.backbones.weights.LAYOUTS`.
+        licence: licence of the weights, which need not be that of any code.
+        url: address of the file, for weights on a plain web server.
+        hub: ``owner/name`` of a Hugging Face repository that holds the file.
+        sha256: digest of the file where known.
+        packaged: whether the file ships with the package.
+    """
+
+    file: str
+    layout: str
+    licence: str
+    url: str | None = None
+    hub: str | None = None
+    sha256: str | None = None
+    packaged: bool = False
+
+    def packaged_path(self) -> Path:
+        """Return where a packaged file lies in the installed package."""
+        return Path(str(resources.files("eyeswap"))) / "checkpoints" / self.file
+
+
+class BackboneEntry(_Data):
+    """One backbone variant.
+
+    Attributes:
+        name: catalog name.
+        family: which network.
+        architecture: arguments of the network but the tap.
+        tap: where features are read; its form is the family's.
+        geometry: how images meet the network.
+        weights: where the weights come from.
+        objective: what the weights were trained for.
+        pretraining: data they were trained on.
+        top1: published accuracy in percent on ImageNet-1K, where it applies.
+        top1_source: who published it.
+        notes: what a reader must know.
+        as_published: fields (``tap``, ``geometry``, ``architecture``) that differ in the published study.
+    """
+
+    name: str
+    family: Family
+    architecture: dict[str, Any]
+    tap: Tap
+    geometry: ImageGeometry
+    weights: WeightsSource
+    objective: Literal["classification", "detection", "segmentation"]
+    pretraining: str
+    top1: float | None = None
+    top1_source: str | None = None
+    notes: str = ""
+    as_published: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def licence(self) -> str:
+        """The licence of the weights."""
+        return self.weights.licence
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters up to the tap, counted on the network itself."""
+        with torch.device("meta"):
+            return self.build().num_parameters
+
+    def wired(self, wiring: Wiring = "controlled") -> BackboneEntry:
+        """Return this entry as the wiring wants it: itself, or with the published differences applied."""
+        if wiring == "controlled":
+            return self
+        own = self.model_dump(mode="json", exclude={"as_published"})
+        return BackboneEntry.model_validate(_merge(own, self.as_published))
+
+    def with_changes(self, *, tap: str | None = None, geometry: str | None = None) -> Self:
+        """Return this entry read elsewhere or seeing images otherwise.
+
+        Args:
+            tap: a number, or two parts joined by a comma (``3,-1`` in VMamba, ``2,before`` in MambaVision).
+            geometry: see `ImageGeometry.override`.
+
+        Raises:
+            SpecError: if the geometry does not exist, or the network has no such tap.
+        """
+        changes: dict[str, Any] = {}
+        if geometry is not None:
+            changes["geometry"] = self.geometry.override(geometry)
+        if tap is not None:
+            parts = tuple(_number(part.strip()) for part in tap.split(","))
+            changes["tap"] = parts[0] if len(parts) == 1 else parts
+        changed = self.model_copy(update=changes)
+        if tap is not None:
+            changed.check_tap()
+        return changed
+
+    def check_tap(self) -> None:
+        """Build the network without memory.
+
+        Raises:
+            SpecError: if the network has no such tap.
+        """
+        try:
+            with torch.device("meta"):
+                self.build()
+        except (TypeError, ValueError):
+            raise SpecError(f"{self.name}: tap {self.tap!r} is no tap of the {self.family} family") from None
+
+    def build(self, wiring: Wiring = "controlled") -> VisionBackbone:
+        """Make the network, with fresh weights."""
+        wired = self.wired(wiring)
+        module, name = NETWORKS[self.family]
+        network = getattr(importlib.import_module(f"eyeswap.backbones.{module}"), name)
+        built: VisionBackbone = network(**wired.architecture, tap=wired.tap)
+        return built
+
+
+@functools.cache
+def entries() -> dict[str, BackboneEntry]:
+    """Return all entries by name, in the order of the families and files.
+
+    Raises:
+        SpecError: if a catalog file is not valid; the message names file, entry and field.
+    """
+    found: dict[str, BackboneEntry] = {}
+    folder = resources.files("eyeswap.backbones") / "catalog"
+    for family in NETWORKS:
+        file = f"{family}.yaml"
+        raw: dict[str, Any] = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
+        for name in raw:
+            if name.startswith("_"):
+                continue
+            try:
+                found[name] = BackboneEntry.model_validate({"name": name, **_resolve(raw, name)})
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(map(str, first["loc"]))
+                raise SpecError(f"{file}: {name}: {field}: {first['msg']}") from None
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of all entries."""
+    return list(entries())
+
+
+def entry(name: str) -> BackboneEntry:
+    """Return an entry by name.
+
+    Raises:
+        SpecError: if there is none; the message names the nearest.
+    """
+    known = entries()
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise SpecError(
+        f"no backbone {name!r} in the catalog: {hint}`eyeswap backbones list` shows all {len(known)}"
+    )
+
+
+def _resolve(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an entry with everything its bases say filled in."""
+    if name not in raw:
+        raise SpecError(f"catalog: base {name!r} does not exist")
+    own = dict(raw[name])
+    bases = own.pop("base", [])
+    resolved: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        resolved = _merge(resolved, _resolve(raw, base))
+    return _merge(resolved, own)
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return ``under`` with the values of ``over``, dictionaries merged key by key."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
