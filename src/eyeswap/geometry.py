@@ -190,7 +190,7 @@ class ImageGeometry(BaseModel):
         """Return this geometry with another strategy and canvas, colours and interpolation kept.
 
         Args:
-            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``corner-letterbox-800x1333``.
+            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``squash-800x1333``.
 
         Raises:
             SpecError: if the text is none of that, or the combination is impossible.
