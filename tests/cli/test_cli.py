@@ -140,7 +140,7 @@ def test_an_unknown_data_set_is_named_with_the_known_ones(tmp_path: Path) -> Non
 def test_an_unknown_backbone_is_named_with_the_nearest() -> None:
     result = invoke("backbones", "show", "digits-vmanba")
     assert result.exit_code == 2
-    assert "Did you mean digits-vmamba?" in result.stderr
+    assert "did you mean digits-vmamba?" in result.stderr
 
 
 def test_help_imports_nothing_heavy_and_starts_at_once() -> None:

@@ -124,6 +124,15 @@ def test_a_declared_factor_may_be_set_on_an_arm(tmp_path: Path) -> None:
     assert study.connector_of("vit") == "gelu-mlp"
 
 
+def test_taps_and_geometries_of_the_catalog_are_checked(tmp_path: Path) -> None:
+    arm = "  vmamba: {backbone: digits-vmamba, tap: '2,-1', geometry: squash-64}\n"
+    text = GOOD.replace(VMAMBA, arm) + "may_differ: [backbone, tap, geometry]\n"
+    assert load_study(write(tmp_path, text)).arms["vmamba"].overrides == {
+        "geometry": "squash-64",
+        "tap": "2,-1",
+    }
+
+
 def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def build(): ...\n", encoding="utf-8")
     study = load_study(write(tmp_path, GOOD.replace("digits-vit", "mine.py:build")))
@@ -172,7 +181,11 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
             "recipe.data.turns: unknown key. Allowed: folder, instruction.",
         ),
         ("data: digits", "data: 3", "recipe.data: expected a mapping of keys to values, got 3"),
-        ("digits-vit", "digits-vti", "Did you mean digits-vit?"),
+        (
+            "digits-vit",
+            "digits-vti",
+            "arms.vit.backbone: no backbone 'digits-vti' in the catalog: did you mean digits-vit?",
+        ),
         ("digits-vit", "mine.py:build", "mine.py does not exist (the path is relative to the study file)"),
         ("digits-vit", "'timm:'", "arms.vit.backbone: timm: needs a model name"),
         (VIT, "  vit: {backbon: digits-vit}\n", "arms.vit.backbone: missing"),
@@ -180,9 +193,11 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         (VIT, "  Vit_S: digits-vit\n", 'arms: "Vit_S" is not a kebab-case name'),
         (
             VIT,
-            "  vit: {backbone: digits-vit, tap: stage-4}\n",
-            "arms.vit.tap: arms may not differ here; add tap to may_diff",
+            "  vit: {backbone: digits-vit, tap: -1}\n",
+            "arms.vit.tap: arms may not differ here; add tap to may_differ",
         ),
+        (VIT, "  vit: {backbone: digits-vit, tap: 99}\n", "arms.vit.tap: tap: block 99 does not exist"),
+        (VIT, "  vit: {backbone: digits-vit, geometry: letterbx-64}\n", "Did you mean letterbox?"),
         (BENCHMARKS, "benchmarks: [pop]\n", 'benchmarks: unknown benchmark "pop". Did you mean pope?'),
         (BENCHMARKS, "benchmarks: [pope, pope]\n", 'benchmarks: "pope" is listed twice'),
         (BENCHMARKS, "benchmarks: []\n", "benchmarks: "),

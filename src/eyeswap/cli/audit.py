@@ -24,8 +24,7 @@ def audit(
 
     Exits with 1 if runs differ in anything that the study did not declare.
     """
-    from rich.console import Console
-
+    from eyeswap.cli.console import open_console
     from eyeswap.study.audit import audit as audit_runs
     from eyeswap.study.audit import find_runs
 
@@ -35,7 +34,7 @@ def audit(
 
         typer.echo(json.dumps(findings.as_dict(), indent=1, ensure_ascii=False))
     else:
-        show(findings, Console())
+        show(findings, open_console())
     raise typer.Exit(1 if findings.undeclared else 0)
 
 

@@ -19,17 +19,20 @@ def options() -> None:
 def make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: digits.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    seed: Annotated[int, typer.Option(help="Seed that draws the scenes.")] = 0,
-    train: Annotated[int, typer.Option(help="Number of training images.")] = 4000,
-    val: Annotated[int, typer.Option(help="Number of validation images.")] = 400,
-    turns: Annotated[int, typer.Option(help="Question-answer turns in each conversation.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that draws the scenes.")] = 0,
+    train: Annotated[int, typer.Option(min=1, help="Number of training images.")] = 4000,
+    val: Annotated[int, typer.Option(min=1, help="Number of validation images.")] = 400,
+    turns: Annotated[int, typer.Option(min=1, help="Question-answer turns in each conversation.")] = 10,
 ) -> None:
     """Draw the embedded data set and write it as the official sets are written."""
     from eyeswap.errors import SpecError, nearest
 
     if name != "digits":
         raise SpecError(f'unknown data set "{name}". {nearest(name, ["digits"])}')
-    from eyeswap.data.digits import write_digits
+    from eyeswap.data.digits.write import DigitsSize, num_scenes, write_digits
+    from eyeswap.progress import progress
 
-    write_digits(out, seed=seed, num_train_images=train, num_val_images=val, turns=turns)
-    typer.echo(f"data: {out}")
+    size = DigitsSize(seed, train, val, turns)
+    with progress() as board:
+        digest = write_digits(out, size, board.task("draw the data set", num_scenes(size)).advance)
+    typer.echo(f"data: {out}, digest {digest[:12]}")

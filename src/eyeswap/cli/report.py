@@ -17,15 +17,15 @@ def report(
     ],
 ) -> None:
     """Write the report of a study (one HTML file, Markdown, CSV, JSON) and print its table."""
-    from rich.console import Console
+    from eyeswap.cli.console import open_console
 
-    write_and_show(study_dir, Console())
+    write_and_show(study_dir, open_console())
 
 
 def write_and_show(study_dir: Path, console: Console) -> None:
     """Write the report of a study and print its table and where the page lies."""
-    from eyeswap.report import terminal_table, write_report
+    from eyeswap.report import gather, terminal_table, write_report
 
-    page = write_report(study_dir)
-    console.print(terminal_table(study_dir))
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    pages = write_report(study_dir)
+    console.print(terminal_table(gather(study_dir)))
+    console.print(f"report: {pages['report.html']}", soft_wrap=True, highlight=False)

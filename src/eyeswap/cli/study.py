@@ -16,24 +16,23 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs o
 @app.command(epilog="Example: eyeswap study run studies/quickstart.yaml")
 def run(file: StudyFile, runs: Runs = Path("runs")) -> None:
     """Train and evaluate every arm and seed, then write the report; finished parts are not done again."""
-    from rich.console import Console
-
+    from eyeswap.cli.console import open_console
     from eyeswap.study.spec import load_study
 
     study = load_study(file)
     from eyeswap.cli.report import write_and_show
     from eyeswap.study.execute import run_study
 
-    console = Console()
+    console = open_console()
     write_and_show(run_study(study, file, runs, console), console)
 
 
 @app.command(epilog="Example: eyeswap study plan studies/quickstart.yaml")
 def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
     """List the runs that a study consists of, and which of them are already done; starts nothing."""
-    from rich.console import Console
     from rich.table import Table
 
+    from eyeswap.cli.console import open_console
     from eyeswap.study.plan import plan_runs
     from eyeswap.study.spec import load_study
 
@@ -45,7 +44,7 @@ def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
         arm = study.arms[planned.arm]
         row = (planned.arm, str(planned.seed), arm.backbone, study.connector_of(planned.arm), planned.state())
         table.add_row(*row, str(planned.folder))
-    console = Console()
+    console = open_console()
     console.print(table)
     console.print(f"benchmarks: {', '.join(study.benchmarks)}", highlight=False)
     console.print(
@@ -57,9 +56,9 @@ def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
 @app.command(epilog="Example: eyeswap study status studies/quickstart.yaml")
 def status(file: StudyFile, runs: Runs = Path("runs")) -> None:
     """Show how far each run is: training steps, last loss, benchmarks answered."""
-    from rich.console import Console
     from rich.table import Table
 
+    from eyeswap.cli.console import open_console
     from eyeswap.study.plan import plan_runs
     from eyeswap.study.spec import load_study
 
@@ -71,4 +70,4 @@ def status(file: StudyFile, runs: Runs = Path("runs")) -> None:
         elapsed = "" if at.elapsed_s is None else f"{at.elapsed_s:.0f} s"
         answered = f"{at.num_answered} of {len(study.benchmarks)}"
         table.add_row(planned.arm, str(planned.seed), planned.state(), str(at.step), loss, elapsed, answered)
-    Console().print(table)
+    open_console().print(table)

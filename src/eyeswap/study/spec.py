@@ -32,9 +32,10 @@ class Arm(Spec):
         None, description="connector of this arm; null takes the recipe's"
     )
     geometry: str | None = Field(
-        None, description="how an image meets its canvas; null takes the backbone's own"
+        None,
+        description="how an image meets its canvas, such as letterbox-224; null takes the backbone's own",
     )
-    tap: str | None = Field(None, description="where features are read; null takes the backbone's own tap")
+    tap: str | None = Field(None, description="where features are read; null takes the backbone's own")
     wiring: Wiring | None = Field(None, description="wiring of this arm; null takes the recipe's")
 
     @field_validator("backbone")
@@ -42,6 +43,28 @@ class Arm(Spec):
     def _backbone_exists(cls, name: str, info: ValidationInfo) -> str:
         folder = (info.context or {}).get("folder", Path())
         return _resolve_backbone(name, folder)
+
+    @field_validator("tap", mode="before")
+    @classmethod
+    def _tap_from_number(cls, tap: Any) -> Any:
+        return str(tap) if isinstance(tap, int) and not isinstance(tap, bool) else tap
+
+    @field_validator("geometry", "tap")
+    @classmethod
+    def _catalog_allows(cls, text: str | None, info: ValidationInfo) -> str | None:
+        backbone = info.data.get("backbone")
+        if text is None or backbone is None:
+            return text
+        if ".py:" in backbone or backbone.startswith("timm:"):
+            raise ValueError("only backbones of the catalog can be read elsewhere or see images otherwise")
+        from eyeswap.backbones import catalog
+
+        try:
+            entry = catalog.entry(backbone)
+            entry.with_changes(tap=text) if info.field_name == "tap" else entry.with_changes(geometry=text)
+        except SpecError as problem:
+            raise ValueError(str(problem)) from None
+        return text
 
     @property
     def overrides(self) -> dict[str, str]:
