@@ -86,8 +86,8 @@ def majority_answers(train_examples: Iterable[Example]) -> dict[str, str]:
 def best_constant_box(boxes: Sequence[Sequence[float]] | NDArray[np.float64], threshold: float) -> Box:
     """Return the box that overlaps most training boxes at least ``threshold``, in two decimals.
 
-    The search is deterministic: the training boxes themselves (evenly thinned to 512), then steps of each side
-    and of the whole box, from 0.08 down to 0.01, as long as they help. The mean IoU decides between equals.
+    The search is deterministic: the training boxes (evenly thinned to 512), then steps of each side
+    and of the whole box, from 0.08 down to 0.01, while they help. Mean IoU breaks ties.
 
     Args:
         boxes: ``[n, 4]``, ``(x1, y1, x2, y2)`` in 0..1.

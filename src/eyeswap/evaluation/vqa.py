@@ -210,6 +210,10 @@ class GQA(_TextBenchmark):
     def score(self, example: Example, answer: Answer) -> Outcome:
         """Score a text against the human answers."""
         text = answer_text(example, answer)
+        if not isinstance(example.truth, str):
+            raise DataError(
+                f"example {example.example_id}: gqa needs one answer as truth, found {example.truth!r}"
+            )
         return Outcome(example, text, float(clean_gqa(text) == example.truth), invalid=not text.strip())
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:

@@ -26,6 +26,8 @@ def read_gqa(questions: Path, image_folder: str, split: str = "testdev") -> list
         image_id = record.identifier("imageId")
         types = record.record("types", {})
         structural = types.text("structural", "query")
+        groups = record.record("groups", {})
+        group = groups.text("global") if groups.values.get("global") is not None else None
         program = record.items("semantic") if "semantic" in record.values else []
         steps = [Record.of(step, f"{record.where}: field 'semantic'") for step in program]
         examples.append(
@@ -41,7 +43,7 @@ def read_gqa(questions: Path, image_folder: str, split: str = "testdev") -> list
                     "structural": structural,
                     "semantic": types.text("semantic", "other"),
                     "program": [[step.text("operation"), step.text("argument", "")] for step in steps],
-                    "global_group": record.record("groups", {}).values.get("global"),
+                    "global_group": group,
                 },
             )
         )

@@ -127,7 +127,10 @@ def unique(examples: Sequence[Example], path: Path) -> list[Example]:
 def read_answers(record: Record) -> tuple[str, ...]:
     """Return the human answers of a VQA-style row, ``answers: [{answer: ...}, ...]``."""
     where = f"{record.where}: field 'answers'"
-    return tuple(Record.of(item, where).text("answer") for item in record.items("answers"))
+    answers = tuple(Record.of(item, where).text("answer") for item in record.items("answers"))
+    if not answers:
+        raise record.fail("field 'answers' is empty; a test split without answers cannot be scored")
+    return answers
 
 
 def answers_of(example: Example) -> list[str]:

@@ -69,8 +69,8 @@ def _read_texts(path: Path, rows: Sequence[Record]) -> list[str]:
 def _read(record: Record, text: str, image_folder: str, with_ocr: bool) -> Example:
     image_id = record.identifier("image_id")
     answers = record.items("answers")
-    if not all(isinstance(answer, str) for answer in answers):
-        raise record.fail("field 'answers' must be a list of texts")
+    if len(answers) != 10 or not all(isinstance(answer, str) for answer in answers):
+        raise record.fail("field 'answers' must be a list of ten texts")
     text = text.removesuffix(_INSTRUCTION)
     question, header, ocr = text.partition(OCR_HEADER)
     return Example(

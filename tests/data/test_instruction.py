@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyeswap.data.instruction import Instruction, read_instructions, write_instructions
+from eyeswap.errors import DataError
+
+
+def turns(*texts):
+    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+
+
+def read(tmp_path, *rows):
+    path = tmp_path / "mix.json"
+    path.write_text(json.dumps(rows))
+    return read_instructions(path, "coco")
+
+
+def test_records_with_and_without_image_are_read(tmp_path):
+    found = read(
+        tmp_path,
+        {
+            "id": "000000033471",
+            "image": "train2017/33471.jpg",
+            "conversations": turns("<image>\nWhat?", "A bus"),
+        },
+        {"id": 7, "model": "", "conversations": turns("Hi", "Hello", "Bye", "Bye")},
+    )
+    assert found == [
+        Instruction("000000033471", "coco/train2017/33471.jpg", ("<image>\nWhat?", "A bus")),
+        Instruction("7", None, ("Hi", "Hello", "Bye", "Bye")),
+    ]
+
+
+GOOD = {"id": "a", "conversations": turns("q", "a")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conversations": turns("q")}, "needs a question and an answer"),
+        ({"conversations": []}, "needs a question and an answer"),
+        ({"conversations": turns("q", "a")[::-1]}, "turn 1: field 'from' must be 'human' here"),
+        (
+            {"conversations": [*turns("q", "a"), *turns("q")[:1], *turns("q")]},
+            "turn 4: field 'from' must be 'gpt'",
+        ),
+        ({"conversations": turns("q", None)}, "turn 2: field 'value' must be text"),
+        ({"conversations": "q"}, "field 'conversations' must be a list"),
+        ({"conversations": turns("<image> q", "a")}, "shows <image> but field 'image' is missing"),
+        ({"image": "../x.jpg"}, "must stay inside coco"),
+        ({"image": 5}, "field 'image' must be text"),
+        ({"id": None}, "field 'id' must be an id"),
+    ],
+)
+def test_a_bad_record_is_refused_with_its_row(tmp_path, change, message):
+    with pytest.raises(DataError, match=r"mix.json: row 2: .*" + message):
+        read(tmp_path, GOOD, GOOD | change)
+
+
+def test_a_file_that_is_no_list_is_refused(tmp_path):
+    (tmp_path / "mix.json").write_text("{}")
+    with pytest.raises(DataError, match=r"mix.json: expected a list of rows, found dict"):
+        read_instructions(tmp_path / "mix.json")
+
+
+@given(
+    st.lists(
+        st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=9), min_size=2, max_size=5),
+        max_size=4,
+    )
+)
+def test_writing_and_reading_gives_the_same(tmp_path_factory, conversations):
+    path = tmp_path_factory.mktemp("mix") / "mix.json"
+    records = [Instruction(str(n), f"a/{n}.jpg", tuple(texts)) for n, texts in enumerate(conversations)]
+    write_instructions(path, records)
+    assert read_instructions(path) == records
+
+
+def test_an_unanswered_conversation_is_not_written(tmp_path):
+    with pytest.raises(DataError, match="record 1: a conversation needs"):
+        write_instructions(tmp_path / "mix.json", [Instruction("a", None, ("q",))])
+    assert not list(tmp_path.iterdir())

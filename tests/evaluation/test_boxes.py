@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyeswap.evaluation.boxes import find_box, format_box, iou, iou_matrix, parse_box
+
+unit = st.integers(0, 100).map(lambda value: value / 100)
+boxes = st.tuples(unit, unit, unit, unit).filter(lambda box: box[0] < box[2] and box[1] < box[3])
+
+
+@given(boxes)
+def test_a_written_box_parses_to_itself(box):
+    assert parse_box(format_box(box)) == pytest.approx(box)
+    assert find_box(f"It is at {format_box(box)}.") == pytest.approx(box)
+
+
+@given(boxes, boxes)
+def test_iou_is_symmetric_and_at_most_one(first, second):
+    assert iou(first, second) == pytest.approx(iou(second, first))
+    assert 0 <= iou(first, second) <= 1
+    assert iou(first, first) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "the dog", "[0.1, 0.2, 0.3]", "(0.1, 0.2, 0.3, 0.4)", "[0.1, 0.2, 0.3, 0.4].",
+     "[0.3, 0.2, 0.1, 0.4]", "[0.1, 0.2, 1.3, 0.4]", "[[0.1, 0.2, 0.3, 0.4]]", "[0.1, 0.2, nan, 0.4]",
+     "[0.1, 0.2, 0.3, 0.4]</s>",
+     "[" * 500, "[1if 1else 0, 0, 1, 1]", "[0.1\x00, 0.2, 0.3, 0.4]", None, 3.5],
+)  # fmt: skip
+def test_anything_but_a_whole_list_of_four_is_invalid(text):
+    assert parse_box(text) is None
+
+
+@given(st.text(alphabet="[](){},.-+0123456789e \n#'\"x*", max_size=60))
+def test_parsing_never_raises(text):
+    box = parse_box(text)
+    assert box is None or len(box) == 4
+
+
+def test_the_lenient_reading_looks_inside_prose():
+    assert find_box("at (0.1,0.2,0.3,0.4), I think") == (0.1, 0.2, 0.3, 0.4)
+    assert find_box("at [3, 4, 5, 6]") is None
+
+
+def test_iou_of_every_pair_agrees_with_one_pair():
+    generator = np.random.default_rng(0)
+    low = generator.uniform(0, 0.5, (5, 2))
+    some = np.hstack([low, low + generator.uniform(0.01, 0.5, (5, 2))])
+    table = iou_matrix(some[:2], some)
+    assert table.shape == (2, 5)
+    assert table[1, 3] == pytest.approx(iou(some[1], some[3]))
+
+
+def test_boxes_without_area_have_no_overlap():
+    assert iou((0.1, 0.1, 0.1, 0.1), (0.1, 0.1, 0.1, 0.1)) == 0

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from eyeswap.data.formats import Example
+from eyeswap.errors import DataError
+from eyeswap.evaluation import get_benchmark
+from eyeswap.evaluation.counting import choice_message
+
+
+def asked(count, subset="simple", number=1):
+    return Example(str(number), "i.jpg", "i", subset, "count", "How many dogs?", count)
+
+
+def test_the_sixteen_counts_are_offered_as_letters():
+    message = get_benchmark("tallyqa").user_message(asked(1)).splitlines()
+    assert message[:3] == ["How many dogs?", "A. 0", "B. 1"]
+    assert message[16:] == ["P. 15", "Answer with the option's letter from the given choices directly."]
+
+
+def test_more_choices_than_letters_are_refused():
+    with pytest.raises(DataError, match="26 choices, found 27"):
+        choice_message("?", [str(n) for n in range(27)])
+
+
+def test_the_first_of_equal_probabilities_answers():
+    outcome = get_benchmark("tallyqa").score(asked(0), (1 / 16,) * 16)
+    assert (outcome.answer, outcome.score, outcome.margin) == ("A", 1, 0)
+
+
+def test_a_count_above_fifteen_is_wrong_and_has_no_margin():
+    outcome = get_benchmark("tallyqa").score(asked(17), (1 / 16,) * 16)
+    assert (outcome.score, outcome.margin, outcome.invalid) == (0, None, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "score"), [("3", 1), ("D", 1), (" D ", 1), ("4", 0), ("three", 0), ("²", 0)]
+)
+def test_text_may_be_a_letter_or_a_number(text, score):
+    assert get_benchmark("tallyqa").score(asked(3), text).score == score
+
+
+def test_nan_is_invalid():
+    outcome = get_benchmark("tallyqa").score(asked(0), (math.nan,) * 16)
+    assert (outcome.score, outcome.invalid) == (0, True)
+
+
+def test_sixteen_probabilities_are_needed():
+    with pytest.raises(DataError, match="16 probabilities, found 2"):
+        get_benchmark("tallyqa").score(asked(0), (0.5, 0.5))
+
+
+def test_areas_need_every_count_and_are_perfect_for_a_perfect_answerer():
+    benchmark = get_benchmark("tallyqa")
+    outcomes = [
+        benchmark.score(asked(count, number=count), np.eye(16)[count].tolist()) for count in range(16)
+    ]
+    summary = benchmark.aggregate(outcomes)
+    assert summary["details"]["roc_auc/simple"] == pytest.approx(100)
+    assert summary["details"]["pr_auc/final"] == pytest.approx(100)
+    assert summary["details"]["accuracy/complex"] is None
+    assert benchmark.aggregate(outcomes[1:])["details"]["roc_auc/final"] is None
