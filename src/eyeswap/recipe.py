@@ -76,7 +76,8 @@ class Recipe(Spec):
     )
     wiring: Wiring = Field(
         "controlled",
-        description='"controlled" keeps the frozen backbone in eval mode; "as-published" in train mode',
+        description='"as-published" repeats what the published code left open (a frozen backbone in train mode, '
+        'taps before the first mixer, other norms); "controlled" removes it',
     )
     box_frame: Literal["original", "canvas"] = Field(
         "original",

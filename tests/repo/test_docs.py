@@ -180,6 +180,13 @@ def test_the_encoder_shown_in_the_readme_keeps_the_contract() -> None:
     assert not tokens.requires_grad
 
 
+def test_the_reference_of_the_study_file_is_what_the_code_says() -> None:
+    page = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+    printed = CliRunner().invoke(app, ["study", "fields"]).stdout
+    assert printed.strip()
+    assert page.endswith(printed), "write the output of `eyeswap study fields` into docs/study-file.md"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_resolve(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

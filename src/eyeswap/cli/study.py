@@ -27,6 +27,14 @@ def run(file: StudyFile, runs: Runs = Path("runs")) -> None:
     write_and_show(run_study(study, file, runs, console), console)
 
 
+@app.command(epilog="Example: eyeswap study fields")
+def fields() -> None:
+    """Print every key that a study file may have, with default and meaning."""
+    from eyeswap.study.reference import study_reference
+
+    typer.echo(study_reference())
+
+
 @app.command(epilog="Example: eyeswap study plan studies/quickstart.yaml")
 def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
     """List the runs that a study consists of, and which of them are already done; starts nothing."""
