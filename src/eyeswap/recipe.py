@@ -76,8 +76,8 @@ class Recipe(Spec):
     )
     wiring: Wiring = Field(
         "controlled",
-        description='"as-published" repeats what the published code left open (a frozen backbone in train mode, '
-        'taps before the first mixer, other norms); "controlled" removes it',
+        description='"as-published" repeats what the published code left open (backbones in train mode, '
+        'taps before the first mixer, untrained norms); "controlled" removes it',
     )
     box_frame: Literal["original", "canvas"] = Field(
         "original",

@@ -169,14 +169,16 @@ def test_the_study_shown_in_the_readme_loads(tmp_path: Path) -> None:
     assert load_study(path).seeds == (7, 8, 9)
 
 
-def test_the_encoder_shown_in_the_readme_keeps_the_contract() -> None:
+def test_the_encoder_shown_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
     import torch
 
-    namespace: dict[str, Any] = {"__name__": "my_encoder"}
-    exec(compile(block("python"), "my_encoder.py", "exec"), namespace)
-    backbone = namespace["build"]().freeze()
-    tokens = backbone(torch.rand(2, 3, 64, 48))
-    assert tokens.shape == (2, 8 * 6, backbone.embed_dim)
+    from eyeswap.backbones.weights import load_backbone
+
+    (tmp_path / "my_encoder.py").write_text(block("python"), encoding="utf-8")
+    loaded = load_backbone(f"{tmp_path / 'my_encoder.py'}:build")
+    assert loaded.token_grid == (8, 8)
+    tokens = loaded.network(torch.rand(2, 3, 64, 64))
+    assert tokens.shape == (2, 64, loaded.network.embed_dim)
     assert not tokens.requires_grad
 
 

@@ -51,17 +51,20 @@ class Arm(Spec):
 
     @field_validator("geometry", "tap")
     @classmethod
-    def _catalog_allows(cls, text: str | None, info: ValidationInfo) -> str | None:
+    def _override_exists(cls, text: str | None, info: ValidationInfo) -> str | None:
         backbone = info.data.get("backbone")
         if text is None or backbone is None:
             return text
-        if ".py:" in backbone or backbone.startswith("timm:"):
-            raise ValueError("only backbones of the catalog can be read elsewhere or see images otherwise")
         from eyeswap.backbones import catalog
+        from eyeswap.backbones.external import DEFAULT_GEOMETRY
 
         try:
-            entry = catalog.entry(backbone)
-            entry.with_changes(tap=text) if info.field_name == "tap" else entry.with_changes(geometry=text)
+            if info.field_name == "geometry":
+                DEFAULT_GEOMETRY.override(text)
+            elif ".py:" in backbone:
+                raise ValueError("a backbone of your own decides its tap itself")
+            elif not backbone.startswith("timm:"):
+                catalog.entry(backbone).with_changes(tap=text)
         except SpecError as problem:
             raise ValueError(str(problem)) from None
         return text
