@@ -1,4 +1,4 @@
-"""The only doors through which files enter and leave: atomic writes, digests, and readers for untrusted files.
+"""The only doors through which files enter and leave: atomic writes, digests, readers of untrusted files.
 
 Every write goes to a temporary name in the same folder, is flushed to disk, and is renamed: a kill at any
 moment leaves either the old file or the new one. Every reader treats its file as hostile.
@@ -6,12 +6,14 @@ moment leaves either the old file or the new one. Every reader treats its file a
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import io
 import json
 import os
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,34 @@ from PIL import Image, UnidentifiedImageError
 from eyeswap.errors import CheckpointError, DataError
 
 MAX_IMAGE_PIXELS = 120_000_000
+
+# What training tools leave in .pth files beside the weights. None of it is imported or run: dictionaries come
+# back as plain ones, everything else as an empty object.
+_LEFTOVER_DICTIONARIES = (
+    "yacs.config.CfgNode",
+    "mmengine.config.config.ConfigDict",
+    "mmcv.utils.config.ConfigDict",
+)
+_LEFTOVER_OBJECTS = (
+    "argparse.Namespace",
+    "builtins.getattr",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+)
+_ARRAY_PARTS = {
+    ("collections", "OrderedDict"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("_codecs", "encode"),
+    *(
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
 
 
 @contextlib.contextmanager
@@ -71,7 +101,9 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from None
+        raise DataError(
+            f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}"
+        ) from None
     except RecursionError:
         raise DataError(f"{path}: JSON nested too deeply") from None
 
@@ -153,6 +185,65 @@ def read_plain_pickle(path: Path) -> Any:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # a hostile pickle can raise anything
         raise DataError(f"{path}: refused, not a pickle of plain data: {error}") from None
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits built-in data and numpy arrays only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_array_pickle(path: Path) -> Any:
+    """Read a pickle of plain data and numpy arrays (detectron2's ``.pkl``); anything else is refused.
+
+    Raises:
+        CheckpointError: if the file is missing, not a pickle, or contains anything but plain data and arrays.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _ArrayUnpickler(stream, encoding="latin1").load()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such weights file") from None
+    except Exception as error:  # a hostile pickle can raise anything
+        raise CheckpointError(f"{path}: refused, not a pickle of arrays: {error}") from None
+
+
+class _Leftover:
+    """Stands in for a training tool's object: takes anything, keeps nothing, does nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_torch_weights(path: Path) -> Any:
+    """Read a ``.pth`` file by torch's weights-only reader; no code of the file runs.
+
+    Leftovers of well-known training tools are read as empty objects; any other class or function is refused.
+
+    Raises:
+        CheckpointError: if the file is missing, not a torch file, or asks for a class or function.
+    """
+    import torch
+    from torch.serialization import safe_globals
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    harmless: list[Any] = [(collections.OrderedDict, name) for name in _LEFTOVER_DICTIONARIES]
+    harmless += [(type("Leftover", (_Leftover,), {}), name) for name in _LEFTOVER_OBJECTS]
+    try:
+        with safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile file can raise anything
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else "it is damaged or of another kind"
+        raise CheckpointError(f"{path}: refused, not a torch file of weights alone: {reason}") from None
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

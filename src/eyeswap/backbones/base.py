@@ -1,8 +1,8 @@
 """The contract of every vision backbone: an image in, a raster of visual tokens out, frozen for good.
 
-A family file (``vit.py``, ``maxvit.py``, ``vmamba.py``, ...) subclasses `VisionBackbone`, builds only the layers up to
-its tap, names its parameters as the official checkpoint does, and implements two methods. Everything else in
-eyeswap talks to this class alone.
+A family file (``vit.py``, ``maxvit.py``, ``vmamba.py``, ...) subclasses `VisionBackbone`, builds only the
+layers up to its tap, names its parameters as the official checkpoint does, and implements two methods.
+Everything else in eyeswap talks to this class alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ class VisionBackbone(nn.Module):
 
     Attributes:
         embed_dim: width ``D`` of a visual token.
+        beyond_tap: prefixes of keys that a whole official checkpoint has and the cut network does without.
+        may_lack: endings of keys that keep their starting value where a checkpoint has none.
     """
 
     embed_dim: int
+    beyond_tap: tuple[str, ...] = ()
+    may_lack: tuple[str, ...] = ()
     _frozen: bool = False
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
@@ -36,7 +40,7 @@ class VisionBackbone(nn.Module):
         raise NotImplementedError
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return ``(h, w)``, the rows and columns of tokens that an ``H x W`` image gives: exact arithmetic."""
+        """Return ``(h, w)``, the rows and columns of tokens of an ``H x W`` image: exact arithmetic."""
         raise NotImplementedError
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -54,7 +58,8 @@ class VisionBackbone(nn.Module):
         features = self.feature_map(pixel_values)  # [B, h, w, D]
         expected = (*self.token_grid(pixel_values.shape[-2], pixel_values.shape[-1]), self.embed_dim)
         if tuple(features.shape[1:]) != expected:
-            raise ShapeError(f"{type(self).__name__} gave {tuple(features.shape[1:])} [h, w, D], expected {expected}")
+            name, given = type(self).__name__, tuple(features.shape[1:])
+            raise ShapeError(f"{name} gave {given} [h, w, D], expected {expected}")
         return features.flatten(1, 2)  # [B, N, D]
 
     def freeze(self) -> Self:

@@ -58,7 +58,7 @@ class ViT(VisionBackbone):
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(self.tap + 1))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
         later = tuple(f"blocks.{index}." for index in range(self.tap + 1, depth))
-        self.beyond_tap = later if final_norm else (*later, "norm.")
+        self.beyond_tap = (*later, "head.") if final_norm else (*later, "norm.", "head.")
         initialise(self)
 
     def sequence(self, pixel_values: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class ViTAdapter(VisionBackbone):
         self.add_module(f"norm{tap}", nn.BatchNorm2d(embed_dim))
         other_norms = tuple(f"norm{level}." for level in range(1, 5) if level != tap)
         self.beyond_tap = other_norms if tap == 1 else (*other_norms, "up.", "spm.fc1.")
+        self.may_lack = (".gamma1", ".gamma2")
         initialise(self)
         for module in self.modules():
             if isinstance(module, DeformableAttention):
