@@ -150,3 +150,37 @@ def test_help_imports_nothing_heavy_and_starts_at_once() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert time.perf_counter() - start < 5.0  # half a second on an idle machine
+
+
+def test_the_embedded_data_set_is_written_and_named_by_its_digest(tmp_path: Path) -> None:
+    size = ("--train", "4", "--val", "2", "--turns", "2")
+    first, second = (invoke("data", "make", "digits", "--out", tmp_path / name, *size) for name in "ab")
+    assert first.exit_code == 0, first.output
+    assert (tmp_path / "a" / "download" / "vqa-v2").is_dir()
+    assert first.stdout.partition("digest")[2] == second.stdout.partition("digest")[2] != ""
+
+
+def test_a_count_of_zero_images_is_refused(tmp_path: Path) -> None:
+    assert invoke("data", "make", "digits", "--out", tmp_path / "data", "--train", "0").exit_code == 2
+
+
+def test_a_report_of_no_study_is_one_line(tmp_path: Path) -> None:
+    result = invoke("report", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'study.json'}: no such file\n"
+
+
+def test_a_backbone_is_shown_with_its_tokens_and_parameters() -> None:
+    shown = invoke("backbones", "show", "digits-vit")
+    assert shown.exit_code == 0
+    assert "visual tokens of width" in shown.stdout
+    assert "parameters up to the tap" in shown.stdout
+    assert "digits-vit:" in shown.stdout
+
+
+def test_the_list_of_backbones_can_be_narrowed() -> None:
+    text = invoke("backbones", "list", "digits-v").stdout
+    assert "digits-vit" in text
+    assert "digits-vmamba" in text
+    assert "maxvit" not in text
+    assert invoke("backbones", "list", "no-such-name").exit_code == 2
