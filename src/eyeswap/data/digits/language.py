@@ -1,0 +1,257 @@
+"""What can be asked and said about a scene: questions with one right answer, and referring expressions that fit one thing.
+
+Nothing here sees pixels; the same language describes scenes to the miniature LLM (in words) and to its VLMs
+(in images). A referring expression is a noun phrase plus an optional relation, each with its meaning as a test on
+things; it is used only if the meaning picks exactly its target and is clear for every other thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from eyeswap.data.digits.scene import COLOURS, KINDS, Scene, Thing
+
+Style = Literal["refcoco", "refcoco+", "refcocog", "ocid-ref"]
+Meaning = Callable[[Thing], bool | None]  # None: unclear, too close to call
+
+_MARGIN = 0.08  # of the canvas side: positions closer than this are not told apart
+_BIGGER = 1.35  # ratio of areas from which one thing is clearly bigger than another
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scene. ``kind`` names what must be seen: colour, digit, shape, count, exist, relation."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A noun phrase with its meaning; ``words`` counts the attributes it uses."""
+
+    text: str
+    fits: Callable[[Thing], bool]
+
+
+def name(thing: Thing) -> str:
+    """Return the full name of a thing, such as ``red 3`` or ``blue circle``."""
+    return f"{thing.colour} {thing.kind}"
+
+
+def _nouns(thing: Thing) -> list[Noun]:
+    family = "digit" if thing.is_digit else "shape"
+    return [
+        Noun(thing.kind, lambda other: other.kind == thing.kind),
+        Noun(name(thing), lambda other: name(other) == name(thing)),
+        Noun(f"{thing.colour} {family}", lambda o: o.colour == thing.colour and o.is_digit == thing.is_digit),
+        Noun(family, lambda other: other.is_digit == thing.is_digit),
+        Noun(f"{thing.colour} object", lambda other: other.colour == thing.colour),
+        Noun("object", lambda other: True),
+    ]
+
+
+def _is_unique(scene: Scene, noun: Noun) -> bool:
+    return sum(noun.fits(thing) for thing in scene.things) == 1
+
+
+def _offset(scene: Scene, thing: Thing, other: Thing) -> tuple[float, float]:
+    """Return how far ``thing`` lies right of and below ``other``, in canvas sides."""
+    (x, y), (ox, oy) = thing.centre, other.centre
+    return (x - ox) / scene.width, (y - oy) / scene.height
+
+
+def _clearly(value: float) -> bool | None:
+    return None if abs(value) < _MARGIN else value > 0
+
+
+def _relations(scene: Scene, anchor: Thing) -> list[tuple[str, Meaning]]:
+    """Return the four directions from an anchor: ``left of``, ``right of``, ``above``, ``below``."""
+    return [
+        ("left of", lambda thing: _clearly(-_offset(scene, thing, anchor)[0])),
+        ("right of", lambda thing: _clearly(_offset(scene, thing, anchor)[0])),
+        ("above", lambda thing: _clearly(-_offset(scene, thing, anchor)[1])),
+        ("below", lambda thing: _clearly(_offset(scene, thing, anchor)[1])),
+    ]
+
+
+def _extreme(key: Callable[[Thing], float], among: list[Thing], margin: float, ratio: bool) -> Thing | None:
+    """Return the thing with the clearly largest key, or None if the lead is too small."""
+    first, second = sorted(among, key=key, reverse=True)[:2]
+    lead = key(first) >= key(second) * margin if ratio else key(first) - key(second) >= margin
+    return first if lead else None
+
+
+def expression(scene: Scene, target: Thing, style: Style, rng: np.random.Generator) -> str | None:
+    """Return an expression of a style that picks exactly ``target``, or None if the style has none.
+
+    ``refcoco`` may use location words, ``refcoco+`` may not, ``refcocog`` speaks in longer phrases with size or
+    place, ``ocid-ref`` names a thing by its place relative to another where it can.
+    """
+    plain, places = _plain(scene, target), _places(scene, target)
+    sizes, anchored = _sizes(scene, target), _by_anchor(scene, target)
+    groups = {
+        "refcoco": [plain, places, anchored],
+        "refcoco+": [plain, plain, sizes],
+        "refcocog": [sizes, places, anchored],
+        "ocid-ref": [anchored or plain],
+    }[style]
+    groups = [group for group in groups if group]
+    if not groups:
+        return None
+    group = groups[int(rng.integers(len(groups)))]
+    text = group[int(rng.integers(len(group)))]
+    return text if style in ("refcoco", "refcoco+") else f"the {text}"
+
+
+def _plain(scene: Scene, target: Thing) -> list[str]:
+    return [noun.text for noun in _nouns(target) if noun.text != "object" and _is_unique(scene, noun)]
+
+
+def _ambiguous_nouns(scene: Scene, target: Thing) -> Iterator[tuple[Noun, list[Thing]]]:
+    for noun in _nouns(target):
+        among = [thing for thing in scene.things if noun.fits(thing)]
+        if len(among) > 1:
+            yield noun, among
+
+
+def _places(scene: Scene, target: Thing) -> list[str]:
+    found = []
+    keys: list[tuple[str, Callable[[Thing], float]]] = [
+        ("leftmost", lambda thing: -thing.centre[0] / scene.width),
+        ("rightmost", lambda thing: thing.centre[0] / scene.width),
+        ("top", lambda thing: -thing.centre[1] / scene.height),
+        ("bottom", lambda thing: thing.centre[1] / scene.height),
+    ]
+    for noun, among in _ambiguous_nouns(scene, target):
+        found += [f"{word} {noun.text}" for word, key in keys if _extreme(key, among, _MARGIN, False) is target]
+    return found
+
+
+def _sizes(scene: Scene, target: Thing) -> list[str]:
+    found = []
+    for noun, among in _ambiguous_nouns(scene, target):
+        if _extreme(lambda thing: thing.area, among, _BIGGER, True) is target:
+            found.append(f"biggest {noun.text}")
+        if _extreme(lambda thing: 1 / thing.area, among, _BIGGER, True) is target:
+            found.append(f"smallest {noun.text}")
+    return found
+
+
+def _by_anchor(scene: Scene, target: Thing) -> list[str]:
+    found = []
+    for anchor in scene.things:
+        if anchor is target or sum(name(other) == name(anchor) for other in scene.things) > 1:
+            continue
+        for noun in _nouns(target)[2:]:
+            others = [thing for thing in scene.things if noun.fits(thing) and thing is not anchor]
+            for word, meaning in _relations(scene, anchor):
+                verdicts = {id(thing): meaning(thing) for thing in others}
+                rest = [verdict for key, verdict in verdicts.items() if key != id(target)]
+                if verdicts[id(target)] and all(verdict is False for verdict in rest):
+                    found.append(f"{noun.text} {word} the {name(anchor)}")
+    return found
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Return questions about a scene, in random order; yes/no questions come in balanced pairs where possible."""
+    found = [*_attribute_questions(scene), *_count_questions(scene, rng)]
+    found += [*_existence_questions(scene, rng), *_relation_questions(scene, rng)]
+    return [found[position] for position in rng.permutation(len(found))]
+
+
+def _attribute_questions(scene: Scene) -> list[Question]:
+    found = []
+    for thing in scene.things:
+        if sum(other.kind == thing.kind for other in scene.things) == 1:
+            found.append(Question("colour", f"What color is the {thing.kind}?", thing.colour))
+        family = "digit" if thing.is_digit else "shape"
+        same = [o for o in scene.things if o.colour == thing.colour and o.is_digit == thing.is_digit]
+        if len(same) == 1:
+            found.append(Question(family, f"Which {family} is {thing.colour}?", thing.kind))
+    return found
+
+
+def _count_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    colour = str(rng.choice(list(COLOURS)))
+    present = str(rng.choice([thing.colour for thing in scene.things]))
+    tests: list[tuple[str, Callable[[Thing], bool]]] = [
+        ("objects", lambda thing: True),
+        ("digits", lambda thing: thing.is_digit),
+        ("shapes", lambda thing: not thing.is_digit),
+        (f"{present} objects", lambda thing: thing.colour == present),
+        (f"{colour} objects", lambda thing: thing.colour == colour),
+    ]
+    chosen = {text: test for text, test in tests}
+    return [Question("count", count_text(text), str(count(scene, test))) for text, test in chosen.items()]
+
+
+def count(scene: Scene, test: Callable[[Thing], bool]) -> int:
+    """Return how many things of the scene pass a test."""
+    return sum(test(thing) for thing in scene.things)
+
+
+def count_text(what: str) -> str:
+    """Return the counting question about ``what`` (a plural)."""
+    return f"How many {what} are there?"
+
+
+def absent_names(scene: Scene, rng: np.random.Generator, how_many: int, near: bool) -> list[str]:
+    """Return names of things that are not in the scene.
+
+    Args:
+        scene: the scene.
+        rng: the random generator that chooses.
+        how_many: number of names wanted.
+        near: if true, each shares its colour or its kind with something present (hard to tell), else anything goes.
+    """
+    present = {name(thing) for thing in scene.things}
+    colours = {thing.colour for thing in scene.things} if near else set(COLOURS)
+    kinds = {thing.kind for thing in scene.things} if near else set(KINDS)
+    candidates = [
+        f"{colour} {kind}"
+        for colour in COLOURS
+        for kind in KINDS
+        if f"{colour} {kind}" not in present and (not near or colour in colours or kind in kinds)
+    ]
+    return [str(text) for text in rng.choice(candidates, size=min(how_many, len(candidates)), replace=False)]
+
+
+def existence_text(thing_name: str) -> str:
+    """Return POPE's question about a thing."""
+    return f"Is there a {thing_name} in the image?"
+
+
+def _existence_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    present = sorted({name(thing) for thing in scene.things})
+    present = [present[i] for i in rng.permutation(len(present))[:2]]
+    absent = absent_names(scene, rng, len(present), near=bool(rng.random() < 0.6))
+    yes = [Question("exist", existence_text(text), "yes") for text in present]
+    return yes + [Question("exist", existence_text(text), "no") for text in absent]
+
+
+def _relation_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Return yes/no questions on relative place, one true and one false each, and ``what is left of`` questions."""
+    unique = [t for t in scene.things if sum(name(o) == name(t) for o in scene.things) == 1]
+    if len(unique) < 2:
+        return []
+    first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
+    relations = _relations(scene, second)
+    axis = int(rng.integers(2)) * 2
+    found = []
+    for word, meaning in relations[axis : axis + 2]:
+        verdict = meaning(first)
+        if verdict is not None:
+            text = f"Is the {name(first)} {word} the {name(second)}?"
+            found.append(Question("relation", text, "yes" if verdict else "no"))
+    for word, meaning in relations:
+        verdicts = [(thing, meaning(thing)) for thing in scene.things if thing is not second]
+        fits = [thing for thing, verdict in verdicts if verdict]
+        if len(fits) == 1 and all(verdict is not None for _, verdict in verdicts):
+            found.append(Question("what", f"What is {word} the {name(second)}?", name(fits[0])))
+    return found

@@ -1,0 +1,175 @@
+"""What is where in a scene of the embedded data set: handwritten digits and simple shapes on a canvas.
+
+A scene is pure data: drawing it is `render.py`, talking about it is `language.py`. The digits are scikit-learn's
+1,797 real scans (8x8, UCI "Optical Recognition of Handwritten Digits"), cut into two disjoint pools, so that no
+handwriting seen in training is seen in validation. Each scene follows from (seed, split, index) alone; scenes can
+therefore be made in any order, on any number of processes, and are always the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Split = Literal["train", "val"]
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (230, 40, 40),
+    "yellow": (240, 215, 50),
+    "green": (60, 200, 70),
+    "blue": (70, 110, 250),
+    "purple": (190, 70, 215),
+    "white": (245, 245, 245),
+}
+SHAPES = ("circle", "square", "triangle")
+DIGITS = tuple(str(number) for number in range(10))
+KINDS = DIGITS + SHAPES
+MAX_THINGS = 6
+_SPLIT_NUMBER = {"train": 0, "val": 1}
+_VALIDATION_SCANS = 497  # the last scans in file order; 1,300 remain for training
+_INK_THRESHOLD = 0.3
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One digit or shape of a scene.
+
+    Attributes:
+        kind: ``"0"``..``"9"`` or the name of a shape.
+        colour: a key of `COLOURS`.
+        box: ``(x0, y0, x1, y1)`` in pixels, tight around the visible ink.
+        frame: ``(x, y, side)`` in pixels: the square in which it is drawn.
+        scan: row of the handwritten scan, -1 for a shape.
+    """
+
+    kind: str
+    colour: str
+    box: tuple[float, float, float, float]
+    frame: tuple[int, int, int]
+    scan: int
+
+    @property
+    def is_digit(self) -> bool:
+        """Whether it is a handwritten digit rather than a shape."""
+        return self.scan >= 0
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of the box in pixels, ``(x, y)``."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+    @property
+    def area(self) -> float:
+        """Area of the drawing frame in square pixels: the size a person would name."""
+        return float(self.frame[2] ** 2)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A canvas of ``width`` x ``height`` pixels with things on it, and the seed of its texture."""
+
+    width: int
+    height: int
+    things: tuple[Thing, ...]
+    texture_seed: int
+
+
+@lru_cache(maxsize=1)
+def scans() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the handwritten scans ``[1797, 8, 8]`` scaled to 0..1, and their digits ``[1797]``."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return (bunch.images / 16.0).astype(np.float32), bunch.target.astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def pool(split: Split) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the rows of the scans that a split may use, by digit; the two splits share none."""
+    labels = scans()[1]
+    rows = np.arange(len(labels))
+    keep = rows < len(rows) - _VALIDATION_SCANS if split == "train" else rows >= len(rows) - _VALIDATION_SCANS
+    return {digit: rows[keep & (labels == int(digit))] for digit in DIGITS}
+
+
+def scene_rng(seed: int, split: Split, index: int) -> np.random.Generator:
+    """Return the random generator of one scene, independent of every other scene."""
+    return np.random.default_rng([seed, _SPLIT_NUMBER[split], index])
+
+
+def sample_scene(
+    rng: np.random.Generator,
+    split: Split,
+    *,
+    num_things: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Scene:
+    """Draw a random scene.
+
+    Args:
+        rng: the scene's own generator.
+        split: which pool of handwriting to use.
+        num_things: number of things wanted; by default 1 to `MAX_THINGS`. Fewer are placed when no room is left.
+        size: canvas ``(width, height)`` in pixels; by default an aspect ratio from 2:3 to 3:2, long side 144..192.
+    """
+    if size is None:
+        aspect = np.exp(rng.uniform(np.log(2 / 3), np.log(3 / 2)))
+        long_side = int(rng.integers(144, 193))
+        size = (long_side, round(long_side / aspect)) if aspect >= 1 else (round(long_side * aspect), long_side)
+    width, height = size
+    wanted = num_things or int(rng.choice(np.arange(1, MAX_THINGS + 1), p=[0.1, 0.2, 0.25, 0.2, 0.15, 0.1]))
+    smallest, largest = (0.26, 0.44) if wanted <= 3 else (0.22, 0.34)
+    things: list[Thing] = []
+    for _ in range(wanted):
+        for _attempt in range(30):
+            side = int(min(width, height) * rng.uniform(smallest, largest))
+            x, y = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
+            if all(_is_apart((x, y, side), other.frame) for other in things):
+                things.append(_sample_thing(rng, split, (x, y, side)))
+                break
+    return Scene(width, height, tuple(things), int(rng.integers(2**31)))
+
+
+def _is_apart(a: tuple[int, int, int], b: tuple[int, int, int], gap: int = 2) -> bool:
+    return a[0] + a[2] + gap <= b[0] or b[0] + b[2] + gap <= a[0] or a[1] + a[2] + gap <= b[1] or b[1] + b[2] + gap <= a[1]
+
+
+def _sample_thing(rng: np.random.Generator, split: Split, frame: tuple[int, int, int]) -> Thing:
+    x, y, side = frame
+    colour = str(rng.choice(list(COLOURS)))
+    if rng.random() < 0.7:
+        kind = str(rng.choice(DIGITS))
+        scan = int(rng.choice(pool(split)[kind]))
+        left, top, right, bottom = ink_box(scan)
+        box = (x + left * side, y + top * side, x + right * side, y + bottom * side)
+        return Thing(kind, colour, box, frame, scan)
+    kind = str(rng.choice(SHAPES))
+    return Thing(kind, colour, (float(x), float(y), float(x + side), float(y + side)), frame, -1)
+
+
+@lru_cache(maxsize=2048)
+def ink_box(scan: int) -> tuple[float, float, float, float]:
+    """Return the tight box ``(x0, y0, x1, y1)`` of a scan's ink as fractions of its 8x8 frame."""
+    ink = scans()[0][scan] > _INK_THRESHOLD
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    return columns[0] / 8, rows[0] / 8, (columns[-1] + 1) / 8, (rows[-1] + 1) / 8
+
+
+def normalised_box(thing: Thing, scene: Scene) -> tuple[float, float, float, float]:
+    """Return the thing's box in 0..1 of the scene, each number rounded to two decimals (the LLaVA convention)."""
+    x0, y0, x1, y1 = thing.box
+    return (
+        round(x0 / scene.width, 2),
+        round(y0 / scene.height, 2),
+        round(x1 / scene.width, 2),
+        round(y1 / scene.height, 2),
+    )
+
+
+def box_text(box: tuple[float, float, float, float]) -> str:
+    """Write a box as LLaVA does: ``[0.12, 0.40, 0.56, 0.93]``."""
+    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"

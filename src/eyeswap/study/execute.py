@@ -1,0 +1,223 @@
+"""Run a study: data, then for every run tokens, training, evaluation, scores; whatever is finished is skipped.
+
+Every stage reads files and writes files. A stage's output appears whole under its final name or not at all, so an
+interrupted study goes on from the last finished stage, and within training from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from eyeswap.adaptation.shipped import llm_path
+from eyeswap.backbones.weights import LoadedBackbone, load_backbone
+from eyeswap.data.collate import encode_conversation
+from eyeswap.data.digits.write import (
+    INSTRUCTION_FILE,
+    INSTRUCTION_IMAGES,
+    DigitsSize,
+    num_scenes,
+    write_digits,
+)
+from eyeswap.data.formats import Example
+from eyeswap.data.instruction import Instruction, read_instructions
+from eyeswap.data.order import batch_order, order_digest
+from eyeswap.data.tokens import TokenCache, cache_tokens
+from eyeswap.errors import DataError, SpecError
+from eyeswap.evaluation import get_benchmark
+from eyeswap.evaluation.baselines import TrivialBaseline
+from eyeswap.evaluation.benchmark import Benchmark
+from eyeswap.evaluation.runner import evaluate
+from eyeswap.files import digest, sha256_of, write_json
+from eyeswap.progress import Progress, progress
+from eyeswap.recipe import DigitsData, Recipe
+from eyeswap.study.environment import environment
+from eyeswap.study.plan import PlannedRun, plan_runs
+from eyeswap.study.scores import write_scores
+from eyeswap.study.spec import Study
+from eyeswap.training.loop import train
+from eyeswap.vlm.connector import build_connector
+from eyeswap.vlm.model import VisionLanguageModel, load_llm
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What all runs of a study share.
+
+    Attributes:
+        root: folder that image paths are relative to.
+        digest: digest of the data's bytes.
+        instructions: the training conversations.
+        asked: benchmarks with their examples and trivial baselines.
+    """
+
+    root: Path
+    digest: str
+    instructions: Sequence[Instruction]
+    asked: Sequence[tuple[Benchmark, Sequence[Example], TrivialBaseline]]
+
+    @property
+    def images(self) -> list[str]:
+        """Every image that a run must see, each once: training images first."""
+        trained = [str(instruction.image) for instruction in self.instructions]
+        tested = [example.image for _, examples, _ in self.asked for example in examples]
+        return list(dict.fromkeys([*trained, *tested]))
+
+
+def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) -> Path:
+    """Do whatever of a study is not done yet.
+
+    Args:
+        study: the study.
+        study_file: the file it came from, for messages.
+        runs_dir: folder of all studies' runs.
+        console: where progress is shown.
+
+    Returns:
+        The study's folder; the caller writes the report from it.
+
+    Raises:
+        SpecError: if a run folder holds a run of another recipe.
+    """
+    study_dir = runs_dir / study.name
+    planned = plan_runs(study, runs_dir)
+    for run in planned:
+        if run.state() == "changed":
+            raise SpecError(
+                f"{run.folder}: holds a run of another version of {study_file}; delete that folder, or choose another with --runs"
+            )
+    write_json(study_dir / "study.json", study.model_dump(mode="json"))
+    todo = [run for run in planned if run.state() != "done"]
+    if not todo:
+        console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
+        return study_dir
+    with progress(console) as board:
+        data = prepare_data(study, study_dir, board)
+        for number, run in enumerate(todo, start=1):
+            console.print(f"run {number} of {len(todo)}: {run.arm}, seed {run.seed}", highlight=False)
+            execute_run(run, data, study_dir, board)
+    return study_dir
+
+
+def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
+    """Write the embedded data set if the study uses it, and read all training and test data.
+
+    Raises:
+        DataError: naming the file and row that is wrong.
+    """
+    source = study.recipe.data
+    if isinstance(source, DigitsData):
+        root = study_dir / "data"
+        size = DigitsSize(source.seed, source.num_train_images, source.num_val_images, source.turns)
+        task = board.task("draw the data set", num_scenes(size))
+        data_digest = write_digits(root, size, task.advance)
+        instructions = read_instructions(root / INSTRUCTION_FILE, INSTRUCTION_IMAGES)
+    else:
+        root = Path(source.folder)
+        path = root / source.instruction
+        instructions = read_instructions(path, str(Path(source.instruction).parent))
+        data_digest = sha256_of(path)
+    for row, instruction in enumerate(instructions, start=1):
+        if instruction.image is None:
+            raise DataError(f"{root}: instruction record {row} has no image; remove text-only records")
+    asked = []
+    for name in study.benchmarks:
+        benchmark = get_benchmark(name)
+        examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
+        asked.append((benchmark, examples, TrivialBaseline.fit(benchmark, benchmark.examples(root, "train"))))
+    return StudyData(root, data_digest, instructions, asked)
+
+
+def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progress) -> None:
+    """Take one run to its end: tokens, training, predictions, scores."""
+    study = run.study
+    loaded = load_backbone(study.arms[run.arm].backbone, wiring=study.wiring_of(run.arm))
+    task = board.task(f"{run.arm}: visual tokens", len(data.images))
+    cache = cache_tokens(
+        study_dir / "tokens", loaded.network, loaded.geometry, loaded.weights_sha256,
+        data.root, data.images, data.digest, task.advance,
+    )  # fmt: skip
+    model = _trained_model(run, data, loaded, cache, board)
+    total = sum(len(examples) for _, examples, _ in data.asked)
+    task = board.task(f"{run.arm}: benchmarks", total)
+    evaluate(model, cache, data.asked, run.folder, lambda name, count: task.advance(count, note=name))
+    write_scores(run.folder)
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+
+
+def _trained_model(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, cache: TokenCache, board: Progress
+) -> VisionLanguageModel:
+    """Return the run's trained VLM, training it first unless ``model/`` is there."""
+    folder = run.folder / "model"
+    if folder.is_dir():
+        return VisionLanguageModel.load(folder)
+    recipe, kind = run.study.recipe, run.study.connector_of(run.arm)
+    path = llm_path(recipe.llm)
+    llm, tokenizer, prompt = load_llm(path)
+    connector = build_connector(kind, loaded.network.embed_dim, llm.config.hidden_size, run.seed)
+    model = VisionLanguageModel(llm, tokenizer, connector, prompt)
+    encoded = [
+        encode_conversation(instruction.messages, prompt, tokenizer, recipe.max_text_tokens)
+        for instruction in data.instructions
+    ]
+    order = batch_order(len(encoded), recipe.global_batch, recipe.num_epochs, run.seed, recipe.max_steps)
+    ids = [instruction.record_id for instruction in data.instructions]
+    spec = _spec(run, data, loaded, model, order_digest(order, ids), len(order))
+    write_json(run.folder / "spec.json", spec)
+    write_json(run.folder / "environment.json", environment())
+    task = board.task(f"{run.arm}: train connector and LLM", len(order))
+    images = [str(instruction.image) for instruction in data.instructions]
+
+    def show(step: int, loss: float) -> None:
+        task.advance(step - task.done, note=f"loss {loss:.3f}")
+
+    train(model, encoded, images, cache, order, recipe, run.folder, run.digest, show)
+    unfinished = run.folder / "model.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save(unfinished, {"backbone": run.study.arms[run.arm].backbone, "wiring": run.study.wiring_of(run.arm), "connector": kind})
+    unfinished.rename(folder)
+    return model
+
+
+def _spec(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, order: str, num_steps: int
+) -> dict[str, Any]:
+    """Return everything that decided this run, for the audit and for readers."""
+    recipe: Recipe = run.study.recipe
+    canvas = loaded.geometry.canvas
+    start = {key: value.tolist() for key, value in model.connector.state_dict().items()}
+    question = data.asked[0][0].user_message(data.asked[0][1][0]) if data.asked else ""
+    return {
+        "study": run.study.name,
+        "arm": run.arm,
+        "seed": run.seed,
+        "run_digest": run.digest,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "data_digest": data.digest,
+        "order_digest": order,
+        "num_steps": num_steps,
+        "train_prompt": model.prompt.question("{question}"),
+        "test_prompt": model.prompt.question("{question}"),
+        "benchmarks": list(run.study.benchmarks),
+        "may_differ": list(run.study.may_differ),
+        "llm": {"name": recipe.llm, "sha256": folder_digest(llm_path(recipe.llm))},
+        "connector": {"kind": run.study.connector_of(run.arm), "init_digest": digest(start)},
+        "backbone": {
+            **loaded.facts(),
+            "token_grid": list(loaded.network.token_grid(*canvas)),
+        },
+        "example_prompt": question,
+    }
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the sha256 (hex) over the names and sums of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(path.relative_to(folder)): sha256_of(path) for path in files})

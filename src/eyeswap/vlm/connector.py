@@ -1,0 +1,58 @@
+"""Connectors: the small network that maps visual tokens into the LLM's embedding space.
+
+Widths and order are the published ones: all linears have a bias, the GELU is exact, nothing else. The initial weights
+come from the run's seed through a generator of their own, so that they depend on the shapes alone and
+leave every other random stream untouched (the published code seeds with the token width instead, which no ``--seed``
+reaches; ``as-published`` reproduces that).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from eyeswap.errors import SpecError, nearest
+
+ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
+
+
+def build_connector(kind: str, vision_width: int, llm_width: int, seed: int) -> nn.Sequential:
+    """Build a connector ``[B, N, vision_width] -> [B, N, llm_width]``.
+
+    Args:
+        kind: ``linear`` (d->D), ``gelu-mlp`` (d->D, GELU, D->D) or ``fused-gelu-mlp`` (d->4d, GELU, 4d->D, GELU, D->D).
+        vision_width: width ``d`` of a visual token.
+        llm_width: width ``D`` of the LLM.
+        seed: seed of the initial weights.
+
+    Raises:
+        SpecError: if there is no such kind.
+    """
+    d, D = vision_width, llm_width
+    widths = {"linear": (d, D), "gelu-mlp": (d, D, D), "fused-gelu-mlp": (d, 4 * d, D, D)}
+    if kind not in widths:
+        raise SpecError(f"connector: unknown kind {kind!r}. {nearest(kind, get_args(ConnectorKind))}")
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(widths[kind][:-1], widths[kind][1:], strict=True):
+        layers += [nn.GELU()] if layers else []
+        layers.append(nn.Linear(fan_in, fan_out))
+    connector = nn.Sequential(*layers)
+    _initialise(connector, torch.Generator().manual_seed(seed))
+    return connector
+
+
+@torch.no_grad()
+def _initialise(connector: nn.Sequential, generator: torch.Generator) -> None:
+    """Draw the weights as `nn.Linear` does by default: uniform within 1/sqrt(fan_in)."""
+    for layer in connector:
+        if isinstance(layer, nn.Linear):
+            bound = 1 / math.sqrt(layer.in_features)
+            layer.weight.copy_(_uniform(layer.weight, bound, generator))
+            layer.bias.copy_(_uniform(layer.bias, bound, generator))
+
+
+def _uniform(like: Tensor, bound: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(like.shape, generator=generator) * 2 - 1) * bound
