@@ -72,7 +72,7 @@ def compare_benchmarks(results: StudyResults) -> list[Comparison]:
 
 
 def _compare(arms: list[Arm], members: dict[str, list[int]]) -> list[Comparison]:
-    """Compare pairs of arms on each named list of benchmark positions."""
+    """Compare pairs of arms on each named list of benchmark positions; the largest difference comes first."""
     raw = []
     for where, positions in members.items():
         for a, b in combinations(arms, 2):
@@ -82,10 +82,12 @@ def _compare(arms: list[Arm], members: dict[str, list[int]]) -> list[Comparison]
                 interval, p = _difference(a.predictions, b.predictions, positions)
             raw.append((where, a, b, interval, p, positions))
     adjusted = holm([p for *_, p, _ in raw])
-    return [
+    found = [
         _comparison(where, a, b, interval, p, positions)
         for (where, a, b, interval, _, positions), p in zip(raw, adjusted, strict=True)
     ]
+    order = list(members)
+    return sorted(found, key=lambda pair: (order.index(pair.where), -pair.value))
 
 
 def _difference(a: list[Predictions], b: list[Predictions], positions: list[int]) -> tuple[Interval, float]:

@@ -22,7 +22,7 @@ from eyeswap.files import atomic_path
 from eyeswap.report.gather import GROUP_TITLES, Arm, Run, Score, StudyResults
 from eyeswap.report.style import LIGHT, RC, color, marker, percent, size, themed
 
-WIDE, NARROW = 8.4, 4.1  # inches; the page shows one or the other
+WIDE, NARROW = 9.4, 3.6  # inches; the page shows one or the other
 LOSS_POINTS = 240
 
 Draw = Callable[[StudyResults, float], Figure]
@@ -48,7 +48,7 @@ def svg(draw: Draw, results: StudyResults, width: float, name: str, title: str) 
     return themed(head + markup[markup.index(">") + 1 :])
 
 
-def study_picture(results: StudyResults, path: Path, width: float = 8.4) -> Path:
+def study_picture(results: StudyResults, path: Path, width: float = WIDE) -> Path:
     """Draw the averages of all arms with their intervals as a PNG, for a README; return the path."""
     with mpl.rc_context(RC | {"savefig.facecolor": LIGHT["paper"]}):
         figure = averages(results, width)
@@ -137,7 +137,7 @@ def learning_curves(results: StudyResults, width: float) -> Figure:
             steps, losses, smooth = _curve(run)
             if not len(steps):
                 continue
-            axes.plot(steps, losses, color=color(index), linewidth=0.6, alpha=0.22)
+            axes.plot(steps, losses, color=color(index), linewidth=0.7, alpha=0.35)
             label = arm.name if number == 0 else None
             axes.plot(steps, smooth, color=color(index), linewidth=1.8, label=label)
             smooth_max = max(smooth_max or 0.0, float(smooth.max()))
@@ -154,7 +154,7 @@ def learning_curves(results: StudyResults, width: float) -> Figure:
 
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.03)
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.07, hspace=0.03)
     return figure
 
 

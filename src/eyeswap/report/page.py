@@ -51,7 +51,7 @@ def render(
         "points": style.points,
         "count": style.count,
         "size": style.size,
-        "p_value": style.p_value,
+        "bare_p_value": lambda p: style.p_value(p).removeprefix("p ").removeprefix("= "),
         "arms": partial(_with_arms, colors=colors),
     }
     css = (

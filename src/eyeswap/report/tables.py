@@ -15,10 +15,11 @@ from eyeswap.report.verdict import Verdict
 from eyeswap.study.audit import AuditReport
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
+    from rich.text import Text
 
 BELOW = "†"
-FOOTNOTE = f"{BELOW} not above the trivial baseline (its 95% interval of the gain reaches 0)"
+FOOTNOTE = f"{BELOW} not above the trivial baseline"
 CSV_COLUMNS = (
     *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
     *("score", "low", "high", "baseline", "gain", "gain_low", "gain_high"),
@@ -26,40 +27,40 @@ CSV_COLUMNS = (
 
 
 def terminal_table(results: StudyResults) -> Group:
-    """Return a rich renderable: the weighted averages with intervals, then every benchmark."""
+    """Return a rich renderable of at most 80 columns for four arms: averages, then every benchmark."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    averages = Table(title=f"{results.name}: {results.question}", title_justify="left", title_style="bold")
+    averages, singles = (Table(box=SIMPLE_HEAD, pad_edge=False) for _ in range(2))
     averages.add_column("arm", no_wrap=True)
+    singles.add_column("arm", no_wrap=True)
     for group in results.groups:
         n = results.finished_arms[0].scores.averages[group].n
-        averages.add_column(f"{GROUP_TITLES[group]} %\nn = {count(n)}", justify="right", no_wrap=True)
-    for title in ("invalid\nboxes %", "parameters\nat tap", "tokens"):
-        averages.add_column(title, justify="right")
-    singles = Table("arm")
+        averages.add_column(f"{GROUP_TITLES[group]}\nn = {count(n)}", justify="right", no_wrap=True)
+    for title in ("invalid\nboxes", "size\nat tap", "\ntokens"):
+        averages.add_column(title, justify="right", no_wrap=True)
     for benchmark in results.benchmarks:
-        singles.add_column(f"{benchmark.title} %\nn = {count(benchmark.score.n)}", justify="right")
+        title = f"{benchmark.title}\nn = {count(benchmark.score.n)}"
+        singles.add_column(title, justify="right", no_wrap=True)
 
     for index, arm in enumerate(results.arms):
         name = Text(arm.name, style=color(index))
-        if not arm.finished:
-            averages.add_row(name, Text("; ".join(arm.missing), style="dim"))
-            continue
-        scores = arm.scores
-        cells = [_with_interval(scores.averages[group]) for group in results.groups]
-        averages.add_row(name, *cells, *_about(arm))
-        singles.add_row(name, *(_with_mark(one.score) for one in scores.benchmarks.values()))
+        if arm.finished:
+            cells = [_terminal_cell(arm.scores.averages[group]) for group in results.groups]
+            averages.add_row(name, *cells, *_about(arm))
+            singles.add_row(name, *(_with_mark(one.score) for one in arm.scores.benchmarks.values()))
+    missing = [f"{arm.name}: {'; '.join(arm.missing)}" for arm in results.arms if arm.missing]
+    parts: list[RenderableType] = [Text(f"{results.name}: {results.question}", style="bold")]
     if results.finished_arms:
         first = results.finished_arms[0].scores
         averages.add_section()
-        averages.add_row("trivial baseline", *(percent(score.baseline) for score in first.averages.values()))
+        averages.add_row("baseline", *(percent(score.baseline) for score in first.averages.values()))
         singles.add_section()
-        singles.add_row(
-            "trivial baseline", *(percent(one.score.baseline) for one in first.benchmarks.values())
-        )
-    return Group(averages, singles, Text(FOOTNOTE, style="dim"))
+        singles.add_row("baseline", *(percent(one.score.baseline) for one in first.benchmarks.values()))
+        parts += [averages, singles, Text(f"Percent, 95% intervals. {FOOTNOTE}.", style="dim")]
+    return Group(*parts, *(Text(line, style="yellow") for line in missing))
 
 
 def markdown(
@@ -216,6 +217,12 @@ def _about(arm: Arm) -> tuple[str, str, str]:
         size(arm.num_parameters),
         DASH if tokens is None else count(tokens),
     )
+
+
+def _terminal_cell(score: Score) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(_with_mark(score), "\n", (f"{percent(score.low)}{DASH}{percent(score.high)}", "dim"))
 
 
 def _with_interval(score: Score) -> str:

@@ -46,7 +46,8 @@ def judge(results: StudyResults, comparisons: list[Comparison]) -> Verdict:
         headline = "Not decided: there are no two finished arms to compare."
     else:
         headline = _headline(results, groups, comparisons)
-        findings += [_difference_finding(results, group, comparisons) for group in groups]
+        differences = [_difference_finding(results, group, comparisons) for group in groups]
+        findings += sorted(differences, key=lambda finding: finding.kind)  # decided before open
     if results.finished_arms:
         findings += [_baseline_finding(results, groups), _seed_finding(results)]
     for finding in (_invalid_finding(results), _size_finding(results), _missing_finding(results)):
@@ -93,8 +94,8 @@ def _difference_finding(results: StudyResults, group: str, comparisons: list[Com
         widest = max(pairs, key=lambda pair: pair.value)
         return Finding(
             "open",
-            f"{title}: not decided. The largest difference, **{widest.ahead}** over **{widest.behind}**, is "
-            f"{_span(widest)}; {count(n)} questions do not tell the arms apart.",
+            f"{title}: {count(n)} questions do not tell the arms apart. The largest difference, "
+            f"**{widest.ahead}** over **{widest.behind}**, is {_span(widest)}.",
         )
     best = leaders(results, group, comparisons)
     if len(best) == 1:

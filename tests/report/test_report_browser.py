@@ -1,0 +1,177 @@
+"""The page in a real browser: boxes, filters, keys, and no sideways scrolling on a phone."""
+
+import shutil
+
+import pytest
+
+from eyeswap.report import write_report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install eyeswap[dev]")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(study_dir):
+    return write_report(study_dir)["report.html"].as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=SCREENS)
+def page(request, browser, address):
+    """Open the page; afterwards assert that it neither complained nor asked for anything."""
+    width, height = SCREENS[request.param]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    complaints, requests = [], []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda one: requests.append(one.url))
+    page.goto(address)
+    yield page
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+def boxes(page):
+    return page.locator("#picture g")
+
+
+def choose(page, benchmark):
+    page.select_option("#filter-benchmark", label=benchmark)
+
+
+def test_nothing_is_wider_than_the_screen(page):
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    visible = page.locator("figure svg:visible")
+    assert visible.count() == 4
+    for index in range(4):
+        box = visible.nth(index).bounding_box()
+        assert box["width"] <= page.viewport_size["width"]
+        assert box["height"] > 100
+
+
+def test_boxes_lie_where_the_data_says(page):
+    choose(page, "RefCOCO")
+    data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+    example = next(one for one in data["examples"] if one["benchmark"] == 3)
+    drawn = [answer for answer in example["answers"] if answer["box"]]
+    assert boxes(page).count() == len(drawn) + 1
+    image = page.locator("#picture img").bounding_box()
+    assert image["width"] / image["height"] == pytest.approx(
+        data["images"][example["image"]]["width"] / data["images"][example["image"]]["height"], rel=0.02
+    )
+    line = page.locator("#picture .truth .line").bounding_box()
+    x1, y1, x2, y2 = example["truthBox"]
+    assert line["x"] == pytest.approx(image["x"] + x1 * image["width"], abs=2)
+    assert line["y"] == pytest.approx(image["y"] + y1 * image["height"], abs=2)
+    assert line["width"] == pytest.approx((x2 - x1) * image["width"], abs=4)
+    assert line["height"] == pytest.approx((y2 - y1) * image["height"], abs=4)
+
+
+def test_every_arm_has_its_own_colour_and_its_box_can_be_hidden(page):
+    choose(page, "OCID-Ref")
+    while boxes(page).count() < 5:
+        page.click("#next")
+    lines = page.locator("#picture g:not(.truth) .line")
+    colors = lines.evaluate_all("lines => lines.map((line) => getComputedStyle(line).stroke)")
+    assert len(set(colors)) == 4
+    page.click("#answers button >> nth=1")
+    assert boxes(page).count() == 4
+    assert page.get_attribute("#answers button >> nth=1", "aria-pressed") == "false"
+    page.click("#answers button >> nth=1")
+    assert boxes(page).count() == 5
+
+
+def test_arrow_keys_and_buttons_turn_the_pages(page):
+    counter = page.locator("#counter")
+    assert counter.inner_text().startswith("1 of 60")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert counter.inner_text().startswith("3 of 60")
+    page.keyboard.press("ArrowLeft")
+    assert counter.inner_text().startswith("2 of 60")
+    page.click("#previous")
+    page.click("#previous")
+    assert counter.inner_text().startswith("60 of 60")
+    assert page.get_attribute("#strip button >> nth=59", "aria-current") == "true"
+
+
+def test_filters_narrow_the_examples(page):
+    page.check("#filter-disagree")
+    total = page.locator("#strip button").count()
+    assert 0 < total < 60
+    choose(page, "RefCOCO")
+    page.select_option("#filter-arm", label="vmamba")
+    page.select_option("#filter-outcome", "wrong")
+    found = page.locator("#strip button").count()
+    assert found < total
+    for _ in range(found):
+        row = page.locator("#answers .answer", has=page.get_by_text("vmamba", exact=True))
+        assert row.locator(".mark.wrong").count() == 1
+        assert page.locator("#answers .mark.right").count() > 0
+        page.click("#next")
+
+
+def test_filters_that_fit_nothing_say_so_and_can_be_cleared(page):
+    page.evaluate("document.getElementById('filter-benchmark').add(new Option('none', '99'))")
+    choose(page, "none")
+    assert page.is_visible("#nothing")
+    assert page.is_hidden("#browser")
+    page.click("#clear")
+    assert page.locator("#counter").inner_text().startswith("1 of 60")
+
+
+def test_a_screen_reader_hears_names_and_right_or_wrong(page):
+    assert page.get_by_role("navigation", name="Sections").count() == 1
+    for name in ("The numbers", "Pair by pair", "Look for yourself", "Training", "What was held fixed"):
+        assert page.get_by_role("heading", name=name).count() == 1
+    for name in ("Benchmark", "Arm", "Answer", "only where arms disagree"):
+        assert page.get_by_label(name, exact=True).count() == 1
+    assert page.get_by_role("button", name="Next example").count() == 1
+    marks = page.locator("#answers .mark").all_inner_texts()
+    assert all("right" in mark or "wrong" in mark for mark in marks)
+    assert page.locator("#picture img").get_attribute("alt").startswith("Image for: ")
+    assert page.locator("figure svg:visible").first.get_attribute("aria-label")
+
+
+def test_text_is_readable_in_the_dark(browser, address):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(address)
+    ratios = page.evaluate(
+        """() => {
+      const light = (color) => {
+        const parts = color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255);
+        const [r, g, b] = parts.map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const paper = light(getComputedStyle(document.body).backgroundColor);
+      const texts = [...document.querySelectorAll('p, dd, dt, td, th, figure svg:not([hidden]) text')];
+      return texts.filter((one) => one.getClientRects().length).map((one) => {
+        const style = getComputedStyle(one);
+        const ink = light(one instanceof SVGElement ? style.fill : style.color);
+        return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+      });
+    }"""
+    )
+    page.close()
+    assert len(ratios) > 100
+    assert min(ratios) > 4.5
