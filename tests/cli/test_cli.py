@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -184,3 +185,30 @@ def test_the_list_of_backbones_can_be_narrowed() -> None:
     assert "digits-vmamba" in text
     assert "maxvit" not in text
     assert invoke("backbones", "list", "no-such-name").exit_code == 2
+
+
+def test_a_real_interrupt_leaves_one_line_and_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    command = [
+        sys.executable,
+        "-m",
+        "eyeswap.cli",
+        "data",
+        "make",
+        "digits",
+        "--out",
+        str(out),
+        "--train",
+        "50000",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not out.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert complaint.strip().endswith("interrupted; run the same command again to go on")
+    assert "Traceback" not in complaint
+    assert not list(out.rglob("*.tmp"))
