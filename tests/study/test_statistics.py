@@ -13,6 +13,7 @@ from eyeswap.study.statistics import (
     holm,
     mcnemar,
     paired_difference,
+    pairwise_differences,
     weighted_average,
     weighted_difference,
 )
@@ -127,6 +128,19 @@ def test_swapping_the_arms_mirrors_the_difference(seed):
     assert (forward.value, forward.low, forward.high) == pytest.approx((-back.value, -back.high, -back.low))
     assert p == pytest.approx(p_back)
     assert forward.low <= forward.high
+
+
+def test_all_pairs_at_once_equal_each_pair_alone():
+    generator = np.random.default_rng(6)
+    scores = [generator.random((3, n)) for n in (60, 25)]
+    images = [generator.integers(0, 30, 60), generator.integers(20, 45, 25)]
+    together = pairwise_differences(scores, images)
+    assert list(together) == [(0, 1), (0, 2), (1, 2)]
+    for (i, j), interval in together.items():
+        alone = weighted_average([s[i] - s[j] for s in scores], images, bounds=(-1, 1))
+        assert (interval.value, interval.low, interval.high, interval.standard_error) == pytest.approx(
+            (alone.value, alone.low, alone.high, alone.standard_error)
+        )
 
 
 def test_mcnemar_is_the_binomial_test_of_the_disagreements():

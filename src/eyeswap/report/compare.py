@@ -8,13 +8,11 @@ benchmarks are a second family of tests with its own adjustment.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from eyeswap.report.gather import Arm, StudyResults
-from eyeswap.study.scores import Predictions
-from eyeswap.study.statistics import Interval, holm, mcnemar, weighted_difference
+from eyeswap.study.statistics import Interval, holm, mcnemar, pairwise_differences
 
 ALPHA = 0.05
 RIGHT = 0.5  # an answer with at least this score counts as right where only right or wrong is shown
@@ -74,13 +72,14 @@ def compare_benchmarks(results: StudyResults) -> list[Comparison]:
 def _compare(arms: list[Arm], members: dict[str, list[int]]) -> list[Comparison]:
     """Compare pairs of arms on each named list of benchmark positions; the largest difference comes first."""
     raw = []
-    for where, positions in members.items():
-        for a, b in combinations(arms, 2):
-            interval, p = _difference(a.predictions, b.predictions, positions)
-            if interval.value < 0:
-                a, b = b, a
-                interval, p = _difference(a.predictions, b.predictions, positions)
-            raw.append((where, a, b, interval, p, positions))
+    for where, positions in members.items() if arms else ():
+        differences = pairwise_differences(
+            [np.stack([arm.predictions[i].score for arm in arms]) for i in positions],
+            [arms[0].predictions[i].image for i in positions],
+        )
+        for (i, j), interval in differences.items():
+            ahead, behind = (arms[i], arms[j]) if interval.value >= 0 else (arms[j], arms[i])
+            raw.append((where, ahead, behind, interval, interval.p_value(), positions))
     adjusted = holm([p for *_, p, _ in raw])
     found = [
         _comparison(where, a, b, interval, p, positions)
@@ -88,12 +87,6 @@ def _compare(arms: list[Arm], members: dict[str, list[int]]) -> list[Comparison]
     ]
     order = list(members)
     return sorted(found, key=lambda pair: (order.index(pair.where), -pair.value))
-
-
-def _difference(a: list[Predictions], b: list[Predictions], positions: list[int]) -> tuple[Interval, float]:
-    return weighted_difference(
-        [a[i].score for i in positions], [b[i].score for i in positions], [a[i].image for i in positions]
-    )
 
 
 def _comparison(
@@ -108,9 +101,9 @@ def _comparison(
         where=where,
         ahead=ahead.name,
         behind=behind.name,
-        value=100 * interval.value,
-        low=100 * interval.low,
-        high=100 * interval.high,
+        value=100 * abs(interval.value),
+        low=100 * (interval.low if interval.value >= 0 else -interval.high),
+        high=100 * (interval.high if interval.value >= 0 else -interval.low),
         p=p,
         seeds_agree=_seeds_agree(ahead, behind, positions),
         only_ahead=only_ahead,

@@ -21,6 +21,7 @@ from eyeswap.errors import DataError
 from eyeswap.files import open_image
 from eyeswap.report.compare import RIGHT
 from eyeswap.report.gather import StudyResults
+from eyeswap.report.style import NUM_COLORS
 from eyeswap.study.scores import Predictions
 
 NUM_EXAMPLES = 60
@@ -44,7 +45,7 @@ def example_data(results: StudyResults, total: int = NUM_EXAMPLES) -> dict[str, 
         "benchmarks": [
             {"title": one.title, "group": one.group, "metric": one.metric} for one in results.benchmarks
         ],
-        "arms": [{"name": arm.name, "color": f"var(--arm-{index % 8})"} for index, arm in arms],
+        "arms": [{"name": arm.name, "color": f"var(--arm-{index % NUM_COLORS})"} for index, arm in arms],
         "images": [_embedded(results.data_root / path, budget) for path in paths],
         "examples": [
             _example(position, row, paths, [run.predictions[position] for run in runs])

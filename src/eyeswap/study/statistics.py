@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,29 +118,11 @@ def weighted_average(
     Raises:
         DataError: as `bootstrap_mean`.
     """
-    samples = [_checked(values, images) for values, images in zip(scores, clusters, strict=True)]
-    if not samples:
-        raise DataError("no scores to average")
-    shares = np.array([len(v) for v, _ in samples] if weights is None else weights, dtype=np.float64)
-    shares /= shares.sum()
-    images, codes = np.unique(np.concatenate([c for _, c in samples]), return_inverse=True)
-    num_images, num_groups = len(images), len(samples)
-    sums = np.zeros((num_images, num_groups))
-    counts = np.zeros((num_images, num_groups))
-    start = 0
-    for group, (values, _) in enumerate(samples):
-        code = codes[start : start + len(values)]
-        sums[:, group] = np.bincount(code, values, num_images)
-        counts[:, group] = np.bincount(code, minlength=num_images)
-        start += len(values)
-    value = float(np.sum(shares * sums.sum(0) / counts.sum(0)))
-    if np.ptp(np.concatenate([v for v, _ in samples])) == 0.0:
-        return _without_spread(value, num_images, bounds)
-    draws = np.concatenate(
-        [(w @ sums) / (w @ counts) @ shares for w in _image_weights(num_images, num_resamples, seed)]
-    )
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high), float(draws.std(ddof=1)), num_images)
+    rows = [np.asarray(values, dtype=np.float64)[np.newaxis] for values in scores]
+    values, draws, num_images = _resample(rows, clusters, weights, num_resamples, seed)
+    if np.ptp(np.concatenate(rows, axis=1)) == 0.0:
+        return _without_spread(float(values[0]), num_images, bounds)
+    return _interval(float(values[0]), draws[:, 0], num_images)
 
 
 def weighted_difference(
@@ -157,14 +140,48 @@ def weighted_difference(
     Raises:
         DataError: as `bootstrap_mean`, or when a pair differs in length.
     """
-    differences = []
+    pairs = []
     for a, b in zip(scores_a, scores_b, strict=True):
         first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
         if first.shape != second.shape:
             raise DataError(f"paired scores differ in length: {first.shape[0]} and {second.shape[0]}")
-        differences.append(first - second)
-    interval = weighted_average(differences, clusters, weights, num_resamples, seed, bounds=(-1.0, 1.0))
+        pairs.append(np.stack([first, second]))
+    interval = pairwise_differences(pairs, clusters, weights, num_resamples, seed)[0, 1]
     return interval, interval.p_value()
+
+
+def pairwise_differences(
+    scores: Sequence[ArrayLike],
+    clusters: Sequence[ArrayLike],
+    weights: Sequence[float] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[tuple[int, int], Interval]:
+    """Return the weighted average of ``a - b`` for all pairs of arms, from one set of resamples.
+
+    Args:
+        scores: one array ``[k, n_b]`` a benchmark, the scores of ``k`` arms on the same examples.
+        clusters: one array ``[n_b]`` a benchmark; equal values in two benchmarks are the same image.
+        weights: one weight a benchmark; the sample counts ``n_b`` when not given.
+        num_resamples: resamples ``R``.
+        seed: seed of the resampling.
+
+    Returns:
+        ``(i, j)`` to the interval of arm ``i`` minus arm ``j``, for all ``i < j``.
+
+    Raises:
+        DataError: as `bootstrap_mean`.
+    """
+    rows = [np.asarray(values, dtype=np.float64) for values in scores]
+    values, draws, num_images = _resample(rows, clusters, weights, num_resamples, seed)
+    found = {}
+    for i, j in combinations(range(len(values)), 2):
+        value = float(values[i] - values[j])
+        if np.ptp(np.concatenate([row[i] - row[j] for row in rows])) == 0.0:
+            found[i, j] = _without_spread(value, num_images, (-1.0, 1.0))
+        else:
+            found[i, j] = _interval(value, draws[:, i] - draws[:, j], num_images)
+    return found
 
 
 def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> tuple[int, int, float]:
@@ -194,16 +211,52 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def _checked(scores: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[np.str_]]:
-    """Return scores as float64 and clusters as strings, both ``[n]``, after checking them."""
-    values, images = np.asarray(scores, dtype=np.float64), np.asarray(clusters).astype(np.str_)
-    if values.ndim != 1 or values.shape != images.shape:
-        raise DataError(f"scores {values.shape} and clusters {images.shape} must be two lists of one length")
-    if len(values) == 0:
+def _resample(
+    scores: Sequence[Floats],
+    clusters: Sequence[ArrayLike],
+    weights: Sequence[float] | None,
+    num_resamples: int,
+    seed: int,
+) -> tuple[Floats, Floats, int]:
+    """Return the weighted averages ``[k]`` of ``k`` arms, the same resampled ``[R, k]``, and the image count."""
+    groups = [np.asarray(images).astype(np.str_) for images in clusters]
+    _check(scores, groups)
+    shares = np.array([len(images) for images in groups] if weights is None else weights, dtype=np.float64)
+    shares /= shares.sum()
+    images, codes = np.unique(np.concatenate(groups), return_inverse=True)
+    parts = np.split(codes, np.cumsum([len(group) for group in groups])[:-1])
+    values = np.sum([share * rows.mean(axis=1) for share, rows in zip(shares, scores, strict=True)], axis=0)
+    totals = []  # of each benchmark: the m images it uses, their sums of scores [m, k] and counts [m, 1]
+    for rows, part in zip(scores, parts, strict=True):
+        used, inverse, counts = np.unique(part, return_inverse=True, return_counts=True)
+        sums = np.stack([np.bincount(inverse, row, len(used)) for row in rows], axis=1)
+        totals.append((used, sums, counts[:, np.newaxis].astype(np.float64)))
+    draws = []
+    for block in _image_weights(len(images), num_resamples, seed):  # [r, images]
+        means = [(block[:, used] @ sums) / (block[:, used] @ counts) for used, sums, counts in totals]
+        draws.append(np.tensordot(shares, means, axes=1))  # [r, k]
+    return values, np.concatenate(draws), len(images)
+
+
+def _check(scores: Sequence[Floats], clusters: Sequence[NDArray[np.str_]]) -> None:
+    if not scores:
         raise DataError("no scores to average")
-    if not np.isfinite(values).all():
-        raise DataError(f"score number {int(np.argmin(np.isfinite(values)))} is not a finite number")
-    return values, images
+    for rows, images in zip(scores, clusters, strict=True):
+        if rows.ndim != 2 or images.ndim != 1 or rows.shape[1] != len(images):
+            raise DataError(
+                f"scores {rows.shape[1:]} and clusters {images.shape} must be lists of one length"
+            )
+        if len(images) == 0:
+            raise DataError("no scores to average")
+        if not np.isfinite(rows).all():
+            raise DataError(
+                f"score number {int(np.argmin(np.isfinite(rows).all(axis=0)))} is not a finite number"
+            )
+
+
+def _interval(value: float, draws: Floats, num_images: int) -> Interval:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), float(draws.std(ddof=1)), num_images)
 
 
 def _image_weights(num_images: int, num_resamples: int, seed: int) -> Iterator[Floats]:
