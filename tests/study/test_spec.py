@@ -200,7 +200,11 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         (VIT, "  vit: {backbone: digits-vit, geometry: letterbx-64}\n", "Did you mean letterbox?"),
         (BENCHMARKS, "benchmarks: [pop]\n", 'benchmarks: unknown benchmark "pop". Did you mean pope?'),
         (BENCHMARKS, "benchmarks: [pope, pope]\n", 'benchmarks: "pope" is listed twice'),
-        (BENCHMARKS, "benchmarks: []\n", "benchmarks: "),
+        (BENCHMARKS, "benchmarks: []\n", "benchmarks: list should have at least 1 item"),
+        (BENCHMARKS, "benchmarks: pope\n", 'benchmarks: should be a valid list, got "pope" (names of the'),
+        (VIT, "  1: digits-vit\n", "arms.1"),
+        (GOOD, "", "expected a mapping with question, recipe, arms and benchmarks, got None"),
+        (GOOD, GOOD + "---\n" + GOOD, "not valid YAML, line 9 column 1"),
         (
             BENCHMARKS,
             BENCHMARKS + "may_differ: [backbone, taps]\n",

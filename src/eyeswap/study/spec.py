@@ -208,7 +208,7 @@ def _one_line(problem: ValidationError) -> str:
     elif kind == "value_error":
         text = str(first["ctx"]["error"])
     else:
-        told = first["msg"].replace("Input should", "should")
+        told = re.sub("tuple", "list", first["msg"].replace("Input should", "should"), flags=re.IGNORECASE)
         text = f"{told[0].lower()}{told[1:]}, got {shown(first['input'])}"
     if field and field.description and kind not in ("extra_forbidden", "value_error"):
         text += f" ({field.description})"
