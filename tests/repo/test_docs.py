@@ -14,7 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from eyeswap.backbones import catalog
 from eyeswap.cli.main import app
+from eyeswap.evaluation import BENCHMARKS
 from eyeswap.study.spec import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +182,20 @@ def test_the_encoder_shown_in_the_readme_keeps_the_contract(tmp_path: Path) -> N
     tokens = loaded.network(torch.rand(2, 3, 64, 64))
     assert tokens.shape == (2, 64, loaded.network.embed_dim)
     assert not tokens.requires_grad
+
+
+def test_the_tables_in_the_readme_are_those_of_the_code() -> None:
+    rows = []
+    families: dict[str, list[catalog.BackboneEntry]] = {}
+    for entry in catalog.entries().values():
+        families.setdefault(entry.family, []).append(entry)
+    for family, entries in families.items():
+        objectives = ", ".join(sorted({entry.objective for entry in entries}))
+        rows.append(f"| {family} | {len(entries)} | {objectives} |")
+    for one in BENCHMARKS.values():
+        rows.append(f"| `{one.name}` | {one.title} | {one.group} | {one.metric} | {one.num_published:,} |")
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [row for row in rows if row not in shown] == []
 
 
 def test_the_reference_of_the_study_file_is_what_the_code_says() -> None:
