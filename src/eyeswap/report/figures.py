@@ -115,12 +115,12 @@ def overall_against_size(results: StudyResults, width: float) -> Figure:
         x = float(arm.num_parameters or 1)
         axes.plot([x, x], [score.low, score.high], color=color(index), linewidth=1.6, solid_capstyle="butt")
         axes.plot(x, score.value, marker(index), color=color(index), markersize=8)
-        axes.annotate(
-            arm.name, (x, score.value), (9, 0), textcoords="offset points", va="center", color=LIGHT["ink"]
-        )
     if arms:
         _baseline_line(axes, scores)
-        _size_axis(axes, [float(arm.num_parameters or 1) for _, arm in arms])
+        sizes = [float(arm.num_parameters or 1) for _, arm in arms]
+        _size_axis(axes, sizes)
+        places = [(x, score.value) for x, score in zip(sizes, scores, strict=True)]
+        _name_dots(axes, figure, [arm.name for _, arm in arms], places)
     axes.set_xlabel("parameters of the backbone up to its tap (log scale)")
     axes.set_ylabel("overall score, %")
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -205,6 +205,35 @@ def _baseline_line(axes: Any, scores: list[Score]) -> None:
         "trivial baseline", (0, baseline), (2, 4), xycoords=("axes fraction", "data"), fontsize=8,
         textcoords="offset points", color=LIGHT["muted"],
     )  # fmt: skip
+
+
+def _name_dots(axes: Any, figure: Figure, names: list[str], places: list[tuple[float, float]]) -> None:
+    """Write each name beside its dot: right, left, above or below, the first place that is still free."""
+    figure.draw_without_rendering()  # so that the axes know where they are
+    em = axes.xaxis.label.get_size() * figure.dpi / 72  # pixels
+    dots = axes.transData.transform(places)
+    taken = [(x - em / 2, y - em / 2, x + em / 2, y + em / 2) for x, y in dots]
+    for name, place, (x, y) in zip(names, places, dots, strict=True):
+        length = 0.62 * em * len(name)
+        options = {
+            ("left", 9, 0): (x + em, y - em / 2, x + em + length, y + em / 2),
+            ("right", -9, 0): (x - em - length, y - em / 2, x - em, y + em / 2),
+            ("left", 5, 11): (x + em / 2, y + 0.7 * em, x + em / 2 + length, y + 1.7 * em),
+            ("left", 5, -11): (x + em / 2, y - 1.7 * em, x + em / 2 + length, y - 0.7 * em),
+        }
+        (side, dx, dy), box = next(
+            (option for option in options.items() if not any(_overlap(option[1], other) for other in taken)),
+            next(iter(options.items())),
+        )
+        taken.append(box)
+        axes.annotate(
+            name, place, (dx, dy), textcoords="offset points", ha=side, va="center", color=LIGHT["ink"]
+        )
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, bottom, right, top) overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _size_axis(axes: Any, sizes: list[float]) -> None:

@@ -80,7 +80,7 @@ def color(index: int) -> str:
 
 def marker(index: int) -> str:
     """Return the matplotlib marker of the arm with this position in the study."""
-    return MARKERS[index % len(MARKERS)]
+    return MARKERS[(index + index // NUM_COLORS) % len(MARKERS)]  # shifted where colours start again
 
 
 def themed(svg: str) -> str:

@@ -16,8 +16,10 @@ from eyeswap.study.audit import AuditReport
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+    from rich.table import Table
     from rich.text import Text
 
+BENCHMARKS_A_TABLE = 5
 BELOW = "†"
 FOOTNOTE = f"{BELOW} not above the trivial baseline"
 CSV_COLUMNS = (
@@ -27,40 +29,69 @@ CSV_COLUMNS = (
 
 
 def terminal_table(results: StudyResults) -> Group:
-    """Return a rich renderable of at most 80 columns for four arms: averages, then every benchmark."""
-    from rich.box import SIMPLE_HEAD
+    """Return a rich renderable of at most 80 columns: averages with intervals, then every benchmark."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    averages, singles = (Table(box=SIMPLE_HEAD, pad_edge=False) for _ in range(2))
-    averages.add_column("arm", no_wrap=True)
-    singles.add_column("arm", no_wrap=True)
-    for group in results.groups:
-        n = results.finished_arms[0].scores.averages[group].n
-        averages.add_column(f"{GROUP_TITLES[group]}\nn = {count(n)}", justify="right", no_wrap=True)
-    for title in ("invalid\nboxes", "size\nat tap", "\ntokens"):
-        averages.add_column(title, justify="right", no_wrap=True)
-    for benchmark in results.benchmarks:
-        title = f"{benchmark.title}\nn = {count(benchmark.score.n)}"
-        singles.add_column(title, justify="right", no_wrap=True)
-
-    for index, arm in enumerate(results.arms):
-        name = Text(arm.name, style=color(index))
-        if arm.finished:
-            cells = [_terminal_cell(arm.scores.averages[group]) for group in results.groups]
-            averages.add_row(name, *cells, *_about(arm))
-            singles.add_row(name, *(_with_mark(one.score) for one in arm.scores.benchmarks.values()))
-    missing = [f"{arm.name}: {'; '.join(arm.missing)}" for arm in results.arms if arm.missing]
     parts: list[RenderableType] = [Text(f"{results.name}: {results.question}", style="bold")]
     if results.finished_arms:
-        first = results.finished_arms[0].scores
-        averages.add_section()
-        averages.add_row("baseline", *(percent(score.baseline) for score in first.averages.values()))
-        singles.add_section()
-        singles.add_row("baseline", *(percent(one.score.baseline) for one in first.benchmarks.values()))
-        parts += [averages, singles, Text(f"Percent, 95% intervals. {FOOTNOTE}.", style="dim")]
+        benchmarks = [one.name for one in results.benchmarks]
+        starts = range(0, len(benchmarks), BENCHMARKS_A_TABLE)
+        parts.append(_average_table(results))
+        parts += [
+            _benchmark_table(results, benchmarks[start : start + BENCHMARKS_A_TABLE]) for start in starts
+        ]
+        parts.append(Text(f"Percent, 95% intervals. {FOOTNOTE}.", style="dim"))
+    missing = [f"{arm.name}: {'; '.join(arm.missing)}" for arm in results.arms if arm.missing]
     return Group(*parts, *(Text(line, style="yellow") for line in missing))
+
+
+def _average_table(results: StudyResults) -> Table:
+    first = results.finished_arms[0].scores
+    table = _empty_table()
+    for group in results.groups:
+        _add_number(table, f"{GROUP_TITLES[group]}\nn = {count(first.averages[group].n)}")
+    for title in ("invalid\nboxes", "size\nat tap", "\ntokens"):
+        _add_number(table, title)
+    for arm, name in _named(results):
+        table.add_row(
+            name, *(_terminal_cell(arm.scores.averages[group]) for group in results.groups), *_about(arm)
+        )
+    table.add_section()
+    table.add_row("baseline", *(percent(first.averages[group].baseline) for group in results.groups))
+    return table
+
+
+def _benchmark_table(results: StudyResults, names: list[str]) -> Table:
+    first = results.finished_arms[0].scores
+    table = _empty_table()
+    for name in names:
+        _add_number(table, f"{first.benchmarks[name].title}\nn = {count(first.benchmarks[name].score.n)}")
+    for arm, arm_name in _named(results):
+        table.add_row(arm_name, *(_with_mark(arm.scores.benchmarks[name].score) for name in names))
+    table.add_section()
+    table.add_row("baseline", *(percent(first.benchmarks[name].score.baseline) for name in names))
+    return table
+
+
+def _empty_table() -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", overflow="fold")  # the one column that gives way on a narrow terminal
+    return table
+
+
+def _add_number(table: Table, title: str) -> None:
+    table.add_column(title, justify="right", no_wrap=True)
+
+
+def _named(results: StudyResults) -> list[tuple[Arm, Text]]:
+    """Return the finished arms with their names in their colours."""
+    from rich.text import Text
+
+    return [(arm, Text(arm.name, style=color(i))) for i, arm in enumerate(results.arms) if arm.finished]
 
 
 def markdown(

@@ -14,6 +14,7 @@ from eyeswap.report.style import count, listed, percent, points, size
 
 IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
 LISTED_PAIRS = 6
+NAMED_LEADERS = 3
 MANY_INVALID = 5.0  # percent of localization answers
 
 
@@ -78,7 +79,8 @@ def _headline(results: StudyResults, groups: list[str], comparisons: list[Compar
         if len(best) == 1:
             alone.setdefault(best[0].name, []).append(IN_WORDS[group])
         else:
-            others.append(f"{_names(best)} share the lead in {IN_WORDS[group]}")
+            names = _names(best) if len(best) <= NAMED_LEADERS else f"{len(best)} arms"
+            others.append(f"{names} share the lead in {IN_WORDS[group]}")
     if len(others) == len(groups) and all(text.endswith("not decided") for text in others):
         return f"Not decided: the arms are not told apart in {' or in '.join(IN_WORDS[g] for g in groups)}."
     parts = [f"**{name}** leads in {' and in '.join(where)}" for name, where in alone.items()] + others

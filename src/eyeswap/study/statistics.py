@@ -218,7 +218,7 @@ def _resample(
     num_resamples: int,
     seed: int,
 ) -> tuple[Floats, Floats, int]:
-    """Return the weighted averages ``[k]`` of ``k`` arms, the same resampled ``[R, k]``, and the image count."""
+    """Return the weighted averages ``[k]`` of ``k`` arms, their resamples ``[R, k]``, and the image count."""
     groups = [np.asarray(images).astype(np.str_) for images in clusters]
     _check(scores, groups)
     shares = np.array([len(images) for images in groups] if weights is None else weights, dtype=np.float64)
