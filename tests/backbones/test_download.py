@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from eyeswap.backbones import download as module
+from eyeswap.backbones.catalog import WeightsSource
+from eyeswap.backbones.download import download, fetch
+from eyeswap.errors import CheckpointError
+
+CONTENT = bytes(range(256)) * 20_000  # 5 MB, several chunks
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; ``cuts`` is how many answers break off half-way, ``tag`` changes with the file."""
+
+    content, tag, cuts, ranges, status = CONTENT, '"one"', 0, True, 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        server = self.server
+        server.asked.append(self.headers.get("Range"))
+        if server.status:
+            self.send_error(server.status)
+            return
+        start = 0
+        if server.ranges and self.headers.get("Range") and self.headers.get("If-Range") == server.tag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        rest = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.send_header("ETag", server.tag)
+        self.end_headers()
+        if server.cuts:
+            server.cuts -= 1
+            rest = rest[: len(rest) // 2]
+        self.wfile.write(rest)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    monkeypatch.setenv("EYESWAP_CACHE", str(tmp_path / "cache"))
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_port}/weights.pth"
+
+
+def leftovers(folder) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_arrives_whole_and_nothing_else_stays(server, tmp_path):
+    download(url(server), tmp_path / "a" / "weights.pth", hashlib.sha256(CONTENT).hexdigest())
+    assert (tmp_path / "a" / "weights.pth").read_bytes() == CONTENT
+    assert leftovers(tmp_path) == ["weights.pth"]
+
+
+def test_a_cut_connection_is_resumed_where_it_ended(server, tmp_path):
+    server.cuts = 2
+    download(url(server), tmp_path / "weights.pth")
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    half = len(CONTENT) // 2
+    assert server.asked == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+
+
+def test_a_later_call_goes_on_after_all_attempts_failed(server, tmp_path):
+    server.cuts = module.ATTEMPTS
+    with pytest.raises(CheckpointError, match="call again to resume") as caught:
+        download(url(server), tmp_path / "weights.pth")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "weights.pth").exists()
+    download(url(server), tmp_path / "weights.pth")
+    assert server.asked[-1] is not None
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("change", ["other file", "no ranges"])
+def test_a_file_that_changed_or_a_server_without_ranges_starts_over(server, tmp_path, change):
+    server.cuts = module.ATTEMPTS
+    with pytest.raises(CheckpointError):
+        download(url(server), tmp_path / "weights.pth")
+    if change == "other file":
+        server.content, server.tag = b"another" * 100_000, '"two"'
+    else:
+        server.ranges = False
+    download(url(server), tmp_path / "weights.pth")
+    assert (tmp_path / "weights.pth").read_bytes() == server.content
+
+
+def test_a_wrong_hash_is_refused_and_leaves_nothing(server, tmp_path):
+    with pytest.raises(CheckpointError, match="sha256"):
+        download(url(server), tmp_path / "weights.pth", "0" * 64)
+    assert leftovers(tmp_path) == []
+
+
+def test_an_absent_file_is_one_line_at_once_and_a_failing_server_is_tried_again(server, tmp_path):
+    server.status = 404
+    with pytest.raises(CheckpointError, match="404"):
+        download(url(server), tmp_path / "weights.pth")
+    assert len(server.asked) == 1
+    server.status = 503
+    with pytest.raises(CheckpointError, match="503"):
+        download(url(server), tmp_path / "weights.pth")
+    assert len(server.asked) == 1 + module.ATTEMPTS
+
+
+def test_fetch_downloads_once_and_checks_every_time(server):
+    source = WeightsSource(
+        file="weights.pth",
+        layout="model",
+        licence="MIT",
+        url=url(server),
+        sha256=hashlib.sha256(CONTENT).hexdigest(),
+    )
+    path = fetch(source)
+    assert fetch(source) == path
+    assert len(server.asked) == 1
+    path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="delete the file"):
+        fetch(source)
+
+
+def test_no_network_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    with pytest.raises(CheckpointError, match=r"127\.0\.0\.1:9/x.*after 5 attempts") as caught:
+        download("http://127.0.0.1:9/x", tmp_path / "x")
+    assert "\n" not in str(caught.value)
+    assert leftovers(tmp_path) == []

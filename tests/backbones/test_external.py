@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from eyeswap.backbones.external import DEFAULT_GEOMETRY
+from eyeswap.backbones.weights import load_backbone
+from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError
+
+ENCODER = """
+from torch import nn
+from eyeswap.backbones.base import VisionBackbone
+from eyeswap.geometry import ImageGeometry
+
+class Patches(VisionBackbone):
+    embed_dim = 8
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Conv2d(3, 8, 8, 8)
+    def feature_map(self, pixel_values):
+        return self.project(pixel_values).permute(0, 2, 3, 1)
+    def token_grid(self, height, width):
+        return height // 8, width // 8
+
+def build():
+    return Patches(), ImageGeometry(canvas=(64, 64))
+
+def alone():
+    return Patches()
+
+def number():
+    return 3
+
+def broken():
+    raise KeyError("no such key")
+"""
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    path = tmp_path / "my_encoder.py"
+    path.write_text(ENCODER)
+    return path
+
+
+def test_an_encoder_of_ones_own_is_loaded_frozen(encoder):
+    loaded = load_backbone(f"{encoder}:build")
+    assert (loaded.family, loaded.token_grid) == ("own", (8, 8))
+    assert not loaded.network.training
+    assert loaded.network(torch.zeros(1, 3, 64, 64)).shape == (1, 64, 8)
+    assert load_backbone(f"{encoder}:alone").geometry == DEFAULT_GEOMETRY
+    assert load_backbone(f"{encoder}:build", geometry="squash-32").token_grid == (4, 4)
+
+
+def test_fresh_weights_of_ones_own_encoder_are_the_same_every_time(encoder):
+    digests = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        digests.add(load_backbone(f"{encoder}:build").weights_sha256)
+        assert torch.initial_seed() == seed  # the caller's generator is left alone
+    assert len(digests) == 1
+
+
+def test_weights_for_ones_own_encoder_are_strict(encoder):
+    with pytest.raises(CheckpointError, match="missing key project"):
+        load_backbone(f"{encoder}:build", {})
+    state = {"project.weight": torch.zeros(8, 3, 8, 8), "project.bias": torch.ones(8)}
+    assert bool((load_backbone(f"{encoder}:build", state).network(torch.randn(1, 3, 64, 64)) == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("absent", "has no function absent"),
+        ("number", "returned int"),
+        ("broken", r"broken\(\) failed: KeyError: 'no such key'"),
+    ],
+)
+def test_mistakes_in_ones_own_encoder_are_one_line(encoder, function, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        load_backbone(f"{encoder}:{function}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_cannot_be_imported_is_named(tmp_path):
+    with pytest.raises(SpecError, match="no such file"):
+        load_backbone(f"{tmp_path}/absent.py:build")
+    (tmp_path / "bad.py").write_text("import no_such_module_here")
+    with pytest.raises(SpecError, match=r"bad\.py: import failed: ModuleNotFoundError"):
+        load_backbone(f"{tmp_path}/bad.py:build")
+    with pytest.raises(SpecError, match="tap has no meaning"):
+        load_backbone(f"{tmp_path}/bad.py:build", tap="3")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+def test_timm_without_the_extra_says_how_to_get_it():
+    with pytest.raises(EnvironmentProblem, match=r"pip install 'eyeswap\[timm\]'"):
+        load_backbone("timm:vit_small_patch14_dinov2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto", "vit_base_patch14_dinov2"])
+def test_timm_models_give_tokens(model):
+    from eyeswap.backbones.external import from_timm
+
+    network, geometry = from_timm(model, None, pretrained=False)
+    height, width = geometry.canvas
+    with torch.no_grad():
+        tokens = network.freeze()(torch.randn(1, 3, height, width))
+    rows, columns = network.token_grid(height, width)
+    assert tokens.shape == (1, rows * columns, network.embed_dim)
+    with pytest.raises(SpecError, match="timm:no_such_model"):
+        from_timm("no_such_model", None, pretrained=False)
