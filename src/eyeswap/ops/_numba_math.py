@@ -59,7 +59,7 @@ def sigmoid(x: Any) -> Any:
     return 1.0 if x > SOFTPLUS_LINEAR else 1.0 / (1.0 + math.exp(-x))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
 def _exp32(x: Any) -> Any:
     clamped = EXP_MIN if x < EXP_MIN else x
     clamped = EXP_MAX if clamped > EXP_MAX else clamped
@@ -77,7 +77,7 @@ def _exp(x: Any) -> Callable[[Any], Any]:
     return (lambda x: _exp32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
 def _softplus32(x: Any) -> Any:
     e = _exp32(-abs(x))
     s = e / (TWO + e)
@@ -86,7 +86,7 @@ def _softplus32(x: Any) -> Any:
     return (ZERO if x < ZERO else x) + log1p
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
 def _softplus64(x: Any) -> Any:
     return x if x > SOFTPLUS_LINEAR else math.log1p(math.exp(x))
 
@@ -96,13 +96,13 @@ def _softplus(x: Any) -> Callable[[Any], Any]:
     return (lambda x: _softplus32(x)) if x == types.float32 else (lambda x: _softplus64(x))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
 def _sigmoid32(x: Any) -> Any:
     e = _exp32(-abs(x))
     return (e if x < ZERO else ONE) / (ONE + e)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
 def _sigmoid64(x: Any) -> Any:
     return 1.0 if x > SOFTPLUS_LINEAR else 1.0 / (1.0 + math.exp(-x))
 

@@ -164,41 +164,40 @@ def scan_rows(
     Returns:
         ``y [B, G, L, C]``, summed over directions if ``G`` is 1, and the last states ``[B, K, S, C]``.
     """
-    if path == "reference":
-        return scan_rows_reference(u, delta, a, b, c, skip, bias, order, softplus)
-    y, last = _scan_rows_numba(u, delta, a, b, c, skip, bias, order, softplus)
-    return y, last
+    scan = _scan_reference if path == "reference" else _scan_numba
+    y, last = scan(u, delta, a, b, c, bias, order, softplus)
+    skip = skip.unsqueeze(1) if u.shape[1] == order.shape[0] else skip.sum(0)
+    return torch.addcmul(y, u, skip), last
 
 
-def scan_rows_reference(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
+def _scan_reference(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
-    """Do what `scan_rows` does with a plain loop over the steps, differentiable by autograd."""
+    """Do the scan without skip connection as a plain loop over the steps, differentiable by autograd."""
     K, L = order.shape
     step = delta + bias[:, None]  # [B, K, L, C]
     step = F.softplus(step) if softplus else step
     rows = order[None, :, :, None]
-    inputs = u.expand(-1, K, -1, -1)  # [B, K, L, C]
 
     def scanned(x: Tensor) -> Tensor:
-        return x.gather(2, rows.expand_as(x))
+        return x.gather(2, rows.expand(x.shape[0], -1, -1, x.shape[3]))
 
-    step_t, input_t, b_t, c_t = scanned(step), scanned(inputs), scanned(b), scanned(c)
-    decay = torch.exp(step_t[:, :, :, None] * a[:, None])  # [B, K, L, S, C]
-    drive = (step_t * input_t)[:, :, :, None] * b_t[..., None]  # [B, K, L, S, C]
-    state = torch.zeros_like(decay[:, :, 0])
+    step, inputs, b, c = scanned(step), scanned(u.expand(-1, K, -1, -1)), scanned(b), scanned(c)
+    decay = torch.exp(step[:, :, :, None] * a[:, None])  # [B, K, L, S, C]
+    drive = (step * inputs)[:, :, :, None] * b[..., None]  # [B, K, L, S, C]
+    state = torch.zeros_like(decay[:, :, 0])  # [B, K, S, C]
     outputs = []
     for t in range(L):
-        state = decay[:, :, t] * state + drive[:, :, t]  # [B, K, S, C]
-        outputs.append((state * c_t[:, :, t, :, None]).sum(2))
-    y = torch.stack(outputs, 2) + skip[:, None] * input_t  # [B, K, L, C], in scan order
+        state = decay[:, :, t] * state + drive[:, :, t]
+        outputs.append((state * c[:, :, t, :, None]).sum(2))
+    y = torch.stack(outputs, 2)  # [B, K, L, C], in scan order
     y = torch.zeros_like(y).scatter(2, rows.expand_as(y), y)  # back to row order
     return (y.sum(1, keepdim=True) if u.shape[1] != K else y), state
 
 
 def _blocks(x: Tensor, width: int) -> Tensor:
     """Split the channels ``[..., C]`` into blocks ``[..., N, W]``, the last one filled up with zeros."""
-    return F.pad(x, (0, -x.shape[-1] % width)).unflatten(-1, (-1, width))
+    return F.pad(x, (0, -x.shape[-1] % width)).unflatten(-1, (-1, width)).contiguous()
 
 
 def _unblock(x: Any, channels: int) -> Tensor:
@@ -206,49 +205,47 @@ def _unblock(x: Any, channels: int) -> Tensor:
 
 
 @torch.library.custom_op("eyeswap::selective_scan", mutates_args=())
-def _scan_rows_numba(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
+def _scan_numba(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
     from eyeswap.ops import _numba_scan
 
-    channels = u.shape[-1]
-    u, delta, a, skip, bias = (_blocks(t, _numba_scan.W) for t in (u, delta, a, skip, bias))
-    arrays = [t.contiguous().detach().numpy() for t in (u, delta, a, b, c, skip, bias, order)]
+    width = _numba_scan.block_width(u.shape[-1])
+    tensors = (*(_blocks(t, width) for t in (u, delta, a)), b, c, _blocks(bias, width), order)
+    arrays = [t.detach().contiguous().numpy() for t in tensors]
     y, last = _numba_scan.forward(torch.get_num_threads(), *arrays, softplus)
-    return _unblock(y, channels), _unblock(last, channels)
+    return _unblock(y, u.shape[-1]), _unblock(last, u.shape[-1])
 
 
-@_scan_rows_numba.register_fake
+@_scan_numba.register_fake
 def _(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor, softplus: bool
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), u.new_empty((u.shape[0], *a.shape))
 
 
 @torch.library.custom_op("eyeswap::selective_scan_backward", mutates_args=())
-def _scan_rows_numba_backward(
-    grad_y: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor,
-    bias: Tensor, order: Tensor, softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _scan_numba_backward(
+    grad_y: Tensor, grad_last: Tensor,
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     from eyeswap.ops import _numba_scan
 
-    channels = u.shape[-1]
-    grad_y, grad_last, u, delta, a, skip, bias = (
-        _blocks(t, _numba_scan.W) for t in (grad_y, grad_last, u, delta, a, skip, bias)
-    )
-    arrays = [t.contiguous().detach().numpy() for t in (grad_y, grad_last, u, delta, a, b, c, skip, bias, order)]
-    gu, gdelta, ga, gb, gc, gskip, gbias = _numba_scan.backward(torch.get_num_threads(), *arrays, softplus)
-    gu, gdelta, ga, gskip, gbias = (_unblock(g, channels) for g in (gu, gdelta, ga, gskip, gbias))
-    return gu, gdelta, ga, torch.from_numpy(gb), torch.from_numpy(gc), gskip, gbias
+    width = _numba_scan.block_width(u.shape[-1])
+    blocks = [_blocks(t, width) for t in (grad_y, grad_last, u, delta, a)]
+    arrays = [t.detach().contiguous().numpy() for t in (*blocks, b, c, _blocks(bias, width), order)]
+    gu, gdelta, ga, gb, gc, gbias = _numba_scan.backward(torch.get_num_threads(), *arrays, softplus)
+    gu, gdelta, ga, gbias = (_unblock(g, u.shape[-1]) for g in (gu, gdelta, ga, gbias))
+    return gu, gdelta, ga, torch.from_numpy(gb), torch.from_numpy(gc), gbias
 
 
-@_scan_rows_numba_backward.register_fake
+@_scan_numba_backward.register_fake
 def _(
-    grad_y: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor,
-    bias: Tensor, order: Tensor, softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    gu, gdelta, ga, gb, gc, gskip, gbias = (t.new_empty(t.shape) for t in (u, delta, a, b, c, skip, bias))
-    return gu, gdelta, ga, gb, gc, gskip, gbias
+    grad_y: Tensor, grad_last: Tensor,
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    gu, gdelta, ga, gb, gc, gbias = (t.new_empty(t.shape) for t in (u, delta, a, b, c, bias))
+    return gu, gdelta, ga, gb, gc, gbias
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -257,8 +254,8 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _differentiate(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _scan_rows_numba_backward(grad_y, grad_last, *ctx.saved_tensors, ctx.softplus)
+    gradients = _scan_numba_backward(grad_y, grad_last, *ctx.saved_tensors, ctx.softplus)
     return (*gradients, None, None)  # order and softplus have none
 
 
-_scan_rows_numba.register_autograd(_differentiate, setup_context=_save_inputs)
+_scan_numba.register_autograd(_differentiate, setup_context=_save_inputs)
