@@ -101,10 +101,15 @@ def test_timm_without_the_extra_says_how_to_get_it():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
-@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto", "vit_base_patch14_dinov2"])
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
 def test_timm_models_give_tokens(model):
+    import timm
+
     from eyeswap.backbones.external import from_timm
 
+    whole = timm.create_model(model, pretrained=False, num_classes=10)
+    network = load_backbone(f"timm:{model}", whole.state_dict()).network
+    assert network.num_parameters < sum(parameter.numel() for parameter in whole.parameters())
     network, geometry = from_timm(model, None, pretrained=False)
     height, width = geometry.canvas
     with torch.no_grad():

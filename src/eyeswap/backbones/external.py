@@ -104,11 +104,17 @@ def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionB
 
 
 class TimmBackbone(VisionBackbone):
-    """A timm model read at one of its blocks or stages."""
+    """A timm model cut after one of its blocks or stages; its keys carry the prefix ``network.``."""
 
     def __init__(self, network: Any, tap: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.network, self.tap, self.size = network.eval(), tap, tuple(size)
+        whole = set(network.state_dict())
+        (self.tap,) = network.prune_intermediate_layers([tap], prune_norm=True, prune_head=True)
+        self.network, self.size = network.eval(), tuple(size)
+        self.beyond_tap = (
+            *(f"network.{key}" for key in whole.difference(network.state_dict())),
+            "network.head.",
+        )
         with torch.no_grad():
             features = self.feature_map(torch.zeros(1, 3, *size))
         self.grid, self.embed_dim = (features.shape[1], features.shape[2]), features.shape[3]

@@ -264,6 +264,8 @@ def _load_external(
         network, canvas = external.from_file(name, tap)
     if weights is not None:
         state = dict(weights) if isinstance(weights, Mapping) else read_weights(weights, LAYOUTS["plain"])
+        if name.startswith("timm:"):
+            state = {f"network.{key}": value for key, value in state.items()}
         load_state(network, state, source=name)
     canvas = canvas if geometry is None else canvas.override(geometry)
     family = "timm" if name.startswith("timm:") else "own"
