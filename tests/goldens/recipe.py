@@ -1,8 +1,8 @@
 """Deterministic weights and images of the backbone goldens, and how their samples are compared.
 
 The goldens hold numbers recorded from the official implementations run with weights drawn by this recipe:
-one normal draw a state_dict entry, seeded by the crc32 of its key name, scaled by a rule that the key name and
-the shape choose. A network with other internal names must draw under the official name and then map.
+one normal draw a state_dict entry, seeded by the crc32 of its key name, scaled by a rule that key name and
+shape choose. A network with other internal names must draw under the official name and then map.
 """
 
 from __future__ import annotations

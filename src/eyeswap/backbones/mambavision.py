@@ -1,10 +1,11 @@
 """MambaVision: convolution blocks at strides 4 and 8, then windows mixed by selective scans and by attention.
 
-Keys and arithmetic are those of the official ``mamba_vision.py``, written from a description of them. Unusual: the
-step-size bias is applied twice (inside ``dt_proj`` and again in the scan); the half ``z`` is concatenated to the scan's
-output, not multiplied; the convolutions of a mixer look both ways and have no bias; windows are padded with zeros
-before their norms. The published study reads the network after level 1, where no mixer and no attention has
-run yet; the default here is level 2 before its downsampling: the same grid and width, after its mixers.
+Keys and arithmetic are those of the official ``mamba_vision.py``, written from a description of them.
+Unusual: the step-size bias is applied twice (inside ``dt_proj`` and again in the scan); the half ``z`` is
+concatenated to the scan's output, not multiplied; the convolutions of a mixer look both ways, without bias;
+windows are padded with zeros before their norms. The published study reads the network after level 1, where
+no mixer and no attention has run yet; the default here is level 2 before its downsampling: the same grid and
+width, after its mixers.
 Source: Hatamizadeh and Kautz, MambaVision: A Hybrid Mamba-Transformer Vision Backbone (arXiv 2407.08083).
 """
 
@@ -39,8 +40,8 @@ class MambaVision(VisionBackbone):
         d_state: state size S of the scan.
         layer_scale: initial value of the per-channel scale of residual branches in levels 2 and 3, or None.
         drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
-        tap: ``(level, point)``: level 0-3 and ``before`` or ``after`` its downsampling; ``(3, "norm")`` is the output
-            of the last level behind the final BatchNorm.
+        tap: ``(level, point)``: level 0-3, and ``before`` or ``after`` its downsampling; ``(3, "norm")`` is
+            the output of the last level behind the final BatchNorm.
 
     Raises:
         SpecError: if the tap does not exist.
@@ -74,7 +75,7 @@ class MambaVision(VisionBackbone):
                 blocks = [ConvBlock(width, rate) for rate in rates[index]]
                 self.levels.append(Level(blocks, downsample))
                 continue
-            mixers = depths[index] - depths[index] // 2  # the first half, and the middle block of an odd number
+            mixers = depths[index] - depths[index] // 2  # the first half, and the middle one of an odd depth
             window_blocks = [
                 Block(
                     Mixer(width, d_state) if number < mixers else Attention(width, num_heads[index]),
@@ -98,7 +99,8 @@ class MambaVision(VisionBackbone):
         for level in self.levels:
             features = level(features)
         features = features if self.norm is None else self.norm(features)
-        return features.permute(0, 2, 3, 1)
+        result: Tensor = features.permute(0, 2, 3, 1)
+        return result
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns at the tap: each of the halvings rounds up."""
@@ -143,14 +145,16 @@ class Downsample(nn.Module):
 class Level(nn.Module):
     """Blocks of one width, on the map or on its windows, and the step to the next level."""
 
-    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None, window: int | None = None) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], downsample: nn.Module | None, window: int | None = None
+    ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
         self.downsample = downsample
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to the next level's input, or to the blocks' output if there is no next level."""
+        """Map ``[B, C, H, W]`` to the next level's input, or to the blocks' output if this is the last."""
         if self.window is None:
             x = self.blocks(x)
         else:
@@ -175,7 +179,8 @@ def split_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
 
 def join_windows(windows: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
     """Undo `split_windows`: ``[B, C, rows * window, columns * window]``."""
-    x = windows.unflatten(0, (-1, *grid)).unflatten(3, (window, window))  # [B, rows, columns, window, window, C]
+    batch = windows.shape[0] // (grid[0] * grid[1])
+    x = windows.view(batch, *grid, window, window, -1)  # [B, rows, columns, window, window, C]
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
@@ -201,7 +206,9 @@ class ConvBlock(nn.Module):
 class Block(nn.Module):
     """A token mixer (scan or attention) and an MLP, each behind a LayerNorm and inside a residual branch."""
 
-    def __init__(self, mixer: nn.Module, dim: int, mlp_ratio: float, layer_scale: float | None, drop_path: float) -> None:
+    def __init__(
+        self, mixer: nn.Module, dim: int, mlp_ratio: float, layer_scale: float | None, drop_path: float
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.mixer = mixer
@@ -218,7 +225,8 @@ class Block(nn.Module):
         mixed = self.mixer(self.norm1(tokens))
         tokens = tokens + self.drop_path(mixed if self.gamma_1 is None else self.gamma_1 * mixed)
         mapped = self.mlp(self.norm2(tokens))
-        return tokens + self.drop_path(mapped if self.gamma_2 is None else self.gamma_2 * mapped)
+        tokens = tokens + self.drop_path(mapped if self.gamma_2 is None else self.gamma_2 * mapped)
+        return tokens
 
 
 class Mixer(nn.Module):
@@ -242,9 +250,8 @@ class Mixer(nn.Module):
         x, z = F.silu(self.conv1d_x(x)), F.silu(self.conv1d_z(z))
         code, b, c = self.x_proj(x.transpose(1, 2)).split([self.rank, self.d_state, self.d_state], dim=2)
         delta = self.dt_proj(code).transpose(1, 2)  # [B, D/2, N], with the bias, which the scan adds again
-        y = selective_scan(
-            x, delta, -torch.exp(self.A_log), b.transpose(1, 2), c.transpose(1, 2), self.D, self.dt_proj.bias, True
-        )
+        b, c = b.transpose(1, 2), c.transpose(1, 2)  # [B, S, N]
+        y = selective_scan(x, delta, -torch.exp(self.A_log), b, c, self.D, self.dt_proj.bias, True)
         mixed: Tensor = self.out_proj(torch.cat([y, z], dim=1).transpose(1, 2))
         return mixed
 
@@ -260,8 +267,10 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``[B, N, D]`` to ``[B, N, D]``."""
-        qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])  # [B, heads, N, d]
+        batch, length, dim = tokens.shape
+        qkv = self.qkv(tokens).view(batch, length, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, N, d] each
+        mixed = F.scaled_dot_product_attention(q, k, v)
         projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return projected
 

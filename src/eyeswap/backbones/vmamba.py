@@ -1,16 +1,16 @@
 """VMamba: stages of blocks whose token mixer scans the feature map in four directions.
 
-Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba): ``v2`` is forward type ``v05_noz``
-with channels-first LayerNorm, the family of all checkpoints of the study. Unusual: the published study taps stage 3
-behind a LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm of the tap is explicit here;
-maps are channels-last throughout; blocks, downsampling and stages after the tap are not built.
+Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba), forward type ``v05_noz`` with
+LayerNorm over channels, the kind of all checkpoints of the published study. Unusual: the study taps stage 3
+behind a LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm of the tap is explicit
+here; maps are channels-last throughout; blocks, downsampling and stages after the tap are not built.
 Source: Liu et al., VMamba: Visual State Space Model (arXiv 2401.10166).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class VMamba(VisionBackbone):
         ssm_ratio: width of the scan relative to the stage.
         mlp_ratio: hidden width of the MLP relative to the stage.
         drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
-        tap: ``(stage, layer)``: stage counted from 1, block of it counted from 0; negative counts from the end.
+        tap: ``(stage, layer)``: stage counted from 1, its block from 0; negative counts from the end.
         norm: what follows the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
             parameters, as published for ImageNet checkpoints) or ``none``.
 
@@ -100,16 +100,16 @@ class VMambaClassifier(VMamba):
 
     def __init__(self, num_classes: int = 1000, **network: Any) -> None:
         super().__init__(tap=(4, -1), norm="none", **network)
-        self.classifier = nn.Module()
-        self.classifier.norm = nn.LayerNorm(self.embed_dim)
-        self.classifier.head = nn.Linear(self.embed_dim, num_classes)
+        self.classifier = nn.ModuleDict(
+            {"norm": nn.LayerNorm(self.embed_dim), "head": nn.Linear(self.embed_dim, num_classes)}
+        )
         self.beyond_tap = ("outnorm",)
         self.classifier.apply(init_linear)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the logits."""
-        features = self.classifier.norm(self.feature_map(pixel_values))  # [B, h, w, D]
-        logits: Tensor = self.classifier.head(features.mean((1, 2)))
+        features = self.classifier["norm"](self.feature_map(pixel_values))  # [B, h, w, D]
+        logits: Tensor = self.classifier["head"](features.mean((1, 2)))
         return logits
 
 
@@ -122,7 +122,7 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, H, W, C]`` to the next stage's input, or to the blocks' output if there is no next stage."""
+        """Map ``[B, H, W, C]`` to the next stage's input, or to the blocks' output if this is the last."""
         x = self.blocks(x)
         return x if self.downsample is None else self.downsample(x)
 
@@ -130,7 +130,9 @@ class Stage(nn.Module):
 class Block(nn.Module):
     """SS2D and MLP, each behind a LayerNorm and inside a residual branch."""
 
-    def __init__(self, dim: int, d_state: int, ssm_ratio: float, mlp_ratio: float, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, d_state: int, ssm_ratio: float, mlp_ratio: float, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.op = SS2D(dim, d_state, ssm_ratio)
@@ -153,7 +155,9 @@ class SS2D(nn.Module):
         inner, rank = int(dim * ssm_ratio), math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, inner, bias=False)
         self.conv2d = Conv(inner, inner, 3, padding=1, groups=inner, bias=False)
-        self.x_proj_weight = nn.Parameter(empty(4, rank + 2 * d_state, inner).uniform_(-(inner**-0.5), inner**-0.5))
+        self.x_proj_weight = nn.Parameter(
+            empty(4, rank + 2 * d_state, inner).uniform_(-(inner**-0.5), inner**-0.5)
+        )
         self.dt_projs_weight = nn.Parameter(empty(4, inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_projs_bias = nn.Parameter(empty(4, inner))
         self.A_logs = nn.Parameter(empty(4 * inner, d_state))
@@ -203,10 +207,14 @@ def _locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
     """Return the tap as (stage from 1, layer from 0)."""
     stage, layer = tap
     if not 1 <= stage <= len(depths):
-        raise SpecError(f"tap: stage {stage} does not exist in a network of {len(depths)} stages (1-{len(depths)})")
+        raise SpecError(
+            f"tap: stage {stage} does not exist in a network of {len(depths)} stages (1-{len(depths)})"
+        )
     depth = depths[stage - 1]
     if not -depth <= layer < depth:
-        raise SpecError(f"tap: layer {layer} does not exist in stage {stage} of {depth} blocks; use {-depth}..{depth - 1}")
+        raise SpecError(
+            f"tap: layer {layer} does not exist in stage {stage} of {depth} blocks; use {-depth}..{depth - 1}"
+        )
     return stage, layer % depth
 
 

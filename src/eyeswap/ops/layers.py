@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with each sample zeroed with probability ``rate`` and the rest scaled up to keep the mean."""
+        """Return ``x`` with samples zeroed at the given rate, and the others scaled up to keep the mean."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -24,7 +25,7 @@ class DropPath(nn.Module):
         return x * mask.to(x.dtype) / keep
 
 
-def drop_path_rates(maximum: float, depths: tuple[int, ...]) -> list[list[float]]:
+def drop_path_rates(maximum: float, depths: Sequence[int]) -> list[list[float]]:
     """Return the rate of each block of each stage: a straight line from 0 to ``maximum`` over all blocks."""
     rates = torch.linspace(0, maximum, sum(depths), device="cpu").tolist()
     return [[rates.pop(0) for _ in range(depth)] for depth in depths]
@@ -40,7 +41,7 @@ def init_linear(module: nn.Module) -> None:
 
 @torch.no_grad()
 def init_step_bias(bias: Tensor, smallest: float = 1e-3, largest: float = 0.1) -> None:
-    """Draw biases whose softplus is log-uniform in ``[smallest, largest]`` (Mamba, arXiv 2312.00752, section 3.6)."""
+    """Draw biases whose softplus is log-uniform in the given range (arXiv 2312.00752, section 3.6)."""
     steps = torch.exp(torch.empty_like(bias).uniform_(math.log(smallest), math.log(largest)))
     bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 

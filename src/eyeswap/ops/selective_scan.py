@@ -1,17 +1,17 @@
 """The selective scan of state space models: reference, fast CPU path, and the choice between them.
 
-For each channel d, with state size S:  h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t],  y[t] = C[t] h[t] + D u[t]
-(Mamba, arXiv 2312.00752, section 3 and algorithm 2). Unlike the published "reference" implementations, which compute
-in float32 whatever they are given, the one here stays in float64 when the inputs are float64.
-The fast path is opaque to torch (a custom op) and has its own backward; gradients of gradients are not provided.
+For each channel, with a state of size S: ``h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]`` and
+``y[t] = C[t] h[t] + D u[t]`` (Mamba, arXiv 2312.00752, section 3 and algorithm 2). Unlike the published
+"reference" implementations, which compute in float32 whatever they are given, the one here stays in float64
+when the inputs are float64. The fast path is opaque to torch (a custom op) and has its own backward;
+gradients of gradients are not provided.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,18 @@ PATHS = ("auto", "reference", "numba")
 logger = logging.getLogger(__name__)
 
 
+@overload
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+    delta_bias: Tensor | None = None, softplus: bool = False,
+    *, return_last_state: Literal[False] = False, path: str = "auto",
+) -> Tensor: ...  # fmt: skip
+@overload
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+    delta_bias: Tensor | None = None, softplus: bool = False,
+    *, return_last_state: Literal[True], path: str = "auto",
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -59,24 +71,23 @@ def selective_scan(
         SpecError: if ``path`` is unknown.
         EnvironmentProblem: if ``path`` is ``numba`` and the tensors are not on a CPU.
     """
-    if B.ndim == 3:
+    if B.ndim == 3 and C.ndim == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)  # [B, 1, S, L]
     _check_shapes(u, delta, A, B, C, D, delta_bias)
     path = choose_path(path, u)
     dtype = functools.reduce(torch.promote_types, [t.dtype for t in (u, delta, A, B, C)], torch.float32)
-    K, S, L = B.shape[1:]
-    skip = u.new_zeros(u.shape[1], dtype=dtype) if D is None else D.to(dtype)
-    bias = u.new_zeros(u.shape[1], dtype=dtype) if delta_bias is None else delta_bias.to(dtype)
-    order = torch.arange(L, device=u.device).expand(K, L)
+    K, L = B.shape[1], B.shape[3]
+    skip = u.new_zeros(u.shape[1]) if D is None else D
+    bias = u.new_zeros(u.shape[1]) if delta_bias is None else delta_bias
     y, last = scan_rows(
         u.to(dtype).unflatten(1, (K, -1)).transpose(2, 3),  # [B, K, L, Dg]
         delta.to(dtype).unflatten(1, (K, -1)).transpose(2, 3),  # [B, K, L, Dg]
         A.to(dtype).unflatten(0, (K, -1)).transpose(1, 2),  # [K, S, Dg]
         B.to(dtype).transpose(2, 3),  # [B, K, L, S]
         C.to(dtype).transpose(2, 3),
-        skip.unflatten(0, (K, -1)),
-        bias.unflatten(0, (K, -1)),
-        order,
+        skip.to(dtype).unflatten(0, (K, -1)),
+        bias.to(dtype).unflatten(0, (K, -1)),
+        torch.arange(L, device=u.device).expand(K, L),
         softplus,
         path,
     )
@@ -93,18 +104,20 @@ def selective_scan_reference(
     D: Tensor | None = None,
     delta_bias: Tensor | None = None,
     softplus: bool = False,
-    *,
-    return_last_state: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Run the selective scan as a plain loop over steps: slow, any device, the oracle of every other path."""
+) -> tuple[Tensor, Tensor]:
+    """Run `selective_scan` as a plain loop over the steps and return output and last state: the oracle."""
     return selective_scan(
-        u, delta, A, B, C, D, delta_bias, softplus, return_last_state=return_last_state, path="reference"
+        u, delta, A, B, C, D, delta_bias, softplus, return_last_state=True, path="reference"
     )
 
 
 def _check_shapes(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
 ) -> None:
+    if u.ndim != 3 or B.ndim != 4:
+        raise ShapeError(
+            f"selective_scan: u is {tuple(u.shape)} and B {tuple(B.shape)}, expected 3 and 3 or 4 axes"
+        )
     batch, channels, length = u.shape
     K, S = B.shape[1:3]
     wanted = {
@@ -117,9 +130,11 @@ def _check_shapes(
     }
     for name, (tensor, shape) in wanted.items():
         if tensor is not None and tuple(tensor.shape) != shape:
-            raise ShapeError(f"selective_scan: {name} is {tuple(tensor.shape)}, expected {shape} for u {tuple(u.shape)}")
-    if channels % K:
-        raise ShapeError(f"selective_scan: {channels} channels do not divide into the {K} groups of B")
+            raise ShapeError(
+                f"selective_scan: {name} is {tuple(tensor.shape)}, expected {shape} for u {tuple(u.shape)}"
+            )
+    if channels % K or not length:
+        raise ShapeError(f"selective_scan: u is {tuple(u.shape)}, which does not fit {K} groups of B")
 
 
 def choose_path(path: str, u: Tensor) -> str:
@@ -132,7 +147,9 @@ def choose_path(path: str, u: Tensor) -> str:
     if path not in PATHS:
         raise SpecError(f"selective_scan: no path {path!r}. {nearest(path, PATHS)}")
     if path == "numba" and u.device.type != "cpu":
-        raise EnvironmentProblem(f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto")
+        raise EnvironmentProblem(
+            f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto"
+        )
     chosen = path if path != "auto" else ("numba" if u.device.type == "cpu" else "reference")
     _log_once(chosen, u.device.type)
     return chosen
@@ -197,11 +214,14 @@ def _scan_reference(
 
 def _blocks(x: Tensor, width: int) -> Tensor:
     """Split the channels ``[..., C]`` into blocks ``[..., N, W]``, the last one filled up with zeros."""
-    return F.pad(x, (0, -x.shape[-1] % width)).unflatten(-1, (-1, width)).contiguous()
+    blocks: Tensor = F.pad(x, (0, -x.shape[-1] % width)).unflatten(-1, (-1, width))
+    return blocks
 
 
-def _unblock(x: Any, channels: int) -> Tensor:
-    return torch.from_numpy(x).flatten(-2)[..., :channels].contiguous()
+def _channels(x: Any, channels: int) -> Tensor:
+    """Undo `_blocks`, for an array."""
+    joined: Tensor = torch.from_numpy(x).flatten(-2)[..., :channels].contiguous()
+    return joined
 
 
 @torch.library.custom_op("eyeswap::selective_scan", mutates_args=())
@@ -214,7 +234,7 @@ def _scan_numba(
     tensors = (*(_blocks(t, width) for t in (u, delta, a)), b, c, _blocks(bias, width), order)
     arrays = [t.detach().contiguous().numpy() for t in tensors]
     y, last = _numba_scan.forward(torch.get_num_threads(), *arrays, softplus)
-    return _unblock(y, u.shape[-1]), _unblock(last, u.shape[-1])
+    return _channels(y, u.shape[-1]), _channels(last, u.shape[-1])
 
 
 @_scan_numba.register_fake
@@ -229,13 +249,13 @@ def _scan_numba_backward(
     grad_y: Tensor, grad_last: Tensor,
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    from eyeswap.ops import _numba_scan
+    from eyeswap.ops import _numba_scan, _numba_scan_backward
 
     width = _numba_scan.block_width(u.shape[-1])
     blocks = [_blocks(t, width) for t in (grad_y, grad_last, u, delta, a)]
     arrays = [t.detach().contiguous().numpy() for t in (*blocks, b, c, _blocks(bias, width), order)]
-    gu, gdelta, ga, gb, gc, gbias = _numba_scan.backward(torch.get_num_threads(), *arrays, softplus)
-    gu, gdelta, ga, gbias = (_unblock(g, u.shape[-1]) for g in (gu, gdelta, ga, gbias))
+    gu, gdelta, ga, gb, gc, gbias = _numba_scan_backward.backward(torch.get_num_threads(), *arrays, softplus)
+    gu, gdelta, ga, gbias = (_channels(g, u.shape[-1]) for g in (gu, gdelta, ga, gbias))
     return gu, gdelta, ga, torch.from_numpy(gb), torch.from_numpy(gc), gbias
 
 

@@ -1,8 +1,8 @@
 """The two-dimensional selective scan of VMamba (SS2D, arXiv 2401.10166, section 4.2) on channels-last maps.
 
-Four directions read the same map: 0 row by row, 1 column by column, 2 and 3 the same backwards; their outputs are
-added. The projections act on single positions, so they are computed once on the map as it lies, and the scan
-visits positions through an index: no copy of the map is made, neither for reading nor for merging.
+Four directions read the same map: 0 row by row, 1 column by column, 2 and 3 the same backwards; their
+outputs are added. The projections act on single positions, so they are computed once on the map as it lies,
+and the scan visits positions through an index: the map is never copied, neither for reading nor for merging.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import functools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eyeswap.errors import ShapeError
-from eyeswap.ops.selective_scan import choose_path, scan_rows, selective_scan
+from eyeswap.ops.selective_scan import choose_path, scan_rows, selective_scan_reference
 
 CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay in the processor's cache
 
 
 @functools.lru_cache(maxsize=64)
 def cross_scan_order(height: int, width: int) -> Tensor:
-    """Return ``[4, H*W]`` int64: direction ``k`` visits position ``order[k, t]`` (``row*W + column``) at step ``t``."""
+    """Return ``[4, H*W]`` int64: at step ``t`` direction ``k`` visits position ``order[k, t]``."""
     rows = torch.arange(height * width)
     columns = rows.view(height, width).t().flatten()
     return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])  # [4, L]
@@ -33,11 +34,12 @@ def cross_scan(x: Tensor) -> Tensor:
 
 
 def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
-    """Add up the four scans ``[B, 4, D, L]``, each value at the position it was read from: ``[B, H, W, D]``."""
+    """Add up four scans ``[B, 4, D, L]``, each value at the position it was read from: ``[B, H, W, D]``."""
     order = cross_scan_order(height, width).to(y.device)
     back = order.argsort(1)  # back[k, p]: the step at which direction k visits position p
     rows = y.transpose(2, 3)  # [B, 4, L, D]
-    return sum((rows[:, k, back[k]] for k in range(1, 4)), rows[:, 0, back[0]]).unflatten(1, (height, width))
+    merged = torch.stack([rows[:, k, back[k]] for k in range(4)]).sum(0)  # [B, L, D]
+    return merged.view(-1, height, width, merged.shape[2])
 
 
 def ss2d(
@@ -62,7 +64,7 @@ def ss2d(
         path: as in `selective_scan`.
 
     Returns:
-        ``[B, H, W, D]``, in the dtype of ``x``. The scan itself runs in float64 for float64 input, else in float32.
+        ``[B, H, W, D]``, in the dtype of ``x``; the scan runs in float64 for float64 input, else in float32.
 
     Raises:
         ShapeError: if the weights do not fit together or to ``x``.
@@ -73,30 +75,33 @@ def ss2d(
     S = A_logs.shape[1]
     height, width = x.shape[1:3]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    projected = torch.nn.functional.linear(x.flatten(1, 2), x_proj_weight.flatten(0, 1))  # [B, L, K*(R+2S)]
+    projected = F.linear(x.flatten(1, 2), x_proj_weight.flatten(0, 1))  # [B, L, K*(R+2S)]
     projected = projected.unflatten(2, (K, -1)).transpose(1, 2)  # [B, K, L, R+2S]
     code, b, c = projected.split([R, S, S], dim=3)
     u = x.flatten(1, 2).unsqueeze(1).to(dtype)  # [B, 1, L, D]
     a = -torch.exp(A_logs.to(dtype)).unflatten(0, (K, D)).transpose(1, 2)  # [K, S, D]
     skip, bias = Ds.to(dtype).unflatten(0, (K, D)), dt_projs_bias.to(dtype)
     order = cross_scan_order(height, width).to(x.device)
-    size = max(1, CHUNK_BYTES // (K * u[0].numel() * u.element_size()))  # images of one chunk
-    chunks = [
-        scan_rows(
-            u[first : first + size],
-            torch.matmul(code[first : first + size], dt_projs_weight.transpose(1, 2)).to(dtype),  # [B, K, L, D]
-            a, b[first : first + size].to(dtype), c[first : first + size].to(dtype), skip, bias, order, True, path,
-        )[0]
-        for first in range(0, x.shape[0], size)
-    ]  # fmt: skip
+    images = max(1, CHUNK_BYTES // (K * u[0].numel() * u.element_size()))  # of one chunk
+    chunks = []
+    for u_part, code_part, b_part, c_part in zip(*(t.split(images) for t in (u, code, b, c)), strict=True):
+        delta = torch.matmul(code_part, dt_projs_weight.transpose(1, 2)).to(dtype)  # [B, K, L, D]
+        b_part, c_part = b_part.to(dtype), c_part.to(dtype)
+        y, _ = scan_rows(u_part, delta, a, b_part, c_part, skip, bias, order, True, path)  # [B, 1, L, D]
+        chunks.append(y)
     y = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
-    return y.squeeze(1).unflatten(1, (height, width)).to(x.dtype)  # [B, H, W, D]
+    return y.view(x.shape).to(x.dtype)
 
 
 def _check_shapes(
-    x: Tensor, x_proj_weight: Tensor, dt_projs_weight: Tensor, dt_projs_bias: Tensor, A_logs: Tensor, Ds: Tensor
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_projs_weight: Tensor,
+    dt_projs_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
 ) -> None:
-    K, D, R = dt_projs_weight.shape
+    D, R = dt_projs_weight.shape[1:]
     S = A_logs.shape[1]
     wanted = {
         "x": (x, (*x.shape[:3], D)),
@@ -112,7 +117,12 @@ def _check_shapes(
 
 
 def ss2d_reference(
-    x: Tensor, x_proj_weight: Tensor, dt_projs_weight: Tensor, dt_projs_bias: Tensor, A_logs: Tensor, Ds: Tensor
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_projs_weight: Tensor,
+    dt_projs_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
 ) -> Tensor:
     """Do what `ss2d` does as the paper describes it: four copies, projections, one selective scan, merge."""
     R, S = dt_projs_weight.shape[2], A_logs.shape[1]
@@ -120,9 +130,7 @@ def ss2d_reference(
     projected = torch.einsum("bkdl,kcd->bkcl", scans, x_proj_weight)
     code, b, c = projected.split([R, S, S], dim=2)
     delta = torch.einsum("bkrl,kdr->bkdl", code, dt_projs_weight)
-    y = selective_scan(
-        scans.flatten(1, 2), delta.flatten(1, 2), -torch.exp(A_logs), b, c, Ds, dt_projs_bias.flatten(), True,
-        path="reference",
-    )  # fmt: skip
-    assert isinstance(y, Tensor)
+    y, _ = selective_scan_reference(
+        scans.flatten(1, 2), delta.flatten(1, 2), -torch.exp(A_logs), b, c, Ds, dt_projs_bias.flatten(), True
+    )
     return cross_merge(y.unflatten(1, (4, -1)), x.shape[1], x.shape[2])
