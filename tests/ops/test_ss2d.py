@@ -1,0 +1,123 @@
+"""SS2D against goldens of the official scan orders, and its fast form against the form of the paper."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eyeswap.errors import ShapeError
+from eyeswap.ops import cross_merge, cross_scan, ss2d, ss2d_reference
+from eyeswap.ops.ss2d import cross_scan_order
+
+GOLDENS = Path(os.environ.get("EYESWAP_GOLDENS") or Path(__file__).parents[1] / "goldens" / "data")
+ORDERS = json.loads(next(GOLDENS.rglob("cross_scan_orders.json")).read_text())["cases"]
+
+
+def drawn(batch=1, height=3, width=5, D=8, R=2, S=1, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(height * 100 + width)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return [
+        normal(batch, height, width, D),
+        normal(4, R + 2 * S, D) / D**0.5,
+        normal(4, D, R) / R**0.5,
+        normal(4, D) - 2,
+        normal(4 * D, S),
+        normal(4 * D),
+    ]
+
+
+def error(got, want):
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).norm() / want.norm().clamp(min=1e-300))
+
+
+def with_gradients(function, inputs, **options):
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    y = function(*leaves, **options)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)).sum().backward()
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("case", ORDERS, ids=lambda case: f"{case['H']}x{case['W']}")
+def test_scan_orders_and_merge_are_the_recorded_ones(case):
+    height, width = case["H"], case["W"]
+    assert cross_scan_order(height, width).tolist() == case["scan"]
+    pixels = torch.arange(height * width).view(1, height, width, 1)
+    assert cross_scan(pixels)[0, :, 0].tolist() == case["scan"]
+    merged = cross_merge(torch.tensor(case["merge_in"], dtype=torch.float64)[None], height, width)
+    want = torch.tensor(case["merge_out"], dtype=torch.float64).view(-1, height, width).permute(1, 2, 0)
+    assert torch.allclose(merged[0], want, rtol=1e-14, atol=1e-14)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(*(st.integers(1, bound) for bound in (3, 9, 9, 40, 3, 3))),
+    st.sampled_from(
+        [("numba", torch.float64, 1e-12), ("numba", torch.float32, 3e-5), ("reference", torch.float64, 1e-12)]
+    ),
+)
+def test_fused_scan_agrees_with_four_copies_in_values_and_gradients(sizes, precision):
+    path, dtype, tolerance = precision
+    inputs = drawn(*sizes)
+    want = with_gradients(ss2d_reference, inputs)
+    got = with_gradients(ss2d, [tensor.to(dtype) for tensor in inputs], path=path)
+    for ours, theirs in zip(got, want, strict=True):
+        assert error(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 14), (5, 9), (1, 7), (8, 1), (50, 84)])
+def test_official_shapes_are_accurate_in_float32(height, width):
+    inputs = drawn(1, height, width, 32, 2, 1)
+    assert error(ss2d(*(tensor.float() for tensor in inputs)), ss2d_reference(*inputs)) < 2e-6
+
+
+def test_a_transposed_map_needs_row_and_column_directions_swapped():
+    x, *weights = drawn(2, 4, 6)
+    swapped = [weight.unflatten(0, (4, -1))[[1, 0, 3, 2]].flatten(0, 1) for weight in weights]
+    got = ss2d(x.transpose(1, 2), *swapped).transpose(1, 2)
+    assert error(got, ss2d(x, *weights)) < 1e-14
+    assert error(ss2d(x.transpose(1, 2), *weights).transpose(1, 2), ss2d(x, *weights)) > 1e-2
+
+
+def test_a_turned_map_needs_forward_and_backward_directions_swapped():
+    x, *weights = drawn(2, 4, 6)
+    swapped = [weight.unflatten(0, (4, -1))[[2, 3, 0, 1]].flatten(0, 1) for weight in weights]
+    assert error(ss2d(x.flip(1, 2), *swapped).flip(1, 2), ss2d(x, *weights)) < 1e-14
+
+
+def test_chunks_of_images_give_what_the_whole_batch_gives(monkeypatch):
+    inputs = drawn(5, 4, 6)
+    want = with_gradients(ss2d, inputs)
+    module = importlib.import_module("eyeswap.ops.ss2d")  # the function hides it
+    monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 4 * 4 * 6 * 8 * 8)  # two images
+    for ours, theirs in zip(with_gradients(ss2d, inputs), want, strict=True):
+        assert error(ours, theirs) < 1e-14
+
+
+def test_an_image_gives_the_same_bits_whatever_its_batch():
+    inputs = drawn(4, 7, 5, 48, 3, 1, torch.float32)
+    alone = torch.cat([ss2d(image[None], *inputs[1:]) for image in inputs[0]])
+    assert error(alone, ss2d(*inputs)) < 1e-6
+
+
+def test_half_precision_maps_keep_their_dtype():
+    inputs = drawn(1, 6, 6, 32)
+    got = ss2d(*(tensor.bfloat16() for tensor in inputs))
+    assert got.dtype == torch.bfloat16
+    assert error(got, ss2d(*inputs)) < 3e-2
+
+
+@pytest.mark.parametrize("position", range(6))
+def test_weights_that_do_not_fit_are_named(position):
+    inputs = drawn()
+    inputs[position] = inputs[position][..., :-1]
+    with pytest.raises(ShapeError, match="expected"):
+        ss2d(*inputs)
