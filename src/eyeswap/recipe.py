@@ -79,10 +79,6 @@ class Recipe(Spec):
         description='"as-published" repeats what the published code left open (backbones in train mode, '
         'taps before the first mixer, untrained norms); "controlled" removes it',
     )
-    box_frame: Literal["original", "canvas"] = Field(
-        "original",
-        description="frame of box coordinates: the original image, or the canvas the backbone sees",
-    )
     num_epochs: Count = Field(1, description="passes over the training data")
     max_steps: Count | None = Field(
         None, description="stop after this many optimizer steps; null runs all epochs"

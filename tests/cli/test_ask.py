@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
-from eyeswap.vlm.ask import Answer
+from eyeswap.evaluation.ask import Answer
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, answer: Answer, *arguments: Any) -> Result:
-    monkeypatch.setattr("eyeswap.vlm.ask.ask", lambda run, image, question: answer)
+    monkeypatch.setattr("eyeswap.evaluation.ask.ask", lambda run, image, question: answer)
     return CliRunner().invoke(app, ["ask", *map(str, arguments)])
 
 

@@ -99,7 +99,7 @@ def pretrain_language_model(
     encoded = [encode_text(text, tokenizer) for text in texts]
     held_out, encoded = encoded[recipe.num_scenes :], encoded[: recipe.num_scenes]
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(_config(recipe, tokenizer))
+    model = LlamaForCausalLM(llama_config(recipe, tokenizer))
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
@@ -131,7 +131,8 @@ def pad_right(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Te
     return ids, labels
 
 
-def _config(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def llama_config(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """Return the architecture of the miniature LLM."""
     return LlamaConfig(
         vocab_size=math.ceil(len(tokenizer) / 8) * 8,
         hidden_size=recipe.hidden_size,

@@ -54,7 +54,7 @@ def _backbone(name: str, out_dir: Path, console: Console | None) -> Path:
     network = entry.build()
     started = time.perf_counter()
     with progress(console) as board:
-        task = board.task(f"pretrain {name}", recipe.num_images // recipe.batch_size * recipe.num_epochs)
+        task = board.task(f"pretrain {name}", recipe.num_steps)
         metrics = pretrain_backbone(
             network, entry.geometry, recipe, lambda step, loss: task.advance(1, note=f"loss {loss:.3f}")
         )

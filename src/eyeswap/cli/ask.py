@@ -21,7 +21,7 @@ def ask(
 ) -> None:
     """Ask a trained VLM about one image; an answer that is a box is also given in pixels."""
     from eyeswap.errors import RunError
-    from eyeswap.vlm.ask import ask as ask_run
+    from eyeswap.evaluation.ask import ask as ask_run
 
     answer = ask_run(run, image, question)
     typer.echo(answer.text)

@@ -91,11 +91,14 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
             raise SpecError(
                 f"{run.folder}: holds a run of another version of {study_file}; delete that folder, or choose another with --runs"
             )
-    write_json(study_dir / "study.json", study.model_dump(mode="json"))
     todo = [run for run in planned if run.state() != "done"]
     if not todo:
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
         return study_dir
+    load_llm(llm_path(study.recipe.llm))  # a missing checkpoint is told at once, not after minutes of work
+    for arm in study.arms:
+        load_arm(study, arm)
+    write_json(study_dir / "study.json", study.model_dump(mode="json"))
     with progress(console) as board:
         data = prepare_data(study, study_dir, board)
         for number, run in enumerate(todo, start=1):
@@ -135,8 +138,7 @@ def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
 
 def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progress) -> None:
     """Take one run to its end: tokens, training, predictions, scores."""
-    study = run.study
-    loaded = load_backbone(study.arms[run.arm].backbone, wiring=study.wiring_of(run.arm))
+    loaded = load_arm(run.study, run.arm)
     task = board.task(f"{run.arm}: visual tokens", len(data.images))
     cache = cache_tokens(
         study_dir / "tokens", loaded.network, loaded.geometry, loaded.weights_sha256,
@@ -148,6 +150,14 @@ def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progre
     evaluate(model, cache, data.asked, run.folder, lambda name, count: task.advance(count, note=name))
     write_scores(run.folder)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+
+
+def load_arm(study: Study, arm: str) -> LoadedBackbone:
+    """Load an arm's frozen backbone as the arm declares it: weights, wiring, tap, geometry."""
+    treatment = study.arms[arm]
+    return load_backbone(
+        treatment.backbone, wiring=study.wiring_of(arm), tap=treatment.tap, geometry=treatment.geometry
+    )
 
 
 def _trained_model(
@@ -190,7 +200,6 @@ def _spec(
 ) -> dict[str, Any]:
     """Return everything that decided this run, for the audit and for readers."""
     recipe: Recipe = run.study.recipe
-    canvas = loaded.geometry.canvas
     start = {key: value.tolist() for key, value in model.connector.state_dict().items()}
     question = data.asked[0][0].user_message(data.asked[0][1][0]) if data.asked else ""
     return {
@@ -209,10 +218,7 @@ def _spec(
         "may_differ": list(run.study.may_differ),
         "llm": {"name": recipe.llm, "sha256": folder_digest(llm_path(recipe.llm))},
         "connector": {"kind": run.study.connector_of(run.arm), "init_digest": digest(start)},
-        "backbone": {
-            **loaded.facts(),
-            "token_grid": list(loaded.network.token_grid(*canvas)),
-        },
+        "backbone": loaded.record(),
         "example_prompt": question,
     }
 

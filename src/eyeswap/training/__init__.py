@@ -1,0 +1,1 @@
+"""One-stage instruction tuning: the loop, the optimiser, exact resume."""

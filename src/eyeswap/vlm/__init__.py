@@ -1,0 +1,1 @@
+"""The VLM: connector, chat frame, model."""

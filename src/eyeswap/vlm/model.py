@@ -117,6 +117,8 @@ def load_llm(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase, VicunaProm
     Raises:
         CheckpointError: if there is no such model.
     """
+    if not Path(name).is_dir() and str(name).count("/") != 1:
+        raise CheckpointError(f"llm {name}: no such folder, and not a Hugging Face name (organisation/model)")
     try:
         config = AutoConfig.from_pretrained(name)
         llm = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)

@@ -107,6 +107,7 @@ def sample_scene(
     *,
     num_things: int | None = None,
     size: tuple[int, int] | None = None,
+    sides: tuple[float, float] | None = None,
 ) -> Scene:
     """Draw a random scene.
 
@@ -115,6 +116,7 @@ def sample_scene(
         split: which pool of handwriting to use.
         num_things: number of things wanted; by default 1 to `MAX_THINGS`. Fewer are placed when no room is left.
         size: canvas ``(width, height)`` in pixels; by default an aspect ratio from 2:3 to 3:2, long side 144..192.
+        sides: smallest and largest side of a thing, in shorter canvas sides; by default smaller in a crowd.
     """
     if size is None:
         aspect = np.exp(rng.uniform(np.log(2 / 3), np.log(3 / 2)))
@@ -122,7 +124,7 @@ def sample_scene(
         size = (long_side, round(long_side / aspect)) if aspect >= 1 else (round(long_side * aspect), long_side)
     width, height = size
     wanted = num_things or int(rng.choice(np.arange(1, MAX_THINGS + 1), p=[0.1, 0.2, 0.25, 0.2, 0.15, 0.1]))
-    smallest, largest = (0.26, 0.44) if wanted <= 3 else (0.22, 0.34)
+    smallest, largest = sides or ((0.26, 0.44) if wanted <= 3 else (0.22, 0.34))
     things: list[Thing] = []
     for _ in range(wanted):
         for _attempt in range(30):

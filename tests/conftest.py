@@ -1,0 +1,36 @@
+"""Fixtures that several folders share: a tiny LLM on disk and a tiny VLM in memory, both seeded."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a one-layer Llama of width 32 and the miniature tokenizer, untrained."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from eyeswap.adaptation.language import LanguageRecipe, llama_config, make_text
+    from eyeswap.adaptation.tokenizer import build_tokenizer
+    from eyeswap.files import write_json
+
+    recipe = LanguageRecipe(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48)
+    corpus = [part for index in range(200) for turn in make_text(0, index)[1] for part in turn]
+    tokenizer = build_tokenizer(corpus)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny-llm")
+    LlamaForCausalLM(llama_config(recipe, tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "eyeswap.json", {"system": ""})
+    return folder
+
+
+@pytest.fixture
+def tiny_vlm(tiny_llm: Path):
+    """A VLM with the tiny LLM and a connector for visual tokens of width 8."""
+    from eyeswap.vlm.connector import build_connector
+    from eyeswap.vlm.model import VisionLanguageModel, load_llm
+
+    llm, tokenizer, prompt = load_llm(tiny_llm)
+    return VisionLanguageModel(llm, tokenizer, build_connector("gelu-mlp", 8, 32, seed=1), prompt)
