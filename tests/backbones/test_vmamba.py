@@ -31,9 +31,7 @@ def error(got, want):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
 @pytest.mark.parametrize("case", CASES)
 def test_block_gives_the_recorded_values_and_gradients(case, dtype, tolerance):
-    golden = {
-        name.removeprefix(f"{case}/"): t.to(dtype) for name, t in TENSORS.items() if name.startswith(case)
-    }
+    golden = {name.removeprefix(f"{case}/"): t.to(dtype) for name, t in TENSORS.items() if name.startswith(case)}
     facts = CASES[case]
     block = Block(facts["dim"], facts["d_state"], facts["ssm_ratio"], facts["mlp_ratio"]).to(dtype)
     block.load_state_dict({key: golden[f"param/{key}"] for key in facts["state_dict"]})
@@ -169,3 +167,45 @@ def test_classifier_has_the_official_head_and_keys():
         "classifier.norm.weight", "classifier.norm.bias", "classifier.head.weight", "classifier.head.bias",
     ]  # fmt: skip
     assert network(torch.rand(2, 3, 64, 64)).shape == (2, 5)
+
+
+def vanilla(**changes):
+    return small(forward_type="v0", d_state=2, ssm_ratio=2.0, mlp_ratio=0.0, **changes).eval()
+
+
+def test_first_release_has_a_gate_and_no_mlp():
+    state = vanilla().state_dict()
+    assert state["layers.0.blocks.0.op.in_proj.weight"].shape == (64, 16)
+    assert state["layers.0.blocks.0.op.conv2d.bias"].shape == (32,)
+    assert state["patch_embed.0.weight"].shape == (16, 3, 4, 4)
+    assert state["layers.0.downsample.2.weight"].shape == (32, 64)
+    assert not any("mlp" in key or "norm2" in key for key in state)
+
+
+def test_first_release_multiplies_the_scan_by_the_gate():
+    op = vanilla().layers[0].blocks[0].op
+    x = torch.rand(1, 4, 4, 16)
+    with torch.no_grad():
+        half = op.in_proj.weight[32:].clone()
+        op.in_proj.weight[32:] = 0.0  # silu(0) = 0 closes the gate
+        assert not op(x).any()
+        op.in_proj.weight[32:] = half
+        assert op(x).any()
+
+
+def test_first_release_merges_neighbours_column_by_column():
+    merge = vanilla().layers[0].downsample[0]
+    x = torch.arange(9.0).view(1, 3, 3, 1)
+    assert merge(x).tolist() == [[[[0, 3, 1, 4], [2, 5, 0, 0]], [[6, 0, 7, 0], [8, 0, 0, 0]]]]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (37, 50), (63, 45)])
+def test_token_grid_of_the_first_release_is_that_of_the_network(height, width):
+    network = vanilla()
+    rows, columns = network.token_grid(height, width)
+    assert network(torch.rand(1, 3, height, width)).shape == (1, rows * columns, 64)
+
+
+def test_unknown_forward_type_is_an_error():
+    with pytest.raises(SpecError, match="forward_type"):
+        small(forward_type="v3")

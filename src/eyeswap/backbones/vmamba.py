@@ -1,9 +1,9 @@
 """VMamba: stages of blocks whose token mixer scans the feature map in four directions.
 
-Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba), forward type ``v05_noz`` with
-LayerNorm over channels, the kind of all checkpoints of the published study. Unusual: the study taps stage 3
-behind a LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm of the tap is explicit
-here; maps are channels-last throughout; blocks, downsampling and stages after the tap are not built.
+Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba): forward type ``v05_noz``, the
+kind of the published study's main checkpoints, and ``v0``, the first ("vanilla") release. Unusual: the study
+taps stage 3 behind a LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm of the tap
+is explicit here; maps are channels-last throughout; what comes after the tap is not built.
 Source: Liu et al., VMamba: Visual State Space Model (arXiv 2401.10166).
 """
 
@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, empty, nn, ones
 
@@ -23,6 +24,7 @@ from eyeswap.ops.layers import DropPath, drop_path_rates, init_linear, init_stat
 from eyeswap.ops.ss2d import ss2d
 
 NORMS = ("trained", "plain", "none")
+FORWARD_TYPES = ("v05_noz", "v0")
 
 
 class VMamba(VisionBackbone):
@@ -33,14 +35,16 @@ class VMamba(VisionBackbone):
         depths: blocks in each stage.
         d_state: state size S of the scan.
         ssm_ratio: width of the scan relative to the stage.
-        mlp_ratio: hidden width of the MLP relative to the stage.
+        mlp_ratio: hidden width of the MLP relative to the stage; 0 for no MLP.
+        forward_type: ``v05_noz``; or ``v0``, whose mixers multiply by a gate, whose stem is one convolution,
+            and whose downsampling merges patches.
         drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
         tap: ``(stage, layer)``: stage counted from 1, its block from 0; negative counts from the end.
         norm: what follows the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
             parameters, as published for ImageNet checkpoints) or ``none``.
 
     Raises:
-        SpecError: if the tap is no block of the network or ``norm`` is unknown.
+        SpecError: if the tap is no block of the network, or ``norm`` or ``forward_type`` is unknown.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class VMamba(VisionBackbone):
         d_state: int = 1,
         ssm_ratio: float = 1.0,
         mlp_ratio: float = 4.0,
+        forward_type: str = "v05_noz",
         drop_path_rate: float = 0.0,
         tap: Sequence[int] = (3, -1),
         norm: str = "plain",
@@ -58,18 +63,21 @@ class VMamba(VisionBackbone):
         super().__init__()
         if norm not in NORMS:
             raise SpecError(f"norm: {norm!r} is no norm of a VMamba tap. {nearest(norm, NORMS)}")
+        if forward_type not in FORWARD_TYPES:
+            raise SpecError(f"forward_type: {forward_type!r} is unknown. {nearest(forward_type, FORWARD_TYPES)}")
         stage, layer = _locate_tap(tap, depths)
-        self.num_stages, self.norm = stage, norm
+        self.num_stages, self.norm, self.is_v0 = stage, norm, forward_type == "v0"
         self.embed_dim = embed_dim * 2 ** (stage - 1)
-        self.patch_embed = _stem(embed_dim)
+        self.patch_embed = _patch_stem(embed_dim) if self.is_v0 else _stem(embed_dim)
+        downsample = _merge_patches if self.is_v0 else _downsample
         rates = drop_path_rates(drop_path_rate, depths)
         self.layers = nn.ModuleList()
         for index in range(stage):
             is_last = index == stage - 1
             built = rates[index][: layer + 1] if is_last else rates[index]
             width = embed_dim * 2**index
-            blocks = [Block(width, d_state, ssm_ratio, mlp_ratio, rate) for rate in built]
-            self.layers.append(Stage(blocks, None if is_last else _downsample(width)))
+            blocks = [Block(width, d_state, ssm_ratio, mlp_ratio, self.is_v0, rate) for rate in built]
+            self.layers.append(Stage(blocks, None if is_last else downsample(width)))
         if norm == "trained":
             self.add_module(f"outnorm{stage - 1}", nn.LayerNorm(self.embed_dim))
         self.beyond_tap = _beyond_tap(stage, layer, depths, norm)
@@ -89,8 +97,11 @@ class VMamba(VisionBackbone):
         return result
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns of the tapped stage: each of the halvings rounds up."""
-        for _ in range(self.num_stages + 1):
+        """Return the rows and columns of the tapped stage: halvings round up, the ``v0`` stem rounds down."""
+        halvings = self.num_stages + 1
+        if self.is_v0:
+            height, width, halvings = height // 4, width // 4, halvings - 2
+        for _ in range(halvings):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
 
@@ -98,8 +109,8 @@ class VMamba(VisionBackbone):
 class VMambaClassifier(VMamba):
     """The whole network with its ImageNet classifier, ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
 
-    def __init__(self, num_classes: int = 1000, **network: Any) -> None:
-        super().__init__(tap=(4, -1), norm="none", **network)
+    def __init__(self, num_classes: int = 1000, depths: Sequence[int] = (2, 2, 8, 2), **network: Any) -> None:
+        super().__init__(depths=depths, tap=(len(depths), -1), norm="none", **network)
         self.classifier = nn.ModuleDict(
             {"norm": nn.LayerNorm(self.embed_dim), "head": nn.Linear(self.embed_dim, num_classes)}
         )
@@ -128,36 +139,42 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """SS2D and MLP, each behind a LayerNorm and inside a residual branch."""
+    """SS2D and, if it has one, MLP, each behind a LayerNorm and inside a residual branch."""
 
     def __init__(
-        self, dim: int, d_state: int, ssm_ratio: float, mlp_ratio: float, drop_path: float = 0.0
+        self,
+        dim: int,
+        d_state: int,
+        ssm_ratio: float,
+        mlp_ratio: float,
+        is_gated: bool = False,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = SS2D(dim, d_state, ssm_ratio)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.op = SS2D(dim, d_state, ssm_ratio, is_gated)
         self.drop_path = DropPath(drop_path)
+        self.mlp = None
+        if mlp_ratio:
+            self.norm2 = nn.LayerNorm(dim)
+            self.mlp = MLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
         x = x + self.drop_path(self.op(self.norm(x)))
-        mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return mixed
+        return x if self.mlp is None else x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class SS2D(nn.Module):
-    """The token mixer: project, depthwise convolution, SiLU, scan in four directions, norm, project."""
+    """The token mixer: project, depthwise convolution, SiLU, scan in four directions, norm, gate, project."""
 
-    def __init__(self, dim: int, d_state: int, ssm_ratio: float) -> None:
+    def __init__(self, dim: int, d_state: int, ssm_ratio: float, is_gated: bool = False) -> None:
         super().__init__()
-        inner, rank = int(dim * ssm_ratio), math.ceil(dim / 16)
-        self.in_proj = nn.Linear(dim, inner, bias=False)
-        self.conv2d = Conv(inner, inner, 3, padding=1, groups=inner, bias=False)
-        self.x_proj_weight = nn.Parameter(
-            empty(4, rank + 2 * d_state, inner).uniform_(-(inner**-0.5), inner**-0.5)
-        )
+        self.inner, self.is_gated = int(dim * ssm_ratio), is_gated
+        inner, rank = self.inner, math.ceil(dim / 16)
+        self.in_proj = nn.Linear(dim, 2 * inner if is_gated else inner, bias=False)
+        self.conv2d = Conv(inner, inner, 3, padding=1, groups=inner, bias=is_gated)
+        self.x_proj_weight = nn.Parameter(empty(4, rank + 2 * d_state, inner).uniform_(-(inner**-0.5), inner**-0.5))
         self.dt_projs_weight = nn.Parameter(empty(4, inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_projs_bias = nn.Parameter(empty(4, inner))
         self.A_logs = nn.Parameter(empty(4 * inner, d_state))
@@ -169,9 +186,11 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
-        x = F.silu(self.conv2d(self.in_proj(x)))  # [B, H, W, inner]
+        x, *gate = self.in_proj(x).split(self.inner, dim=3)  # [B, H, W, inner], and as much again for the gate
+        x = F.silu(self.conv2d(x))
         y = ss2d(x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
-        mixed: Tensor = self.out_proj(self.out_norm(y))
+        y = self.out_norm(y)
+        mixed: Tensor = self.out_proj(y * F.silu(gate[0]) if self.is_gated else y)
         return mixed
 
 
@@ -203,13 +222,30 @@ def _downsample(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Identity(), conv, nn.Identity(), nn.LayerNorm(2 * dim))
 
 
+def _patch_stem(dim: int) -> nn.Sequential:
+    """One convolution with stride 4, as in ``v0``; parameters at the official places 0 and 2."""
+    return nn.Sequential(Conv(3, dim, 4, stride=4), nn.Identity(), nn.LayerNorm(dim))
+
+
+class MergePatches(nn.Module):
+    """Join the channels of 2x2 neighbours, ``[B, H, W, C]`` to ``[B, H/2, W/2, 4C]``; odd sizes get zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the four neighbours in the official order: column by column."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        return torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=3)
+
+
+def _merge_patches(dim: int) -> nn.Sequential:
+    """Halve the map and double the channels as in ``v0``; parameters at the official places 1 and 2."""
+    return nn.Sequential(MergePatches(), nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False))
+
+
 def _locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
     """Return the tap as (stage from 1, layer from 0)."""
     stage, layer = tap
     if not 1 <= stage <= len(depths):
-        raise SpecError(
-            f"tap: stage {stage} does not exist in a network of {len(depths)} stages (1-{len(depths)})"
-        )
+        raise SpecError(f"tap: stage {stage} does not exist in a network of {len(depths)} stages (1-{len(depths)})")
     depth = depths[stage - 1]
     if not -depth <= layer < depth:
         raise SpecError(
