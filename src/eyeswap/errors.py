@@ -40,7 +40,7 @@ class ShapeError(EyeswapError):
     """A tensor or image has an impossible shape for the operation."""
 
 
-class EnvironmentProblem(EyeswapError):
+class EnvironmentProblem(EyeswapError):  # noqa: N818 - a name that reads well
     """This machine lacks something: an optional package, memory, disk space."""
 
 

@@ -61,9 +61,7 @@ def _data_tag(value: Any) -> str:
     return "folder" if is_folder else "digits"
 
 
-Data = Annotated[
-    Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Tag("folder")], Discriminator(_data_tag)
-]
+Data = Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Tag("folder")], Discriminator(_data_tag)]
 
 
 class Recipe(Spec):
@@ -71,18 +69,14 @@ class Recipe(Spec):
 
     data: Data = Field(description='training data: "digits", a folder, or either with its parameters')
     llm: str = Field(min_length=1, description='language model: "digits-llm", a local folder, or a Hub name')
-    connector: ConnectorKind = Field(
-        "gelu-mlp", description="network between visual tokens and language model"
-    )
+    connector: ConnectorKind = Field("gelu-mlp", description="network between visual tokens and language model")
     wiring: Wiring = Field(
         "controlled",
         description='"as-published" repeats what the published code left open (backbones in train mode, '
         'taps before the first mixer, untrained norms); "controlled" removes it',
     )
     num_epochs: Count = Field(1, description="passes over the training data")
-    max_steps: Count | None = Field(
-        None, description="stop after this many optimizer steps; null runs all epochs"
-    )
+    max_steps: Count | None = Field(None, description="stop after this many optimizer steps; null runs all epochs")
     global_batch: Count = Field(128, description="conversations in one optimizer step")
     micro_batch: Count | None = Field(
         None, description="conversations in one forward pass; null takes the whole global batch"
@@ -92,21 +86,15 @@ class Recipe(Spec):
         0.1, description="weight decay of matrices; biases and norms have none"
     )
     warmup_fraction: Share = Field(0.03, description="share of the steps with a rising learning rate")
-    schedule: Literal["cosine"] = Field(
-        "cosine", description="course of the learning rate after warm-up, down to 0"
-    )
+    schedule: Literal["cosine"] = Field("cosine", description="course of the learning rate after warm-up, down to 0")
     clip_norm: Positive = Field(1.0, description="largest global gradient norm")
     loss: Literal["token-mean", "micro-batch-mean"] = Field(
         "token-mean",
         description='"token-mean" weighs every target token of the global batch alike; '
         '"micro-batch-mean" averages the means of the micro-batches, as the published code does',
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "bf16", description="arithmetic of forward and backward passes"
-    )
-    max_text_tokens: Count = Field(
-        2048, description="longer conversations are cut after this many text tokens"
-    )
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of forward and backward passes")
+    max_text_tokens: Count = Field(2048, description="longer conversations are cut after this many text tokens")
 
     @field_validator("data", mode="before")
     @classmethod
@@ -118,9 +106,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
         if self.micro_batch is not None and self.global_batch % self.micro_batch:
-            raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}"
-            )
+            raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
 
     @property

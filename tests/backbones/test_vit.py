@@ -66,6 +66,4 @@ def test_position_embedding_keeps_its_class_row_and_a_linear_ramp_when_resized()
 def test_every_parameter_learns():
     network = ViT(**SMALL)
     network(torch.randn(2, 3, 32, 32)).square().mean().backward()
-    assert all(
-        parameter.grad is not None and bool(parameter.grad.any()) for parameter in network.parameters()
-    )
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in network.parameters())

@@ -32,15 +32,11 @@ def test_only_the_tapped_level_is_built():
 
 def test_checkpoints_without_layer_scale_load_as_ones_and_other_gaps_do_not():
     network = ViTAdapter(**SMALL)
-    state = {
-        key: value for key, value in network.state_dict().items() if not key.endswith((".gamma1", ".gamma2"))
-    }
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith((".gamma1", ".gamma2"))}
     load_state(network, state, source="test")
     assert bool((network.blocks[0].gamma1 == 1).all())
     with pytest.raises(CheckpointError, match=r"missing key interactions\.0\.injector\.gamma"):
-        load_state(
-            network, {k: v for k, v in state.items() if k != "interactions.0.injector.gamma"}, source="test"
-        )
+        load_state(network, {k: v for k, v in state.items() if k != "interactions.0.injector.gamma"}, source="test")
 
 
 def test_impossible_taps_and_sizes_are_named():

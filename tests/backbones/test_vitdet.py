@@ -43,9 +43,7 @@ def test_relative_table_of_another_size_is_resized_linearly():
     assert torch.allclose(constant, torch.tensor(3.0))
 
 
-@pytest.mark.parametrize(
-    ("window", "reach"), [(3, {(0, 0), (1, 2), (2, 1)}), (None, {(0, 0), (4, 4), (2, 3)})]
-)
+@pytest.mark.parametrize(("window", "reach"), [(3, {(0, 0), (1, 2), (2, 1)}), (None, {(0, 0), (4, 4), (2, 3)})])
 def test_windowed_blocks_see_their_window_and_global_blocks_see_all(window, reach):
     block = Block(16, 2, 4.0, window=window, side=window or 5, drop_path_rate=0.0)
     raster = torch.randn(1, 5, 5, 16, requires_grad=True)

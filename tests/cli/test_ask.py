@@ -30,9 +30,7 @@ def test_a_plain_answer_is_printed_alone(monkeypatch: pytest.MonkeyPatch, image:
     assert (result.exit_code, result.stdout) == (0, "three\n")
 
 
-def test_a_box_is_given_in_pixels_and_drawn(
-    monkeypatch: pytest.MonkeyPatch, image: Path, tmp_path: Path
-) -> None:
+def test_a_box_is_given_in_pixels_and_drawn(monkeypatch: pytest.MonkeyPatch, image: Path, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.png"
     box = Answer("[0.10, 0.20, 0.90, 0.80]", (10.0, 10.0, 90.0, 40.0))
     result = ask(monkeypatch, box, "run", image, "Where?", "--save", drawn)
@@ -43,9 +41,7 @@ def test_a_box_is_given_in_pixels_and_drawn(
         assert picture.getpixel((50, 25)) == (255, 255, 255)
 
 
-def test_nothing_is_saved_if_there_is_no_box(
-    monkeypatch: pytest.MonkeyPatch, image: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_saved_if_there_is_no_box(monkeypatch: pytest.MonkeyPatch, image: Path, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.png"
     result = ask(monkeypatch, Answer("left", None), "run", image, "Where?", "--save", drawn)
     assert result.exit_code == 1

@@ -38,9 +38,7 @@ def invoke(*arguments: str | Path) -> Result:
 
 def test_help_names_every_command_in_the_order_a_newcomer_needs() -> None:
     text = invoke("--help").stdout
-    places = [
-        text.index(f"│ {name}") for name in ("study", "report", "audit", "ask", "backbones", "data", "doctor")
-    ]
+    places = [text.index(f"│ {name}") for name in ("study", "report", "audit", "ask", "backbones", "data", "doctor")]
     assert places == sorted(places)
 
 
@@ -55,9 +53,7 @@ def test_a_mistake_in_a_study_is_one_line_and_exit_code_2(study: Path) -> None:
     result = invoke("study", "plan", study)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith(
-        f'error: {study}: benchmarks: unknown benchmark "pop". Did you mean pope?'
-    )
+    assert result.stderr.startswith(f'error: {study}: benchmarks: unknown benchmark "pop". Did you mean pope?')
     assert result.stderr.count("\n") == 1
 
 
@@ -152,9 +148,7 @@ def test_help_imports_nothing_heavy_and_starts_at_once() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0, result.stderr
-    assert (
-        after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
-    )  # CPU seconds, busy machine or not
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5  # CPU seconds, busy machine or not
 
 
 def test_the_embedded_data_set_is_written_and_named_by_its_digest(tmp_path: Path) -> None:

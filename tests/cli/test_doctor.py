@@ -22,12 +22,8 @@ def plant_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
-def test_a_broken_torchvision_is_found_and_has_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant_torchvision(
-        tmp_path, monkeypatch, "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    )
+def test_a_broken_torchvision_is_found_and_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_torchvision(tmp_path, monkeypatch, "raise RuntimeError('operator torchvision::nms does not exist')\n")
     found = dict(doctor.findings())["torchvision"]
     assert "BROKEN (0.28.0: RuntimeError: operator torchvision::nms does not exist)" in found
     assert REMEDY in found

@@ -40,9 +40,7 @@ TEN = ("two",) * 6 + ("2", "three", "Ünï", 'a "quoted" one')
 def vqa(number, kind="number"):
     details = {"answer_type": "number", "question_type": "how many"}
     image = f"im/COCO_val2014_{number:012d}.jpg"
-    return Example(
-        str(number), image, str(number), "val2014", kind, f"How many {number}?", TEN, details=details
-    )
+    return Example(str(number), image, str(number), "val2014", kind, f"How many {number}?", TEN, details=details)
 
 
 def gqa(number, kind="query"):
@@ -56,9 +54,7 @@ def vizwiz(number, kind="other"):
     subset = ("answerable", "unanswerable")[number % 2]
     details = {"answerable": 1 - number % 2, "answer_type": "other"}
     image = f"im/VizWiz_val_{number:08d}.jpg"
-    return Example(
-        str(number), image, f"VizWiz_val_{number:08d}", subset, kind, "What?", TEN, details=details
-    )
+    return Example(str(number), image, f"VizWiz_val_{number:08d}", subset, kind, "What?", TEN, details=details)
 
 
 def textvqa(number, kind="text"):
@@ -230,9 +226,7 @@ def read_or_refuse(form, folder):
         return [], str(error)
 
 
-JUNK = st.sampled_from(
-    [None, -1, 1.5, True, "", "x", [], {}, [[]], float("nan"), 10**30, "../../x", [1, 2, 3, 4]]
-)
+JUNK = st.sampled_from([None, -1, 1.5, True, "", "x", [], {}, [[]], float("nan"), 10**30, "../../x", [1, 2, 3, 4]])
 
 
 @each_format
@@ -243,11 +237,7 @@ def test_junk_anywhere_is_refused_or_read_but_never_crashes(name, tmp_path, data
     form.write(tmp_path, [form.make(number) for number in range(6)])
     path = tmp_path / form.name
     lines = name == "pope"
-    content = (
-        [json.loads(line) for line in path.read_text().splitlines()]
-        if lines
-        else json.loads(path.read_text())
-    )
+    content = [json.loads(line) for line in path.read_text().splitlines()] if lines else json.loads(path.read_text())
     *way, last = data.draw(st.sampled_from([spot for spot in _spots(content) if spot]))
     inner = content
     for key in way:

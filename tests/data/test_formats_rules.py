@@ -198,9 +198,7 @@ def test_refer_gives_one_example_a_sentence_of_its_split(tmp_path):
     assert examples[0].box_px == (64.0, 42.7, 384.0, 256.2)
 
 
-@pytest.mark.parametrize(
-    "bbox", [[600, 0, 41, 10], [0, 0, 0, 10], [-1, 0, 10, 10], [0, 0, 10], ["0", 0, 1, 1]]
-)
+@pytest.mark.parametrize("bbox", [[600, 0, 41, 10], [0, 0, 0, 10], [-1, 0, 10, 10], [0, 0, 10], ["0", 0, 1, 1]])
 def test_a_refer_box_outside_its_image_or_malformed_is_refused(tmp_path, bbox):
     with pytest.raises(DataError, match=r"instances.json: row 1: "):
         refer(tmp_path, bbox)

@@ -47,7 +47,12 @@ def test_tokens_are_computed_once_and_come_in_the_order_asked_for(tmp_path: Path
 
 def test_other_weights_geometry_or_data_are_another_cache(tmp_path: Path, images: list[str]):
     squash = ImageGeometry(strategy="squash", canvas=(16, 16))
-    for geometry, weights, data in [(GEOMETRY, "w", "d"), (GEOMETRY, "v", "d"), (squash, "w", "d"), (GEOMETRY, "w", "e")]:
+    for geometry, weights, data in [
+        (GEOMETRY, "w", "d"),
+        (GEOMETRY, "v", "d"),
+        (squash, "w", "d"),
+        (GEOMETRY, "w", "e"),
+    ]:
         cache_tokens(tmp_path / "cache", Pooling(), geometry, weights, tmp_path, images, data)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
 

@@ -79,9 +79,7 @@ def test_the_constant_box_is_at_least_as_good_as_any_training_box(seed, threshol
     targets = random_boxes(seed, 60)
     box = best_constant_box(targets, threshold)
     assert box == best_constant_box(targets, threshold)
-    assert hits(box, targets, threshold) >= max(
-        hits(target.round(2), targets, threshold) for target in targets
-    )
+    assert hits(box, targets, threshold) >= max(hits(target.round(2), targets, threshold) for target in targets)
     assert 0 <= box[0] < box[2] <= 1
     assert 0 <= box[1] < box[3] <= 1
 

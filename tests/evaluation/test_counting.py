@@ -36,9 +36,7 @@ def test_a_count_above_fifteen_is_wrong_and_has_no_margin():
     assert (outcome.score, outcome.margin, outcome.invalid) == (0, None, False)
 
 
-@pytest.mark.parametrize(
-    ("text", "score"), [("3", 1), ("D", 1), (" D ", 1), ("4", 0), ("three", 0), ("²", 0)]
-)
+@pytest.mark.parametrize(("text", "score"), [("3", 1), ("D", 1), (" D ", 1), ("4", 0), ("three", 0), ("²", 0)])
 def test_text_may_be_a_letter_or_a_number(text, score):
     assert get_benchmark("tallyqa").score(asked(3), text).score == score
 
@@ -55,9 +53,7 @@ def test_sixteen_probabilities_are_needed():
 
 def test_areas_need_every_count_and_are_perfect_for_a_perfect_answerer():
     benchmark = get_benchmark("tallyqa")
-    outcomes = [
-        benchmark.score(asked(count, number=count), np.eye(16)[count].tolist()) for count in range(16)
-    ]
+    outcomes = [benchmark.score(asked(count, number=count), np.eye(16)[count].tolist()) for count in range(16)]
     summary = benchmark.aggregate(outcomes)
     assert summary["details"]["roc_auc/simple"] == pytest.approx(100)
     assert summary["details"]["pr_auc/final"] == pytest.approx(100)

@@ -5,7 +5,12 @@ from eyeswap.errors import SpecError
 from eyeswap.evaluation.generate import Generator, Request
 from eyeswap.vlm.model import VisionLanguageModel
 
-WORDS = ["How many?", "Which digit is red?", "What is left of the blue circle?", "Is there a red 3 in the image?"]
+WORDS = [
+    "How many?",
+    "Which digit is red?",
+    "What is left of the blue circle?",
+    "Is there a red 3 in the image?",
+]
 
 
 def requests(images: int, choices: tuple[str, ...] = ()) -> list[list[Request]]:

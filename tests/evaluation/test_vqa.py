@@ -46,9 +46,7 @@ def test_vizwiz_tells_unanswerable_apart():
             Example(str(n), "i.jpg", "1", "x", "x", "?", ("dog",) * 10, details={"answerable": answerable}),
             answer,
         )
-        for n, (answerable, answer) in enumerate(
-            [(0, "Unanswerable."), (0, "dog"), (1, "unanswerable"), (1, "dog")]
-        )
+        for n, (answerable, answer) in enumerate([(0, "Unanswerable."), (0, "dog"), (1, "unanswerable"), (1, "dog")])
     ]
     details = benchmark.aggregate(outcomes)["details"]
     assert details["f1"] == pytest.approx(50)

@@ -181,11 +181,7 @@ def vqa_v2_vlmeval_aggregate(case):
 
 
 def by_part(details, field):
-    return {
-        name.partition("/")[2]: round(value, 2)
-        for name, value in details.items()
-        if name.startswith(f"{field}/")
-    }
+    return {name.partition("/")[2]: round(value, 2) for name, value in details.items() if name.startswith(f"{field}/")}
 
 
 def vizwiz_aggregate(case):
@@ -241,9 +237,7 @@ def areas(result, prefix, subsets):
     for name, value in details.items():
         assert value is not None or name.startswith("accuracy/") or result["reasons"][name]
     return {
-        f"{prefix}{subset}-{title}": None
-        if details[f"{key}/{subset}"] is None
-        else details[f"{key}/{subset}"] / 100
+        f"{prefix}{subset}-{title}": None if details[f"{key}/{subset}"] is None else details[f"{key}/{subset}"] / 100
         for subset in subsets
         for title, key in metrics.items()
     }
@@ -282,8 +276,7 @@ def slim_subsets(case):
         part, name = (lambda item: item[1]), lambda item: item[0]
     order = [name(item) for item in shuffled(items, case["seed"])]
     slim = {
-        str(size): [name(item) for item in subsample(items, size, part, case["seed"])]
-        for size in case["slim_sizes"]
+        str(size): [name(item) for item in subsample(items, size, part, case["seed"])] for size in case["slim_sizes"]
     }
     return {"n_full": len(order), "full_order": order, "full_order_first_50": order[:50], "slim": slim}
 
@@ -292,9 +285,7 @@ def letterbox(case):
     width, height = case["width"], case["height"]
     geometry = ImageGeometry(strategy="letterbox", canvas=(224, 224), interpolation="bicubic")
     placement = geometry.placement(width, height)
-    left, top = (
-        round(offset / scale) for offset, scale in zip(placement.offset, placement.scale, strict=True)
-    )
+    left, top = (round(offset / scale) for offset, scale in zip(placement.offset, placement.scale, strict=True))
     return {
         "padded_size": [width + 2 * left, height + 2 * top],
         "content_box": [left, top, left + width, top + height],

@@ -28,9 +28,7 @@ def test_deformable_attention_is_the_weighted_sum_of_bilinear_samples(seed, head
     sizes, depth, queries = [(3, 4), (2, 1)], 2, 3
     length = sum(rows * columns for rows, columns in sizes)
     value = torch.randn(1, length, heads, depth, generator=generator, dtype=torch.float64)
-    locations = (
-        torch.rand(1, queries, heads, 2, points, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3
-    )
+    locations = torch.rand(1, queries, heads, 2, points, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3
     weights = torch.rand(1, queries, heads, 2, points, generator=generator, dtype=torch.float64)
     got = deformable_attention(value, sizes, locations, weights)
     for query in range(queries):

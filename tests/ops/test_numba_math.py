@@ -29,9 +29,7 @@ def truth(x):
 def test_functions_are_accurate_to_the_last_bits(dtype, tolerance, bound):
     x = np.linspace(-bound, bound, 20_001).astype(dtype)
     error = np.abs(applied(x) - truth(x)) / truth(x)
-    assert error.max() < (
-        tolerance if bound < 20 or dtype == np.float32 else 1e-8
-    )  # softplus(x) = x above 20
+    assert error.max() < (tolerance if bound < 20 or dtype == np.float32 else 1e-8)  # softplus(x) = x above 20
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

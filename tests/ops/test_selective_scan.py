@@ -64,13 +64,9 @@ def scan_and_gradients(inputs, path, softplus=True):
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_the_recorded_ones(case, path, dtype, tolerance):
     golden = {name.split("/")[1]: tensor for name, tensor in TENSORS.items() if name.startswith(f"{case}/")}
-    leaves = {
-        name: golden[name].to(dtype).clone().requires_grad_() for name in (*INPUTS, "z") if name in golden
-    }
+    leaves = {name: golden[name].to(dtype).clone().requires_grad_() for name in (*INPUTS, "z") if name in golden}
     inputs = {name: leaf for name, leaf in leaves.items() if name != "z"}
-    out, last = selective_scan(
-        **inputs, softplus=CASES[case]["delta_softplus"], return_last_state=True, path=path
-    )
+    out, last = selective_scan(**inputs, softplus=CASES[case]["delta_softplus"], return_last_state=True, path=path)
     out = out * torch.nn.functional.silu(leaves["z"]) if "z" in leaves else out
     (out * golden["grad_out"].to(dtype)).sum().backward()
     assert error(out, golden["out"]) < tolerance
@@ -132,9 +128,7 @@ def test_memory_layout_of_the_inputs_does_not_matter():
     inputs = drawn(2, 2, 8, 2, 9)
     strided = {name: torch.stack([tensor, tensor], -1)[..., 0] for name, tensor in inputs.items()}
     assert not strided["u"].is_contiguous()
-    for got, want in zip(
-        scan_and_gradients(strided, "numba"), scan_and_gradients(inputs, "numba"), strict=True
-    ):
+    for got, want in zip(scan_and_gradients(strided, "numba"), scan_and_gradients(inputs, "numba"), strict=True):
         assert torch.equal(got, want)
 
 

@@ -39,9 +39,7 @@ def shell_lines(page: Path) -> Iterator[str]:
             language = None if language is not None else line.strip().removeprefix("```").strip()
         elif language in ("sh", "bash"):
             yield line
-        elif (language == "console" and line.startswith("$ ")) or (
-            language is None and line.startswith("    ")
-        ):
+        elif (language == "console" and line.startswith("$ ")) or (language is None and line.startswith("    ")):
             command = line.strip().removeprefix("$ ")
             if command.split(" ")[0] in ("eyeswap", "make"):
                 yield command
@@ -77,18 +75,12 @@ def check_eyeswap(words: list[str]) -> None:
         assert rest[0] in command.commands, f"no such command: {' '.join(words)}"
         command = command.commands[rest.pop(0)]
         known = {name for parameter in command.params for name in parameter.opts}
-    unknown = [
-        word for word in rest if word.startswith("-") and word.split("=")[0] not in known | {"--help", "-h"}
-    ]
+    unknown = [word for word in rest if word.startswith("-") and word.split("=")[0] not in known | {"--help", "-h"}]
     assert not unknown, f"unknown options {unknown} in: {' '.join(words)}"
     needed = [
-        parameter
-        for parameter in command.params
-        if parameter.param_type_name == "argument" and parameter.required
+        parameter for parameter in command.params if parameter.param_type_name == "argument" and parameter.required
     ]
-    assert len([word for word in rest if not word.startswith("-")]) >= len(needed), (
-        f"arguments missing: {words}"
-    )
+    assert len([word for word in rest if not word.startswith("-")]) >= len(needed), f"arguments missing: {words}"
 
 
 @pytest.mark.parametrize(
@@ -158,9 +150,7 @@ def test_every_shipped_study_loads_and_says_what_it_asks(path: Path) -> None:
 
 def block(language: str) -> str:
     """Return the first fenced block of a language in the README."""
-    found = re.search(
-        rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert found
     return found.group(1)
 

@@ -40,9 +40,7 @@ def relative(path: Path) -> str:
 def tracked_files() -> list[Path]:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so the list of tracked files is unknown")
-    names = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -139,23 +137,17 @@ def test_a_package_exports_what_it_lists_and_documents_it(package: Path) -> None
 
 
 def test_every_module_opens_with_a_docstring() -> None:
-    bare = [
-        relative(path) for path in FILES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    ]
+    bare = [relative(path) for path in FILES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
     assert not bare
 
 
 def test_the_default_path_never_names_torchvision_or_timm() -> None:
     imports = []
     for path in FILES:
-        for node in ast.parse(
-            path.read_text(encoding="utf-8")
-        ).body:  # the top level; extras are imported in functions
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # the top level; extras are imported in functions
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            imports += [
-                f"{relative(path)}: {name}" for name in names if name.split(".")[0] in ("torchvision", "timm")
-            ]
+            imports += [f"{relative(path)}: {name}" for name in names if name.split(".")[0] in ("torchvision", "timm")]
     assert not imports
 
 
@@ -165,9 +157,7 @@ def test_every_module_can_be_imported() -> None:
 
 
 def test_no_tracked_file_is_large() -> None:
-    large = [
-        (relative(path), path.stat().st_size) for path in tracked_files() if path.stat().st_size > MOST_BYTES
-    ]
+    large = [(relative(path), path.stat().st_size) for path in tracked_files() if path.stat().st_size > MOST_BYTES]
     assert not large
 
 

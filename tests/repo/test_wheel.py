@@ -63,9 +63,7 @@ def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> N
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 
     where = "import eyeswap, eyeswap.backbones.catalog as c; print(eyeswap.__file__); c.entry('digits-vit')"
-    told = subprocess.run(
-        [str(python), "-c", where], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
+    told = subprocess.run([str(python), "-c", where], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert Path(told.stdout.strip()).is_relative_to(site)
     version = subprocess.run(
         [tmp_path / "venv" / "bin" / "eyeswap", "--version"], check=True, capture_output=True, text=True

@@ -37,12 +37,8 @@ def test_a_large_difference_is_decided_and_a_small_one_is_not(pairs):
 
 
 def test_benchmarks_count_who_alone_is_right(results):
-    pair = next(
-        p for p in compare_benchmarks(results) if (p.where, p.behind, p.ahead) == ("refcoco", "vit", "vmamba")
-    )
-    right = {
-        arm.name: arm.predictions[3].score >= 0.5 for arm in results.arms if arm.name in ("vit", "vmamba")
-    }
+    pair = next(p for p in compare_benchmarks(results) if (p.where, p.behind, p.ahead) == ("refcoco", "vit", "vmamba"))
+    right = {arm.name: arm.predictions[3].score >= 0.5 for arm in results.arms if arm.name in ("vit", "vmamba")}
     assert pair.only_ahead == int((right["vmamba"] & ~right["vit"]).sum())
     assert pair.only_behind == int((right["vit"] & ~right["vmamba"]).sum())
     assert pair.p_mcnemar < 0.01

@@ -180,9 +180,7 @@ def test_what_a_model_says_cannot_become_markup(make_study):
     assert "alert(1)</script> safe" not in page
     assert "<img src=x" not in page
     assert page_data(page)["examples"]
-    assert any(
-        "onerror" in answer["text"] for one in page_data(page)["examples"] for answer in one["answers"]
-    )
+    assert any("onerror" in answer["text"] for one in page_data(page)["examples"] for answer in one["answers"])
 
 
 def test_missing_images_leave_the_examples_without_them(make_study):
@@ -201,9 +199,7 @@ def test_an_undeclared_difference_comes_first(make_study):
     results = gather(study)
     report = audited(results)
     assert next((row.title, row.verdict) for row in fact_rows(report)) == ("recipe", "undeclared")
-    assert "| recipe | undeclared |" in markdown(
-        results, judge(results, compare_averages(results)), [], report
-    )
+    assert "| recipe | undeclared |" in markdown(results, judge(results, compare_averages(results)), [], report)
 
 
 def test_the_picture_is_a_real_png(study_dir, tmp_path):

@@ -194,9 +194,7 @@ def test_one_arm_with_another_order_at_the_same_seed_is_found_among_many_seeds(t
         ("weights_sha256", None, "vmamba/seed-7: the backbone has no recorded weights"),
     ],
 )
-def test_facts_that_weaken_a_comparison_are_warned_of(
-    tmp_path: Path, place: str, value: Any, warning: str
-) -> None:
+def test_facts_that_weaken_a_comparison_are_warned_of(tmp_path: Path, place: str, value: Any, warning: str) -> None:
     def plant(spec: dict[str, Any], machine: dict[str, Any]) -> None:
         spec["backbone"][place] = value
 

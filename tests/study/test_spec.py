@@ -249,9 +249,7 @@ def test_a_file_name_must_be_a_study_name(tmp_path: Path) -> None:
 
 
 @given(text=st.text(max_size=60))
-def test_no_text_at_all_gives_anything_but_one_line(
-    text: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_no_text_at_all_gives_anything_but_one_line(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "fuzz.yaml"
     path.write_bytes(text.encode("utf-8", errors="ignore"))
     message(path)

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from eyeswap.errors import SpecError
 from eyeswap.vlm.connector import build_connector

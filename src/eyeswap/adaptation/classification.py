@@ -161,7 +161,10 @@ def _train_stage(
     pixels, labels = _images(recipe.seed, stage, geometry, "train", stage.num_images)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, stage.learning_rate, betas=(0.9, 0.98))
     rng = np.random.default_rng(recipe.seed)
     order = np.concatenate([rng.permutation(stage.num_images) for _ in range(stage.num_epochs)])
@@ -179,13 +182,13 @@ def _train_stage(
         yield float(loss.detach())
 
 
-def _images(
-    seed: int, stage: Stage, geometry: ImageGeometry, split: Split, count: int
-) -> tuple[Tensor, Tensor]:
+def _images(seed: int, stage: Stage, geometry: ImageGeometry, split: Split, count: int) -> tuple[Tensor, Tensor]:
     """Make ``count`` images in parallel: ``[count, 3, H, W]`` float16 and labels ``[count, NUM_CLASSES]``."""
     with ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as workers:
         made = list(workers.map(partial(make_image, seed, stage, geometry, split), range(count), chunksize=200))
-    return torch.from_numpy(np.stack([image for image, _ in made])), torch.from_numpy(np.stack([row for _, row in made]))
+    return torch.from_numpy(np.stack([image for image, _ in made])), torch.from_numpy(
+        np.stack([row for _, row in made])
+    )
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ before it ever meets an image. Only answers carry loss. Every arm of a study sta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,21 +31,34 @@ _WORKERS = 2
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """One warm-up and half-cosine of the learning rate, on texts that no other cycle sees."""
+
+    num_scenes: int
+    num_steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class LanguageRecipe:
     """How the miniature LLM is made; the defaults made the shipped one."""
 
-    num_scenes: int = 40_000
-    num_steps: int = 4_000
+    cycles: tuple[Cycle, ...] = (Cycle(16_000, 3_000, 3e-3), Cycle(16_000, 1_800, 2e-3))
+    held_out: int = 512
     batch_size: int = 32
-    learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
     context_weight: float = 0.5
     seed: int = 7
     hidden_size: int = 128
-    num_layers: int = 5
+    num_layers: int = 4
     num_heads: int = 4
     intermediate_size: int = 352
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all cycles."""
+        return sum(cycle.num_steps for cycle in self.cycles)
 
 
 Text = tuple[list[str], list[tuple[str, str]]]  # the scene in words; the turns
@@ -92,39 +105,60 @@ def pretrain_language_model(
         The model, its tokenizer, and held-out metrics: ``answer_accuracy`` (share of answers reproduced token by
         token under teacher forcing) and ``loss``, both on texts that were not trained on.
     """
-    with ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as workers:
-        count = recipe.num_scenes + 512
-        texts = list(workers.map(partial(make_text, recipe.seed), range(count), chunksize=250))
+    held_out = _texts(recipe.seed, recipe.cycles[0].num_scenes, recipe.held_out)
+    texts = _texts(recipe.seed, 0, recipe.cycles[0].num_scenes)
     tokenizer = build_tokenizer(part for _, turns in texts[:8000] for turn in turns for part in turn)
-    encoded = [encode_text(text, tokenizer) for text in texts]
-    held_out, encoded = encoded[recipe.num_scenes :], encoded[: recipe.num_scenes]
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(llama_config(recipe, tokenizer))
+    step = first = 0
+    for cycle in recipe.cycles:
+        texts = texts if first == 0 else _texts(recipe.seed, first, cycle.num_scenes)
+        first += cycle.num_scenes + recipe.held_out
+        encoded = [encode_text(text, tokenizer) for text in texts]
+        for loss in train_cycle(model, encoded, tokenizer.pad_token_id, cycle, recipe):
+            report(step, loss)
+            step += 1
+    encoded = [encode_text(text, tokenizer) for text in held_out]
+    return model.eval(), tokenizer, _evaluate(model.eval(), encoded, tokenizer)
+
+
+def train_cycle(
+    model: LlamaForCausalLM,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    pad: int,
+    cycle: Cycle,
+    recipe: LanguageRecipe,
+) -> Iterator[float]:
+    """Train in place for one cycle; yield the loss of the answers after every step."""
     optimizer = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+        model.parameters(), cycle.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    order = _epochs(len(encoded), recipe)
-    for step in range(recipe.num_steps):
+    order = _epochs(len(encoded), cycle.num_steps * recipe.batch_size, recipe.seed)
+    for step in range(cycle.num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
+            group["lr"] = cycle.learning_rate * _schedule(step, cycle.num_steps, recipe.warmup_steps)
         rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        ids, labels = pad_right([encoded[row] for row in rows], tokenizer.pad_token_id)
+        ids, labels = pad_right([encoded[row] for row in rows], pad)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits  # [B, T, V]
         losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
         is_answer = (labels[:, 1:] >= 0).flatten()
-        is_context = (ids[:, 1:] != tokenizer.pad_token_id).flatten() & ~is_answer
+        is_context = (ids[:, 1:] != pad).flatten() & ~is_answer
         loss = losses[is_answer].mean()
         (loss + recipe.context_weight * losses[is_context].mean()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        report(step, float(loss.detach()))
-    return model.eval(), tokenizer, _evaluate(model.eval(), held_out, tokenizer)
+        yield float(loss.detach())
+
+
+def _texts(seed: int, first: int, count: int) -> list[Text]:
+    with ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as workers:
+        return list(workers.map(partial(make_text, seed), range(first, first + count), chunksize=250))
 
 
 def pad_right(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor]:
-    """Stack ragged rows into ``[B, T]`` token ids and labels, padded on the right (a causal model never looks there)."""
+    """Stack ragged rows into ``[B, T]`` ids and labels, padded on the right (a causal model never looks there)."""
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in rows])
     labels = torch.tensor([row + [-100] * (longest - len(row)) for _, row in rows])
@@ -149,17 +183,16 @@ def llama_config(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> 
     )
 
 
-def _epochs(num_texts: int, recipe: LanguageRecipe) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    rng = np.random.default_rng(recipe.seed)
-    needed = recipe.num_steps * recipe.batch_size
+def _epochs(num_texts: int, needed: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    rng = np.random.default_rng(seed)
     passes = [rng.permutation(num_texts) for _ in range(math.ceil(needed / num_texts))]
     return np.concatenate(passes)[:needed]
 
 
-def _schedule(step: int, recipe: LanguageRecipe) -> float:
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
+def _schedule(step: int, num_steps: int, warmup_steps: int) -> float:
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * done)) * 0.98 + 0.02
 
 
@@ -179,4 +212,3 @@ def _evaluate(
                 right += bool(row_hit[begin : end + 1].all())
                 answers += 1
     return {"answer_accuracy": right / answers, "loss": float(np.mean(losses))}
-

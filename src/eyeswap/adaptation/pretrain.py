@@ -78,7 +78,10 @@ def _language_model(name: str, out_dir: Path, console: Console | None) -> Path:
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "eyeswap.json", {"system": ""})
-    facts = {"data": "digits, scenes drawn in words and conversations about them, no image", "parameters": model.num_parameters()}
+    facts = {
+        "data": "digits, scenes drawn in words and conversations about them, no image",
+        "parameters": model.num_parameters(),
+    }
     _write_card(folder / "card.json", name, asdict(recipe), metrics, started, facts)
     return folder
 
@@ -88,7 +91,12 @@ def _halved(value: torch.Tensor) -> torch.Tensor:
 
 
 def _write_card(
-    path: Path, name: str, recipe: dict[str, Any], metrics: dict[str, float], started: float, facts: dict[str, Any]
+    path: Path,
+    name: str,
+    recipe: dict[str, Any],
+    metrics: dict[str, float],
+    started: float,
+    facts: dict[str, Any],
 ) -> None:
     card = {
         "name": name,

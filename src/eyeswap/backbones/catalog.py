@@ -198,9 +198,7 @@ def entry(name: str) -> BackboneEntry:
         return known[name]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise SpecError(
-        f"no backbone {name!r} in the catalog: {hint}`eyeswap backbones list` shows all {len(known)}"
-    )
+    raise SpecError(f"no backbone {name!r} in the catalog: {hint}`eyeswap backbones list` shows all {len(known)}")
 
 
 def _resolve(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -70,15 +70,11 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise CheckpointError(
-                    f"{url}: {reason}, after {ATTEMPTS} attempts; call again to resume"
-                ) from None
+                raise CheckpointError(f"{url}: {reason}, after {ATTEMPTS} attempts; call again to resume") from None
         time.sleep(PAUSE_S * attempt)
     if sha256 is not None and sha256_of(part) != sha256:
         _forget(part, tag)
-        raise CheckpointError(
-            f"{url}: sha256 of the download differs from the catalog's; the file was discarded"
-        )
+        raise CheckpointError(f"{url}: sha256 of the download differs from the catalog's; the file was discarded")
     part.replace(path)
     _forget(part, tag)
 

@@ -59,9 +59,7 @@ def from_file(name: str, tap: str | None = None) -> tuple[VisionBackbone, ImageG
     network, geometry = built if isinstance(built, tuple) and len(built) == 2 else (built, DEFAULT_GEOMETRY)
     if not isinstance(network, VisionBackbone) or not isinstance(geometry, ImageGeometry):
         kinds = f"{type(network).__name__} and {type(geometry).__name__}"
-        raise SpecError(
-            f"{path}: {function}() returned {kinds}, expected a VisionBackbone and an ImageGeometry"
-        )
+        raise SpecError(f"{path}: {function}() returned {kinds}, expected a VisionBackbone and an ImageGeometry")
     return network, geometry
 
 
@@ -80,16 +78,12 @@ def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionB
     try:
         import timm
     except ImportError as error:
-        raise EnvironmentProblem(
-            f"timm:{model} needs timm ({_one_line(error)}): pip install 'eyeswap[timm]'"
-        ) from None
+        raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): pip install 'eyeswap[timm]'") from None
     try:
         network = timm.create_model(model, pretrained=pretrained, num_classes=0)
         data = timm.data.resolve_model_data_config(network)
         backbone = TimmBackbone(network, int(tap) if tap is not None else -2, data["input_size"][1:])
-    except (
-        Exception
-    ) as error:  # timm raises RuntimeError, ValueError, KeyError, AssertionError, AttributeError
+    except Exception as error:  # timm raises RuntimeError, ValueError, KeyError, AssertionError, AttributeError
         raise SpecError(f"timm:{model}: {_one_line(error)}") from None
     interpolation = data["interpolation"] if data["interpolation"] in ("bicubic", "bilinear") else "bicubic"
     height, width = data["input_size"][1:]

@@ -145,9 +145,7 @@ class Downsample(nn.Module):
 class Level(nn.Module):
     """Blocks of one width, on the map or on its windows, and the step to the next level."""
 
-    def __init__(
-        self, blocks: Sequence[nn.Module], downsample: nn.Module | None, window: int | None = None
-    ) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None, window: int | None = None) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
         self.downsample = downsample

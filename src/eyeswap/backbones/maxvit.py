@@ -51,9 +51,7 @@ class MaxViT(VisionBackbone):
         if len(dims) != len(depths):
             raise SpecError(f"dims has {len(dims)} stages, depths has {len(depths)}")
         if not 1 <= tap <= len(dims):
-            raise SpecError(
-                f"tap: stage {tap} does not exist in a network of {len(dims)} stages (1-{len(dims)})"
-            )
+            raise SpecError(f"tap: stage {tap} does not exist in a network of {len(dims)} stages (1-{len(dims)})")
         self.tap, self.embed_dim = tap, dims[tap - 1]
         self.window = window or img_size // 32
         self.stem = Stem(stem_dim)
@@ -214,11 +212,7 @@ class PartitionAttention(nn.Module):
         batch, height, width, channels = raster.shape
         rows, columns = height // self.window, width // self.window
         # Windows take neighbouring cells; the grid takes cells that lie `rows`, `columns` apart.
-        split = (
-            (self.window, rows, self.window, columns)
-            if self.dilated
-            else (rows, self.window, columns, self.window)
-        )
+        split = (self.window, rows, self.window, columns) if self.dilated else (rows, self.window, columns, self.window)
         order = (0, 2, 4, 1, 3, 5) if self.dilated else (0, 1, 3, 2, 4, 5)
         groups = raster.reshape(batch, *split, channels).permute(order)  # [B, rows, columns, w, w, C]
         shape = groups.shape
@@ -240,9 +234,7 @@ class RelativeAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``[B, w*w, C]`` to ``[B, w*w, C]``."""
-        qkv = (
-            self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # [3, B, heads, N, d]
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=self.rel_pos().to(qkv.dtype))
         projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # [B, N, C]
         return projected

@@ -114,9 +114,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``[B, N, D]`` to ``[B, N, D]``."""
-        qkv = (
-            self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # [3, B, heads, N, d]
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
         projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # [B, N, D]
         return projected
@@ -161,9 +159,7 @@ def block_index(tap: int, depth: int) -> int:
         SpecError: if there is no such block.
     """
     if not -depth <= tap < depth:
-        raise SpecError(
-            f"tap: block {tap} does not exist in a network of {depth} blocks; use {-depth}..{depth - 1}"
-        )
+        raise SpecError(f"tap: block {tap} does not exist in a network of {depth} blocks; use {-depth}..{depth - 1}")
     return tap % depth
 
 

@@ -82,8 +82,7 @@ class ViTAdapter(VisionBackbone):
         deformable = (embed_dim, deform_num_heads, n_points, deform_ratio)
         feed_forward = (int(embed_dim * cffn_ratio), drop_path_rate)
         self.interactions = nn.ModuleList(
-            Interaction(deformable, feed_forward, num_extra=2 if span is self.spans[-1] else 0)
-            for span in self.spans
+            Interaction(deformable, feed_forward, num_extra=2 if span is self.spans[-1] else 0) for span in self.spans
         )
         if tap == 1:
             self.up = nn.ConvTranspose2d(embed_dim, embed_dim, 2, 2)

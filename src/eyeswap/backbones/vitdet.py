@@ -80,9 +80,7 @@ class ViTDet(VisionBackbone):
         """Return the features at the tap, ``[B, h, w, D]``, without a norm."""
         grid = self.token_grid(*pixel_values.shape[-2:])
         positions = resize_positions(self.pos_embed[:, 1:], 0, grid, antialias=False)
-        raster: Tensor = self.patch_embed(pixel_values) + positions.reshape(
-            1, *grid, self.embed_dim
-        )  # [B, h, w, D]
+        raster: Tensor = self.patch_embed(pixel_values) + positions.reshape(1, *grid, self.embed_dim)  # [B, h, w, D]
         for block in self.blocks:
             raster = block(raster)
         return raster

@@ -130,9 +130,7 @@ def load_backbone(
         entry = catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry)
         network = entry.build()
         state, digest = _read_entry(entry, weights)
-        load_state(
-            network, state, source=f"{name}: {weights if isinstance(weights, Path) else entry.weights.file}"
-        )
+        load_state(network, state, source=f"{name}: {weights if isinstance(weights, Path) else entry.weights.file}")
         loaded = LoadedBackbone(name, entry.family, network, entry.geometry, digest, entry=entry)
     if wiring == "controlled":
         loaded.network.freeze()
@@ -162,16 +160,12 @@ def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str
     for kind, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise CheckpointError(
-                f"{source}: {kind} key {keys[0]}{more}; is this the right file for this entry?"
-            )
+            raise CheckpointError(f"{source}: {kind} key {keys[0]}{more}; is this the right file for this entry?")
     fitted = {}
     for key, own in expected.items():
         value = state.get(key, own)
         if value.numel() != own.numel() or (value.shape != own.shape and not _same_numbers(value, own)):
-            raise CheckpointError(
-                f"{source}: {key} has shape {tuple(value.shape)}, expected {tuple(own.shape)}"
-            )
+            raise CheckpointError(f"{source}: {key} has shape {tuple(value.shape)}, expected {tuple(own.shape)}")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f"{source}: {key} has numbers that are not finite")
         fitted[key] = value.reshape(own.shape)
@@ -191,9 +185,7 @@ def unpack(content: Mapping[str, Any], layout: Layout, source: str) -> dict[str,
     else:
         if layout.containers:
             wanted = " or ".join(layout.containers)
-            raise CheckpointError(
-                f"{source}: no key {wanted} at the top; it has {', '.join(list(content)[:5])}"
-            )
+            raise CheckpointError(f"{source}: no key {wanted} at the top; it has {', '.join(list(content)[:5])}")
     state = {}
     for key, value in content.items():
         if not key.startswith(layout.prefix):
@@ -231,9 +223,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _read_entry(
-    entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | None
-) -> tuple[dict[str, Tensor], str]:
+def _read_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | None) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of an entry under official names, and the digest of what they came from."""
     if isinstance(weights, Mapping):
         return dict(weights), state_digest(weights)

@@ -43,9 +43,7 @@ def show(findings: AuditReport, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        "fact", "verdict", "value", title=f"audit of {len(findings.runs)} runs", title_justify="left"
-    )
+    table = Table("fact", "verdict", "value", title=f"audit of {len(findings.runs)} runs", title_justify="left")
     for facts, verdict in (
         (findings.undeclared, "[red]UNDECLARED difference[/red]"),
         (findings.declared, "[yellow]declared difference[/yellow]"),

@@ -20,9 +20,7 @@ def list_all(
     from eyeswap.cli.console import open_console
     from eyeswap.errors import SpecError
 
-    table = Table(
-        Column("name", no_wrap=True), "tap", "geometry", "trained for", "on", "licence of the weights"
-    )
+    table = Table(Column("name", no_wrap=True), "tap", "geometry", "trained for", "on", "licence of the weights")
     for name in catalog.names():
         if part in name:
             entry = catalog.entry(name)

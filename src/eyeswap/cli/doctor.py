@@ -100,9 +100,7 @@ def _torchvision() -> str:
     found = version_of("torchvision")
     if found is None:
         return "absent, as it should be (nothing here needs it)"
-    trial = subprocess.run(
-        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False
-    )
+    trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
     if trial.returncode == 0:
         return f"{found}, can be imported"
     reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]

@@ -9,9 +9,7 @@ import typer
 
 
 def pretrain(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A miniature: digits-llm or a digits-* backbone.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A miniature: digits-llm or a digits-* backbone.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint.")] = Path("checkpoints"),
 ) -> None:
     """Train a miniature backbone or LLM from scratch, with the recipe that made the shipped one."""

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    study_dir: Annotated[
-        Path, typer.Argument(metavar="STUDY_DIR", help="Folder of a study, such as runs/quickstart.")
-    ],
+    study_dir: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Folder of a study, such as runs/quickstart.")],
 ) -> None:
     """Write the report of a study (one HTML file, Markdown, CSV, JSON) and print its table."""
     from eyeswap.cli.console import open_console

@@ -45,9 +45,7 @@ def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
     from eyeswap.study.spec import load_study
 
     study = load_study(file)
-    table = Table(
-        "arm", "seed", "backbone", "connector", "state", "folder", title=study.question, title_justify="left"
-    )
+    table = Table("arm", "seed", "backbone", "connector", "state", "folder", title=study.question, title_justify="left")
     for planned in plan_runs(study, runs):
         arm = study.arms[planned.arm]
         row = (planned.arm, str(planned.seed), arm.backbone, study.connector_of(planned.arm), planned.state())

@@ -95,8 +95,7 @@ def write_instructions(path: Path, instructions: Sequence[Instruction]) -> None:
         if instruction.image is not None:
             row["image"] = instruction.image
         row["conversations"] = [
-            {"from": _SPEAKERS[index % 2], "value": message}
-            for index, message in enumerate(instruction.messages)
+            {"from": _SPEAKERS[index % 2], "value": message} for index, message in enumerate(instruction.messages)
         ]
         rows.append(row)
     write_compact_json(path, rows)

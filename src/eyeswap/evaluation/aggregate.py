@@ -48,8 +48,7 @@ def averages(scores: Iterable[tuple[str, float | None, int]]) -> dict[str, dict[
     """
     rows = list(scores)
     result = {
-        group: weighted_average((score, count) for name, score, count in rows if name == group)
-        for group in GROUPS
+        group: weighted_average((score, count) for name, score, count in rows if name == group) for group in GROUPS
     }
     result["overall"] = weighted_average((score, count) for _, score, count in rows)
     return result

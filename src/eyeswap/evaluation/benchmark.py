@@ -177,9 +177,7 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> dict[Any,
     return groups
 
 
-def breakdown(
-    outcomes: Sequence[Outcome], name: str, key: Callable[[Outcome], Hashable]
-) -> dict[str, float | None]:
+def breakdown(outcomes: Sequence[Outcome], name: str, key: Callable[[Outcome], Hashable]) -> dict[str, float | None]:
     """Return the percent score of each part of a run, named ``name/part``."""
     parts = grouped(outcomes, key)
     return {f"{name}/{part}": percent(outcome.score for outcome in rows) for part, rows in parts.items()}
@@ -199,9 +197,7 @@ def shuffled(items: Sequence[Item], seed: int = STUDY_SEED) -> list[Item]:
     return order
 
 
-def subsample(
-    items: Sequence[Item], size: int, part: Callable[[Item], Hashable], seed: int = STUDY_SEED
-) -> list[Item]:
+def subsample(items: Sequence[Item], size: int, part: Callable[[Item], Hashable], seed: int = STUDY_SEED) -> list[Item]:
     """Walk the shuffled items and keep the first ``size`` of each part; small parts are kept whole."""
     taken: dict[Hashable, int] = {}
     kept = []
@@ -220,7 +216,5 @@ def answer_text(example: Example, answer: Answer) -> str:
         DataError: if it is not.
     """
     if not isinstance(answer, str):
-        raise DataError(
-            f"example {example.example_id}: this benchmark scores text, found {type(answer).__name__}"
-        )
+        raise DataError(f"example {example.example_id}: this benchmark scores text, found {type(answer).__name__}")
     return answer

@@ -82,9 +82,7 @@ class TallyQA(Benchmark):
             told = _count_in(answer)
             return Outcome(example, answer, float(told == truth), invalid=told is None)
         if len(answer) != NUM_COUNTS:
-            raise DataError(
-                f"example {example.example_id}: TallyQA needs 16 probabilities, found {len(answer)}"
-            )
+            raise DataError(f"example {example.example_id}: TallyQA needs 16 probabilities, found {len(answer)}")
         is_number = not any(math.isnan(value) for value in answer)
         best = max(range(NUM_COUNTS), key=lambda count: answer[count])  # the first of equals
         return Outcome(

@@ -55,9 +55,7 @@ class Generator:
         questions_per_batch: questions decoded together.
     """
 
-    def __init__(
-        self, model: VisionLanguageModel, images_per_batch: int = 32, questions_per_batch: int = 256
-    ) -> None:
+    def __init__(self, model: VisionLanguageModel, images_per_batch: int = 32, questions_per_batch: int = 256) -> None:
         self.model = model
         self.images_per_batch, self.questions_per_batch = images_per_batch, questions_per_batch
         self.tokenizer = model.tokenizer
@@ -80,9 +78,7 @@ class Generator:
         return [pieces[0] for pieces in ids]
 
     @torch.inference_mode()
-    def answer(
-        self, visual_tokens: Tensor, questions: Sequence[Sequence[Request]]
-    ) -> Iterator[list[Generation]]:
+    def answer(self, visual_tokens: Tensor, questions: Sequence[Sequence[Request]]) -> Iterator[list[Generation]]:
         """Answer the questions of some images.
 
         Args:
@@ -92,10 +88,10 @@ class Generator:
         Yields:
             The answers to each image's questions, image after image.
         """
-        embed = self.model.llm.get_input_embeddings()  # type: ignore[operator]
+        embed = self.model.llm.get_input_embeddings()
         bos = embed(torch.tensor([[self.tokenizer.bos_token_id]])).expand(len(visual_tokens), -1, -1)
         prefix = torch.cat([bos, self.model.connector(visual_tokens)], dim=1)  # [I, 1+N, D]
-        cache = self.model.llm.base_model(inputs_embeds=prefix, use_cache=True).past_key_values  # type: ignore[operator]
+        cache = self.model.llm.base_model(inputs_embeds=prefix, use_cache=True).past_key_values
         flat = [(row, request) for row, requests in enumerate(questions) for request in requests]
         answers: list[Generation] = []
         for start in range(0, len(flat), self.questions_per_batch):
@@ -173,7 +169,7 @@ class Generator:
         return generations
 
     def _forward(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        hidden: Tensor = self.model.llm.base_model(  # type: ignore[operator]
+        hidden: Tensor = self.model.llm.base_model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
@@ -183,7 +179,7 @@ class Generator:
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.llm.get_output_embeddings()(hidden)  # type: ignore[operator]
+        logits: Tensor = self.model.llm.get_output_embeddings()(hidden)
         return logits.float()
 
 

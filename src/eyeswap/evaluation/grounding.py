@@ -40,18 +40,13 @@ class _Grounding(Benchmark):
         return "box"
 
     def user_message(self, example: Example) -> str:
-        return (
-            "Please provide the bounding box coordinate of the region this sentence describes: "
-            f'"{example.question}"'
-        )
+        return f'Please provide the bounding box coordinate of the region this sentence describes: "{example.question}"'
 
     def score(self, example: Example, answer: Answer) -> Outcome:
         text = answer_text(example, answer)
         truth = example.truth
         if not isinstance(truth, tuple) or len(truth) != 4:
-            raise DataError(
-                f"example {example.example_id}: {self.name} needs a box as truth, found {truth!r}"
-            )
+            raise DataError(f"example {example.example_id}: {self.name} needs a box as truth, found {truth!r}")
         box = parse_box(text)
         if box is None:
             return Outcome(example, text, 0.0, invalid=True)
@@ -93,9 +88,7 @@ class RefCOCO(_Grounding):
         folder = root / "download" / self.family / name
         refs = folder / f"refs({REFER_AUTHORS[name]}).p"
         images = f"download/{self.family}/train2014"
-        return read_refer(
-            refs, folder / "instances.json", images, name, "val" if split == "eval" else "train"
-        )
+        return read_refer(refs, folder / "instances.json", images, name, "val" if split == "eval" else "train")
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,7 @@ class POPE(Benchmark):
 def yes_no_report(told_yes: Sequence[bool], true_yes: Sequence[bool]) -> dict[str, float | None]:
     """Return the counts and, in percent, accuracy, precision, recall, F1 of yes and the ratio of yes."""
     pairs = list(zip(told_yes, true_yes, strict=True))
-    tp, fp, tn, fn = (
-        pairs.count(pair) for pair in ((True, True), (True, False), (False, False), (False, True))
-    )
+    tp, fp, tn, fn = (pairs.count(pair) for pair in ((True, True), (True, False), (False, False), (False, True)))
     precision = tp / (tp + fp) if tp + fp else None
     recall = tp / (tp + fn) if tp + fn else None
     f1 = 2 * precision * recall / (precision + recall) if precision and recall else None
@@ -164,9 +162,7 @@ def areas_under_curves(outcomes: Sequence[Outcome]) -> tuple[tuple[float, float]
     if any(outcome.probabilities is None for outcome in outcomes):
         return None, "answers are text, without probabilities"
     labels = np.array([outcome.example.truth == "yes" for outcome in outcomes], dtype=int)
-    scores = np.array(
-        [outcome.probabilities[0] for outcome in outcomes if outcome.probabilities], dtype=float
-    )
+    scores = np.array([outcome.probabilities[0] for outcome in outcomes if outcome.probabilities], dtype=float)
     if len(set(labels.tolist())) < 2:
         return None, "needs examples of both labels"
     if not np.isfinite(scores).all():

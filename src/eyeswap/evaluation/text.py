@@ -21,8 +21,7 @@ _PERIOD = re.compile(r"\.(?!\d)")
 _MOST_PERIODS = 32  # the scorers pass a regex flag, whose value is 32, where the count belongs
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(_words("zero one two three four five six seven eight nine ten"))
+    word: str(value) for value, word in enumerate(_words("zero one two three four five six seven eight nine ten"))
 } | {"none": "0"}
 
 # Spelled without its apostrophe, each of these gets it back.
@@ -67,9 +66,7 @@ def _vizwiz_contractions() -> dict[str, str]:
     kept_keys = {"couldn'tve", "hadn'tve"}
     kept_values = {"ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've"}
     return {
-        key if key in kept_keys else key.replace("'", "`"): word
-        if word in kept_values
-        else word.replace("'", "`")
+        key if key in kept_keys else key.replace("'", "`"): word if word in kept_values else word.replace("'", "`")
         for key, word in _contractions().items()
     }
 

@@ -100,9 +100,7 @@ class _TextBenchmark(Benchmark):
             raise DataError(f"example {example.example_id}: {self.name} needs a list of human answers")
         score = self.score_text(text, [str(truth) for truth in example.truth])
         if score is None:
-            raise DataError(
-                f"example {example.example_id}: {self.name} cannot score {len(example.truth)} answers"
-            )
+            raise DataError(f"example {example.example_id}: {self.name} cannot score {len(example.truth)} answers")
         return Outcome(example, text, score, invalid=not text.strip())
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
@@ -130,12 +128,8 @@ class VQAv2(_TextBenchmark):
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
         """Accuracy by answer type and by question type."""
-        by_answer = breakdown(
-            outcomes, "answer_type", lambda outcome: outcome.example.details.get("answer_type")
-        )
-        by_question = breakdown(
-            outcomes, "question_type", lambda outcome: outcome.example.details.get("question_type")
-        )
+        by_answer = breakdown(outcomes, "answer_type", lambda outcome: outcome.example.details.get("answer_type"))
+        by_question = breakdown(outcomes, "question_type", lambda outcome: outcome.example.details.get("question_type"))
         return Details(by_answer | by_question, {})
 
 
@@ -211,9 +205,7 @@ class GQA(_TextBenchmark):
         """Score a text against the human answers."""
         text = answer_text(example, answer)
         if not isinstance(example.truth, str):
-            raise DataError(
-                f"example {example.example_id}: gqa needs one answer as truth, found {example.truth!r}"
-            )
+            raise DataError(f"example {example.example_id}: gqa needs one answer as truth, found {example.truth!r}")
         return Outcome(example, text, float(clean_gqa(text) == example.truth), invalid=not text.strip())
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
@@ -221,12 +213,8 @@ class GQA(_TextBenchmark):
         is_open = grouped(outcomes, lambda outcome: _structural(outcome) == "query")
         values = {
             **breakdown(outcomes, "structural", _structural),
-            **breakdown(
-                outcomes, "semantic", lambda outcome: outcome.example.details.get("semantic", "other")
-            ),
-            **breakdown(
-                outcomes, "steps", lambda outcome: count_steps(outcome.example.details.get("program", []))
-            ),
+            **breakdown(outcomes, "semantic", lambda outcome: outcome.example.details.get("semantic", "other")),
+            **breakdown(outcomes, "steps", lambda outcome: count_steps(outcome.example.details.get("program", []))),
             **breakdown(outcomes, "words", lambda outcome: len(outcome.example.question.split())),
             "binary": percent(outcome.score for outcome in is_open.get(False, [])),
             "open": percent(outcome.score for outcome in is_open.get(True, [])),

@@ -94,9 +94,7 @@ def _forward(
                 p = order[k, t]
                 drive(work, np.uint64(0), bias, u, delta, place, p, use_softplus, width)
                 for s in range(components):
-                    _advance(
-                        states, s * STATE, work, y, place, p, b[image, k, p, s], c[image, k, p, s], width
-                    )
+                    _advance(states, s * STATE, work, y, place, p, b[image, k, p, s], c[image, k, p, s], width)
             for s in range(components):
                 for d in range(lanes(width)):
                     last[image, k, s, n, d] = states[s * STATE + H + d]
@@ -108,9 +106,7 @@ def _pool(process: int, workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="eyeswap-scan")
 
 
-def run(
-    function: Callable[..., None], threads: int, inputs: tuple[Any, ...], outputs: tuple[Any, ...]
-) -> None:
+def run(function: Callable[..., None], threads: int, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
     """Share the tasks of a kernel out to threads, in equal runs of neighbours.
 
     numba's own thread pools are avoided: the OpenMP one spins beside torch's and slows torch down twentyfold

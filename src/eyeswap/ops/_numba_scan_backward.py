@@ -63,9 +63,7 @@ def _walk(
             _remember(trail, o, row, row - slot + AFTER, states, s, b[image, k, p, s], width)
     for s in range(components):
         for d in range(lanes(width)):
-            checkpoints[segment + 1, s, d] = trail[
-                np.uint64(SEGMENT) * slot + COMPONENTS + s * COMPONENT + AFTER + d
-            ]
+            checkpoints[segment + 1, s, d] = trail[np.uint64(SEGMENT) * slot + COMPONENTS + s * COMPONENT + AFTER + d]
 
 
 @kernel(forceinline=True)
@@ -136,9 +134,7 @@ def _backward(
                     states[s * STATE + GA + d] = 0
             for step in range(2 * segments - 1):  # forwards to the last segment, then backwards from it
                 segment = min(step, 2 * segments - 2 - step)
-                _walk(
-                    trail, states, checkpoints, segment, u, delta, b, bias, order, place, use_softplus, width
-                )
+                _walk(trail, states, checkpoints, segment, u, delta, b, bias, order, place, use_softplus, width)
                 if step < segments - 1:
                     continue
                 for t in range(min((segment + 1) * SEGMENT, length) - 1, segment * SEGMENT - 1, -1):

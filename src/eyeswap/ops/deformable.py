@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def deformable_attention(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
+def deformable_attention(value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
     """Read weighted points from several feature maps.
 
     Args:
@@ -54,7 +52,5 @@ def reference_points(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     for rows, columns in sizes:
         y = (torch.arange(rows, dtype=like.dtype, device=like.device) + 0.5) / rows
         x = (torch.arange(columns, dtype=like.dtype, device=like.device) + 0.5) / columns
-        centres.append(
-            torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).flatten(0, 1)
-        )
+        centres.append(torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).flatten(0, 1))
     return torch.cat(centres)  # [L, 2]

@@ -106,18 +106,14 @@ def selective_scan_reference(
     softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run `selective_scan` as a plain loop over the steps and return output and last state: the oracle."""
-    return selective_scan(
-        u, delta, A, B, C, D, delta_bias, softplus, return_last_state=True, path="reference"
-    )
+    return selective_scan(u, delta, A, B, C, D, delta_bias, softplus, return_last_state=True, path="reference")
 
 
 def _check_shapes(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
 ) -> None:
     if u.ndim != 3 or B.ndim != 4:
-        raise ShapeError(
-            f"selective_scan: u is {tuple(u.shape)} and B {tuple(B.shape)}, expected 3 and 3 or 4 axes"
-        )
+        raise ShapeError(f"selective_scan: u is {tuple(u.shape)} and B {tuple(B.shape)}, expected 3 and 3 or 4 axes")
     batch, channels, length = u.shape
     K, S = B.shape[1:3]
     wanted = {
@@ -147,9 +143,7 @@ def choose_path(path: str, u: Tensor) -> str:
     if path not in PATHS:
         raise SpecError(f"selective_scan: no path {path!r}. {nearest(path, PATHS)}")
     if path == "numba" and u.device.type != "cpu":
-        raise EnvironmentProblem(
-            f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto"
-        )
+        raise EnvironmentProblem(f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto")
     chosen = path if path != "auto" else ("numba" if u.device.type == "cpu" else "reference")
     _log_once(chosen, u.device.type)
     return chosen

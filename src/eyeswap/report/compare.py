@@ -89,12 +89,9 @@ def _compare(arms: list[Arm], members: dict[str, list[int]]) -> list[Comparison]
     return sorted(found, key=lambda pair: (order.index(pair.where), -pair.value))
 
 
-def _comparison(
-    where: str, ahead: Arm, behind: Arm, interval: Interval, p: float, positions: list[int]
-) -> Comparison:
+def _comparison(where: str, ahead: Arm, behind: Arm, interval: Interval, p: float, positions: list[int]) -> Comparison:
     right_a, right_b = (
-        np.concatenate([arm.runs[0].predictions[i].score for i in positions]) >= RIGHT
-        for arm in (ahead, behind)
+        np.concatenate([arm.runs[0].predictions[i].score for i in positions]) >= RIGHT for arm in (ahead, behind)
     )
     only_ahead, only_behind, p_mcnemar = mcnemar(right_a, right_b)
     return Comparison(
@@ -118,6 +115,4 @@ def _seeds_agree(ahead: Arm, behind: Arm, positions: list[int]) -> bool:
     shared = [(run, other[run.seed]) for run in ahead.runs if run.seed in other]
     if len(shared) < 2:
         return True
-    return all(
-        sum(np.sum(a.predictions[i].score - b.predictions[i].score) for i in positions) > 0 for a, b in shared
-    )
+    return all(sum(np.sum(a.predictions[i].score - b.predictions[i].score) for i in positions) > 0 for a, b in shared)

@@ -42,14 +42,11 @@ def example_data(results: StudyResults, total: int = NUM_EXAMPLES) -> dict[str, 
     paths = list(dict.fromkeys(str(runs[0].predictions[position].image[row]) for position, row in chosen))
     budget = IMAGE_BYTES // max(len(paths), 1)
     return {
-        "benchmarks": [
-            {"title": one.title, "group": one.group, "metric": one.metric} for one in results.benchmarks
-        ],
+        "benchmarks": [{"title": one.title, "group": one.group, "metric": one.metric} for one in results.benchmarks],
         "arms": [{"name": arm.name, "color": f"var(--arm-{index % NUM_COLORS})"} for index, arm in arms],
         "images": [_embedded(results.data_root / path, budget) for path in paths],
         "examples": [
-            _example(position, row, paths, [run.predictions[position] for run in runs])
-            for position, row in chosen
+            _example(position, row, paths, [run.predictions[position] for run in runs]) for position, row in chosen
         ],
     }
 

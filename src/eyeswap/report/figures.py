@@ -33,16 +33,12 @@ def svg(draw: Draw, results: StudyResults, width: float, name: str, title: str) 
     with mpl.rc_context(RC):
         figure = draw(results, width)
         buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     markup = buffer.getvalue()
     markup = markup[markup.index("<svg") :]
     markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.DOTALL)
     markup = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", markup)  # ids are unique in the page
-    markup = re.sub(
-        r"<style.*?</style>\s*", "", markup, count=1, flags=re.DOTALL
-    )  # it would reach the whole page
+    markup = re.sub(r"<style.*?</style>\s*", "", markup, count=1, flags=re.DOTALL)  # it would reach the whole page
     box = re.search(r'viewBox="[^"]*"', markup)
     head = f'<svg role="img" aria-label="{title}" {box.group() if box else ""}>'
     return themed(head + markup[markup.index(">") + 1 :])
@@ -89,16 +85,12 @@ def benchmarks(results: StudyResults, width: float) -> Figure:
         for row, (index, arm) in enumerate(arms):
             score = arm.scores.benchmarks[benchmark.name].score
             axes.barh(row, score.value, height=0.62, color=color(index), alpha=0.9, linewidth=0)
-            axes.plot(
-                [score.low, score.high], [row, row], color=LIGHT["ink"], linewidth=1.2, solid_capstyle="butt"
-            )
+            axes.plot([score.low, score.high], [row, row], color=LIGHT["ink"], linewidth=1.2, solid_capstyle="butt")
             baseline = [score.baseline, score.baseline]
             axes.plot(baseline, [row - 0.44, row + 0.44], color=LIGHT["paper"], linewidth=3.6)
             axes.plot(baseline, [row - 0.44, row + 0.44], color=LIGHT["ink"], linewidth=1.6)
         axes.set_title(benchmark.title)
-        axes.set_title(
-            f"n = {benchmark.score.n:,}", loc="right", color=LIGHT["muted"], fontsize=8, weight="normal"
-        )
+        axes.set_title(f"n = {benchmark.score.n:,}", loc="right", color=LIGHT["muted"], fontsize=8, weight="normal")
         _rows(axes, [arm.name for _, arm in arms] if position % columns == 0 else [], len(arms))
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 25, 50, 75, 100])
@@ -166,9 +158,7 @@ def _indexed(results: StudyResults) -> list[tuple[int, Arm]]:
 def _dot(axes: Any, index: int, score: Score, row: int) -> None:
     axes.plot([score.low, score.high], [row, row], color=color(index), linewidth=2.2, solid_capstyle="butt")
     axes.plot(score.value, row, marker(index), color=color(index), markersize=7)
-    axes.annotate(
-        percent(score.value), (score.value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8
-    )
+    axes.annotate(percent(score.value), (score.value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
 
 
 def _rows(axes: Any, names: list[str], num_rows: int) -> None:
@@ -226,9 +216,7 @@ def _name_dots(axes: Any, figure: Figure, names: list[str], places: list[tuple[f
             next(iter(options.items())),
         )
         taken.append(box)
-        axes.annotate(
-            name, place, (dx, dy), textcoords="offset points", ha=side, va="center", color=LIGHT["ink"]
-        )
+        axes.annotate(name, place, (dx, dy), textcoords="offset points", ha=side, va="center", color=LIGHT["ink"])
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -271,9 +271,7 @@ def _gather_run(arm: str, seed: int, folder: Path) -> Run:
     try:
         scores = scores_from_json(read_json(path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path}: not in the format of scores.json ({error!r}); evaluate the run again"
-        ) from None
+        raise DataError(f"{path}: not in the format of scores.json ({error!r}); evaluate the run again") from None
     predictions = read_run_predictions(folder)
     if [one.name for one in predictions] != list(scores.benchmarks):
         raise DataError(f"{path}: other benchmarks than predictions/benchmarks.json; evaluate the run again")

@@ -42,9 +42,7 @@ def render(
     audit: AuditReport | None,
 ) -> str:
     """Return the whole page."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     colors = {arm.name: f"var(--arm-{index % style.NUM_COLORS})" for index, arm in enumerate(results.arms)}
     environment.filters |= {
         "percent": style.percent,
@@ -100,9 +98,7 @@ def _with_arms(text: str, colors: dict[str, str]) -> Markup:
 
     def mark(match: re.Match[str]) -> str:
         name = match.group(1)
-        return str(
-            Markup('<b class="arm" style="--c:{}">{}</b>').format(colors.get(name, "currentColor"), name)
-        )
+        return str(Markup('<b class="arm" style="--c:{}">{}</b>').format(colors.get(name, "currentColor"), name))
 
     return Markup(re.sub(r"\*\*(.+?)\*\*", mark, str(escape(text))))
 

@@ -38,9 +38,7 @@ def terminal_table(results: StudyResults) -> Group:
         benchmarks = [one.name for one in results.benchmarks]
         starts = range(0, len(benchmarks), BENCHMARKS_A_TABLE)
         parts.append(_average_table(results))
-        parts += [
-            _benchmark_table(results, benchmarks[start : start + BENCHMARKS_A_TABLE]) for start in starts
-        ]
+        parts += [_benchmark_table(results, benchmarks[start : start + BENCHMARKS_A_TABLE]) for start in starts]
         parts.append(Text(f"Percent, 95% intervals. {FOOTNOTE}.", style="dim"))
     missing = [f"{arm.name}: {'; '.join(arm.missing)}" for arm in results.arms if arm.missing]
     return Group(*parts, *(Text(line, style="yellow") for line in missing))
@@ -54,9 +52,7 @@ def _average_table(results: StudyResults) -> Table:
     for title in ("invalid\nboxes", "size\nat tap", "\ntokens"):
         _add_number(table, title)
     for arm, name in _named(results):
-        table.add_row(
-            name, *(_terminal_cell(arm.scores.averages[group]) for group in results.groups), *_about(arm)
-        )
+        table.add_row(name, *(_terminal_cell(arm.scores.averages[group]) for group in results.groups), *_about(arm))
     table.add_section()
     table.add_row("baseline", *(percent(first.averages[group].baseline) for group in results.groups))
     return table
@@ -94,9 +90,7 @@ def _named(results: StudyResults) -> list[tuple[Arm, Text]]:
     return [(arm, Text(arm.name, style=color(i))) for i, arm in enumerate(results.arms) if arm.finished]
 
 
-def markdown(
-    results: StudyResults, verdict: Verdict, comparisons: list[Comparison], audit: AuditReport | None
-) -> str:
+def markdown(results: StudyResults, verdict: Verdict, comparisons: list[Comparison], audit: AuditReport | None) -> str:
     """Return the whole report as Markdown."""
     parts = [f"# {results.question}", f"Study `{results.name}`.", f"**Verdict.** {verdict.headline}"]
     parts.append("\n".join(f"- {finding.text}" for finding in verdict.findings))
@@ -183,9 +177,7 @@ def _csv_score(score: Score) -> dict[str, Any]:
 
 def _markdown_scores(results: StudyResults) -> str:
     first = results.finished_arms[0].scores
-    titles = [f"{GROUP_TITLES[group]}" for group in results.groups] + [
-        one.title for one in results.benchmarks
-    ]
+    titles = [f"{GROUP_TITLES[group]}" for group in results.groups] + [one.title for one in results.benchmarks]
     counts = [score.n for score in first.averages.values()] + [one.score.n for one in results.benchmarks]
     header = ["arm", *titles, "invalid boxes", "parameters at tap", "tokens"]
     rows = [["n", *map(count, counts), "", "", ""]]
@@ -207,9 +199,7 @@ def _markdown_pairs(comparisons: list[Comparison]) -> str:
         ]
         for pair in comparisons
     ]
-    note = (
-        "Points, with 95% intervals of the paired difference; p-values are adjusted by Holm over this table."
-    )
+    note = "Points, with 95% intervals of the paired difference; p-values are adjusted by Holm over this table."
     return f"{_pipes(['average', 'pair', 'difference', 'p', 'result'], rows)}\n\n{note}"
 
 
@@ -226,9 +216,7 @@ def _markdown_fixed(results: StudyResults, audit: AuditReport | None) -> str:
         for row in fact_rows(audit)
     ]
     warnings = "\n".join(f"- {warning}" for warning in audit.warnings)
-    return "\n\n".join(
-        part for part in (_pipes(["what", "between runs", "value"], rows), warnings, recipe) if part
-    )
+    return "\n\n".join(part for part in (_pipes(["what", "between runs", "value"], rows), warnings, recipe) if part)
 
 
 def _pipes(header: list[str], rows: list[list[str]]) -> str:

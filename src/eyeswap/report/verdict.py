@@ -61,9 +61,7 @@ def leaders(results: StudyResults, group: str, comparisons: list[Comparison]) ->
     """Return the arm with the highest score in a group and all arms that are not decidedly behind it."""
     ranked = sorted(results.finished_arms, key=lambda arm: -arm.scores.averages[group].value)
     beaten = {
-        pair.behind
-        for pair in comparisons
-        if (pair.where, pair.ahead) == (group, ranked[0].name) and pair.decided
+        pair.behind for pair in comparisons if (pair.where, pair.ahead) == (group, ranked[0].name) and pair.decided
     }
     return [arm for arm in ranked if arm.name not in beaten]
 
@@ -136,9 +134,7 @@ def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
         if not arm.scores.averages[group].beats_baseline
     ]
     if below:
-        return Finding(
-            "warning", f"Not above the trivial baseline: {listed(below)}. No claim rests on these scores."
-        )
+        return Finding("warning", f"Not above the trivial baseline: {listed(below)}. No claim rests on these scores.")
     where = listed([IN_WORDS[group] for group in groups])
     return Finding("note", f"Every arm is above the trivial baseline in {where}.")
 
@@ -186,9 +182,7 @@ def _size_finding(results: StudyResults) -> Finding | None:
         parts.append(f"visual tokens ({count(few)} in **{name}** to {count(many)} in **{other}**)")
     if not parts:
         return None
-    return Finding(
-        "note", f"The arms also differ in {listed(parts)}: a difference is one of the whole backbone."
-    )
+    return Finding("note", f"The arms also differ in {listed(parts)}: a difference is one of the whole backbone.")
 
 
 def _missing_finding(results: StudyResults) -> Finding | None:

@@ -89,7 +89,7 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
     for run in planned:
         if run.state() == "changed":
             raise SpecError(
-                f"{run.folder}: holds a run of another version of {study_file}; delete that folder, or choose another with --runs"
+                f"{run.folder}: holds a run of another version of {study_file}; delete it, or choose another --runs"
             )
     todo = [run for run in planned if run.state() != "done"]
     if not todo:
@@ -190,13 +190,25 @@ def _trained_model(
     train(model, encoded, images, cache, order, recipe, run.folder, run.digest, show)
     unfinished = run.folder / "model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.save(unfinished, {"backbone": run.study.arms[run.arm].backbone, "wiring": run.study.wiring_of(run.arm), "connector": kind})
+    model.save(
+        unfinished,
+        {
+            "backbone": run.study.arms[run.arm].backbone,
+            "wiring": run.study.wiring_of(run.arm),
+            "connector": kind,
+        },
+    )
     unfinished.rename(folder)
     return model
 
 
 def _spec(
-    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, order: str, num_steps: int
+    run: PlannedRun,
+    data: StudyData,
+    loaded: LoadedBackbone,
+    model: VisionLanguageModel,
+    order: str,
+    num_steps: int,
 ) -> dict[str, Any]:
     """Return everything that decided this run, for the audit and for readers."""
     recipe: Recipe = run.study.recipe

@@ -68,9 +68,7 @@ class PlannedRun:
         log = self.folder / "train.jsonl"
         rows: list[dict[str, Any]] = read_json_lines(log) if log.is_file() else []
         last = rows[-1] if rows else {}
-        answered = sum(
-            (self.folder / "predictions" / f"{name}.parquet").is_file() for name in self.study.benchmarks
-        )
+        answered = sum((self.folder / "predictions" / f"{name}.parquet").is_file() for name in self.study.benchmarks)
         return Progress(len(rows), last.get("loss"), last.get("elapsed_s"), answered)
 
 

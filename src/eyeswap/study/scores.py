@@ -143,9 +143,7 @@ def summarize(predictions: Sequence[Predictions]) -> dict[str, Any]:
     groups = {group: [one for one in predictions if one.group == group] for group in GROUPS}
     groups["overall"] = list(predictions)
     averages = {
-        name: {**_scores(members), "baseline": _pooled_baseline(members)}
-        for name, members in groups.items()
-        if members
+        name: {**_scores(members), "baseline": _pooled_baseline(members)} for name, members in groups.items() if members
     }
     return {"benchmarks": benchmarks, "averages": averages}
 
@@ -154,9 +152,7 @@ def _scores(members: Sequence[Predictions]) -> dict[str, Any]:
     """Return unit, n, score, interval and gain over the baseline for benchmarks weighted by their sizes."""
     images = [one.image for one in members]
     score = weighted_average([one.score for one in members], images)
-    gain, _ = weighted_difference(
-        [one.score for one in members], [one.baseline_score for one in members], images
-    )
+    gain, _ = weighted_difference([one.score for one in members], [one.baseline_score for one in members], images)
     return {
         "unit": "%",
         "n": sum(len(one.score) for one in members),

@@ -28,9 +28,7 @@ class Arm(Spec):
     """One treatment: a backbone, and the declared differences in how it is connected."""
 
     backbone: str = Field(description="catalog name, `file.py:function` of your own, or `timm:name`")
-    connector: ConnectorKind | None = Field(
-        None, description="connector of this arm; null takes the recipe's"
-    )
+    connector: ConnectorKind | None = Field(None, description="connector of this arm; null takes the recipe's")
     geometry: str | None = Field(
         None,
         description="how an image meets its canvas, such as letterbox-224; null takes the backbone's own",
@@ -72,9 +70,7 @@ class Arm(Spec):
     @property
     def overrides(self) -> dict[str, str]:
         """The factors that this arm sets itself, the backbone aside."""
-        return {
-            key: value for key, value in self.model_dump().items() if value is not None and key != "backbone"
-        }
+        return {key: value for key, value in self.model_dump().items() if value is not None and key != "backbone"}
 
 
 class Study(Spec):
@@ -87,9 +83,7 @@ class Study(Spec):
     may_differ: tuple[Factor, ...] = Field(("backbone",), description="factors in which arms may differ")
     benchmarks: tuple[str, ...] = Field(min_length=1, description="names of the benchmarks to run")
     seeds: tuple[Seed, ...] = Field((7,), min_length=1, description="one run for each arm and seed")
-    subset: Count | None = Field(
-        None, description="examples of each benchmark part; null evaluates all of them"
-    )
+    subset: Count | None = Field(None, description="examples of each benchmark part; null evaluates all of them")
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -142,15 +136,11 @@ def load_study(path: Path) -> Study:
     """
     value = read_yaml(path)
     if not isinstance(value, dict):
-        raise SpecError(
-            f"{path}: expected a mapping with question, recipe, arms and benchmarks, got {shown(value)}"
-        )
+        raise SpecError(f"{path}: expected a mapping with question, recipe, arms and benchmarks, got {shown(value)}")
     if "name" in value:
         raise SpecError(f"{path}: name: a study is named by its file; remove this key")
     if not KEBAB.fullmatch(path.stem):
-        raise SpecError(
-            f"{path}: the file name is the study's name and must be kebab-case, such as my-study.yaml"
-        )
+        raise SpecError(f"{path}: the file name is the study's name and must be kebab-case, such as my-study.yaml")
     try:
         return Study.model_validate({"name": path.stem, **value}, context={"folder": path.parent})
     except ValidationError as problem:
@@ -194,9 +184,7 @@ def _one_line(problem: ValidationError) -> str:
     model = _model_at(location)
     if model in (DigitsData, FolderData):
         del location[2]  # pydantic adds the tag of the union to recipe.data.<key>
-    field = next(
-        (model.model_fields[str(key)] for key in reversed(location) if key in model.model_fields), None
-    )
+    field = next((model.model_fields[str(key)] for key in reversed(location) if key in model.model_fields), None)
     kind = first["type"]
     if kind == "extra_forbidden":
         text = f"unknown key. {nearest(str(location[-1]), model.model_fields)}"

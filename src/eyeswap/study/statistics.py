@@ -243,15 +243,11 @@ def _check(scores: Sequence[Floats], clusters: Sequence[NDArray[np.str_]]) -> No
         raise DataError("no scores to average")
     for rows, images in zip(scores, clusters, strict=True):
         if rows.ndim != 2 or images.ndim != 1 or rows.shape[1] != len(images):
-            raise DataError(
-                f"scores {rows.shape[1:]} and clusters {images.shape} must be lists of one length"
-            )
+            raise DataError(f"scores {rows.shape[1:]} and clusters {images.shape} must be lists of one length")
         if len(images) == 0:
             raise DataError("no scores to average")
         if not np.isfinite(rows).all():
-            raise DataError(
-                f"score number {int(np.argmin(np.isfinite(rows).all(axis=0)))} is not a finite number"
-            )
+            raise DataError(f"score number {int(np.argmin(np.isfinite(rows).all(axis=0)))} is not a finite number")
 
 
 def _interval(value: float, draws: Floats, num_images: int) -> Interval:

@@ -22,13 +22,9 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be plain text", key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'key "{key.value}" stands twice', key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f'key "{key.value}" stands twice', key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -51,9 +47,7 @@ def read_yaml(path: Path) -> Any:
         for event in yaml.parse(text, _StrictLoader):
             if isinstance(event, yaml.AliasEvent):  # a few aliases can stand for gigabytes
                 line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
-                raise SpecError(
-                    f"{path}: not valid YAML here{line}: aliases (*{event.anchor}) are not supported"
-                )
+                raise SpecError(f"{path}: not valid YAML here{line}: aliases (*{event.anchor}) are not supported")
         return yaml.load(text, _StrictLoader)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None

@@ -33,9 +33,7 @@ def save_checkpoint(
         torch.save(state, temporary)
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, digest: str
-) -> int:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, digest: str) -> int:
     """Restore model and optimiser from the last checkpoint, if there is one.
 
     Returns:

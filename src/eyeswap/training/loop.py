@@ -73,7 +73,16 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         elapsed = time.perf_counter() - started
-        log.append({"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "answer_tokens": num_tokens, "elapsed_s": elapsed})
+        log.append(
+            {
+                "step": step,
+                "loss": loss,
+                "lr": rate,
+                "grad_norm": norm,
+                "answer_tokens": num_tokens,
+                "elapsed_s": elapsed,
+            }
+        )
         report(step + 1, loss)
         if time.perf_counter() - saved_at > _CHECKPOINT_EVERY_S:
             _write_log(run_dir / "train.jsonl", log)

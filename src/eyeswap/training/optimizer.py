@@ -13,7 +13,8 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
 
     The learning rate is set before every step by `learning_rate`.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)

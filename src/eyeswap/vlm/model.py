@@ -35,8 +35,14 @@ class VisionLanguageModel(nn.Module):
         prompt: the chat frame of the LLM.
     """
 
+    llm: Any  # transformers' model classes carry no types
+
     def __init__(
-        self, llm: nn.Module, tokenizer: PreTrainedTokenizerBase, connector: nn.Sequential, prompt: VicunaPrompt
+        self,
+        llm: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        connector: nn.Sequential,
+        prompt: VicunaPrompt,
     ) -> None:
         super().__init__()
         self.connector, self.llm = connector, llm
@@ -45,7 +51,7 @@ class VisionLanguageModel(nn.Module):
     @property
     def llm_width(self) -> int:
         """Width ``D`` of the LLM's embeddings."""
-        return int(self.llm.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
+        return int(self.llm.get_input_embeddings().weight.shape[1])
 
     def embed(self, visual_tokens: Tensor, input_ids: Tensor) -> Tensor:
         """Assemble the input embeddings.
@@ -57,7 +63,7 @@ class VisionLanguageModel(nn.Module):
         Returns:
             ``[B, 1 + N + T - 1, llm_width]``: BOS, visual tokens, the rest of the text.
         """
-        text: Tensor = self.llm.get_input_embeddings()(input_ids)  # type: ignore[operator]  # [B, T, D]
+        text: Tensor = self.llm.get_input_embeddings()(input_ids)  # [B, T, D]
         visual = self.connector(visual_tokens).to(text.dtype)  # [B, N, D]
         return torch.cat([text[:, :1], visual, text[:, 1:]], dim=1)
 
@@ -69,12 +75,12 @@ class VisionLanguageModel(nn.Module):
             input_ids: ``[B, T]``, padded on the right; a causal model never looks at the padding.
             labels: ``[B, T]``, `IGNORED` outside of answers.
         """
-        hidden = self.llm.base_model(  # type: ignore[operator]
+        hidden = self.llm.base_model(
             inputs_embeds=self.embed(visual_tokens, input_ids), use_cache=False
         ).last_hidden_state  # [B, 1+N+T-1, D]
         text = hidden[:, visual_tokens.shape[1] :]  # [B, T, D]: position t sees text tokens 0..t
         wanted = labels[:, 1:] != IGNORED  # [B, T-1]
-        logits = self.llm.get_output_embeddings()(text[:, :-1][wanted])  # type: ignore[operator]  # [targets, V]
+        logits = self.llm.get_output_embeddings()(text[:, :-1][wanted])  # [targets, V]
         targets = labels[:, 1:][wanted]
         return F.cross_entropy(logits.float(), targets, reduction="sum"), int(targets.numel())
 
@@ -84,7 +90,7 @@ class VisionLanguageModel(nn.Module):
         The LLM lies in ``llm/`` in the Hugging Face layout, so that it can be opened without eyeswap.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.llm.save_pretrained(folder / "llm")  # type: ignore[operator]
+        self.llm.save_pretrained(folder / "llm")
         self.tokenizer.save_pretrained(folder / "llm")
         weights = {key: value.detach().contiguous() for key, value in self.connector.state_dict().items()}
         write_safetensors(folder / "connector.safetensors", weights)
@@ -99,7 +105,7 @@ class VisionLanguageModel(nn.Module):
             CheckpointError: if a file is missing or does not fit.
         """
         facts = read_json(folder / "vlm.json")
-        llm, tokenizer, prompt = load_llm(folder / "llm")
+        llm, tokenizer, _ = load_llm(folder / "llm")
         connector = build_connector(facts["connector"], facts["vision_width"], llm.config.hidden_size, seed=0)
         try:
             connector.load_state_dict(load_file(folder / "connector.safetensors"))

@@ -28,9 +28,7 @@ _QUESTIONS_PER_SCENE = 8
 _VAL_OFFSET = 500_000  # validation ids start here, so that no id is shared with training
 
 
-def scene_examples(
-    family: str, split: Split, scene: Scene, index: int, rng: np.random.Generator
-) -> Iterator[Example]:
+def scene_examples(family: str, split: Split, scene: Scene, index: int, rng: np.random.Generator) -> Iterator[Example]:
     """Yield the examples that a family asks about one scene.
 
     Args:

@@ -1,4 +1,4 @@
-"""What can be asked and said about a scene: questions with one right answer, and referring expressions that fit one thing.
+"""What can be asked and said about a scene: questions with one right answer, and expressions that fit one thing.
 
 Nothing here sees pixels; the same language describes scenes to the miniature LLM (in words) and to its VLMs
 (in images). A referring expression is a noun phrase plus an optional relation, each with its meaning as a test on
@@ -180,15 +180,14 @@ def _attribute_questions(scene: Scene) -> list[Question]:
 def _count_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     colour = str(rng.choice(list(COLOURS)))
     present = str(rng.choice([thing.colour for thing in scene.things]))
-    tests: list[tuple[str, Callable[[Thing], bool]]] = [
-        ("objects", lambda thing: True),
-        ("digits", lambda thing: thing.is_digit),
-        ("shapes", lambda thing: not thing.is_digit),
-        (f"{present} objects", lambda thing: thing.colour == present),
-        (f"{colour} objects", lambda thing: thing.colour == colour),
-    ]
-    chosen = {text: test for text, test in tests}
-    return [Question("count", count_text(text), str(count(scene, test))) for text, test in chosen.items()]
+    tests: dict[str, Callable[[Thing], bool]] = {
+        "objects": lambda thing: True,
+        "digits": lambda thing: thing.is_digit,
+        "shapes": lambda thing: not thing.is_digit,
+        f"{present} objects": lambda thing: thing.colour == present,
+        f"{colour} objects": lambda thing: thing.colour == colour,
+    }
+    return [Question("count", count_text(text), str(count(scene, test))) for text, test in tests.items()]
 
 
 def count(scene: Scene, test: Callable[[Thing], bool]) -> int:

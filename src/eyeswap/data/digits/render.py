@@ -12,7 +12,7 @@ _SUPERSAMPLE = 4
 
 
 def render(scene: Scene) -> Image.Image:
-    """Return the scene as an RGB image of ``scene.width`` x ``scene.height`` pixels; the same scene, the same pixels."""
+    """Return the scene as an RGB image of its own size; the same scene gives the same pixels."""
     rng = np.random.default_rng(scene.texture_seed)
     canvas = _texture(rng, scene.width, scene.height)  # [H, W, 3] float, 0..255
     for thing in scene.things:
@@ -35,7 +35,7 @@ def _texture(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[n
     stripes = np.sin(across + down[:, None])  # [H, W]
     tint = rng.uniform(0.7, 1.0, 3).astype(np.float32)
     shade = float(rng.uniform(20, 50)) + 55 * smooth + float(rng.uniform(0, 10)) * stripes
-    return shade[:, :, None] * tint
+    return np.asarray(shade[:, :, None] * tint, np.float32)
 
 
 def _mask(thing: Thing) -> npt.NDArray[np.float32]:
@@ -53,4 +53,5 @@ def _mask(thing: Thing) -> npt.NDArray[np.float32]:
         pen.rectangle((0, 0, big - 1, big - 1), fill=255)
     else:
         pen.polygon([(big / 2, 0), (big - 1, big - 1), (0, big - 1)], fill=255)
-    return np.asarray(drawing.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+    covered = np.asarray(drawing.resize((side, side), Image.Resampling.BOX), np.float32)
+    return np.asarray(covered / 255, np.float32)

@@ -137,7 +137,9 @@ def sample_scene(
 
 
 def _is_apart(a: tuple[int, int, int], b: tuple[int, int, int], gap: int = 2) -> bool:
-    return a[0] + a[2] + gap <= b[0] or b[0] + b[2] + gap <= a[0] or a[1] + a[2] + gap <= b[1] or b[1] + b[2] + gap <= a[1]
+    return (
+        a[0] + a[2] + gap <= b[0] or b[0] + b[2] + gap <= a[0] or a[1] + a[2] + gap <= b[1] or b[1] + b[2] + gap <= a[1]
+    )
 
 
 def _sample_thing(rng: np.random.Generator, split: Split, frame: tuple[int, int, int]) -> Thing:

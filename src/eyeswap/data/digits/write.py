@@ -54,7 +54,12 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
         The digest of all files written (sha256 of their sha256 sums).
     """
     manifest = root / _MANIFEST
-    wanted = {"seed": size.seed, "train": size.num_train_images, "val": size.num_val_images, "turns": size.turns}
+    wanted = {
+        "seed": size.seed,
+        "train": size.num_train_images,
+        "val": size.num_val_images,
+        "turns": size.turns,
+    }
     if manifest.is_file() and (found := read_json(manifest))["size"] == wanted:
         advance(num_scenes(size))
         return str(found["digest"])
@@ -79,7 +84,11 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
                 advance(1)
     write_instructions(root / INSTRUCTION_FILE, instructions)
     _write_families(root / "download", train, val)
-    sums = {str(path.relative_to(root)): sha256_of(path) for path in sorted((root / "download").rglob("*")) if path.is_file()}
+    sums = {
+        str(path.relative_to(root)): sha256_of(path)
+        for path in sorted((root / "download").rglob("*"))
+        if path.is_file()
+    }
     write_json(manifest, {"size": wanted, "digest": digest(sums), "files": len(sums)})
     return digest(sums)
 

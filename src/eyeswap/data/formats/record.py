@@ -136,9 +136,7 @@ def read_answers(record: Record) -> tuple[str, ...]:
 def answers_of(example: Example) -> list[str]:
     """Return the answers of an example whose truth is a list of human answers."""
     if not isinstance(example.truth, tuple):
-        raise DataError(
-            f"example {example.example_id}: truth must be a list of answers, found {example.truth!r}"
-        )
+        raise DataError(f"example {example.example_id}: truth must be a list of answers, found {example.truth!r}")
     return [str(answer) for answer in example.truth]
 
 

@@ -23,9 +23,7 @@ from eyeswap.files import read_json, read_plain_pickle, write_bytes
 _PICKLE_PROTOCOL = 2  # that of the published files
 
 
-def read_refer(
-    refs: Path, instances: Path, image_folder: str, name: str, split: str = "val"
-) -> list[Example]:
+def read_refer(refs: Path, instances: Path, image_folder: str, name: str, split: str = "val") -> list[Example]:
     """Read the expressions of one split.
 
     Args:
@@ -43,12 +41,9 @@ def read_refer(
     """
     content = Record.of(read_json(instances), str(instances))
     sizes = {record.integer("id"): _size(record) for record in records(content.items("images"), instances)}
-    annotations = {
-        record.integer("id"): record for record in records(content.items("annotations"), instances)
-    }
+    annotations = {record.integer("id"): record for record in records(content.items("annotations"), instances)}
     categories = {
-        record.integer("id"): record.text("name")
-        for record in records(content.items("categories"), instances)
+        record.integer("id"): record.text("name") for record in records(content.items("categories"), instances)
     }
     examples: list[Example] = []
     for record in records(read_plain_pickle(refs), refs):
@@ -57,9 +52,7 @@ def read_refer(
         image_id = record.integer("image_id")
         annotation = annotations.get(record.integer("ann_id"))
         if annotation is None or image_id not in sizes:
-            raise record.fail(
-                f"annotation {record.integer('ann_id')} or image {image_id} is not in {instances.name}"
-            )
+            raise record.fail(f"annotation {record.integer('ann_id')} or image {image_id} is not in {instances.name}")
         box = _box(annotation)
         for sentence in records(record.items("sentences"), refs):
             examples.append(
@@ -137,9 +130,7 @@ def write_refer(refs: Path, instances: Path, examples: Sequence[Example]) -> Non
         row["sent_ids"].append(sent_id)
         row["sentences"].append(with_kind(sentence, example, "expression"))
     _write_plain_pickle(refs, list(rows.values()))
-    categories = [
-        {"id": number, "name": name, "supercategory": "object"} for name, number in category_ids.items()
-    ]
+    categories = [{"id": number, "name": name, "supercategory": "object"} for name, number in category_ids.items()]
     content = {
         "images": list(images.values()),
         "annotations": list(annotations.values()),
