@@ -41,6 +41,14 @@ def test_a_box_is_given_in_pixels_and_drawn(monkeypatch: pytest.MonkeyPatch, ima
         assert picture.getpixel((50, 25)) == (255, 255, 255)
 
 
+def test_a_box_is_drawn_beside_the_command_by_default(
+    monkeypatch: pytest.MonkeyPatch, image: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask(monkeypatch, Answer("[0.10, 0.20, 0.90, 0.80]", (10.0, 10.0, 90.0, 40.0)), "run", image, "Where?")
+    assert (tmp_path / "scene-answer.png").is_file()
+
+
 def test_nothing_is_saved_if_there_is_no_box(monkeypatch: pytest.MonkeyPatch, image: Path, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.png"
     result = ask(monkeypatch, Answer("left", None), "run", image, "Where?", "--save", drawn)

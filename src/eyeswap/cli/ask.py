@@ -16,10 +16,10 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="PNG", help="Draw the answered box into a copy of the image."),
+        typer.Option("--save", metavar="PNG", help="Where to save the picture with the box drawn; by default <image>-answer.png in this folder."),
     ] = None,
 ) -> None:
-    """Ask a trained VLM about one image; an answer that is a box is also given in pixels."""
+    """Ask a trained VLM about one image; a box is also given in pixels and drawn into a copy of the image."""
     from eyeswap.errors import RunError
     from eyeswap.evaluation.ask import ask as ask_run
 
@@ -28,12 +28,11 @@ def ask(
     if answer.box_px is not None:
         left, top, right, bottom = answer.box_px
         typer.echo(f"box: x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} pixels")
-    if save is None:
-        return
-    if answer.box_px is None:
+        target = save or Path(f"{image.stem}-answer.png")
+        draw_box(image, answer.box_px, target)
+        typer.echo(f"saved: {target}")
+    elif save is not None:
         raise RunError(f"{save} was not written: the answer holds no box to draw")
-    draw_box(image, answer.box_px, save)
-    typer.echo(f"saved: {save}")
 
 
 def draw_box(image: Path, box_px: tuple[float, float, float, float], to: Path) -> None:

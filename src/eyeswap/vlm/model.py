@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from eyeswap.errors import CheckpointError
 from eyeswap.files import read_json, write_json, write_safetensors
@@ -125,6 +126,7 @@ def load_llm(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase, VicunaProm
     """
     if not Path(name).is_dir() and str(name).count("/") != 1:
         raise CheckpointError(f"llm {name}: no such folder, and not a Hugging Face name (organisation/model)")
+    disable_progress_bar()  # a bar for each load would break into the study's own
     try:
         config = AutoConfig.from_pretrained(name)
         llm = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
