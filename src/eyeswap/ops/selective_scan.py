@@ -1,16 +1,20 @@
-"""The selective scan of state space models: reference, fast CPU path, and the choice between them.
+"""The selective scan of state space models: reference, fast paths, and the choice between them.
 
 For each channel, with a state of size S: ``h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]`` and
 ``y[t] = C[t] h[t] + D u[t]`` (Mamba, arXiv 2312.00752, section 3 and algorithm 2). Unlike the published
 "reference" implementations, which compute in float32 whatever they are given, the one here stays in float64
-when the inputs are float64. The fast path is opaque to torch (a custom op) and has its own backward;
-gradients of gradients are not provided.
+when the inputs are float64. The fast paths are opaque to torch (custom ops): numba on a CPU, with a backward
+of its own, and Triton on a GPU, whose backward is that of the reference. Gradients of gradients are not
+provided.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
+import os
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -19,7 +23,7 @@ from torch import Tensor
 
 from eyeswap.errors import EnvironmentProblem, ShapeError, SpecError, nearest
 
-PATHS = ("auto", "reference", "numba")
+PATHS = ("auto", "reference", "numba", "triton")
 logger = logging.getLogger(__name__)
 
 
@@ -60,7 +64,8 @@ def selective_scan(
         delta_bias: ``[K*Dg]``, added to ``delta``.
         softplus: whether softplus is applied to the step sizes.
         return_last_state: whether to return the state after the last step too.
-        path: ``auto``, ``reference`` or ``numba``; ``auto`` takes numba for CPU tensors.
+        path: ``auto``, ``reference``, ``numba`` or ``triton``; ``auto`` takes numba for CPU tensors, Triton for
+            CUDA tensors where it is installed, and else the reference.
 
     Returns:
         ``[B, K*Dg, L]`` in the dtype of ``u``; with ``return_last_state`` also the state ``[B, K*Dg, S]``.
@@ -69,7 +74,7 @@ def selective_scan(
     Raises:
         ShapeError: if the shapes do not fit together.
         SpecError: if ``path`` is unknown.
-        EnvironmentProblem: if ``path`` is ``numba`` and the tensors are not on a CPU.
+        EnvironmentProblem: if ``path`` cannot run here.
     """
     if B.ndim == 3 and C.ndim == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)  # [B, 1, S, L]
@@ -134,19 +139,27 @@ def _check_shapes(
 
 
 def choose_path(path: str, u: Tensor) -> str:
-    """Return ``reference`` or ``numba`` for these tensors; each choice is logged once.
+    """Return the path that ``path`` means for these tensors; each choice is logged once.
 
     Raises:
         SpecError: if ``path`` is unknown.
-        EnvironmentProblem: if ``path`` is ``numba`` and ``u`` is not on a CPU.
+        EnvironmentProblem: if ``path`` cannot run here.
     """
     if path not in PATHS:
         raise SpecError(f"selective_scan: no path {path!r}. {nearest(path, PATHS)}")
+    has_triton = importlib.util.find_spec("triton") is not None
+    if path == "auto":
+        fast = {"cpu": "numba", "cuda": "triton" if has_triton else "reference"}
+        path = fast.get(u.device.type, "reference")
     if path == "numba" and u.device.type != "cpu":
         raise EnvironmentProblem(f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto")
-    chosen = path if path != "auto" else ("numba" if u.device.type == "cpu" else "reference")
-    _log_once(chosen, u.device.type)
-    return chosen
+    if path == "triton":
+        if not has_triton:
+            raise EnvironmentProblem("selective_scan: path triton needs Triton; run: pip install triton")
+        if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise EnvironmentProblem(f"selective_scan: path triton needs CUDA tensors, got {u.device}; use path auto")
+    _log_once(path, u.device.type)
+    return path
 
 
 @functools.cache
@@ -170,21 +183,27 @@ def scan_rows(
         bias: ``[K, C]``.
         order: ``[K, L]`` int64; direction ``k`` visits row ``order[k, t]`` at step ``t``, each row once.
         softplus: whether softplus is applied to the step sizes.
-        path: ``reference`` or ``numba``.
+        path: ``reference``, ``numba`` or ``triton``.
 
     Returns:
         ``y [B, G, L, C]``, summed over directions if ``G`` is 1, and the last states ``[B, K, S, C]``.
     """
-    scan = _scan_reference if path == "reference" else _scan_numba
+    scan: Callable[..., tuple[Tensor, Tensor]]
+    if path == "reference":
+        scan = scan_reference
+    elif path == "numba":
+        scan = _scan_numba
+    else:
+        from eyeswap.ops._triton_scan import scan_triton as scan
     y, last = scan(u, delta, a, b, c, bias, order, softplus)
     skip = skip.unsqueeze(1) if u.shape[1] == order.shape[0] else skip.sum(0)
     return torch.addcmul(y, u, skip), last
 
 
-def _scan_reference(
+def scan_reference(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
-    """Do the scan without skip connection as a plain loop over the steps, differentiable by autograd."""
+    """Do what `scan_rows` does but for the skip connection: a plain loop, differentiable by autograd."""
     K, L = order.shape
     step = delta + bias[:, None]  # [B, K, L, C]
     step = F.softplus(step) if softplus else step
