@@ -118,7 +118,7 @@ class VMambaClassifier(VMamba):
         self.classifier.apply(init_linear)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return the logits."""
+        """Map ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
         features = self.classifier["norm"](self.feature_map(pixel_values))  # [B, h, w, D]
         logits: Tensor = self.classifier["head"](features.mean((1, 2)))
         return logits
@@ -198,7 +198,7 @@ class Conv(nn.Conv2d):
     """A convolution on channels-last maps, ``[B, H, W, C]``; torch sees the same memory as channels-first."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolved map, channels last."""
+        """Map ``[B, h, w, C]`` to the convolved map, channels last too."""
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -231,7 +231,7 @@ class MergePatches(nn.Module):
     """Join the channels of 2x2 neighbours, ``[B, H, W, C]`` to ``[B, H/2, W/2, 4C]``; odd sizes get zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the four neighbours in the official order: column by column."""
+        """Map ``[B, h, w, C]`` to ``[B, h/2, w/2, 4C]``: four neighbours in the official order, column by column."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         return torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=3)
 

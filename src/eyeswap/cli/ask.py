@@ -16,7 +16,11 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="PNG", help="Where to save the picture with the box drawn; by default <image>-answer.png in this folder."),
+        typer.Option(
+            "--save",
+            metavar="PNG",
+            help="Where to save the picture with the box drawn; by default <image>-answer.png in this folder.",
+        ),
     ] = None,
 ) -> None:
     """Ask a trained VLM about one image; a box is also given in pixels and drawn into a copy of the image."""

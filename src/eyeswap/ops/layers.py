@@ -17,7 +17,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with samples zeroed at the given rate, and the others scaled up to keep the mean."""
+        """Return ``x`` ``[B, ...]`` with samples zeroed at the given rate, and the others scaled up to keep the mean."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -41,7 +41,7 @@ def init_linear(module: nn.Module) -> None:
 
 @torch.no_grad()
 def init_step_bias(bias: Tensor, smallest: float = 1e-3, largest: float = 0.1) -> None:
-    """Draw biases whose softplus is log-uniform in the given range (arXiv 2312.00752, section 3.6)."""
+    """Draw biases of any shape whose softplus is log-uniform in the given range (arXiv 2312.00752, section 3.6)."""
     steps = torch.exp(torch.empty_like(bias).uniform_(math.log(smallest), math.log(largest)))
     bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 

@@ -110,7 +110,7 @@ def selective_scan_reference(
     delta_bias: Tensor | None = None,
     softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run `selective_scan` as a plain loop over the steps and return output and last state: the oracle."""
+    """Run `selective_scan`, shapes as there, as a plain loop over the steps; return output and last state: the oracle."""
     return selective_scan(u, delta, A, B, C, D, delta_bias, softplus, return_last_state=True, path="reference")
 
 
@@ -139,7 +139,7 @@ def _check_shapes(
 
 
 def choose_path(path: str, u: Tensor) -> str:
-    """Return the path that ``path`` means for these tensors; each choice is logged once.
+    """Return the path that ``path`` means for tensors like ``u``, whatever their shape; each choice is logged once.
 
     Raises:
         SpecError: if ``path`` is unknown.
@@ -203,7 +203,7 @@ def scan_rows(
 def scan_reference(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
-    """Do what `scan_rows` does but for the skip connection: a plain loop, differentiable by autograd."""
+    """Do what `scan_rows` does, shapes as there, but for the skip connection: a plain loop, differentiable."""
     K, L = order.shape
     step = delta + bias[:, None]  # [B, K, L, C]
     step = F.softplus(step) if softplus else step

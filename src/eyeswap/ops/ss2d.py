@@ -124,7 +124,7 @@ def ss2d_reference(
     A_logs: Tensor,
     Ds: Tensor,
 ) -> Tensor:
-    """Do what `ss2d` does as the paper describes it: four copies, projections, one selective scan, merge."""
+    """Do what `ss2d` does, shapes as there, the way the paper says: four copies, projections, one scan, merge."""
     R, S = dt_projs_weight.shape[2], A_logs.shape[1]
     scans = cross_scan(x)  # [B, 4, D, L]
     projected = torch.einsum("bkdl,kcd->bkcl", scans, x_proj_weight)
