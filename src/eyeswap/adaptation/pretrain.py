@@ -61,7 +61,7 @@ def _backbone(name: str, out_dir: Path, console: Console | None) -> Path:
     path = out_dir / f"{name}.safetensors"
     half = {key: _halved(value) for key, value in network.state_dict().items()}
     write_safetensors(path, half, metadata={"format": "pt"})
-    facts = {"data": "digits, classification of (colour, kind) pairs", "parameters": network.num_parameters}
+    facts = {"data": "digits, classification by kind and colour", "parameters": network.num_parameters}
     _write_card(out_dir / f"{name}.card.json", name, asdict(recipe), metrics, started, facts)
     return path
 

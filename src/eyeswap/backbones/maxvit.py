@@ -260,7 +260,7 @@ class RelativePosition(nn.Module):
 
 
 def pad_same(features: Tensor, kernel: int) -> Tensor:
-    """Pad ``[B, C, H, W]`` for stride 2 as TensorFlow's "same" does: ceil(n/2) cells, the spare zero right and bottom."""
+    """Pad ``[B, C, H, W]`` for stride 2 as TensorFlow's "same" does: ceil(n/2) cells, the spare zero at the end."""
     pads = []
     for size in (features.shape[-1], features.shape[-2]):
         total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)

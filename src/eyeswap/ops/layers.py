@@ -17,7 +17,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` ``[B, ...]`` with samples zeroed at the given rate, and the others scaled up to keep the mean."""
+        """Return ``x`` ``[B, ...]`` with samples zeroed at the given rate, the others scaled up to keep the mean."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate

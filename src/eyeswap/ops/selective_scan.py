@@ -110,7 +110,7 @@ def selective_scan_reference(
     delta_bias: Tensor | None = None,
     softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run `selective_scan`, shapes as there, as a plain loop over the steps; return output and last state: the oracle."""
+    """Run `selective_scan`, shapes as there, as a plain loop over the steps; return output and last state."""
     return selective_scan(u, delta, A, B, C, D, delta_bias, softplus, return_last_state=True, path="reference")
 
 
