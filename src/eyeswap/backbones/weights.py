@@ -20,6 +20,7 @@ from torch import Tensor
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.catalog import BackboneEntry, Wiring
+from eyeswap.backbones.vmamba_names import official_state_dict
 from eyeswap.errors import CheckpointError
 from eyeswap.files import read_array_pickle, read_safetensors, read_torch_weights, sha256_of
 from eyeswap.geometry import ImageGeometry
@@ -130,6 +131,7 @@ def load_backbone(
         entry = catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry)
         network = entry.build()
         state, digest = _read_entry(entry, weights)
+        state = official_state_dict(state) if entry.family == "vmamba" else state
         load_state(network, state, source=f"{name}: {weights if isinstance(weights, Path) else entry.weights.file}")
         loaded = LoadedBackbone(name, entry.family, network, entry.geometry, digest, entry=entry)
     if wiring == "controlled":
@@ -153,7 +155,6 @@ def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str
         CheckpointError: naming the first key that is missing, unexpected, of another shape, or not finite.
     """
     expected = network.state_dict()
-    state = {_official_name(key, expected): value for key, value in state.items()}
     beyond, may_lack = network.beyond_tap, (*network.may_lack, ".num_batches_tracked")
     missing = [key for key in expected if key not in state and not key.endswith(may_lack)]
     unexpected = [key for key in state if key not in expected and not key.startswith(beyond)]
@@ -260,15 +261,6 @@ def _load_external(
     canvas = canvas if geometry is None else canvas.override(geometry)
     family = "timm" if name.startswith("timm:") else "own"
     return LoadedBackbone(name, family, network, canvas, state_digest(network.state_dict()))
-
-
-def _official_name(key: str, expected: Mapping[str, Tensor]) -> str:
-    """Return the name the network uses: newer VMamba files write ``x_proj.weight`` for ``x_proj_weight``."""
-    for part in ("x_proj", "dt_projs"):
-        older = f"{key.removesuffix(f'.{part}.weight')}.{part}_weight"
-        if key.endswith(f".{part}.weight") and older in expected:
-            return older
-    return key
 
 
 def _same_numbers(value: Tensor, own: Tensor) -> bool:

@@ -8,8 +8,6 @@ from pathlib import Path
 from eyeswap.errors import RunError
 from eyeswap.files import read_json
 
-BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes:"
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -33,7 +31,8 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     Args:
         run_dir: a run's folder.
         image_path: any image file.
-        question: the question, or a grounding request (`BOX_REQUEST` plus an expression).
+        question: the question, or a grounding request: "Please provide the bounding box coordinate of the
+            region this sentence describes: " and an expression.
         max_new_tokens: longest answer.
 
     Raises:
