@@ -60,7 +60,8 @@ def train(
     first = load_checkpoint(run_dir / "checkpoints", model, optimizer, digest)
     log = _open_log(run_dir / "train.jsonl", first)
     model.train()
-    saved_at = started = time.perf_counter()
+    saved_at = time.perf_counter()
+    started = saved_at - (log[-1]["elapsed_s"] if log else 0.0)
     for step in range(first, len(order)):
         rate = learning_rate(step, len(order), recipe.lr, recipe.warmup_fraction)
         for group in optimizer.param_groups:
