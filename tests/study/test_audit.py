@@ -205,7 +205,8 @@ def test_unlike_prompts_in_training_and_test_are_warned_of(tmp_path: Path) -> No
     def plant(spec: dict[str, Any], machine: dict[str, Any]) -> None:
         spec["train_prompt"], spec["test_prompt"] = "a", "b"
 
-    assert "vmamba/seed-7: training and test prompts differ" in audited(tmp_path, plant).warnings
+    expected = "vmamba/seed-7: training and test prompts differ: trained as <a>, tested as <b>"
+    assert expected in audited(tmp_path, plant).warnings
 
 
 def test_a_size_within_ten_percent_is_no_warning(tmp_path: Path) -> None:

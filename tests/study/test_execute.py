@@ -158,3 +158,12 @@ def test_a_run_answers_questions_afterwards(finished: Path):
     answer = ask(finished / "vit" / "seed-7", image, "How many digits are there?", max_new_tokens=4)
     assert isinstance(answer.text, str)
     assert answer.box_px is None
+
+
+def test_the_record_shows_how_training_and_test_ask_for_a_box(finished: Path):
+    spec = json.loads((finished / "vit" / "seed-7" / "spec.json").read_text())
+    request = "USER: Please provide the bounding box coordinate of the region this sentence describes: "
+    assert spec["train_prompt"] == request + "{expression}. ASSISTANT:"
+    assert spec["test_prompt"] == request + '"{expression}" ASSISTANT:'
+    report = audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")])
+    assert any("prompt" in warning for warning in report.warnings)

@@ -232,10 +232,14 @@ def _single_seed(records: Mapping[str, Record]) -> Iterator[str]:
 
 
 def _prompts_disagree(records: Mapping[str, Record]) -> Iterator[str]:
+    differing: dict[tuple[str, str], list[str]] = {}
     for name, record in records.items():
         train, test = record.get("train_prompt"), record.get("test_prompt")
         if train is not None and test is not None and train != test:
-            yield f"{name}: training and test prompts differ"
+            differing.setdefault((str(train), str(test)), []).append(name)
+    for (train, test), names in differing.items():
+        who = "all runs" if len(names) == len(records) else ", ".join(names)
+        yield f"{who}: training and test prompts differ: trained as <{train}>, tested as <{test}>"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -44,6 +44,8 @@ from eyeswap.training.loop import train
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
+_BOX_MARK = "region this sentence describes:"
+
 
 @dataclass(frozen=True)
 class StudyData:
@@ -213,7 +215,7 @@ def _spec(
     """Return everything that decided this run, for the audit and for readers."""
     recipe: Recipe = run.study.recipe
     start = {key: value.tolist() for key, value in model.connector.state_dict().items()}
-    question = data.asked[0][0].user_message(data.asked[0][1][0]) if data.asked else ""
+    trained, tested = _box_requests(data)
     return {
         "study": run.study.name,
         "arm": run.arm,
@@ -224,15 +226,38 @@ def _spec(
         "data_digest": data.digest,
         "order_digest": order,
         "num_steps": num_steps,
-        "train_prompt": model.prompt.question("{question}"),
-        "test_prompt": model.prompt.question("{question}"),
+        "train_prompt": model.prompt.question(trained),
+        "test_prompt": model.prompt.question(tested),
         "benchmarks": list(run.study.benchmarks),
         "may_differ": list(run.study.may_differ),
         "llm": {"name": recipe.llm, "sha256": folder_digest(llm_path(recipe.llm))},
         "connector": {"kind": run.study.connector_of(run.arm), "init_digest": digest(start)},
         "backbone": loaded.record(),
-        "example_prompt": question,
     }
+
+
+def _box_requests(data: StudyData) -> tuple[str, str]:
+    """Return how training and test ask for a box, expressions replaced by ``{expression}``.
+
+    The published pipeline trains without quotes and with a full stop, and tests the other way round; the audit
+    warns where the two differ. Without boxes on both sides there is nothing to compare.
+    """
+    asked = (message for instruction in data.instructions for message in instruction.messages[::2])
+    trained = next((message for message in asked if _BOX_MARK in message), None)
+    tested = [
+        benchmark.user_message(examples[0])
+        for benchmark, examples, _ in data.asked
+        if benchmark.answer_kind == "box" and examples
+    ]
+    if trained is None or not tested:
+        return "{question}", "{question}"
+    return _template(trained), _template(tested[0])
+
+
+def _template(request: str) -> str:
+    before, mark, expression = request.partition(_BOX_MARK)
+    words = expression.strip(" \"'.")
+    return before + mark + expression.replace(words, "{expression}") if words else request
 
 
 def folder_digest(folder: Path) -> str:
