@@ -84,7 +84,7 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         The study's folder; the caller writes the report from it.
 
     Raises:
-        SpecError: if a run folder holds a run of another recipe.
+        SpecError: if a run folder holds a run of another recipe, or an arm wants the as-published wiring.
     """
     study_dir = runs_dir / study.name
     planned = plan_runs(study, runs_dir)
@@ -99,6 +99,11 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         return study_dir
     load_llm(llm_path(study.recipe.llm))  # a missing checkpoint is told at once, not after minutes of work
     for arm in study.arms:
+        if study.wiring_of(arm) == "as-published":
+            raise SpecError(
+                f"{study_file}: arms.{arm}.wiring: as-published keeps the backbone in train mode, so its tokens change "
+                "from step to step and cannot be cached; studies run controlled wiring only, for now"
+            )
         load_arm(study, arm)
     write_json(study_dir / "study.json", study.model_dump(mode="json"))
     with progress(console) as board:
