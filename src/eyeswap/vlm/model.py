@@ -49,11 +49,6 @@ class VisionLanguageModel(nn.Module):
         self.connector, self.llm = connector, llm
         self.tokenizer, self.prompt = tokenizer, prompt
 
-    @property
-    def llm_width(self) -> int:
-        """Width ``D`` of the LLM's embeddings."""
-        return int(self.llm.get_input_embeddings().weight.shape[1])
-
     def embed(self, visual_tokens: Tensor, input_ids: Tensor) -> Tensor:
         """Assemble the input embeddings.
 
