@@ -62,6 +62,7 @@ class LoadedBackbone:
         geometry: how images meet it.
         weights_sha256: digest of the weights.
         wiring: which wiring was built.
+        tap: the tap asked for in place of the backbone's own, if any.
         entry: the catalog entry as wired, if the name is one of the catalog.
     """
 
@@ -71,6 +72,7 @@ class LoadedBackbone:
     geometry: ImageGeometry
     weights_sha256: str
     wiring: Wiring = "controlled"
+    tap: str | None = None
     entry: BackboneEntry | None = None
 
     @property
@@ -138,7 +140,7 @@ def load_backbone(
         loaded.network.freeze()
     else:
         loaded.network.requires_grad_(False)
-    return dataclasses.replace(loaded, wiring=wiring)
+    return dataclasses.replace(loaded, wiring=wiring, tap=tap)
 
 
 def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str) -> None:
