@@ -20,35 +20,9 @@ from eyeswap.data.tokens import TokenCache
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark, Outcome
 from eyeswap.evaluation.generate import Generation, Generator, Request
+from eyeswap.evaluation.predictions import SCHEMA, predictions_path
 from eyeswap.files import atomic_path, write_json
 from eyeswap.vlm.model import VisionLanguageModel
-
-SCHEMA = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("image", pa.string()),
-        ("image_id", pa.string()),
-        ("subset", pa.string()),
-        ("kind", pa.string()),
-        ("question", pa.string()),
-        ("prompt", pa.string()),
-        ("answer", pa.string()),
-        ("truth", pa.string()),
-        ("score", pa.float64()),
-        ("box", pa.list_(pa.float64())),
-        ("iou", pa.float64()),
-        ("invalid", pa.bool_()),
-        ("margin", pa.float64()),
-        ("num_tokens", pa.int32()),
-        ("latency_s", pa.float64()),
-        ("baseline_score", pa.float64()),
-    ]
-)
-
-
-def predictions_path(run_dir: Path, benchmark: str) -> Path:
-    """Return the file that holds a benchmark's predictions."""
-    return run_dir / "predictions" / f"{benchmark}.parquet"
 
 
 def evaluate(
@@ -143,4 +117,5 @@ def _row(outcome: Outcome, prompt: str, generation: Generation, baseline_score: 
         "num_tokens": generation.num_tokens,
         "latency_s": generation.latency_s,
         "baseline_score": baseline_score,
+        "probabilities": generation.probabilities,
     }
