@@ -217,7 +217,28 @@ def test_override_changes_strategy_and_canvas_and_keeps_colours():
     assert base.override("letterbox-512").canvas == (512, 512)
 
 
-@pytest.mark.parametrize("text", ["leterbox-512", "letterbox", "letterbox-512x300", "512", "squash-0", ""])
+def test_override_may_crop_from_a_larger_side_or_leave_small_images_small():
+    base = GEOMETRIES[1]
+    assert base.override("resize-crop-224-from-256").shorter_side == 256
+    assert base.override("letterbox-224-from-248").shorter_side == 248
+    assert not base.override("corner-letterbox-512-no-enlarge").enlarge
+    assert base.override("keep-ratio-800x1333-no-enlarge").canvas == (800, 1333)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "leterbox-512",
+        "letterbox",
+        "letterbox-512x300",
+        "512",
+        "squash-0",
+        "",
+        "squash-9-from-9",
+        "letterbox-64-no-enlarge",
+        "letterbox-64-from-32",
+    ],
+)
 def test_override_names_what_is_wrong_in_one_line(text):
     with pytest.raises(SpecError, match="geometry") as caught:
         GEOMETRIES[0].override(text)

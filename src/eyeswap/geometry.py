@@ -190,21 +190,28 @@ class ImageGeometry(BaseModel):
         """Return this geometry with another strategy and canvas, colours and interpolation kept.
 
         Args:
-            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``squash-800x1333``.
+            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``squash-800x1333``; behind it
+                ``-from-<shorter side>`` (resize to that, then crop the middle, as in ``resize-crop-224-from-256``) or
+                ``-no-enlarge`` (small images keep their size, as in ``corner-letterbox-512-no-enlarge``).
 
         Raises:
             SpecError: if the text is none of that, or the combination is impossible.
         """
-        match = re.fullmatch(r"([a-z-]+)-(\d+)(?:x(\d+))?", text)
+        match = re.fullmatch(r"([a-z-]+)-(\d+)(?:x(\d+))?(?:-from-(\d+))?(-no-enlarge)?", text)
         if match is None or match[1] not in get_args(Strategy):
-            strategy = text.rstrip("0123456789x-")
+            strategy = re.split(r"-?\d", text, maxsplit=1)[0]
             raise SpecError(
-                f"geometry {text!r}: write <strategy>-<side> or <strategy>-<height>x<width>. "
-                f"{nearest(strategy, get_args(Strategy))}"
+                f"geometry {text!r}: write <strategy>-<side> or <strategy>-<height>x<width>, and behind it, where "
+                f"needed, -from-<shorter side> or -no-enlarge. {nearest(strategy, get_args(Strategy))}"
             )
         canvas = (int(match[2]), int(match[3] or match[2]))
-        shorter_side = max(canvas) if match[1] == "resize-crop" else None
-        changes = {"strategy": match[1], "canvas": canvas, "shorter_side": shorter_side, "enlarge": True}
+        shorter_side = int(match[4]) if match[4] else max(canvas) if match[1] == "resize-crop" else None
+        changes = {
+            "strategy": match[1],
+            "canvas": canvas,
+            "shorter_side": shorter_side,
+            "enlarge": match[5] is None,
+        }
         try:
             return ImageGeometry.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
