@@ -84,20 +84,40 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON strictly: a key may stand once in an object, and NaN and Infinity are no numbers.
+
+    Raises:
+        ValueError: if the text is not JSON; of class ``JSONDecodeError`` where a place is known.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_not_a_number)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {repeated!r} stands twice in one object")
+    return found
+
+
+def _not_a_number(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: if the file is missing or not JSON; the message names file, line and column.
+        DataError: if the file is missing or not strict JSON (`parse_json`); the message names file, line and column.
     """
+    text = _read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
     except RecursionError:
         raise DataError(f"{path}: JSON nested too deeply") from None
 
@@ -109,20 +129,25 @@ def read_json_lines(path: Path) -> list[Any]:
         DataError: naming file and line.
     """
     rows = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
+            rows.append(parse_json(line))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is not valid JSON: {error}") from None
     return rows
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
 def canonical_json(value: Any) -> str:

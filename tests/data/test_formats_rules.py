@@ -114,7 +114,7 @@ def test_textvqa_files_out_of_step_are_refused(tmp_path):
 
 
 def test_vqa_follows_the_order_of_the_annotations(tmp_path):
-    questions = [{"question_id": n, "image_id": 42, "question": f"q{n}"} for n in (1, 2, 3)]
+    questions = [{"question_id": n, "image_id": 42, "question": f"q{n}"} for n in (1, 3)]
     answers = [{"answer": "yes", "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]
     annotations = [
         {
@@ -132,8 +132,11 @@ def test_vqa_follows_the_order_of_the_annotations(tmp_path):
     assert [(example.example_id, example.question) for example in examples] == [("3", "q3"), ("1", "q1")]
     assert examples[0].image == "images/COCO_val2014_000000000042.jpg"
     assert examples[0].truth == ("yes",) * 10
-    write(q, {"questions": questions[:2]})
+    write(q, {"questions": questions[:1]})
     with pytest.raises(DataError, match=r"a.json: row 1: question 3 is not in the questions file"):
+        read_vqa(q, a, "images")
+    write(q, {"questions": [*questions, {"question_id": 2, "image_id": 42, "question": "q2"}]})
+    with pytest.raises(DataError, match=r"q.json: row 3: question 2 has no annotation in a.json"):
         read_vqa(q, a, "images")
 
 
@@ -200,7 +203,7 @@ def test_refer_gives_one_example_a_sentence_of_its_split(tmp_path):
 
 @pytest.mark.parametrize("bbox", [[600, 0, 41, 10], [0, 0, 0, 10], [-1, 0, 10, 10], [0, 0, 10], ["0", 0, 1, 1]])
 def test_a_refer_box_outside_its_image_or_malformed_is_refused(tmp_path, bbox):
-    with pytest.raises(DataError, match=r"instances.json: row 1: "):
+    with pytest.raises(DataError, match=r"instances.json: annotation 1: "):
         refer(tmp_path, bbox)
 
 

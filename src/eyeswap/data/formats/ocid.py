@@ -16,7 +16,7 @@ from eyeswap.data.formats.boxes import Box, normalise_box
 from eyeswap.data.formats.example import Example
 from eyeswap.data.formats.record import Record, with_kind, write_compact_json
 from eyeswap.errors import DataError
-from eyeswap.files import read_json
+from eyeswap.files import parse_json, read_json
 
 OCID_SIZE = (640, 480)
 CLUTTER_LEVELS = ("minimum", "medium", "maximum")
@@ -75,8 +75,8 @@ def _read(sentence_id: str, record: Record, image_folder: str) -> Example:
 
 def _box(record: Record) -> Box:
     try:
-        value = json.loads(record.text("bbox"))
-    except ValueError:
+        value = parse_json(record.text("bbox"))
+    except (ValueError, RecursionError):
         raise record.fail(f"field 'bbox' must be a JSON text, found {record.text('bbox')[:60]!r}") from None
     box = record.box("bbox", value)
     if box[0] < 0 or box[1] < 0:

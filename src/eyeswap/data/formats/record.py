@@ -41,7 +41,7 @@ class Record:
         value = self._value(key, default)
         if not isinstance(value, str):
             raise self.fail(f"field {key!r} must be text, found {_name(value)}")
-        return value
+        return self._unicode(key, value)
 
     def integer(self, key: str) -> int:
         """Return a whole-number field."""
@@ -62,7 +62,7 @@ class Record:
         value = self._value(key)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise self.fail(f"field {key!r} must be an id, found {_name(value)}")
-        return str(value)
+        return self._unicode(key, str(value))
 
     def items(self, key: str) -> list[Any]:
         """Return a list field."""
@@ -90,6 +90,11 @@ class Record:
             raise self.fail(f"image name {name!r} must stay inside {folder}")
         return f"{folder}/{path}"
 
+    def _unicode(self, key: str, text: str) -> str:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise self.fail(f"field {key!r} holds half a character (a lone surrogate), which no file can store")
+        return text
+
     def _value(self, key: str, default: Any = None) -> Any:
         if key in self.values:
             return self.values[key]
@@ -98,16 +103,31 @@ class Record:
         return default
 
 
-def records(rows: Any, path: Path) -> Iterable[Record]:
-    """Wrap the rows of a file, counted from 1.
+def records(rows: Any, where: Path | str, noun: str = "row") -> Iterable[Record]:
+    """Wrap the rows of a list, counted from 1.
 
     Raises:
         DataError: if ``rows`` is not a list of objects.
     """
     if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of rows, found {_name(rows)}")
+        raise DataError(f"{where}: expected a list of {noun}s, found {_name(rows)}")
     for number, row in enumerate(rows, start=1):
-        yield Record.of(row, f"{path}: row {number}")
+        yield Record.of(row, f"{where}: {noun} {number}")
+
+
+def by_id(rows: Any, where: Path | str, noun: str) -> dict[int, Record]:
+    """Return the objects of a list by their whole-number ``id``.
+
+    Raises:
+        DataError: if ``rows`` is not a list of objects, or two share an id.
+    """
+    found: dict[int, Record] = {}
+    for record in records(rows, where, noun):
+        number = record.integer("id")
+        if number in found:
+            raise record.fail(f"id {number} occurs twice")
+        found[number] = record
+    return found
 
 
 def unique(examples: Sequence[Example], path: Path) -> list[Example]:

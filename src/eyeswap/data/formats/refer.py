@@ -15,7 +15,7 @@ from typing import Any
 
 from eyeswap.data.formats.boxes import Box, normalise_box, xywh_to_xyxy
 from eyeswap.data.formats.example import Example
-from eyeswap.data.formats.record import Record, records, unique, with_kind, write_compact_json
+from eyeswap.data.formats.record import Record, by_id, records, unique, with_kind, write_compact_json
 from eyeswap.data.formats.vqa import whole
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, read_plain_pickle, write_bytes
@@ -40,21 +40,26 @@ def read_refer(refs: Path, instances: Path, image_folder: str, name: str, split:
         DataError: naming file and row, also for a box outside its image.
     """
     content = Record.of(read_json(instances), str(instances))
-    sizes = {record.integer("id"): _size(record) for record in records(content.items("images"), instances)}
-    annotations = {record.integer("id"): record for record in records(content.items("annotations"), instances)}
-    categories = {
-        record.integer("id"): record.text("name") for record in records(content.items("categories"), instances)
-    }
+    images = by_id(content.items("images"), instances, "image")
+    annotations = by_id(content.items("annotations"), instances, "annotation")
+    categories = by_id(content.items("categories"), instances, "category")
     examples: list[Example] = []
     for record in records(read_plain_pickle(refs), refs):
         if record.text("split") != split:
             continue
         image_id = record.integer("image_id")
         annotation = annotations.get(record.integer("ann_id"))
-        if annotation is None or image_id not in sizes:
+        if annotation is None or image_id not in images:
             raise record.fail(f"annotation {record.integer('ann_id')} or image {image_id} is not in {instances.name}")
+        if annotation.integer("image_id") != image_id:
+            raise record.fail(f"image {image_id}, but annotation {record.integer('ann_id')} is of another image")
+        size = _size(images[image_id])
         box = _box(annotation)
-        for sentence in records(record.items("sentences"), refs):
+        category = categories.get(annotation.integer("category_id"))
+        sentences = list(records(record.items("sentences"), record.where, "sentence"))
+        if not sentences:
+            raise record.fail("field 'sentences' is empty")
+        for sentence in sentences:
             examples.append(
                 Example(
                     example_id=f"{name}/{record.identifier('ref_id')}/{sentence.identifier('sent_id')}",
@@ -63,11 +68,11 @@ def read_refer(refs: Path, instances: Path, image_folder: str, name: str, split:
                     subset=split,
                     kind=sentence.text("kind", "expression"),
                     question=sentence.text("sent"),
-                    truth=normalise_box(box, sizes[image_id], annotation.where),
-                    size=sizes[image_id],
+                    truth=normalise_box(box, size, annotation.where),
+                    size=size,
                     box_px=box,
                     details={
-                        "category": categories.get(annotation.integer("category_id"), "object"),
+                        "category": "object" if category is None else category.text("name"),
                         "ann_id": annotation.integer("id"),
                     },
                 )

@@ -11,8 +11,8 @@ from eyeswap.data.formats.vqa import whole
 from eyeswap.files import read_json
 
 
-def read_tallyqa(annotations: Path, image_folder: str) -> list[Example]:
-    """Read ``test.json`` (or ``train.json``, whose rows may lack ``issimple``).
+def read_tallyqa(annotations: Path, image_folder: str, split: str = "test") -> list[Example]:
+    """Read ``<split>.json``; only training rows may lack ``issimple``, and then count as simple.
 
     Returns:
         Examples whose truth is the count; subset is ``simple`` or ``complex``.
@@ -25,7 +25,7 @@ def read_tallyqa(annotations: Path, image_folder: str) -> list[Example]:
         count = record.integer("answer")
         if count < 0:
             raise record.fail(f"field 'answer' must not be negative, found {count}")
-        is_simple = "issimple" not in record.values or record.flag("issimple")
+        is_simple = record.flag("issimple") if split == "test" or "issimple" in record.values else True
         examples.append(
             Example(
                 example_id=record.identifier("question_id"),

@@ -35,25 +35,33 @@ def read_vqa(questions: Path, annotations: Path, image_folder: str, split: str =
     Raises:
         DataError: naming file and row.
     """
-    asked: dict[str, str] = {}
+    asked: dict[str, Record] = {}
     for record in records(Record.of(read_json(questions), str(questions)).items("questions"), questions):
-        asked[record.identifier("question_id")] = record.text("question")
+        if asked.setdefault(record.identifier("question_id"), record) is not record:
+            raise record.fail(f"question {record.identifier('question_id')} occurs twice")
     rows = records(Record.of(read_json(annotations), str(annotations)).items("annotations"), annotations)
-    return unique([_read(record, asked, image_folder, split) for record in rows], annotations)
+    examples = unique([_read(record, asked, image_folder, split) for record in rows], annotations)
+    if len(examples) < len(asked):
+        answered = {example.example_id for example in examples}
+        missing = next(question_id for question_id in asked if question_id not in answered)
+        raise asked[missing].fail(f"question {missing} has no annotation in {annotations.name}")
+    return examples
 
 
-def _read(record: Record, asked: dict[str, str], image_folder: str, split: str) -> Example:
+def _read(record: Record, asked: dict[str, Record], image_folder: str, split: str) -> Example:
     question_id = record.identifier("question_id")
     if question_id not in asked:
         raise record.fail(f"question {question_id} is not in the questions file")
     image_id = record.integer("image_id")
+    if asked[question_id].integer("image_id") != image_id:
+        raise record.fail(f"image {image_id}, but question {question_id} is about another image")
     return Example(
         example_id=question_id,
         image=f"{image_folder}/COCO_{split}_{image_id:012d}.jpg",
         image_id=str(image_id),
         subset=split,
         kind=record.text("kind", record.text("answer_type")),
-        question=asked[question_id],
+        question=asked[question_id].text("question"),
         truth=read_answers(record),
         details={
             "answer_type": record.text("answer_type"),
