@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from eyeswap.errors import EnvironmentProblem, ShapeError, SpecError
 from eyeswap.ops import selective_scan as public_scan
 from eyeswap.ops import selective_scan_reference
-from eyeswap.ops.selective_scan import _log_once, _scan_numba, selective_scan
+from eyeswap.ops.selective_scan import _log, _scan_numba, selective_scan
 
 GOLDENS = Path(os.environ.get("EYESWAP_GOLDENS") or Path(__file__).parents[1] / "goldens" / "data")
 INPUTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -194,7 +194,7 @@ def test_half_precision_is_computed_in_float32_and_returned_as_it_came():
 
 
 def test_chosen_path_is_logged_once(caplog):
-    _log_once.cache_clear()
+    _log.cache_clear()
     inputs = drawn(1, 1, 2, 1, 3)
     with caplog.at_level(logging.INFO, logger="eyeswap.ops.selective_scan"):
         for _ in range(2):

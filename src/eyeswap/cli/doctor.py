@@ -37,6 +37,7 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "memory", _memory()
     yield "disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free here"
     yield "selective scan", _selective_scan()
+    yield "C core of SS2D", _c_core()
     yield "torchvision", _torchvision()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     yield (
@@ -91,6 +92,13 @@ def _selective_scan() -> str:
         f"{choose_path('auto', u)} on {device}: {min(times[1:]) * 1e3:.2f} ms for {channels} channels, "
         f"{L} tokens, {S} states (first call {times[0]:.1f} s)"
     )
+
+
+def _c_core() -> str:
+    from eyeswap.ops._c_ss2d import why_missing
+
+    reason = why_missing()
+    return f"none ({reason}); numba runs instead, up to twice as slow" if reason else "compiled"
 
 
 def _torchvision() -> str:

@@ -19,16 +19,13 @@ many arguments); and the trip count is a multiple of 32 known at run time only (
 
 from __future__ import annotations
 
-import functools
-import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from eyeswap.ops._numba_math import exp, kernel, softplus
+from eyeswap.ops._threads import share_out
 
 LANES = 64  # length of a work row: the widest block
 MULTIPLE_OF_32 = np.uint64(2**64 - 32)
@@ -100,29 +97,10 @@ def _forward(
                     last[image, k, s, n, d] = states[s * STATE + H + d]
 
 
-@functools.cache
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """Return the worker threads of this process; a forked child has another id, hence threads of its own."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="eyeswap-scan")
-
-
-def run(function: Callable[..., None], threads: int, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-    """Share the tasks of a kernel out to threads, in equal runs of neighbours.
-
-    numba's own thread pools are avoided: the OpenMP one spins beside torch's and slows torch down twentyfold
-    on a busy machine, and the plain one must not be entered by two threads at once.
-    """
+def run(function: Callable[..., None], inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+    """Run all tasks of a kernel: images x groups x blocks."""
     batch, groups, _, blocks, _ = inputs[0].shape
-    tasks = batch * groups * blocks
-    threads = max(1, min(threads, tasks))
-    bounds = [tasks * i // threads for i in range(threads + 1)]
-    others = [
-        _pool(os.getpid(), threads - 1).submit(function, first, stop, *inputs, *outputs)
-        for first, stop in itertools.pairwise(bounds[1:])
-    ]
-    function(0, bounds[1], *inputs, *outputs)
-    for other in others:
-        other.result()
+    share_out(lambda first, stop: function(first, stop, *inputs, *outputs), batch * groups * blocks)
 
 
 def block_width(channels: int) -> int:
@@ -130,10 +108,10 @@ def block_width(channels: int) -> int:
     return 32 if -(-channels // 32) % 2 else 64
 
 
-def forward(threads: int, *inputs: Any) -> tuple[Any, Any]:
+def forward(*inputs: Any) -> tuple[Any, Any]:
     """Return ``(y, last_state [B, K, S, N, W])`` of ``(u, delta, a, b, c, bias, order, use_softplus)``."""
     u, delta, a = inputs[:3]
     y = np.zeros(u.shape, u.dtype)
     last = np.empty((delta.shape[0], *a.shape), u.dtype)
-    run(_forward, threads, inputs, (y, last))
+    run(_forward, inputs, (y, last))
     return y, last

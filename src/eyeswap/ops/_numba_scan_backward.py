@@ -155,11 +155,11 @@ def _backward(
                     ga[image, k, s, n, d] = states[s * STATE + GA + d]
 
 
-def backward(threads: int, grad_y: Any, grad_last: Any, *inputs: Any) -> tuple[Any, ...]:
+def backward(grad_y: Any, grad_last: Any, *inputs: Any) -> tuple[Any, ...]:
     """Return the gradients of u, delta, a, b, c and bias."""
     u, delta, a, b = inputs[:4]
     gu, gdelta = np.zeros(u.shape, u.dtype), np.empty(delta.shape, u.dtype)
     ga = np.empty((u.shape[0], *a.shape), u.dtype)
     gb, gc = np.empty((2, u.shape[3], *b.shape), u.dtype)
-    run(_backward, threads, inputs, (grad_y, grad_last, gu, gdelta, ga, gb, gc))
+    run(_backward, inputs, (grad_y, grad_last, gu, gdelta, ga, gb, gc))
     return gu, gdelta, ga.sum(0), gb.sum(0), gc.sum(0), gdelta.sum((0, 2))

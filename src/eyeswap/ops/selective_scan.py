@@ -158,13 +158,19 @@ def choose_path(path: str, u: Tensor) -> str:
             raise EnvironmentProblem("selective_scan: path triton needs Triton; run: pip install triton")
         if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise EnvironmentProblem(f"selective_scan: path triton needs CUDA tensors, got {u.device}; use path auto")
-    _log_once(path, u.device.type)
+    log_once(f"selective scan on {u.device.type}: {path} path")
     return path
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def log_once(message: str) -> None:
+    """Write a line to the log, the first time only; a compiler that traces the caller runs it once too."""
+    _log(message)
+
+
 @functools.cache
-def _log_once(path: str, device: str) -> None:
-    logger.info("selective scan on %s: %s path", device, path)
+def _log(message: str) -> None:
+    logger.info(message)
 
 
 def scan_rows(
@@ -246,7 +252,7 @@ def _scan_numba(
     width = _numba_scan.block_width(u.shape[-1])
     tensors = (*(_blocks(t, width) for t in (u, delta, a)), b, c, _blocks(bias, width), order)
     arrays = [t.detach().contiguous().numpy() for t in tensors]
-    y, last = _numba_scan.forward(torch.get_num_threads(), *arrays, softplus)
+    y, last = _numba_scan.forward(*arrays, softplus)
     return _channels(y, u.shape[-1]), _channels(last, u.shape[-1])
 
 
@@ -267,7 +273,7 @@ def _scan_numba_backward(
     width = _numba_scan.block_width(u.shape[-1])
     blocks = [_blocks(t, width) for t in (grad_y, grad_last, u, delta, a)]
     arrays = [t.detach().contiguous().numpy() for t in (*blocks, b, c, _blocks(bias, width), order)]
-    gu, gdelta, ga, gb, gc, gbias = _numba_scan_backward.backward(torch.get_num_threads(), *arrays, softplus)
+    gu, gdelta, ga, gb, gc, gbias = _numba_scan_backward.backward(*arrays, softplus)
     gu, gdelta, ga, gbias = (_channels(g, u.shape[-1]) for g in (gu, gdelta, ga, gbias))
     return gu, gdelta, ga, torch.from_numpy(gb), torch.from_numpy(gc), gbias
 

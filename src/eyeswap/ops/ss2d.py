@@ -3,28 +3,37 @@
 Four directions read the same map: 0 row by row, 1 column by column, 2 and 3 the same backwards; their
 outputs are added. The projections act on single positions, so they are computed once on the map as it lies,
 and the scan visits positions through an index: the map is never copied, neither for reading nor for merging.
+Where a C compiler is found, a plain-C core that also fuses the step sizes does the float32 forward on a CPU.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyeswap.errors import ShapeError
-from eyeswap.ops.selective_scan import choose_path, scan_rows, selective_scan_reference
+from eyeswap.errors import EnvironmentProblem, ShapeError
+from eyeswap.ops import _c_ss2d
+from eyeswap.ops.selective_scan import choose_path, log_once, scan_rows, selective_scan_reference
 
 CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay in the processor's cache
 
 
-@functools.lru_cache(maxsize=64)
 def cross_scan_order(height: int, width: int) -> Tensor:
     """Return ``[4, H*W]`` int64: at step ``t`` direction ``k`` visits position ``order[k, t]``."""
+    return _order(height, width) if torch.compiler.is_compiling() else _remembered_order(height, width)
+
+
+def _order(height: int, width: int) -> Tensor:
     rows = torch.arange(height * width)
     columns = rows.view(height, width).t().flatten()
     return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])  # [4, L]
+
+
+_remembered_order = functools.lru_cache(maxsize=64)(_order)
 
 
 def cross_scan(x: Tensor) -> Tensor:
@@ -61,27 +70,33 @@ def ss2d(
         dt_projs_bias: ``[4, D]``.
         A_logs: ``[4*D, S]``, direction-major; A is ``-exp(A_logs)``.
         Ds: ``[4*D]``.
-        path: as in `selective_scan`.
+        path: as in `selective_scan`, or ``c``: the C core, float32 on a CPU without gradients. ``auto`` takes it
+            where it can, and says once in the log if there is none.
 
     Returns:
         ``[B, H, W, D]``, in the dtype of ``x``; the scan runs in float64 for float64 input, else in float32.
 
     Raises:
         ShapeError: if the weights do not fit together or to ``x``.
+        SpecError: if ``path`` is unknown.
+        EnvironmentProblem: if ``path`` cannot run here.
     """
     _check_shapes(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    path = choose_path(path, x)
+    path = _choose_path(path, x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
     K, D, R = dt_projs_weight.shape
     S = A_logs.shape[1]
-    height, width = x.shape[1:3]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    projected = F.linear(x.flatten(1, 2), x_proj_weight.flatten(0, 1))  # [B, L, K*(R+2S)]
-    projected = projected.unflatten(2, (K, -1)).transpose(1, 2)  # [B, K, L, R+2S]
-    code, b, c = projected.split([R, S, S], dim=3)
-    u = x.flatten(1, 2).unsqueeze(1).to(dtype)  # [B, 1, L, D]
+    rows = x.flatten(1, 2)  # [B, L, D]
+    projected = F.linear(rows, x_proj_weight.flatten(0, 1)).unflatten(2, (K, -1))  # [B, L, K, R+2S]
     a = -torch.exp(A_logs.to(dtype)).unflatten(0, (K, D)).transpose(1, 2)  # [K, S, D]
     skip, bias = Ds.to(dtype).unflatten(0, (K, D)), dt_projs_bias.to(dtype)
-    order = cross_scan_order(height, width).to(x.device)
+    order = cross_scan_order(x.shape[1], x.shape[2]).to(x.device)
+    if path == "c":
+        weight = dt_projs_weight.to(dtype)
+        y: Tensor = _c_ss2d.scan_c(rows.to(dtype), projected.to(dtype), weight, bias, a, skip.sum(0), order)
+        return y.view(x.shape).to(x.dtype)
+    code, b, c = projected.transpose(1, 2).split([R, S, S], dim=3)  # [B, K, L, ...]
+    u = rows.unsqueeze(1).to(dtype)  # [B, 1, L, D]
     images = max(1, CHUNK_BYTES // (K * u[0].numel() * u.element_size()))  # of one chunk
     chunks = []
     for u_part, code_part, b_part, c_part in zip(*(t.split(images) for t in (u, code, b, c)), strict=True):
@@ -91,6 +106,33 @@ def ss2d(
         chunks.append(y)
     y = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
     return y.view(x.shape).to(x.dtype)
+
+
+def _choose_path(path: str, *tensors: Tensor) -> str:
+    """Return the path that ``path`` means for these inputs."""
+    if path not in ("auto", "c"):
+        return choose_path(path, tensors[0])
+    obstacle = _obstacle(tensors)
+    if obstacle is None:
+        log_once("selective scan on cpu: c path for ss2d")
+        return "c"
+    if path == "c":
+        raise EnvironmentProblem(f"ss2d: path c cannot run: {obstacle}; use path auto")
+    return choose_path("auto", tensors[0])
+
+
+def _obstacle(tensors: Sequence[Tensor]) -> str | None:
+    """Return why the C core cannot take these inputs, or None."""
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return f"it needs CPU tensors, got {tensors[0].device}"
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "it computes in float32, and the input is float64"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "it has no backward"
+    reason = _c_ss2d.why_missing()
+    if reason:
+        log_once(f"selective scan on cpu: no C core for ss2d ({reason})")
+    return reason or None
 
 
 def _check_shapes(
