@@ -17,7 +17,6 @@ MINIATURES = ("digits-vit", "digits-maxvit", "digits-vmamba", "digits-mambavisio
 def test_every_file_and_every_entry_is_valid():
     entries = catalog.entries()
     assert {entry.family for entry in entries.values()} == set(catalog.NETWORKS)
-    assert len(entries) == 105
     for name, entry in entries.items():
         assert entry.name == name
         assert entry.weights.layout in LAYOUTS, name
@@ -106,8 +105,19 @@ def test_a_tap_the_network_lacks_is_refused_in_one_line(name, tap):
         ("vitdet-b-maskrcnn", 85.889024),
     ],
 )
-def test_parameters_are_counted_on_the_network(name, millions):
-    assert catalog.entry(name).num_parameters == round(millions * 1e6)
+def test_parameters_are_those_of_the_network_and_of_the_record(name, millions):
+    entry = catalog.entry(name)
+    assert entry.num_parameters == entry.model_copy(update={"size": None}).num_parameters == round(millions * 1e6)
+
+
+def test_a_record_of_size_holds_for_its_own_entry_alone():
+    entry = catalog.entry("mambavision-t-s3")
+    assert entry.measured() == entry.size
+    assert entry.wired("as-published").measured().parameters < entry.size.parameters
+    assert entry.with_changes(geometry="letterbox-448").measured().tokens == (28, 28)
+    assert entry.with_changes(tap="3,norm").measured() == catalog.entry("mambavision-t").size
+    raw = {"_base": {"size": 1, "aliases": ["x"], "tap": 2}, "own": {"base": "_base"}}
+    assert catalog._resolve(raw, "own") == {"tap": 2}
 
 
 def test_miniatures_are_matched_in_size_tokens_and_sight():

@@ -45,7 +45,10 @@ def test_every_entry_builds_and_its_grid_fits_its_canvas(name):
         rows, columns = network.token_grid(height, width)
         assert rows * columns >= 49
         assert abs(height / rows - width / columns) < 1
-        assert network.embed_dim > 0
+        measured = {"parameters": network.num_parameters, "tokens": [rows, columns], "width": network.embed_dim}
+        recorded = None if entry.size is None else entry.size.model_dump(mode="json")
+        if wiring == "controlled":
+            assert recorded == measured, f"write size: {canonical_json(measured)} into the catalog"
 
 
 @pytest.mark.parametrize("name", MINIATURES)

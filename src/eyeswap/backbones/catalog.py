@@ -3,7 +3,7 @@
 An entry says which network, where it is read, how images meet it and where its weights lie. It holds the
 *controlled* wiring; ``as_published`` lists what the published study did otherwise, so that both can be
 built from one entry. In the YAML, an entry may start from another with ``base``; names with a leading
-underscore are only bases.
+underscore are only bases. What the published study has and the catalog has not is in ``left-out.yaml``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ NETWORKS: dict[Family, tuple[str, str]] = {
     "vitdet": ("vitdet", "ViTDet"),
     "vit-adapter": ("vit_adapter", "ViTAdapter"),
 }
+_FOLDER = resources.files("eyeswap.backbones") / "catalog"
 
 
 class _Data(BaseModel):
@@ -48,6 +49,7 @@ class WeightsSource(_Data):
         file: name of the file; for packaged weights, below the package's ``checkpoints`` folder.
         layout: how the network's tensors lie in the file, see `eyeswap.backbones.weights.LAYOUTS`.
         licence: licence of the weights, which need not be that of any code.
+        commercial_use: whether the licence allows it; where not, loading says so once.
         url: address of the file, for weights on a plain web server.
         hub: ``owner/name`` of a Hugging Face repository that holds the file.
         sha256: digest of the file where known.
@@ -57,14 +59,48 @@ class WeightsSource(_Data):
     file: str
     layout: str
     licence: str
+    commercial_use: bool = True
     url: str | None = None
     hub: str | None = None
     sha256: str | None = None
     packaged: bool = False
 
+    @property
+    def place(self) -> Path:
+        """Where the file lies in a folder of weights: hub files below their repository, as many have one name."""
+        return Path(self.hub or "", self.file)
+
     def packaged_path(self) -> Path:
         """Return where a packaged file lies in the installed package."""
         return Path(str(resources.files("eyeswap"))) / "checkpoints" / self.file
+
+
+class Size(_Data):
+    """What the part that runs amounts to, on the geometry's canvas.
+
+    Attributes:
+        parameters: number of parameters up to the tap.
+        tokens: rows and columns of visual tokens.
+        width: width ``D`` of a token.
+    """
+
+    parameters: int
+    tokens: tuple[int, int]
+    width: int
+
+
+class Quality(_Data):
+    """What the authors of a detector or segmentor report about all of it.
+
+    Attributes:
+        metric: what was measured.
+        value: in percent.
+        source: who published it.
+    """
+
+    metric: Literal["COCO box AP", "ADE20K mIoU"]
+    value: float
+    source: str
 
 
 class BackboneEntry(_Data):
@@ -79,10 +115,13 @@ class BackboneEntry(_Data):
         weights: where the weights come from.
         objective: what the weights were trained for.
         pretraining: data they were trained on.
-        top1: published accuracy in percent on ImageNet-1K, where it applies.
+        aliases: other names, those of the published code among them.
+        top1: published accuracy of the whole network in percent on ImageNet-1K, where it applies.
         top1_source: who published it.
+        quality: the same for detectors and segmentors.
         notes: what a reader must know.
         as_published: fields (``tap``, ``geometry``, ``architecture``) that differ in the published study.
+        size: recorded, so that listing builds no network; never taken over from a base. See `measured`.
     """
 
     name: str
@@ -93,10 +132,13 @@ class BackboneEntry(_Data):
     weights: WeightsSource
     objective: Literal["classification", "detection", "segmentation"]
     pretraining: str
+    aliases: tuple[str, ...] = ()
     top1: float | None = None
     top1_source: str | None = None
+    quality: Quality | None = None
     notes: str = ""
     as_published: dict[str, Any] = Field(default_factory=dict)
+    size: Size | None = None
 
     @property
     def licence(self) -> str:
@@ -105,15 +147,23 @@ class BackboneEntry(_Data):
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters up to the tap, counted on the network itself."""
+        """Number of parameters up to the tap."""
+        return self.measured().parameters
+
+    def measured(self) -> Size:
+        """Return the recorded size; without a record, that of the network itself, built without memory."""
+        if self.size is not None:
+            return self.size
         with torch.device("meta"):
-            return self.build().num_parameters
+            network = self.build()
+        grid = network.token_grid(*self.geometry.canvas)
+        return Size(parameters=network.num_parameters, tokens=grid, width=network.embed_dim)
 
     def wired(self, wiring: Wiring = "controlled") -> BackboneEntry:
         """Return this entry as the wiring wants it: itself, or with the published differences applied."""
         if wiring == "controlled":
             return self
-        own = self.model_dump(mode="json", exclude={"as_published"})
+        own = self.model_dump(mode="json", exclude={"as_published", "size"})
         return BackboneEntry.model_validate(_merge(own, self.as_published))
 
     def with_changes(self, *, tap: str | None = None, geometry: str | None = None) -> Self:
@@ -132,7 +182,9 @@ class BackboneEntry(_Data):
         if tap is not None:
             parts = tuple(_number(part.strip()) for part in tap.split(","))
             changes["tap"] = parts[0] if len(parts) == 1 else parts
-        changed = self.model_copy(update=changes)
+        if not changes:
+            return self
+        changed = self.model_copy(update={**changes, "size": None})
         if tap is not None:
             changed.check_tap()
         return changed
@@ -166,10 +218,9 @@ def entries() -> dict[str, BackboneEntry]:
         SpecError: if a catalog file is not valid; the message names file, entry and field.
     """
     found: dict[str, BackboneEntry] = {}
-    folder = resources.files("eyeswap.backbones") / "catalog"
     for family in NETWORKS:
         file = f"{family}.yaml"
-        raw: dict[str, Any] = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
+        raw: dict[str, Any] = yaml.safe_load((_FOLDER / file).read_text(encoding="utf-8"))
         for name in raw:
             if name.startswith("_"):
                 continue
@@ -187,15 +238,27 @@ def names() -> list[str]:
     return list(entries())
 
 
+@functools.cache
+def left_out() -> dict[str, str]:
+    """Return the variants of the published study that are not in the catalog, with the reason for each."""
+    reasons: dict[str, str] = yaml.safe_load((_FOLDER / "left-out.yaml").read_text(encoding="utf-8"))
+    return reasons
+
+
 def entry(name: str) -> BackboneEntry:
-    """Return an entry by name.
+    """Return an entry by name or alias.
 
     Raises:
-        SpecError: if there is none; the message names the nearest.
+        SpecError: if there is none; the message says why it was left out, or names the nearest.
     """
     known = entries()
     if name in known:
         return known[name]
+    for one in known.values():
+        if name in one.aliases:
+            return one
+    if name in left_out():
+        raise SpecError(f"{name} is not in the catalog: {left_out()[name]}")
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}? " if close else ""
     raise SpecError(f"no backbone {name!r} in the catalog: {hint}`eyeswap backbones list` shows all {len(known)}")
@@ -210,6 +273,8 @@ def _resolve(raw: dict[str, Any], name: str) -> dict[str, Any]:
     resolved: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         resolved = _merge(resolved, _resolve(raw, base))
+    for own_alone in ("size", "aliases"):
+        resolved.pop(own_alone, None)
     return _merge(resolved, own)
 
 
