@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from eyeswap.backbones.external import DEFAULT_GEOMETRY
+from eyeswap.backbones.external import DEFAULT_GEOMETRY, JoinedBackbones
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError
 
@@ -118,3 +118,29 @@ def test_timm_models_give_tokens(model):
     assert tokens.shape == (1, rows * columns, network.embed_dim)
     with pytest.raises(SpecError, match="timm:no_such_model"):
         from_timm("no_such_model", None, pretrained=False)
+
+
+def test_joined_backbones_give_both_tokens_side_by_side_each_in_its_own_colours(encoder):
+    parts = [load_backbone(f"{encoder}:{name}") for name in ("build", "build")]
+    other = parts[1].geometry.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
+    joined = JoinedBackbones([part.network for part in parts], [parts[0].geometry, other])
+    assert (joined.embed_dim, joined.token_grid(64, 64)) == (16, (8, 8))
+    colours = torch.rand(1, 3, 64, 64)
+    own = [
+        (colours - torch.tensor(geometry.mean).view(3, 1, 1)) / torch.tensor(geometry.std).view(3, 1, 1)
+        for geometry in (parts[0].geometry, other)
+    ]
+    expected = torch.cat([part.network(pixels) for part, pixels in zip(parts, own, strict=True)], dim=2)
+    torch.testing.assert_close(joined(own[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+def test_timm_models_can_be_joined_and_built_for_another_size():
+    from eyeswap.backbones.external import from_timm
+
+    network, geometry = from_timm("vit_tiny_patch16_224@128+vit_tiny_patch16_384@128", None, pretrained=False)
+    assert (geometry.canvas, network.embed_dim, network.token_grid(128, 128)) == ((128, 128), 384, (8, 8))
+    with pytest.raises(SpecError, match="write @<side> behind one of them"):
+        from_timm("vit_tiny_patch16_224+vit_tiny_patch16_384", None, pretrained=False)
+    with pytest.raises(SpecError, match="side of the image in pixels"):
+        from_timm("vit_tiny_patch16_224@big", None, pretrained=False)

@@ -8,31 +8,45 @@ second-to-last block.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import EnvironmentProblem, EyeswapError, SpecError
-from eyeswap.geometry import ImageGeometry
+from eyeswap.geometry import Colour, ImageGeometry
 
 DEFAULT_GEOMETRY = ImageGeometry(canvas=(224, 224))
+
+
+def is_external(name: str) -> bool:
+    """Whether a name means an encoder from outside of the catalog: ``timm:...``, ``file.py`` or ``file.py:function``."""
+    return name.startswith("timm:") or name.endswith(".py") or ".py:" in name
+
+
+def build(name: str, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
+    """Build an encoder from outside of the catalog, see `from_file` and `from_timm`."""
+    if name.startswith("timm:"):
+        return from_timm(name.removeprefix("timm:"), tap, pretrained=pretrained)
+    return from_file(name, tap)
 
 
 def from_file(name: str, tap: str | None = None) -> tuple[VisionBackbone, ImageGeometry]:
     """Build an encoder of one's own.
 
     Args:
-        name: ``path/to/file.py:function``. The function takes nothing and returns a `VisionBackbone` and an
-            `ImageGeometry`, or a `VisionBackbone` alone, which then sees a symmetric letterbox of 224 pixels.
+        name: ``path/to/file.py:function``; the function is ``build`` where none is named. It takes nothing and returns
+            a `VisionBackbone` and an `ImageGeometry`, or a `VisionBackbone` alone, which then sees a symmetric
+            letterbox of 224 pixels.
         tap: must be None; the function decides.
 
     Raises:
         SpecError: if file or function does not exist, fails, or returns something else.
     """
-    path, _, function = name.rpartition(":")
+    path, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "build")
     if tap is not None:
         raise SpecError(f"{name}: tap has no meaning for an encoder of your own; decide it in {function}()")
     if not Path(path).is_file():
@@ -64,29 +78,45 @@ def from_file(name: str, tap: str | None = None) -> tuple[VisionBackbone, ImageG
 
 
 def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
-    """Wrap a timm model.
+    """Wrap a timm model, or several side by side.
 
     Args:
-        model: timm's name, with or without a tag.
+        model: timm's name, with or without a tag; ``@<side>`` behind it builds it for another image size, and ``+``
+            joins models that give equal grids, as in ``vit_large_patch14_dinov2@224+vit_so400m_patch14_siglip_224``.
         tap: block or stage counted from 0, negative from the end; by default the second-to-last.
         pretrained: whether to get timm's weights.
 
     Raises:
         EnvironmentProblem: if timm is not installed or cannot be imported.
-        SpecError: if timm has no such model, or it has no features of that kind.
+        SpecError: if timm has no such model, it has no features of that kind, or joined grids differ.
     """
+    parts = [_one_from_timm(part, tap, pretrained) for part in model.split("+")]
+    if len(parts) == 1:
+        return parts[0]
+    networks, geometries = zip(*parts, strict=True)
+    grids = {network.token_grid(*geometry.canvas) for network, geometry in parts}
+    if len(grids) > 1:
+        raise SpecError(f"timm:{model}: the joined models give grids {sorted(grids)}; write @<side> behind one of them")
+    return JoinedBackbones(networks, geometries), geometries[0]
+
+
+def _one_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmBackbone, ImageGeometry]:
+    name, _, side = model.partition("@")
+    if side and not side.isdigit():
+        raise SpecError(f"timm:{model}: behind @ stands the side of the image in pixels, as in {name}@224")
     try:
         import timm
     except ImportError as error:
         raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): pip install 'eyeswap[timm]'") from None
+    size = {"img_size": int(side)} if side else {}
     try:
-        network = timm.create_model(model, pretrained=pretrained, num_classes=0)
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
         data = timm.data.resolve_model_data_config(network)
-        backbone = TimmBackbone(network, int(tap) if tap is not None else -2, data["input_size"][1:])
+        height, width = (int(side), int(side)) if side else data["input_size"][1:]
+        backbone = TimmBackbone(network, int(tap) if tap is not None else -2, (height, width))
     except Exception as error:  # timm raises RuntimeError, ValueError, KeyError, AssertionError, AttributeError
         raise SpecError(f"timm:{model}: {_one_line(error)}") from None
     interpolation = data["interpolation"] if data["interpolation"] in ("bicubic", "bilinear") else "bicubic"
-    height, width = data["input_size"][1:]
     geometry = ImageGeometry(
         strategy="letterbox" if height == width else "corner-letterbox",
         canvas=(height, width),
@@ -95,6 +125,42 @@ def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionB
         std=data["std"],
     )
     return backbone, geometry
+
+
+class JoinedBackbones(VisionBackbone):
+    """Backbones with equal token grids side by side; a token is theirs, joined channel by channel.
+
+    All see the same canvas, in the colours of the first; each of the others gets them converted to its own.
+    """
+
+    def __init__(self, networks: Sequence[VisionBackbone], geometries: Sequence[ImageGeometry]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.embed_dim = sum(network.embed_dim for network in networks)
+        self._colours = [(geometry.mean, geometry.std) for geometry in geometries]
+
+    def feature_map(self, pixel_values: Tensor) -> Tensor:
+        """Return the features of all at their taps, ``[B, h, w, D1 + D2 + ...]``."""
+        mean, std = self._colour(self._colours[0], pixel_values)
+        features = []
+        for network, colours in zip(self._members(), self._colours, strict=True):
+            own_mean, own_std = self._colour(colours, pixel_values)
+            own = pixel_values if colours == self._colours[0] else (pixel_values * std + mean - own_mean) / own_std
+            features.append(network.feature_map(own))
+        return torch.cat(features, dim=-1)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns, those of the first network."""
+        return self._members()[0].token_grid(height, width)
+
+    def _members(self) -> list[VisionBackbone]:
+        return [network for network in self.networks if isinstance(network, VisionBackbone)]
+
+    @staticmethod
+    def _colour(colours: tuple[Colour, Colour], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std as ``[3, 1, 1]``."""
+        mean, std = (like.new_tensor(values).view(3, 1, 1) for values in colours)
+        return mean, std
 
 
 class TimmBackbone(VisionBackbone):
