@@ -82,12 +82,13 @@ def test_changes_of_tap_and_geometry():
     assert entry.tap == (1, "after")
     assert entry.geometry.strategy == "squash"
     assert catalog.entry("digits-vmamba").with_changes(tap="2,-1").build().embed_dim == 64
+    assert catalog.entry("digits-vmamba").with_changes(tap="3,-1,plain").build().norm == "plain"
     assert catalog.entry("digits-vit").with_changes(tap="0").tap == 0
 
 
 @pytest.mark.parametrize(
     ("name", "tap"),
-    [("digits-vit", "9"), ("digits-vit", "1,2"), ("digits-vmamba", "3"), ("digits-maxvit", "x")],
+    [("digits-vit", "9"), ("digits-vit", "1,2"), ("digits-vmamba", "3"), ("digits-vmamba", "3,-1,best"), ("digits-maxvit", "x")],
 )
 def test_a_tap_the_network_lacks_is_refused_in_one_line(name, tap):
     with pytest.raises(SpecError, match="tap") as caught:

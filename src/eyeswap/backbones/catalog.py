@@ -170,7 +170,8 @@ class BackboneEntry(_Data):
         """Return this entry read elsewhere or seeing images otherwise.
 
         Args:
-            tap: a number, or two parts joined by a comma (``3,-1`` in VMamba, ``2,before`` in MambaVision).
+            tap: a number, or parts joined by commas: ``2,before`` in MambaVision, ``3,-1`` in VMamba, where the norm
+                behind the tap may be the third (``3,-1,plain``).
             geometry: see `ImageGeometry.override`.
 
         Raises:
@@ -181,6 +182,9 @@ class BackboneEntry(_Data):
             changes["geometry"] = self.geometry.override(geometry)
         if tap is not None:
             parts = tuple(_number(part.strip()) for part in tap.split(","))
+            if self.family == "vmamba" and len(parts) == 3:
+                changes["architecture"] = {**self.architecture, "norm": parts[2]}
+                parts = parts[:2]
             changes["tap"] = parts[0] if len(parts) == 1 else parts
         if not changes:
             return self
