@@ -33,4 +33,4 @@ def tiny_vlm(tiny_llm: Path):
     from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
     llm, tokenizer, prompt = load_llm(tiny_llm)
-    return VisionLanguageModel(llm, tokenizer, build_connector("gelu-mlp", 8, 32, seed=1), prompt)
+    return VisionLanguageModel.from_parts(llm, tokenizer, build_connector("gelu-mlp", 8, 32, seed=1), prompt)

@@ -26,7 +26,7 @@ def recipe(**changes: object) -> Recipe:
 
 def fresh(llm: Path) -> VisionLanguageModel:
     model, tokenizer, prompt = load_llm(llm)
-    return VisionLanguageModel(model, tokenizer, build_connector("gelu-mlp", 8, 32, seed=1), prompt)
+    return VisionLanguageModel.from_parts(model, tokenizer, build_connector("gelu-mlp", 8, 32, seed=1), prompt)
 
 
 def examples(model: VisionLanguageModel) -> list[Encoded]:

@@ -17,10 +17,13 @@ class Tokenizer:
     """The part of a transformers tokenizer that a prompt needs, with transformers' own template engine."""
 
     name_or_path = "tiny"
-    bos_token = "<s>"
+    bos_token, bos_token_id = "<s>", 1
 
-    def __init__(self, chat_template):
-        self.chat_template = chat_template
+    def __init__(self, chat_template, adds_bos=True):
+        self.chat_template, self.adds_bos = chat_template, adds_bos
+
+    def __call__(self, text):
+        return {"input_ids": [1] * self.adds_bos + [ord(letter) for letter in text]}
 
     def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -77,6 +80,11 @@ def test_a_chat_template_gives_turns_that_add_up_to_the_whole_conversation():
         "<|user|>and?\n<|assistant|>",
         "no\n",
     ]
+
+
+def test_a_template_keeps_its_own_bos_where_the_tokenizer_adds_none():
+    assert TemplatePrompt(Tokenizer(CHATML)).question("hi") == "<|user|>hi\n<|assistant|>"
+    assert TemplatePrompt(Tokenizer(CHATML, adds_bos=False)).question("hi") == "<s><|user|>hi\n<|assistant|>"
 
 
 def test_a_chat_template_that_rewrites_history_is_refused():

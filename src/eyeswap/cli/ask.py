@@ -11,7 +11,7 @@ EXAMPLE = 'Example: eyeswap ask runs/quickstart/vmamba/seed-7 scene.png "How man
 
 
 def ask(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of a saved VLM.")],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     save: Annotated[

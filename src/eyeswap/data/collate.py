@@ -26,8 +26,8 @@ def encode_conversation(
 ) -> Encoded:
     """Tokenise a conversation turn by turn, as the published code does.
 
-    Every turn's text is stripped on the right and tokenised by itself; only the first carries the
-    beginning-of-sequence token; the lists are concatenated and cut after ``max_tokens``.
+    Every turn's text is stripped on the right (in the Vicuna frame) and tokenised by itself; only the first
+    carries the beginning-of-sequence token; the lists are concatenated and cut after ``max_tokens``.
 
     Args:
         messages: human, assistant, human, ...
@@ -38,7 +38,8 @@ def encode_conversation(
     ids: list[int] = []
     labels: list[int] = []
     for index, turn in enumerate(prompt.turns(messages)):
-        piece = tokenizer(turn.text.rstrip(), add_special_tokens=index == 0)["input_ids"]
+        text = turn.text.rstrip() if prompt.strips_turns else turn.text
+        piece = tokenizer(text, add_special_tokens=index == 0)["input_ids"]
         ids += piece
         labels += piece if turn.is_answer else [IGNORED] * len(piece)
     return Encoded(tuple(ids[:max_tokens]), tuple(labels[:max_tokens]))

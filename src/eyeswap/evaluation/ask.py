@@ -1,4 +1,4 @@
-"""Ask a trained run about one image."""
+"""Ask a trained run, or any saved VLM, about one image."""
 
 from __future__ import annotations
 
@@ -29,34 +29,26 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     "Please", or one of several lines, is asked as it is.
 
     Args:
-        run_dir: a run's folder.
+        run_dir: a run's folder, or a folder with a saved VLM.
         image_path: any image file.
         question: the question, or a grounding request: "Please provide the bounding box coordinate of the
             region this sentence describes: " and an expression.
         max_new_tokens: longest answer.
 
     Raises:
-        RunError: if the run has no trained model yet.
+        RunError: if there is no trained model.
         DataError: if the image cannot be read.
     """
-    import torch
-
-    from eyeswap.backbones.weights import load_backbone
     from eyeswap.evaluation.benchmark import SHORT_ANSWER
     from eyeswap.evaluation.boxes import parse_box
     from eyeswap.evaluation.generate import Generator, Request
     from eyeswap.files import open_image
     from eyeswap.vlm.model import VisionLanguageModel
 
-    if not (run_dir / "model").is_dir():
-        raise RunError(f"{run_dir}: no trained model here; name a run folder such as runs/quickstart/vit/seed-7")
+    folder = _model_folder(run_dir)
     image = open_image(image_path)
-    model = VisionLanguageModel.load(run_dir / "model")
-    facts = read_json(run_dir / "model" / "vlm.json")
-    loaded = load_backbone(facts["backbone"], wiring=facts["wiring"])
-    pixels, _ = loaded.geometry.place(image)
-    with torch.inference_mode():
-        tokens = loaded.network(pixels[None])
+    model = VisionLanguageModel.load(folder)
+    tokens = model.encode(model.processor.image_geometry.place(image)[0][None])
     as_it_is = "\n" in question or question.startswith("Please")
     message = question if as_it_is else f"{question}\n{SHORT_ANSWER}"
     request = Request(str(image_path), model.prompt.question(message), max_new_tokens=max_new_tokens)
@@ -66,3 +58,14 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
         return Answer(text, None)
     width, height = image.size
     return Answer(text, (box[0] * width, box[1] * height, box[2] * width, box[3] * height))
+
+
+def _model_folder(folder: Path) -> Path:
+    """Return where the VLM of a run folder lies, or the folder itself if it holds a VLM."""
+    if (folder / "model").is_dir():
+        return folder / "model"
+    if (folder / "checkpoints" / "latest-checkpoint.pt").is_file():
+        raise RunError(f"{folder}: a released checkpoint; first `eyeswap models import {folder} OUT`, then ask OUT")
+    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "eyeswap":
+        return folder
+    raise RunError(f"{folder}: no trained model here; name a run folder such as runs/quickstart/vit/seed-7")

@@ -177,8 +177,8 @@ def _trained_model(
     recipe, kind = run.study.recipe, run.study.connector_of(run.arm)
     path = llm_path(recipe.llm)
     llm, tokenizer, prompt = load_llm(path)
-    connector = build_connector(kind, loaded.network.embed_dim, llm.config.hidden_size, run.seed)
-    model = VisionLanguageModel(llm, tokenizer, connector, prompt)
+    connector = build_connector(kind, loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring)
+    model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
     encoded = [
         encode_conversation(instruction.messages, prompt, tokenizer, recipe.max_text_tokens)
         for instruction in data.instructions
@@ -197,14 +197,7 @@ def _trained_model(
     train(model, encoded, images, cache, order, recipe, run.folder, run.digest, show)
     unfinished = run.folder / "model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.save(
-        unfinished,
-        {
-            "backbone": run.study.arms[run.arm].backbone,
-            "wiring": run.study.wiring_of(run.arm),
-            "connector": kind,
-        },
-    )
+    model.save(unfinished)
     unfinished.rename(folder)
     return model
 

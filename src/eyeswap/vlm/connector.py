@@ -2,13 +2,14 @@
 
 Widths and order are the published ones: all linears have a bias, the GELU is exact, nothing else. The initial weights
 come from the run's seed through a generator of their own, so that they depend on the shapes alone and
-leave every other random stream untouched (the published code seeds with the token width instead, which no ``--seed``
-reaches; ``as-published`` reproduces that).
+leave every other random stream untouched. The published code seeds with the token width instead, which no ``--seed``
+reaches; the wiring ``as-published`` repeats that to the bit.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -19,14 +20,31 @@ from eyeswap.errors import SpecError, nearest
 ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 
 
-def build_connector(kind: str, vision_width: int, llm_width: int, seed: int) -> nn.Sequential:
-    """Build a connector ``[B, N, vision_width] -> [B, N, llm_width]``.
+def build_connector(
+    kind: str, vision_width: int, llm_width: int, seed: int, wiring: str = "controlled"
+) -> nn.Sequential:
+    """Build a connector ``[B, N, vision_width] -> [B, N, llm_width]`` with its initial weights.
 
     Args:
         kind: ``linear`` (d->D), ``gelu-mlp`` (d->D, GELU, D->D) or ``fused-gelu-mlp`` (d->4d, GELU, 4d->D, GELU, D->D).
         vision_width: width ``d`` of a visual token.
         llm_width: width ``D`` of the LLM.
-        seed: seed of the initial weights.
+        seed: seed of the initial weights; without effect as published.
+        wiring: ``controlled``, or ``as-published`` for the published draw, whose seed is ``vision_width``.
+
+    Raises:
+        SpecError: if there is no such kind.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(vision_width)
+        connector = connector_layers(kind, vision_width, llm_width)
+    if wiring == "controlled":
+        _initialise(connector, torch.Generator().manual_seed(seed))
+    return connector
+
+
+def connector_layers(kind: str, vision_width: int, llm_width: int) -> nn.Sequential:
+    """Build the layers of a connector ``[B, N, vision_width] -> [B, N, llm_width]``, to be filled by the caller.
 
     Raises:
         SpecError: if there is no such kind.
@@ -36,12 +54,17 @@ def build_connector(kind: str, vision_width: int, llm_width: int, seed: int) -> 
     if kind not in widths:
         raise SpecError(f"connector: unknown kind {kind!r}. {nearest(kind, get_args(ConnectorKind))}")
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[kind][:-1], widths[kind][1:], strict=True):
+    for fan_in, fan_out in pairwise(widths[kind]):
         layers += [nn.GELU()] if layers else []
         layers.append(nn.Linear(fan_in, fan_out))
-    connector = nn.Sequential(*layers)
-    _initialise(connector, torch.Generator().manual_seed(seed))
-    return connector
+    return nn.Sequential(*layers)
+
+
+def connector_kind(connector: nn.Sequential) -> ConnectorKind:
+    """Return which kind a connector is, from its number of linear layers."""
+    kinds = get_args(ConnectorKind)
+    kind: ConnectorKind = kinds[sum(isinstance(layer, nn.Linear) for layer in connector) - 1]
+    return kind
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from eyeswap.errors import SpecError
 
@@ -29,7 +29,18 @@ class Turn(NamedTuple):
 
 
 class Prompt(Protocol):
-    """What the trainer and the evaluator ask of a chat format."""
+    """What the trainer and the evaluator ask of a chat format.
+
+    Attributes:
+        system: text of the system message; empty for none.
+        strips_turns: whether the trainer strips each turn on the right before it tokenizes it.
+    """
+
+    @property
+    def system(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def strips_turns(self) -> bool: ...  # noqa: D102 - see the class
 
     def question(self, message: str) -> str:
         """Return the whole inference prompt for one user message, without beginning-of-sequence token."""
@@ -37,6 +48,10 @@ class Prompt(Protocol):
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
         """Return the text of each turn of a conversation; messages alternate user, assistant, user, ..."""
+        ...
+
+    def conversation(self, messages: Sequence[str]) -> str:
+        """Return the text of a whole conversation; after a user message it ends with the header of the answer."""
         ...
 
 
@@ -47,10 +62,12 @@ class VicunaPrompt:
     Attributes:
         system: text before the first turn; empty for none.
         end_of_answer: text that closes every answer.
+        strips_turns: the published trainer strips each turn on the right before it tokenizes it.
     """
 
     system: str = VICUNA_SYSTEM
     end_of_answer: str = "</s>"
+    strips_turns: ClassVar[bool] = True
 
     def question(self, message: str) -> str:
         """Return the whole inference prompt for one user message; it ends with ``ASSISTANT:``.
@@ -62,14 +79,15 @@ class VicunaPrompt:
         return self._ask(message, is_first=True).rstrip()
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
-        """Return the text of each turn; the sequence is their concatenation, right-stripped.
-
-        The study's trainer strips each text on the right before it tokenizes it by itself.
-        """
+        """Return the text of each turn; the sequence is their concatenation, right-stripped."""
         return [
             Turn(self._answer(message), True) if index % 2 else Turn(self._ask(message, index == 0), False)
             for index, message in enumerate(messages)
         ]
+
+    def conversation(self, messages: Sequence[str]) -> str:
+        """Return the text of a whole conversation; after a user message it ends with ``ASSISTANT:``."""
+        return "".join(turn.text for turn in self.turns(messages)).rstrip()
 
     def _ask(self, message: str, is_first: bool) -> str:
         system = f"{self.system} " if is_first and self.system else ""
@@ -86,10 +104,12 @@ class TemplatePrompt:
     Attributes:
         tokenizer: a transformers tokenizer with a chat template.
         system: text of a system message; empty for none.
+        strips_turns: a template means every character it writes.
     """
 
     tokenizer: Any
     system: str = ""
+    strips_turns: ClassVar[bool] = False
 
     def question(self, message: str) -> str:
         """Return the whole inference prompt for one user message.
@@ -97,7 +117,7 @@ class TemplatePrompt:
         Raises:
             SpecError: if the tokenizer has no chat template.
         """
-        return self._render([message])
+        return self.conversation([message])
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
         """Return the text each turn adds to the rendered conversation.
@@ -108,7 +128,7 @@ class TemplatePrompt:
         turns: list[Turn] = []
         before = ""
         for index in range(len(messages)):
-            after = self._render(messages[: index + 1])
+            after = self.conversation(messages[: index + 1])
             if not after.startswith(before):
                 raise SpecError(
                     f"the chat template of {self._name} rewrites earlier turns at turn {index + 1}; "
@@ -118,12 +138,14 @@ class TemplatePrompt:
             before = after
         return turns
 
-    @property
-    def _name(self) -> str:
-        return str(getattr(self.tokenizer, "name_or_path", "") or type(self.tokenizer).__name__)
+    def conversation(self, messages: Sequence[str]) -> str:
+        """Render a conversation; a last user message gets the header of the answer to come.
 
-    def _render(self, messages: Sequence[str]) -> str:
-        """Render a conversation; a last user message gets the header of the answer to come."""
+        The template's own beginning-of-sequence token is taken off where the tokenizer adds one anyway.
+
+        Raises:
+            SpecError: if the tokenizer has no chat template.
+        """
         if not getattr(self.tokenizer, "chat_template", None):
             raise SpecError(f"the tokenizer of {self._name} has no chat template; use the vicuna prompt")
         chat = [{"role": "system", "content": self.system}] if self.system else []
@@ -131,7 +153,17 @@ class TemplatePrompt:
             chat.append({"role": "assistant" if index % 2 else "user", "content": clean_message(message)})
         is_open = len(messages) % 2 == 1
         text = str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=is_open))
-        return text.removeprefix(self.tokenizer.bos_token or "")
+        return text.removeprefix(self.tokenizer.bos_token) if adds_bos(self.tokenizer) else text
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self.tokenizer, "name_or_path", "") or type(self.tokenizer).__name__)
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Return whether a tokenizer puts a beginning-of-sequence token before any text by itself."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
 
 
 def clean_message(message: str) -> str:

@@ -1,0 +1,69 @@
+"""The configuration of a VLM, as transformers reads and writes it (``config.json``).
+
+It names the frozen backbone instead of holding it: catalog name, wiring, tap, and the digest of its weights, so
+that a folder opens with the backbone it was trained with or not at all. How images meet it is the processor's part.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PretrainedConfig
+
+from eyeswap.backbones.catalog import Wiring
+from eyeswap.backbones.weights import LoadedBackbone
+
+
+class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transformers carries no types
+    """What `VisionLanguageModel` is made of.
+
+    Args:
+        text_config: configuration of the LLM, any causal LM of transformers.
+        backbone: name of the vision backbone (catalog, ``timm:...``, ``file.py:function``); empty for none, and visual
+            tokens then come from outside.
+        wiring: ``controlled`` or ``as-published``, see `eyeswap.backbones.load_backbone`.
+        tap: another tap of the backbone than its own.
+        weights_sha256: digest of the backbone's weights; None leaves them unchecked.
+        backbone_file: file of the model's folder with the backbone's weights; None loads them by name.
+        vision_width: width of a visual token.
+        connector: kind of the connector, see `build_connector`.
+        image_token_id: stands in ``input_ids`` where a visual token goes. May lie beyond the LLM's vocabulary.
+        bos_first: whether sequences begin with a beginning-of-sequence token, behind which visual tokens go. Without
+            one they go first.
+    """
+
+    model_type = "eyeswap"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: Any = None,
+        backbone: str = "",
+        wiring: Wiring = "controlled",
+        tap: str | None = None,
+        weights_sha256: str | None = None,
+        backbone_file: str | None = None,
+        vision_width: int = 1024,
+        connector: str = "gelu-mlp",
+        image_token_id: int = 32001,
+        bos_first: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if text_config is None:
+            text_config = {"model_type": "llama"}
+        self.text_config = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
+        self.backbone, self.wiring, self.tap = backbone, wiring, tap
+        self.weights_sha256, self.backbone_file = weights_sha256, backbone_file
+        self.vision_width, self.connector = vision_width, connector
+        self.image_token_id, self.bos_first = image_token_id, bos_first
+        super().__init__(**kwargs)
+
+    @staticmethod
+    def describe_backbone(loaded: LoadedBackbone) -> dict[str, Any]:
+        """Return the fields that name a backbone."""
+        return {
+            "backbone": loaded.name,
+            "wiring": loaded.wiring,
+            "tap": loaded.tap,
+            "weights_sha256": loaded.weights_sha256,
+        }

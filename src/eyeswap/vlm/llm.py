@@ -1,0 +1,113 @@
+"""The language model of a VLM: any causal LM of transformers, its tokenizer, its chat frame.
+
+Three rules make every LLM fit the sequence ``[BOS][visual tokens][text]``:
+
+- Padding has a token of its own. A tokenizer without one, or one that pads with a token that means something else,
+  gets ``<PAD>``, and a full embedding grows to a multiple of 64 rows (as published: Vicuna's 32,000 become 32,064).
+- ``<image>`` stands for a visual token. Its embedding is never looked up, so it may lie beyond the vocabulary.
+- The tokenizer decides about BOS: visual tokens go right behind it where sequences begin with one, first where not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from eyeswap.errors import CheckpointError, SpecError
+from eyeswap.files import read_json
+from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, Prompt, TemplatePrompt, VicunaPrompt
+
+DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
+PAD_TOKEN = "<PAD>"
+_ROWS = 64  # the embedding grows to a multiple of this
+# Settings of LLMs that change logits behind the last matrix; the loss over answer tokens alone would miss them.
+_LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1}
+
+
+def load_llm(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, PreTrainedTokenizerBase, Prompt]:
+    """Load a causal LM, its tokenizer and its chat frame, from a folder or by its Hugging Face name.
+
+    Args:
+        name: a folder or ``organisation/model``.
+        dtype: type of the weights in memory.
+
+    Raises:
+        CheckpointError: if there is no such model.
+        SpecError: if it computes logits in a way that training here does not follow.
+    """
+    disable_progress_bar()  # a bar for each load would break into the study's own
+    tokenizer, prompt = load_tokenizer(name)
+    with _one_line_errors(name):
+        llm = AutoModelForCausalLM.from_pretrained(name, config=AutoConfig.from_pretrained(name), dtype=dtype)
+    for setting, harmless in _LOGIT_SETTINGS.items():
+        if getattr(llm.config, setting, harmless) not in (harmless, None):
+            raise SpecError(f"llm {name}: its {setting} changes logits behind the last layer, which is not supported")
+    make_room(llm, tokenizer)
+    return llm.eval(), tokenizer, prompt
+
+
+def load_tokenizer(name: str | Path) -> tuple[PreTrainedTokenizerBase, Prompt]:
+    """Load the tokenizer of an LLM, with ``<PAD>`` and ``<image>``, and its chat frame; weights are not touched.
+
+    A folder may hold an ``eyeswap.json`` with the system text of the Vicuna frame (the miniature LLM has none). Without
+    it the LLM's own chat template is used, and without that the Vicuna v1.5 frame.
+
+    Raises:
+        CheckpointError: if there is no such tokenizer.
+    """
+    if not Path(name).is_dir() and str(name).count("/") != 1:
+        raise CheckpointError(f"llm {name}: no such folder, and not a Hugging Face name (organisation/model)")
+    with _one_line_errors(name):
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(name))
+    settings = Path(name) / "eyeswap.json"
+    system = read_json(settings)["system"] if settings.is_file() else None
+    add_tokens(tokenizer)
+    return tokenizer, choose_prompt(tokenizer, system)
+
+
+def choose_prompt(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Prompt:
+    """Return the chat frame of a tokenizer: its own template if it has one and no ``system`` text says Vicuna's."""
+    if system is None and tokenizer.chat_template:
+        return TemplatePrompt(tokenizer)
+    return VicunaPrompt(VICUNA_SYSTEM if system is None else system, str(tokenizer.eos_token or "</s>"))
+
+
+def begins_with_bos(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> bool:
+    """Return whether token sequences begin with BOS: the tokenizer adds it, or the chat template writes it."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer(prompt.question("x"))["input_ids"][0] == bos
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer ``<PAD>``, unless it has a pad token that means nothing else, and ``<image>``."""
+    others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, None}
+    if tokenizer.pad_token_id in others:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    tokenizer.add_tokens([AddedToken(IMAGE_PLACEHOLDER, normalized=False, special=True)], special_tokens=True)
+    tokenizer.padding_side = "left"
+
+
+def make_room(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Grow the embedding to a multiple of 64 rows if the pad token lies beyond it; new rows are the same every time."""
+    if tokenizer.pad_token_id >= llm.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            llm.resize_token_embeddings(tokenizer.pad_token_id + 1, pad_to_multiple_of=_ROWS)
+    llm.config.pad_token_id = tokenizer.pad_token_id
+
+
+@contextlib.contextmanager
+def _one_line_errors(name: str | Path) -> Iterator[None]:
+    """Turn what transformers raises for a missing or broken model into one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CheckpointError(f"llm {name}: cannot be loaded: {lines[0]}") from None
