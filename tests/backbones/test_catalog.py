@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.backbones.weights import LAYOUTS
+from eyeswap.backbones.state import LAYOUTS
 from eyeswap.errors import SpecError
 
 MINIATURES = ("digits-vit", "digits-maxvit", "digits-vmamba", "digits-mambavision")
@@ -88,7 +88,13 @@ def test_changes_of_tap_and_geometry():
 
 @pytest.mark.parametrize(
     ("name", "tap"),
-    [("digits-vit", "9"), ("digits-vit", "1,2"), ("digits-vmamba", "3"), ("digits-vmamba", "3,-1,best"), ("digits-maxvit", "x")],
+    [
+        ("digits-vit", "9"),
+        ("digits-vit", "1,2"),
+        ("digits-vmamba", "3"),
+        ("digits-vmamba", "3,-1,best"),
+        ("digits-maxvit", "x"),
+    ],
 )
 def test_a_tap_the_network_lacks_is_refused_in_one_line(name, tap):
     with pytest.raises(SpecError, match="tap") as caught:

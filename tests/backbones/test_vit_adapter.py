@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from eyeswap.backbones.state import load_state
 from eyeswap.backbones.vit_adapter import ViTAdapter
-from eyeswap.backbones.weights import load_state
 from eyeswap.errors import CheckpointError, ShapeError, SpecError
 
 SMALL = {

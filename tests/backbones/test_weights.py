@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from eyeswap.backbones import catalog
+from eyeswap.backbones.state import LAYOUTS, load_state, read_weights, state_digest, unpack
 from eyeswap.backbones.vit import ViT
-from eyeswap.backbones.weights import LAYOUTS, load_backbone, load_state, read_weights, state_digest, unpack
+from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import sha256_of, write_safetensors
 
@@ -117,7 +118,7 @@ def test_each_layout_gives_back_the_official_names(layout, content):
 
 
 def test_a_wrong_layout_is_named():
-    with pytest.raises(CheckpointError, match="no key model at the top; it has optimizer"):
+    with pytest.raises(CheckpointError, match="no tensors under model at the top; it has optimizer"):
         unpack({"optimizer": {}}, LAYOUTS["model"], "file")
     with pytest.raises(CheckpointError, match=r"no key starts with 'backbone\.'"):
         unpack({"state_dict": {"head.x": torch.zeros(1)}}, LAYOUTS["backbone"], "file")

@@ -22,7 +22,7 @@ import torch
 from recipe import formula_image, recipe_state_dict, relative_l2
 from torch import nn
 
-from eyeswap.backbones.weights import load_state
+from eyeswap.backbones.state import load_state
 
 ROOT = Path(os.environ.get("EYESWAP_GOLDENS") or Path(__file__).parent / "data")
 FLOAT64_TOLERANCE = 1e-9 if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else 1e-5

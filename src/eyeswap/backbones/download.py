@@ -1,16 +1,17 @@
 """Get official weight files once: resumed after a cut, checked, and renamed into place when whole.
 
-Files of the Hugging Face hub go through its own client and cache. Plain addresses are read here: the part
-that has arrived waits in ``<file>.part`` beside the server's tag of it, so that a later call goes on where
-the last one stopped, and only with the same file.
+They lie in one folder under their official names, so that a machine without a network can be given the folder.
+The part of a file that has arrived waits in ``<file>.part`` beside the server's tag of it, so that a later
+call goes on where the last one stopped, and only with the same file. Files of the Hugging Face hub are taken
+from its own cache where they are there already.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -32,22 +33,40 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EYESWAP_CACHE") or Path.home() / ".cache" / "eyeswap") / "weights"
 
 
+def address(source: WeightsSource) -> str | None:
+    """Return where on the web a weights file lies; ``HF_ENDPOINT`` names a mirror of the Hugging Face hub."""
+    if source.hub is None:
+        return source.url
+    return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{source.hub}/resolve/main/{source.file}"
+
+
+def local_path(source: WeightsSource) -> Path:
+    """Return where a weights file lies on this machine, or would lie after a download."""
+    path = cache_folder() / source.place
+    if source.hub is not None and not path.is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.hub, source.file)
+        if isinstance(found, str):
+            return Path(found)
+    return path
+
+
 def fetch(source: WeightsSource) -> Path:
     """Return the local path of a weights file, downloading it the first time.
 
     Raises:
         CheckpointError: if it cannot be got, or is not the file that the catalog means.
     """
-    if source.hub is not None:
-        path = _fetch_from_hub(source.hub, source.file)
-    elif source.url is not None:
-        folder = hashlib.sha256(source.url.encode()).hexdigest()[:12]
-        path = cache_folder() / folder / source.file
-        if not path.is_file():
-            download(source.url, path, source.sha256)
-    else:
-        raise CheckpointError(f"{source.file}: the catalog has no address for it; pass the file as weights")
-    if source.sha256 is not None and sha256_of(path) != source.sha256:
+    path, url = local_path(source), address(source)
+    if not path.is_file():
+        if url is None:
+            raise CheckpointError(f"{source.file}: the catalog has no address for it; pass the file as weights")
+        try:
+            download(url, path, source.sha256)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or get the file elsewhere and put it at {path}") from None
+    elif source.sha256 is not None and sha256_of(path) != source.sha256:
         raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
     return path
 
@@ -68,6 +87,8 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
             if error.code < 500 or attempt == ATTEMPTS:
                 raise CheckpointError(f"{url}: the server answers {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(getattr(error, "reason", None), socket.gaierror):
+                raise CheckpointError(f"{url}: no such server, or no network") from None
             if attempt == ATTEMPTS:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise CheckpointError(f"{url}: {reason}, after {ATTEMPTS} attempts; call again to resume") from None
@@ -119,13 +140,3 @@ def _forget(part: Path, tag: Path) -> None:
     for path in (part, tag):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-
-
-def _fetch_from_hub(repository: str, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, file))
-    except Exception as error:  # the client raises many kinds, most of them for no network
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{repository}/{file}: not to be had from the hub: {reason}") from None

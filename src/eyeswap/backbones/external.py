@@ -7,7 +7,9 @@ second-to-last block.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from eyeswap.backbones.base import VisionBackbone
-from eyeswap.errors import EnvironmentProblem, EyeswapError, SpecError
+from eyeswap.backbones.licence import say_non_commercial
+from eyeswap.errors import EnvironmentProblem, EyeswapError, ShapeError, SpecError
 from eyeswap.geometry import Colour, ImageGeometry
 
 DEFAULT_GEOMETRY = ImageGeometry(canvas=(224, 224))
 
 
 def is_external(name: str) -> bool:
-    """Whether a name means an encoder from outside of the catalog: ``timm:...``, ``file.py`` or ``file.py:function``."""
+    """Whether a name means an encoder from outside: ``timm:...``, ``file.py`` or ``file.py:function``."""
     return name.startswith("timm:") or name.endswith(".py") or ".py:" in name
 
 
@@ -110,12 +113,18 @@ def _one_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmB
         raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): pip install 'eyeswap[timm]'") from None
     size = {"img_size": int(side)} if side else {}
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+        try:  # timm's transformers take images of other sizes on request only, its convolutional networks always
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **size)
+        except TypeError:
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
         data = timm.data.resolve_model_data_config(network)
         height, width = (int(side), int(side)) if side else data["input_size"][1:]
         backbone = TimmBackbone(network, int(tap) if tap is not None else -2, (height, width))
     except Exception as error:  # timm raises RuntimeError, ValueError, KeyError, AssertionError, AttributeError
         raise SpecError(f"timm:{model}: {_one_line(error)}") from None
+    licence = str(network.pretrained_cfg.get("license") or "")
+    if pretrained and re.search(r"\bnc\b|non-?commercial", licence.lower()):
+        say_non_commercial(f"timm:{name}", licence)
     interpolation = data["interpolation"] if data["interpolation"] in ("bicubic", "bilinear") else "bicubic"
     geometry = ImageGeometry(
         strategy="letterbox" if height == width else "corner-letterbox",
@@ -150,8 +159,15 @@ class JoinedBackbones(VisionBackbone):
         return torch.cat(features, dim=-1)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns, those of the first network."""
-        return self._members()[0].token_grid(height, width)
+        """Return the rows and columns.
+
+        Raises:
+            ShapeError: if the networks give different grids for this size, or one of them takes no such images.
+        """
+        first, *others = [network.token_grid(height, width) for network in self._members()]
+        if any(grid != first for grid in others):
+            raise ShapeError(f"image of {height}x{width} pixels: the joined models give grids {[first, *others]}")
+        return first
 
     def _members(self) -> list[VisionBackbone]:
         return [network for network in self.networks if isinstance(network, VisionBackbone)]
@@ -170,27 +186,39 @@ class TimmBackbone(VisionBackbone):
         super().__init__()
         whole = set(network.state_dict())
         (self.tap,) = network.prune_intermediate_layers([tap], prune_norm=True, prune_head=True)
-        self.network, self.size = network.eval(), tuple(size)
+        self.network = network.eval()
         self.beyond_tap = (
             *(f"network.{key}" for key in whole.difference(network.state_dict())),
             "network.head.",
         )
-        with torch.no_grad():
-            features = self.feature_map(torch.zeros(1, 3, *size))
-        self.grid, self.embed_dim = (features.shape[1], features.shape[2]), features.shape[3]
+        self._shapes_only = (copy.deepcopy(network).to("meta"),)  # in a tuple, so that it is no part of the module
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        *_, self.embed_dim = self._features(self._shapes_only[0], torch.zeros(1, 3, *size, device="meta")).shape
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
         """Return the features at the tap, ``[B, h, w, D]``, without prefix tokens and final norm."""
-        (features,) = self.network.forward_intermediates(
+        return self._features(self.network, pixel_values)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns, as the network itself shapes them; asked once a size, without memory.
+
+        Raises:
+            ShapeError: if the network takes no images of this size.
+        """
+        if (height, width) not in self._grids:
+            try:
+                features = self._features(self._shapes_only[0], torch.zeros(1, 3, height, width, device="meta"))
+            except Exception as error:  # whatever the network raises
+                raise ShapeError(f"image of {height}x{width} pixels: {_one_line(error)}") from None
+            self._grids[height, width] = (features.shape[1], features.shape[2])
+        return self._grids[height, width]
+
+    def _features(self, network: Any, pixel_values: Tensor) -> Tensor:
+        (features,) = network.forward_intermediates(
             pixel_values, indices=[self.tap], norm=False, output_fmt="NCHW", intermediates_only=True
         )
         result: Tensor = features.permute(0, 2, 3, 1)
         return result
-
-    def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns: those of the model's own size, scaled."""
-        rows, columns = self.grid
-        return -(-height * rows // self.size[0]), -(-width * columns // self.size[1])
 
 
 def _one_line(error: Exception) -> str:
