@@ -3,6 +3,7 @@
     EyeswapError
     ├── SpecError           a study, recipe or catalog entry asks for something that does not exist
     ├── DataError           a data file is missing, corrupt or not in its documented format
+    │   └── MissingFileError    it is missing
     ├── CheckpointError     a weights file is missing, untrusted or does not fit the network
     ├── ShapeError          a tensor or image has an impossible shape for the operation
     ├── EnvironmentProblem  this machine lacks something (an optional package, memory, disk)
@@ -30,6 +31,10 @@ class SpecError(EyeswapError):
 
 class DataError(EyeswapError):
     """A data file is missing, corrupt or not in its documented format."""
+
+
+class MissingFileError(DataError):
+    """A data file is missing."""
 
 
 class CheckpointError(EyeswapError):

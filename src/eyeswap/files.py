@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from eyeswap.errors import CheckpointError, DataError
+from eyeswap.errors import CheckpointError, DataError, MissingFileError
 
 MAX_IMAGE_PIXELS = 120_000_000
 
@@ -143,7 +143,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

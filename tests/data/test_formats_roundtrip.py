@@ -45,7 +45,7 @@ def vqa(number, kind="number"):
 
 def gqa(number, kind="query"):
     program = [["select", "dog"], ["query", "name"]]
-    details = {"structural": "query", "semantic": "obj", "program": program, "global_group": None}
+    details = {"structural": "query", "semantic": "obj", "program": program, "global_group": None, "entailed": ["07"]}
     image = f"im/n{number}.jpg"
     return Example(f"0{number}", image, f"n{number}", "testdev", kind, "What?", "t-shirt", details=details)
 

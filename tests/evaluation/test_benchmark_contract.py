@@ -7,9 +7,9 @@ import json
 import pytest
 
 from eyeswap.data.formats import Example, normalise_box
+from eyeswap.data.subsets import shuffled, subsample
 from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import BENCHMARKS, get_benchmark
-from eyeswap.evaluation.benchmark import shuffled, subsample
 
 each_benchmark = pytest.mark.parametrize("name", BENCHMARKS)
 

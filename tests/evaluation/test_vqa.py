@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from eyeswap.data.formats import Example
 from eyeswap.errors import DataError
 from eyeswap.evaluation import get_benchmark
-from eyeswap.evaluation.vqa import count_steps, score_textvqa, score_vizwiz, score_vqa_study, soft_accuracy
+from eyeswap.evaluation.gqa import count_steps
+from eyeswap.evaluation.vqa import score_textvqa, score_vizwiz, score_vqa_study, soft_accuracy
 
 
 @pytest.mark.parametrize(("matches", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])

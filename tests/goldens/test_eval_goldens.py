@@ -18,11 +18,12 @@ from eyeswap.data.formats import Example, clutter_level, normalise_box, read_pop
 from eyeswap.data.formats.boxes import check_box, xywh_to_xyxy
 from eyeswap.data.formats.record import Record
 from eyeswap.data.instruction import parse_messages
+from eyeswap.data.subsets import shuffled, subsample
 from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS, get_benchmark
-from eyeswap.evaluation.benchmark import shuffled, subsample
 from eyeswap.evaluation.boxes import iou, parse_box
 from eyeswap.evaluation.counting import choice_message
+from eyeswap.evaluation.gqa import clean_gqa, count_steps
 from eyeswap.evaluation.hallucination import say_yes_or_no, yes_no_report
 from eyeswap.evaluation.text import (
     VIZWIZ_CONTRACTIONS,
@@ -31,8 +32,6 @@ from eyeswap.evaluation.text import (
     strip_punctuation,
 )
 from eyeswap.evaluation.vqa import (
-    clean_gqa,
-    count_steps,
     is_unanswerable,
     score_textvqa,
     score_vizwiz,

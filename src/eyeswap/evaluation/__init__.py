@@ -1,4 +1,4 @@
-"""Benchmarks and how answers are scored; the registry of all eleven reported columns.
+"""Benchmarks and how answers are scored; the registry of all eleven reported columns, and of further test splits.
 
 TextVQA is asked twice, with and without OCR tokens, and counts as two columns.
 """
@@ -6,13 +6,16 @@ TextVQA is asked twice, with and without OCR tokens, and counts as two columns.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from eyeswap.errors import SpecError, nearest
 from eyeswap.evaluation.benchmark import Benchmark, Mode, Outcome
 from eyeswap.evaluation.counting import TallyQA
+from eyeswap.evaluation.gqa import GQA
 from eyeswap.evaluation.grounding import OCIDRef, RefCOCO
 from eyeswap.evaluation.hallucination import POPE
-from eyeswap.evaluation.vqa import GQA, TextVQA, VizWiz, VQAv2
+from eyeswap.evaluation.own import load_own
+from eyeswap.evaluation.vqa import TextVQA, VizWiz, VQAv2
 
 _ALL: tuple[Benchmark, ...] = (
     VQAv2("vqav2", "VQA v2", "vqa-v2", 214_354),
@@ -29,15 +32,34 @@ _ALL: tuple[Benchmark, ...] = (
 )
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 
-__all__ = ["BENCHMARKS", "Benchmark", "Outcome", "get_benchmark"]
+# Splits that the same files carry and the study does not report.
+_TEST_SPLITS: tuple[Benchmark, ...] = (
+    RefCOCO("refcoco-testA", "RefCOCO testA", "refcoco", 5_657, part="testA"),
+    RefCOCO("refcoco-testB", "RefCOCO testB", "refcoco", 5_095, part="testB"),
+    RefCOCO("refcoco+-testA", "RefCOCO+ testA", "refcoco", 5_726, part="testA"),
+    RefCOCO("refcoco+-testB", "RefCOCO+ testB", "refcoco", 4_889, part="testB"),
+    RefCOCO("refcocog-test", "RefCOCOg test", "refcoco", 9_602, part="test"),
+    OCIDRef("ocid-ref-test", "OCID-Ref test", "ocid-ref", 27_513, part="test"),
+)
+TEST_SPLITS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _TEST_SPLITS}
+
+__all__ = ["BENCHMARKS", "TEST_SPLITS", "Benchmark", "Outcome", "get_benchmark"]
 
 
 def get_benchmark(name: str, mode: Mode = "study") -> Benchmark:
-    """Return a benchmark by name.
+    """Return a benchmark by name, or an own one by the path of its YAML file.
 
     Raises:
-        SpecError: if there is none of that name.
+        SpecError: if there is none of that name, or the YAML file asks for what does not exist.
+        DataError: if the rows of an own benchmark are not in their documented form.
     """
-    if name not in BENCHMARKS:
-        raise SpecError(f"benchmark {name!r} does not exist. {nearest(name, BENCHMARKS)}")
-    return replace(BENCHMARKS[name], mode=mode)
+    known = BENCHMARKS | TEST_SPLITS
+    if name.endswith((".yaml", ".yml")):
+        benchmark: Benchmark = load_own(Path(name))
+        if benchmark.name in known:
+            raise SpecError(f"{name}: {benchmark.name} is the name of a published benchmark; rename the file")
+    elif name in known:
+        benchmark = known[name]
+    else:
+        raise SpecError(f"benchmark {name!r} does not exist. {nearest(name, known)}")
+    return replace(benchmark, mode=mode)

@@ -1,30 +1,31 @@
 """The contract of a benchmark: read examples, ask, score one answer, aggregate a run.
 
 Two modes: ``study`` repeats the published study's pipeline to the digit, with its quirks; ``official`` is the
-benchmark's own scorer where that differs (VQA v2, POPE). Scores of single examples are fractions in 0..1,
-aggregates are percent. What cannot be computed (an empty subset, a missing class) is None with a reason.
+benchmark's own scorer where that differs (VQA v2, VizWiz, GQA, POPE). Scores of single examples are fractions in
+0..1, aggregates are percent. What cannot be computed (an empty subset, a missing class) is None with a reason.
 """
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from eyeswap.data.families import FAMILIES
 from eyeswap.data.formats import Box, Example
+from eyeswap.data.layout import Split
+from eyeswap.data.subsets import STUDY_SEED, subsample
 from eyeswap.errors import DataError
 
 Mode = Literal["study", "official"]
-Split = Literal["eval", "train"]
+Group = Literal["vqa", "localization"]
 AnswerKind = Literal["text", "choice", "box"]
 Answer = str | Sequence[float]
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 MAX_NEW_TOKENS: dict[AnswerKind, int] = {"text": 128, "choice": 1, "box": 128}  # 128 as in the study
-STUDY_SEED = 21
 
 Item = TypeVar("Item")
 
@@ -72,6 +73,9 @@ class Benchmark(ABC):
         family: folder below ``<root>/download``.
         num_published: examples of the full set, the weight of this column in the study's averages.
         mode: ``study`` or ``official``.
+        group: ``vqa`` or ``localization``, the average that it counts in.
+        metric: what a score of 1 means, for tables.
+        iou_threshold: overlap from which a box is right.
     """
 
     name: str
@@ -80,9 +84,20 @@ class Benchmark(ABC):
     num_published: int
     mode: Mode = "study"
 
-    group: ClassVar[Literal["vqa", "localization"]] = "vqa"
-    metric: ClassVar[str] = "accuracy"
-    iou_threshold: ClassVar[float] = 0.5  # of boxes
+    @property
+    def group(self) -> Group:
+        """The average that it counts in."""
+        return "vqa"
+
+    @property
+    def metric(self) -> str:
+        """What a score of 1 means, for tables."""
+        return "accuracy"
+
+    @property
+    def iou_threshold(self) -> float:
+        """Overlap from which a box is right."""
+        return 0.5
 
     @property
     def answer_kind(self) -> AnswerKind:
@@ -99,13 +114,13 @@ class Benchmark(ABC):
         """Longest answer to generate."""
         return MAX_NEW_TOKENS[self.answer_kind]
 
-    @abstractmethod
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
         """Read all examples of the family, in raw file order.
 
         Raises:
             DataError: naming file and row.
         """
+        return FAMILIES[self.family].read_files(root, split)
 
     def owns(self, example: Example) -> bool:
         """Whether an example of the family belongs to this benchmark."""
@@ -121,8 +136,8 @@ class Benchmark(ABC):
         return [example for example in family if self.owns(example)]
 
     def slim_part(self, example: Example) -> str:
-        """Return the part of the family that a slim subset fills by itself; one part unless overridden."""
-        return ""
+        """Return the part of the family that a slim subset fills by itself."""
+        return FAMILIES[self.family].part(example)
 
     @abstractmethod
     def user_message(self, example: Example) -> str:
@@ -166,7 +181,7 @@ class Benchmark(ABC):
 def percent(scores: Iterable[float]) -> float | None:
     """Return the mean of fractions as percent; None for none."""
     values = list(scores)
-    return 100 * sum(values) / len(values) if values else None
+    return 100 * (sum(values) / len(values)) if values else None
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> dict[Any, list[Item]]:
@@ -177,10 +192,15 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> dict[Any,
     return groups
 
 
-def breakdown(outcomes: Sequence[Outcome], name: str, key: Callable[[Outcome], Hashable]) -> dict[str, float | None]:
+def breakdown(
+    outcomes: Sequence[Outcome],
+    name: str,
+    key: Callable[[Outcome], Hashable],
+    mean: Callable[[Iterable[float]], float | None] = percent,
+) -> dict[str, float | None]:
     """Return the percent score of each part of a run, named ``name/part``."""
     parts = grouped(outcomes, key)
-    return {f"{name}/{part}": percent(outcome.score for outcome in rows) for part, rows in parts.items()}
+    return {f"{name}/{part}": mean(outcome.score for outcome in rows) for part, rows in parts.items()}
 
 
 def _parts(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, dict[str, Any]]:
@@ -188,25 +208,6 @@ def _parts(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[s
         name: {"n": len(part), "score": percent(outcome.score for outcome in part)}
         for name, part in grouped(outcomes, key).items()
     }
-
-
-def shuffled(items: Sequence[Item], seed: int = STUDY_SEED) -> list[Item]:
-    """Return the items in the study's order: one shuffle by Python's own generator."""
-    order = list(items)
-    random.Random(seed).shuffle(order)
-    return order
-
-
-def subsample(items: Sequence[Item], size: int, part: Callable[[Item], Hashable], seed: int = STUDY_SEED) -> list[Item]:
-    """Walk the shuffled items and keep the first ``size`` of each part; small parts are kept whole."""
-    taken: dict[Hashable, int] = {}
-    kept = []
-    for item in shuffled(items, seed):
-        key = part(item)
-        taken[key] = taken.get(key, 0) + 1
-        if taken[key] <= size:
-            kept.append(item)
-    return kept
 
 
 def answer_text(example: Example, answer: Answer) -> str:

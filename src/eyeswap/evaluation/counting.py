@@ -9,12 +9,11 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from eyeswap.data.formats import Example, read_tallyqa
+from eyeswap.data.formats import Example
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
     Answer,
@@ -22,7 +21,6 @@ from eyeswap.evaluation.benchmark import (
     Benchmark,
     Details,
     Outcome,
-    Split,
     grouped,
     percent,
 )
@@ -60,15 +58,6 @@ class TallyQA(Benchmark):
         """The letters A..P."""
         return LETTERS
 
-    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read ``test.json`` or ``train.json``."""
-        name = "test" if split == "eval" else "train"
-        return read_tallyqa(root / "download" / self.family / f"{name}.json", f"download/{self.family}")
-
-    def slim_part(self, example: Example) -> str:
-        """Slim subsets hold as many simple as complex questions."""
-        return example.subset
-
     def user_message(self, example: Example) -> str:
         """Ask for the letter of a count."""
         return choice_message(example.question, [str(count) for count in range(NUM_COUNTS)])
@@ -95,7 +84,11 @@ class TallyQA(Benchmark):
         )
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Accuracy, one-against-one ROC-AUC and macro PR-AUC by subset and pooled (``final``)."""
+        """By subset and pooled (``final``): accuracy, one-against-one ROC-AUC, macro PR-AUC, and the error in counts.
+
+        The error is the root of the mean squared difference, over the answers that are a count (Acharya et al. 2019,
+        TallyQA: Answering Complex Counting Questions); the study does not report it.
+        """
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
         parts = grouped(outcomes, lambda outcome: outcome.example.subset)
@@ -106,7 +99,17 @@ class TallyQA(Benchmark):
             values[f"roc_auc/{subset}"], values[f"pr_auc/{subset}"] = areas or (None, None)
             if reason:
                 reasons[f"roc_auc/{subset}"] = reasons[f"pr_auc/{subset}"] = reason
+            values[f"rmse_counts/{subset}"] = count_error(part)
+            if values[f"rmse_counts/{subset}"] is None:
+                reasons[f"rmse_counts/{subset}"] = "no answer is a count"
         return Details(values, reasons)
+
+
+def count_error(outcomes: Sequence[Outcome]) -> float | None:
+    """Return the root mean squared error in counts over the answers that are a count; None if none is."""
+    told = [(_count_in(outcome.answer), outcome.example.truth) for outcome in outcomes if not outcome.invalid]
+    errors = [(count - int(str(truth))) ** 2 for count, truth in told if count is not None]
+    return math.sqrt(sum(errors) / len(errors)) if errors else None
 
 
 def _count_in(text: str) -> int | None:

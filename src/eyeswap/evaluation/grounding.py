@@ -9,40 +9,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from eyeswap.data.formats import Example, read_ocid, read_refer
+from eyeswap.data.formats import Example
+from eyeswap.data.layout import Split, read_ocid_ref_files, read_refcoco_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
     Answer,
     AnswerKind,
     Benchmark,
     Details,
+    Group,
     Outcome,
-    Split,
     answer_text,
     percent,
 )
 from eyeswap.evaluation.boxes import iou, parse_box
 
-REFER_AUTHORS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 _IOU_STEPS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class _Grounding(Benchmark):
+class Grounding(Benchmark):
     """What both families share: the question, the parser, IoU against a threshold."""
 
-    group: ClassVar[Literal["vqa", "localization"]] = "localization"
+    @property
+    def group(self) -> Group:
+        """Localization."""
+        return "localization"
 
     @property
     def answer_kind(self) -> AnswerKind:
+        """A box in text."""
         return "box"
 
     def user_message(self, example: Example) -> str:
+        """Ask for the box, as the study words it."""
         return f'Please provide the bounding box coordinate of the region this sentence describes: "{example.question}"'
 
     def score(self, example: Example, answer: Answer) -> Outcome:
+        """Score a text by the overlap of the box in it with the true one."""
         text = answer_text(example, answer)
         truth = example.truth
         if not isinstance(truth, tuple) or len(truth) != 4:
@@ -63,47 +69,38 @@ class _Grounding(Benchmark):
 
 
 @dataclass(frozen=True)
-class RefCOCO(_Grounding):
-    """One of the three RefCOCO sets, split ``val``; an example a sentence."""
+class RefCOCO(Grounding):
+    """One split of one of the three RefCOCO sets, the study's ``val`` unless told; an example a sentence."""
 
     metric: ClassVar[str] = "accuracy at IoU >= 0.5"
+    part: str = "val"
+
+    @property
+    def set_name(self) -> str:
+        """The set's folder: ``refcoco``, ``refcoco+`` or ``refcocog``."""
+        return self.name.partition("-")[0]
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the three sets in the study's order; slim subsets are drawn from all of them together."""
-        return [example for name in REFER_AUTHORS for example in self._read(root, split, name)]
+        """Read the three sets; of a test split this one set alone."""
+        return read_refcoco_files(root, split) if self.part == "val" else self.examples(root, split)
 
     def examples(self, root: Path, split: Split = "eval") -> list[Example]:
         """Read this set alone."""
-        return self._read(root, split, self.name)
+        return read_refcoco_files(root, self.part if split == "eval" else split, [self.set_name])
 
     def owns(self, example: Example) -> bool:
         """Whether the example is from this one of the three sets."""
-        return self.slim_part(example) == self.name
-
-    def slim_part(self, example: Example) -> str:
-        """Each of the three sets is filled by itself."""
-        return example.example_id.partition("/")[0]
-
-    def _read(self, root: Path, split: Split, name: str) -> list[Example]:
-        folder = root / "download" / self.family / name
-        refs = folder / f"refs({REFER_AUTHORS[name]}).p"
-        images = f"download/{self.family}/train2014"
-        return read_refer(refs, folder / "instances.json", images, name, "val" if split == "eval" else "train")
+        return self.slim_part(example) == self.set_name
 
 
 @dataclass(frozen=True)
-class OCIDRef(_Grounding):
-    """OCID-Ref validation set in three levels of clutter, pooled."""
+class OCIDRef(Grounding):
+    """OCID-Ref in three levels of clutter, pooled; the study's validation set unless told."""
 
     metric: ClassVar[str] = "accuracy at IoU >= 0.25"
     iou_threshold: ClassVar[float] = 0.25
+    part: str = "val"
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read ``val_expressions.json`` or ``train_expressions.json``."""
-        folder = root / "download" / self.family
-        name = "val" if split == "eval" else "train"
-        return read_ocid(folder / f"{name}_expressions.json", f"download/{self.family}/OCID-dataset")
-
-    def slim_part(self, example: Example) -> str:
-        """Each level of clutter is filled by itself."""
-        return example.subset
+        """Read the expressions of a split."""
+        return read_ocid_ref_files(root, self.part if split == "eval" else split)

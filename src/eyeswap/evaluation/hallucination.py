@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from eyeswap.data.formats import POPE_SPLITS, Example, read_pope
+from eyeswap.data.formats import POPE_SPLITS, Example
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
     SHORT_ANSWER,
@@ -23,7 +22,6 @@ from eyeswap.evaluation.benchmark import (
     Benchmark,
     Details,
     Outcome,
-    Split,
     grouped,
     percent,
 )
@@ -69,17 +67,6 @@ class POPE(Benchmark):
         """``Yes`` and ``No``."""
         return () if self.mode == "official" else ("Yes", "No")
 
-    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the three files; POPE has no training split, ours is ``coco_pope_train.json``."""
-        folder = root / "download" / self.family
-        if split == "train":
-            return read_pope(folder, f"download/{self.family}/train_images", ["train"])
-        return read_pope(folder, f"download/{self.family}/val_images", POPE_SPLITS)
-
-    def slim_part(self, example: Example) -> str:
-        """Slim subsets hold as many questions of each split."""
-        return example.subset
-
     def user_message(self, example: Example) -> str:
         """Ask for a short answer."""
         return f"{example.question}\n{SHORT_ANSWER}"
@@ -112,29 +99,39 @@ class POPE(Benchmark):
         return percent(scores)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Precision, recall, F1 and yes-ratio; with probabilities also the areas under curves by split."""
+        """By split and pooled: what the official script prints, or accuracy and areas under curves as the study."""
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
-        told = [say_yes_or_no(outcome.answer) == "yes" for outcome in outcomes]
-        values |= yes_no_report(told, [outcome.example.truth == "yes" for outcome in outcomes])
+        parts = grouped(outcomes, lambda outcome: outcome.example.subset)
+        for split in (*POPE_SPLITS, "final"):
+            part = list(outcomes) if split == "final" else parts.get(split, [])
+            found, missing = self._official(part) if self.mode == "official" else self._study(part)
+            values |= {f"{name}/{split}": value for name, value in found.items()}
+            reasons |= {f"{name}/{split}": reason for name, reason in missing.items()}
         if self.mode == "study":
-            parts = grouped(outcomes, lambda outcome: outcome.example.subset)
-            for split in (*POPE_SPLITS, "final"):
-                part = list(outcomes) if split == "final" else parts.get(split, [])
-                values[f"accuracy/{split}"] = percent(outcome.score for outcome in part)
-                areas, reason = areas_under_curves(part)
-                values[f"roc_auc/{split}"], values[f"pr_auc/{split}"] = areas or (None, None)
-                if reason:
-                    reasons[f"roc_auc/{split}"] = reasons[f"pr_auc/{split}"] = reason
             values["accuracy/final"] = self.headline(outcomes)
-        missing = {"precision": "no yes among the answers", "recall": "no yes among the labels"}
-        missing |= {
+        found, missing = self._official(outcomes)
+        return Details(found | values, missing | reasons)
+
+    @staticmethod
+    def _official(part: Sequence[Outcome]) -> tuple[dict[str, float | None], dict[str, str]]:
+        told = [say_yes_or_no(outcome.answer) == "yes" for outcome in part]
+        values = yes_no_report(told, [outcome.example.truth == "yes" for outcome in part])
+        missing = {
             "accuracy": "no example",
-            "yes_ratio": "no example",
+            "precision": "no yes among the answers",
+            "recall": "no yes among the labels",
             "f1": "precision or recall is missing or 0",
+            "yes_ratio": "no example",
         }
-        reasons |= {name: reason for name, reason in missing.items() if values[name] is None}
-        return Details(values, reasons)
+        return values, {name: reason for name, reason in missing.items() if values[name] is None}
+
+    @staticmethod
+    def _study(part: Sequence[Outcome]) -> tuple[dict[str, float | None], dict[str, str]]:
+        areas, reason = areas_under_curves(part)
+        roc_auc, pr_auc = areas or (None, None)
+        values = {"accuracy": percent(outcome.score for outcome in part), "roc_auc": roc_auc, "pr_auc": pr_auc}
+        return values, {"roc_auc": reason, "pr_auc": reason} if reason else {}
 
 
 def yes_no_report(told_yes: Sequence[bool], true_yes: Sequence[bool]) -> dict[str, float | None]:

@@ -62,17 +62,18 @@ def _contractions() -> dict[str, str]:
     return table | _IRREGULAR
 
 
-def _vizwiz_contractions() -> dict[str, str]:
+def _vizwiz_contractions(mark: str) -> dict[str, str]:
     kept_keys = {"couldn'tve", "hadn'tve"}
     kept_values = {"ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've"}
     return {
-        key if key in kept_keys else key.replace("'", "`"): word if word in kept_values else word.replace("'", "`")
+        key if key in kept_keys else key.replace("'", mark): word if word in kept_values else word.replace("'", mark)
         for key, word in _contractions().items()
     }
 
 
 CONTRACTIONS: Mapping[str, str] = _contractions()
-VIZWIZ_CONTRACTIONS: Mapping[str, str] = _vizwiz_contractions()
+VIZWIZ_CONTRACTIONS: Mapping[str, str] = _vizwiz_contractions("`")
+VIZWIZ_OFFICIAL_CONTRACTIONS: Mapping[str, str] = _vizwiz_contractions("\u2019")
 
 
 def strip_lines(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Benchmarks answered in free text: VQA v2, GQA, VizWiz and TextVQA.
+"""Benchmarks scored against several human answers: VQA v2, VizWiz and TextVQA.
 
 Each of k human answers gives credit min(1, matches among the other answers / 3); a question's score is the
 mean credit. The study normalises human answers less than predictions (VQA v2) or not at all (VizWiz).
@@ -6,13 +6,13 @@ mean credit. The study normalises human answers less than predictions (VQA v2) o
 
 from __future__ import annotations
 
-import string
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from eyeswap.data.formats import Example, read_gqa, read_textvqa, read_vizwiz, read_vqa
+from eyeswap.data.formats import Example
+from eyeswap.data.layout import Split, read_text_vqa_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
     SHORT_ANSWER,
@@ -20,23 +20,19 @@ from eyeswap.evaluation.benchmark import (
     Benchmark,
     Details,
     Outcome,
-    Split,
     answer_text,
     breakdown,
-    grouped,
     percent,
 )
 from eyeswap.evaluation.text import (
     VIZWIZ_CONTRACTIONS,
+    VIZWIZ_OFFICIAL_CONTRACTIONS,
     normalise_answer,
     normalise_textvqa,
     normalise_words,
     strip_lines,
     strip_punctuation,
 )
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_GQA_SHORT_STEPS = ("exist", "query: name", "choose name")
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float | None:
@@ -65,9 +61,11 @@ def score_vqa_official(prediction: str, answers: Sequence[str]) -> float | None:
     return soft_accuracy(prediction, truths)
 
 
-def score_vizwiz(prediction: str, answers: Sequence[str]) -> float | None:
+def score_vizwiz(
+    prediction: str, answers: Sequence[str], contractions: Mapping[str, str] = VIZWIZ_CONTRACTIONS
+) -> float | None:
     """Score VizWiz: human answers are compared as they stand."""
-    return soft_accuracy(normalise_answer(prediction, VIZWIZ_CONTRACTIONS), answers)
+    return soft_accuracy(normalise_answer(prediction, contractions), answers)
 
 
 def is_unanswerable(prediction: str) -> bool:
@@ -82,14 +80,18 @@ def score_textvqa(prediction: object, answers: Sequence[str]) -> float | None:
     return soft_accuracy(normalise_textvqa(prediction), [normalise_textvqa(answer) for answer in answers])
 
 
-def clean_gqa(prediction: str) -> str:
-    """Return a prediction as GQA compares it: no ASCII punctuation, lower case, white space kept."""
-    return prediction.translate(_NO_PUNCTUATION).lower()
+def percent_as_official(scores: Iterable[float]) -> float | None:
+    """Return the mean of fractions as percent; None for none.
+
+    The official scripts multiply before they divide, which can move the second decimal.
+    """
+    values = list(scores)
+    return 100 * sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)
 class _TextBenchmark(Benchmark):
-    """What the four share: a question plus the short-answer instruction, and a score from human answers."""
+    """What the three share: a question plus the short-answer instruction, and a score from human answers."""
 
     def user_message(self, example: Example) -> str:
         return f"{example.question}\n{SHORT_ANSWER}"
@@ -114,36 +116,43 @@ class VQAv2(_TextBenchmark):
 
     metric: ClassVar[str] = "VQA soft accuracy"
 
-    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the validation or training files."""
-        year = "val2014" if split == "eval" else "train2014"
-        folder = root / "download" / self.family
-        questions, annotations = folder / f"v2_{year}_questions.json", folder / f"v2_{year}_annotations.json"
-        return read_vqa(questions, annotations, f"download/{self.family}/images_{year}", year)
-
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
         """Score by the rule of this benchmark and mode."""
         score = score_vqa_official if self.mode == "official" else score_vqa_study
         return score(prediction, answers)
 
+    def headline(self, outcomes: Sequence[Outcome]) -> float | None:
+        """Return the mean score in percent."""
+        return self._mean(outcome.score for outcome in outcomes)
+
     def details(self, outcomes: Sequence[Outcome]) -> Details:
         """Accuracy by answer type and by question type."""
-        by_answer = breakdown(outcomes, "answer_type", lambda outcome: outcome.example.details.get("answer_type"))
-        by_question = breakdown(outcomes, "question_type", lambda outcome: outcome.example.details.get("question_type"))
-        return Details(by_answer | by_question, {})
+        return Details(
+            {
+                name: value
+                for field in ("answer_type", "question_type")
+                for name, value in breakdown(outcomes, field, _detail(field), self._mean).items()
+            },
+            {},
+        )
+
+    def _mean(self, scores: Iterable[float]) -> float | None:
+        return percent_as_official(scores) if self.mode == "official" else percent(scores)
+
+
+def _detail(field: str) -> Callable[[Outcome], Hashable]:
+    return lambda outcome: outcome.example.details.get(field)
 
 
 @dataclass(frozen=True)
 class VizWiz(_TextBenchmark):
-    """VizWiz, soft accuracy, and how well "unanswerable" is told."""
+    """VizWiz, soft accuracy, and how well "unanswerable" is told.
+
+    The two modes differ in the apostrophe of restored contractions: a back-tick in the study, a typographic one in
+    VizWiz's own script.
+    """
 
     metric: ClassVar[str] = "VQA soft accuracy"
-
-    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the validation or training files."""
-        name = "val" if split == "eval" else "train"
-        folder = root / "download" / self.family
-        return read_vizwiz(folder / f"{name}.json", f"download/{self.family}/{name}_images")
 
     def user_message(self, example: Example) -> str:
         """Ask for a short answer."""
@@ -152,21 +161,29 @@ class VizWiz(_TextBenchmark):
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
         """Score by the rule of this benchmark and mode."""
-        return score_vizwiz(prediction, answers)
+        official = self.mode == "official"
+        return score_vizwiz(prediction, answers, VIZWIZ_OFFICIAL_CONTRACTIONS if official else VIZWIZ_CONTRACTIONS)
+
+    def headline(self, outcomes: Sequence[Outcome]) -> float | None:
+        """Return the mean score in percent."""
+        return percent_as_official(outcome.score for outcome in outcomes)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Average precision and F1 of "unanswerable" from hard decisions."""
+        """Accuracy by answer type; average precision and F1 of "unanswerable" from hard decisions."""
+        by_type = breakdown(outcomes, "answer_type", _detail("answer_type"), percent_as_official)
         truth = [outcome.example.details.get("answerable", 1) == 0 for outcome in outcomes]
         told = [is_unanswerable(outcome.answer) for outcome in outcomes]
         if not outcomes:
-            return Details({"average_precision": None, "f1": None}, {"f1": "no example"})
+            return Details(
+                {"average_precision": None, "f1": None}, dict.fromkeys(("average_precision", "f1"), "no example")
+            )
         hits = sum(a and b for a, b in zip(truth, told, strict=True))
         precision = hits / sum(told) if any(told) else 0.0
         recall = hits / sum(truth) if any(truth) else 0.0
         # Two thresholds: those told unanswerable first, then everything.
         average = precision * recall + sum(truth) / len(truth) * (1 - recall) if any(truth) else 0.0
         f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-        return Details({"average_precision": 100 * average, "f1": 100 * f1}, {})
+        return Details(by_type | {"average_precision": 100 * average, "f1": 100 * f1}, {})
 
 
 @dataclass(frozen=True)
@@ -177,77 +194,9 @@ class TextVQA(_TextBenchmark):
     with_ocr: bool = False
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the validation or training files."""
-        folder, name = root / "download" / self.family, "val" if split == "eval" else "train"
-        names = (f"textvqa_{name}_v051_ocr.jsonl", f"llava_textvqa_{name}_v051_ocr.jsonl")
-        ocr = next((folder / file for file in names if (folder / file).is_file()), None)
-        images = f"download/{self.family}/train_val_images"
-        return read_textvqa(folder / f"TextVQA_0.5.1_{name}.json", ocr, images, self.with_ocr)
+        """Read the validation or training files, questions with or without their OCR line."""
+        return read_text_vqa_files(root, split, self.with_ocr)
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
         """Score by the rule of this benchmark and mode."""
         return score_textvqa(prediction, answers)
-
-
-@dataclass(frozen=True)
-class GQA(_TextBenchmark):
-    """GQA, exact match; only the prediction is cleaned, so an answer with punctuation can never match."""
-
-    metric: ClassVar[str] = "exact match"
-
-    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the validation or training files."""
-        name = "testdev" if split == "eval" else "train"
-        path = root / "download" / self.family / f"{name}_balanced_questions.json"
-        return read_gqa(path, f"download/{self.family}/images", name)
-
-    def score(self, example: Example, answer: Answer) -> Outcome:
-        """Score a text against the human answers."""
-        text = answer_text(example, answer)
-        if not isinstance(example.truth, str):
-            raise DataError(f"example {example.example_id}: gqa needs one answer as truth, found {example.truth!r}")
-        return Outcome(example, text, float(clean_gqa(text) == example.truth), invalid=not text.strip())
-
-    def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """The breakdowns of the official script, and its chi-square distance of answer distributions."""
-        is_open = grouped(outcomes, lambda outcome: _structural(outcome) == "query")
-        values = {
-            **breakdown(outcomes, "structural", _structural),
-            **breakdown(outcomes, "semantic", lambda outcome: outcome.example.details.get("semantic", "other")),
-            **breakdown(outcomes, "steps", lambda outcome: count_steps(outcome.example.details.get("program", []))),
-            **breakdown(outcomes, "words", lambda outcome: len(outcome.example.question.split())),
-            "binary": percent(outcome.score for outcome in is_open.get(False, [])),
-            "open": percent(outcome.score for outcome in is_open.get(True, [])),
-            "distribution": answer_distance(outcomes),
-        }
-        missing = {
-            "binary": "no binary question",
-            "open": "no open question",
-            "distribution": "no question has a global group",
-        }
-        return Details(values, {name: reason for name, reason in missing.items() if values[name] is None})
-
-
-def _structural(outcome: Outcome) -> str:
-    return str(outcome.example.details.get("structural", "query"))
-
-
-def count_steps(program: Sequence[Sequence[str]]) -> int:
-    """Count the reasoning steps of a GQA program; steps that only look up or name do not count."""
-    steps = [f"{operation}: {argument}" for operation, argument in program]
-    return sum(not any(short in step for short in _GQA_SHORT_STEPS) for step in steps)
-
-
-def answer_distance(outcomes: Sequence[Outcome]) -> float | None:
-    """Return GQA's distribution score: chi-square of predicted against true answers by group, over 100."""
-    total, weight = 0.0, 0
-    for group, part in grouped(outcomes, lambda outcome: outcome.example.details.get("global_group")).items():
-        if group is None:
-            continue
-        truths = [str(outcome.example.truth) for outcome in part]
-        told = [clean_gqa(outcome.answer) for outcome in part]
-        expected = {answer: truths.count(answer) for answer in dict.fromkeys(truths)}
-        distance = sum((told.count(answer) - count) ** 2 / count for answer, count in expected.items())
-        total += distance * len(part)
-        weight += len(part)
-    return total / weight / 100 if weight else None

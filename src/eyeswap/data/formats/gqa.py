@@ -10,9 +10,17 @@ from eyeswap.data.formats.example import Example
 from eyeswap.data.formats.record import Record, with_kind, write_compact_json
 from eyeswap.files import read_json
 
+_COMMON = ["color", "material", "shape"]  # what two things can have in common, by the official script
 
-def read_gqa(questions: Path, image_folder: str, split: str = "testdev") -> list[Example]:
+
+def read_gqa(questions: Path, image_folder: str, split: str = "testdev", choices: Path | None = None) -> list[Example]:
     """Read ``<split>_balanced_questions.json``.
+
+    Args:
+        questions: the questions.
+        image_folder: folder of the images, relative to the data root.
+        split: name of the split.
+        choices: ``<split>_choices.json``, the valid and plausible answers of each question, where it is at hand.
 
     Returns:
         Examples whose truth is the one answer; kind is the structural type.
@@ -20,16 +28,18 @@ def read_gqa(questions: Path, image_folder: str, split: str = "testdev") -> list
     Raises:
         DataError: naming file and question.
     """
+    allowed = {} if choices is None else Record.of(read_json(choices), str(choices)).values
     examples = []
     for question_id, row in Record.of(read_json(questions), str(questions)).values.items():
         record = Record.of(row, f"{questions}: question {question_id}")
         image_id = record.identifier("imageId")
         types = record.record("types", {})
         structural = types.text("structural", "query")
-        groups = record.record("groups", {})
-        group = groups.text("global") if groups.values.get("global") is not None else None
-        program = record.items("semantic") if "semantic" in record.values else []
-        steps = [Record.of(step, f"{record.where}: field 'semantic'") for step in program]
+        details = _details(record, types, structural)
+        if question_id in allowed:
+            lists = Record.of(allowed[question_id], f"{choices}: question {question_id}")
+            is_common = "Common" in types.text("detailed", "")
+            details |= {name: _COMMON if is_common else lists.items(name) for name in ("valid", "plausible")}
         examples.append(
             Example(
                 example_id=question_id,
@@ -39,15 +49,23 @@ def read_gqa(questions: Path, image_folder: str, split: str = "testdev") -> list
                 kind=record.text("kind", structural),
                 question=record.text("question"),
                 truth=record.text("answer"),
-                details={
-                    "structural": structural,
-                    "semantic": types.text("semantic", "other"),
-                    "program": [[step.text("operation"), step.text("argument", "")] for step in steps],
-                    "global_group": group,
-                },
+                details=details,
             )
         )
     return examples
+
+
+def _details(record: Record, types: Record, structural: str) -> dict[str, Any]:
+    groups = record.record("groups", {})
+    program = record.items("semantic") if "semantic" in record.values else []
+    steps = [Record.of(step, f"{record.where}: field 'semantic'") for step in program]
+    return {
+        "structural": structural,
+        "semantic": types.text("semantic", "other"),
+        "program": [[step.text("operation"), step.text("argument", "")] for step in steps],
+        "global_group": groups.text("global") if groups.values.get("global") is not None else None,
+        "entailed": [str(name) for name in record.items("entailed")] if "entailed" in record.values else [],
+    }
 
 
 def write_gqa(questions: Path, examples: Sequence[Example]) -> None:
@@ -72,7 +90,7 @@ def write_gqa(questions: Path, examples: Sequence[Example]) -> None:
                 "detailed": structural,
             },
             "groups": {"global": details.get("global_group"), "local": None},
-            "entailed": [],
+            "entailed": details.get("entailed", []),
             "equivalent": [example.raw_id],
         }
         rows[example.raw_id] = with_kind(row, example, structural)
