@@ -197,6 +197,10 @@ class SS2D(nn.Module):
 class Conv(nn.Conv2d):
     """A convolution on channels-last maps, ``[B, H, W, C]``; torch sees the same memory as channels-first."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # else turned at every call
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, h, w, C]`` to the convolved map, channels last too."""
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

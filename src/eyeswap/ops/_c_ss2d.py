@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shlex
@@ -27,6 +28,7 @@ from eyeswap.ops._threads import share_out
 SOURCE = Path(__file__).with_name("_ss2d.c")
 FLAGS = ("-O3", "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native", "-fPIC", "-shared")
 COMPILE_LIMIT_S = 60
+LOG2_E = math.log2(math.e)
 
 
 class _Scan(ctypes.Structure):
@@ -118,8 +120,9 @@ def scan_c(
     )
     D, R = dt_projs_weight.shape[1:]
     width = next(width for width in (3, 4, 2, 1) if D // lanes % width == 0)  # three vectors use the registers best
-    weight = dt_projs_weight.reshape(4, -1, width * lanes, R).transpose(2, 3)  # [4, blocks, R, block]
-    inputs = [tensor.contiguous() for tensor in (x, projected, weight, bias, a, skip, order)]
+    blocks = dt_projs_weight.reshape(4, -1, width * lanes, R).transpose(2, 3)  # [4, blocks, R, block]
+    weight = torch.mul(blocks, LOG2_E, out=torch.empty(blocks.shape))
+    inputs = [tensor.contiguous() for tensor in (x, projected, weight, bias * LOG2_E, a, skip, order)]
     y = torch.empty_like(inputs[0])
     scan = _Scan(L, D, R, a.shape[1], *(tensor.data_ptr() for tensor in (*inputs, y)))
     address = ctypes.addressof(scan)

@@ -3,11 +3,17 @@
 For each direction k of four and each step t, with p = order[k][t]:
     dt = softplus(bias + weight . code[p]),  h = exp(dt a) h + dt u[p] b[p],  y[p] += c[p] h
 The map is read and its result added up in place; step sizes live in registers and one small buffer, so nothing
-of the size of four scans exists. Written with vectors of GCC and Clang, without intrinsics: the machine's
-width is chosen when _c_ss2d.py compiles this file. One task is one image and one block of channels; tasks
-share nothing that they write, so results do not depend on the number of threads. */
+of the size of four scans exists. All is reckoned in base 2: weight and bias come multiplied by log2(e), the
+softplus of that is dt log2(e), which is what the power of two wants; only the drive is set right, by ln(2).
+
+Written with the vectors of GCC and Clang: the machine's width is chosen when _c_ss2d.py compiles this file. One task
+is one image and one block of channels; tasks share nothing that they write, so results do not depend on the
+number of threads. */
 
 #include <stdint.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -26,8 +32,8 @@ typedef struct {
     int64_t length, channels, rank, states;
     const float *x;         /* [B, L, D] */
     const float *projected; /* [B, L, 4, R + 2 S]: code, b, c of each position and direction */
-    const float *weight;    /* [4, D / block, R, block], block = width * LANES */
-    const float *bias;      /* [4, D] */
+    const float *weight;    /* [4, D / block, R, block], block = width * LANES; times log2(e) */
+    const float *bias;      /* [4, D], times log2(e) */
     const float *a;         /* [4, S, D] */
     const float *skip;      /* [D] */
     const int64_t *order;   /* [4, L] */
@@ -38,39 +44,48 @@ inlined vec load(const float *p) { return *(const vec *)p; }
 inlined vec all(float x) { return x - (vec){0}; }
 inlined vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-/* e**x as in _numba_math.py: NaN stays NaN, overflow gives inf, underflow 0; relative error below 3e-7. */
-inlined vec exponential(vec x) {
-    vec clamped = choose(x < -87.33654f, all(-87.33654f), x);
-    clamped = choose(clamped > 88.72283f, all(88.72283f), clamped);
-    vec shifted = clamped * 1.4426950408889634f + 12582912.0f; /* n ends up in the low bits of the mantissa */
-    vec n = shifted - 12582912.0f;
-    vec r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-    vec p = 0.5f + r * (0.16666577f + r * (0.04166655f + r * (0.00836318f + r * 0.00139262f)));
-    vec value = (1.0f + (r + r * r * p)) * (vec)(((ivec)shifted << 23) + 0x3F800000);
-    value = choose(x > 88.72283f, all(__builtin_inff()), value);
-    return choose(x < -87.33654f, all(0.0f), value);
+#if defined(__AVX512F__)
+#define LARGER(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#elif defined(__AVX__)
+#define LARGER(a, b) ((vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#else
+#define LARGER(a, b) choose((a) > (b), a, b)
+#endif
+
+/* 2**x for x <= 0; below 2**-126 the result stays there, which is nothing beside what it is added to. A step size
+   that is not a number reaches the output through the drive, whatever this makes of it. */
+inlined vec power(vec x) {
+    x = LARGER(all(-126.0f), x);
+    vec shifted = x + 12582912.0f; /* n = round(x) ends up in the low bits of the mantissa */
+    vec r = x - (shifted - 12582912.0f);
+    vec p = 0.240226509f + r * (0.055503571f + r * (0.00961805667f + r * (0.00133908674f + r * 0.000154614475f)));
+    vec value = 1.0f + r * (0.693147188f + r * p);
+    return (vec)((ivec)value + ((ivec)shifted << 23));
 }
 
+/* log2(1 + 2**x) */
 inlined vec softplus(vec x) {
-    vec e = exponential(-(vec)((ivec)x & 0x7FFFFFFF));
+    vec e = power((vec)((ivec)x | INT32_MIN));
     vec s = e / (2.0f + e);
     vec z = s * s; /* log(1 + e) = 2 atanh(s) */
-    vec log1p = s * (2.00000001f + z * (0.66666322f + z * (0.40024595f + z * (0.27965158f + z * 0.28157778f))));
-    return choose(x < 0.0f, all(0.0f), x) + log1p;
+    vec log1p = 2.88539009f + z * (0.961791634f + z * (0.57743658f + z * (0.403398003f + z * 0.406474383f)));
+    return LARGER(all(0.0f), x) + s * log1p;
 }
 
 /* Compute bias + weight . code for STEPS positions; unrolled, so that the sums stay in registers. */
 inlined void project(
     const float *const *code, const float *weight, const float *bias, int64_t rank, vec *dt, const int width) {
     vec sum[STEPS * width];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int n = 0; n < STEPS * width; n++) sum[n] = load(bias + n % width * LANES);
     for (int64_t r = 0; r < rank; r++) {
-        const float *w = weight + r * width * LANES;
-#pragma GCC unroll 16
-        for (int n = 0; n < STEPS * width; n++) sum[n] += code[n / width][r] * load(w + n % width * LANES);
+        vec w[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < width; i++) w[i] = load(weight + (r * width + i) * LANES);
+#pragma GCC unroll 32
+        for (int n = 0; n < STEPS * width; n++) sum[n] += code[n / width][r] * w[n % width];
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int n = 0; n < STEPS * width; n++) dt[n] = sum[n];
 }
 
@@ -94,13 +109,14 @@ inlined void scan(const Scan *t, int64_t image, int64_t first, const int width) 
             for (int j = 0; j < STEPS && start + j < L; j++) {
                 const int64_t p = order[start + j] * D;
                 const float *b = code[j] + R, *c = b + S;
+#pragma GCC unroll 4
                 for (int i = 0; i < width; i++) {
                     const vec u = load(x + p + i * LANES), size = softplus(dt[j * width + i]), drive = size * u;
                     vec sum = u * load(t->skip + first + i * LANES);
                     if (k) sum = load(y + p + i * LANES);
                     for (int64_t s = 0; s < S; s++) {
-                        const vec decay = exponential(size * load(a + s * D + i * LANES));
-                        state[s * width + i] = decay * state[s * width + i] + drive * b[s];
+                        const vec decay = power(size * load(a + s * D + i * LANES));
+                        state[s * width + i] = decay * state[s * width + i] + drive * (0.693147181f * b[s]);
                         sum += state[s * width + i] * c[s];
                     }
                     *(vec *)(y + p + i * LANES) = sum;

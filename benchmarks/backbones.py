@@ -1,0 +1,195 @@
+"""Time the SS2D core and whole VMamba networks on this CPU against the way their authors' code computes them.
+
+    python benchmarks/backbones.py                       # about 6 minutes on 2 CPU cores
+    python benchmarks/backbones.py --only core --json core.json
+    python benchmarks/backbones.py --official ../VMamba  # against a checkout of the authors' code itself
+
+Outputs are compared before anything is timed, with weights under which the scan matters (at default initialisation
+a whole network hardly sees it) and on a map that is not square. Candidates take turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import Timing, interleave, machine, print_table, write_results
+from official_vmamba import OfficialVMamba, official_core
+from published_style import PublishedStyleVMamba, ss2d_published_style
+from torch import Tensor
+
+from eyeswap.backbones.vit import ViT
+from eyeswap.backbones.vmamba import VMamba
+from eyeswap.errors import EyeswapError
+from eyeswap.ops import ss2d
+from eyeswap.ops._c_ss2d import why_missing
+
+# (rows of the map, channels of the scan): the stages of VMamba-T s1l8 and of VMamba-S s2l15 at 224 pixels
+STAGES = ((56, 96), (28, 192), (14, 384), (7, 768), (56, 192), (28, 384), (14, 768), (7, 1536))
+SCAN_RATIO = {96: 1, 192: 2}  # of the networks whose first stage scans so many channels
+TINY: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 8, 2), "ssm_ratio": 1.0}
+SMALL: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 15, 2), "ssm_ratio": 2.0}
+NETWORKS = (
+    ("VMamba-T", TINY, 224, 1), ("VMamba-T", TINY, 224, 8), ("VMamba-S", SMALL, 224, 1), ("VMamba-S", SMALL, 224, 8),
+    ("VMamba-S", SMALL, 512, 1),
+)  # fmt: skip
+Results = list[dict[str, Any]]
+
+
+def core_inputs(batch: int, height: int, width: int, channels: int, rank: int) -> list[Tensor]:
+    """Return a map and weights whose scans remember some twenty steps."""
+    return [
+        torch.randn(batch, height, width, channels),
+        torch.randn(4, rank + 2, channels) / channels**0.5,
+        torch.randn(4, channels, rank) / rank**0.5,
+        torch.randn(4, channels) * 0.5 - 2,
+        torch.randn(4 * channels, 1) * 0.3,
+        torch.randn(4 * channels),
+    ]
+
+
+def check(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    """Stop if two outputs differ.
+
+    Raises:
+        EyeswapError: naming the relative difference.
+    """
+    difference = float((ours.float() - theirs).norm() / theirs.norm())
+    if not difference < tolerance:
+        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected under {tolerance:.0e}")
+
+
+def compare(timings: dict[str, Timing], peer: str, setting: dict[str, Any]) -> Results:
+    """Return one row a candidate: its timing, and how many times faster than the peer it is."""
+    return [
+        {
+            **setting, "name": name, **timing.as_dict(), "peer": peer,
+            "ratio": timings[peer].median / timing.median, "ratio_of_min": timings[peer].fastest / timing.fastest,
+        }
+        for name, timing in timings.items()
+    ]  # fmt: skip
+
+
+def time_core(peer: Callable[..., Tensor], peer_name: str, rounds: int) -> Results:
+    """Time the SS2D core alone: projections, scan and merge, all stages, batches 1 and 8."""
+    paths = ["numba"] if why_missing() else ["c", "numba"]
+    check_core(peer, paths)
+    results: Results = []
+    for stage, (side, channels) in enumerate(STAGES):
+        for batch in (1, 8):
+            ratio = SCAN_RATIO[STAGES[stage // 4 * 4][1]]
+            x, *weights = core_inputs(batch, side, side, channels, channels // ratio // 16)
+            channels_first = x.permute(0, 3, 1, 2).contiguous()
+            candidates = {peer_name: lambda x=channels_first, w=weights: peer(x, *w)}
+            for path in paths:
+                candidates[path] = lambda x=x, w=weights, path=path: ss2d(x, *w, path=path)
+            if stage == 0:
+                candidates[f"{paths[0]}, 1 thread"] = with_one_thread(candidates[paths[0]])
+            timings = interleave(candidates, rounds if batch == 1 else max(3, rounds // 2))
+            results += compare(timings, peer_name, {"side": side, "channels": channels, "batch": batch})
+    return results
+
+
+def check_core(peer: Callable[..., Tensor], paths: list[str]) -> None:
+    """Compare the core with the peer on a map that is not square."""
+    for channels in (96, 768):
+        x, *weights = core_inputs(2, 5, 9, channels, channels // 16)
+        theirs = peer(x.permute(0, 3, 1, 2).contiguous(), *weights).permute(0, 2, 3, 1)
+        for path in paths:
+            check(f"core, path {path}, {channels} channels", ss2d(x, *weights, path=path), theirs, 1e-5)
+
+
+def with_one_thread(call: Callable[[], object]) -> Callable[[], object]:
+    """Return a call that runs on one thread."""
+
+    def alone() -> object:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return call()
+        finally:
+            torch.set_num_threads(threads)
+
+    return alone
+
+
+def time_networks(official: Path | None, peer_name: str, rounds: int) -> Results:
+    """Time whole networks in float32, and in bfloat16 around a float32 core; a ViT-S/16 runs beside VMamba-T."""
+    results: Results = []
+    for name, architecture, side, batch in NETWORKS:
+        ours = network(architecture)
+        peer = PublishedStyleVMamba(ours) if official is None else OfficialVMamba(official, ours, architecture)
+        half = network(architecture).to(torch.bfloat16)
+        half.load_state_dict(ours.state_dict())
+        odd, x = torch.randn(1, 3, 96, 160), torch.randn(batch, 3, side, side)
+        check(name, ours.feature_map(odd), peer(odd).permute(0, 2, 3, 1), 2e-5)
+        check(f"{name}, bfloat16", half.feature_map(odd.bfloat16()), peer(odd).permute(0, 2, 3, 1), 5e-2)
+        candidates = {
+            peer_name: lambda peer=peer, x=x: peer(x),
+            "ours": lambda ours=ours, x=x: ours.feature_map(x),
+            "ours, bf16 network": lambda half=half, x=x: half.feature_map(x.bfloat16()),
+        }
+        if side == 224 and architecture is TINY:
+            vit = ViT(tap=-1, final_norm=True).eval()
+            candidates["ViT-S/16"] = lambda vit=vit, x=x: vit(x)
+        timings = interleave(candidates, rounds if batch == 1 and side == 224 else max(3, rounds // 2))
+        results += compare(timings, peer_name, {"network": name, "pixels": side, "batch": batch})
+    return results
+
+
+def network(architecture: dict[str, Any]) -> VMamba:
+    """Return a network up to the last block of stage 4, its scans perturbed away from their initialisation."""
+    torch.manual_seed(0)
+    made = VMamba(**architecture, tap=(4, -1), norm="none").eval()
+    for key, value in made.named_parameters():
+        if key.endswith(("x_proj_weight", "dt_projs_bias", "A_logs", "Ds")):
+            value.data += 0.3 * torch.randn_like(value) * (0.1 if "x_proj" in key else 1)
+    return made.requires_grad_(False)
+
+
+def show(title: str, keys: list[str], results: Results) -> None:
+    """Print results as a table."""
+    rows = [
+        [
+            *(row[key] for key in keys), row["name"], f"{row['median_s'] * 1e3:.2f}", f"{row['min_s'] * 1e3:.2f}",
+            f"{row['spread']:.2f}", f"{row['ratio']:.1f}x", f"{row['ratio_of_min']:.1f}x",
+        ]
+        for row in results
+    ]  # fmt: skip
+    print_table(title, [*keys, "", "median ms", "min ms", "max/min", "faster", "(of min)"], rows)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("core", "networks"), help="half of it")
+    parser.add_argument("--rounds", type=int, default=9, help="counted calls of each candidate (batch 8: half)")
+    parser.add_argument("--official", type=Path, help="a checkout of MzeroMiko/VMamba to time instead")
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    peer_name = "authors' code" if options.official else "authors' way"
+    facts = machine()
+    print(f"{facts['cpu']}, {facts['num_threads']} threads, torch {facts['packages']['torch']}, float32 unless said")
+    print(f"C core: {why_missing() or 'compiled'}")
+    results: dict[str, Results] = {}
+    with torch.inference_mode():
+        if options.only != "networks":
+            peer = official_core(options.official) if options.official else ss2d_published_style
+            results["core"] = time_core(peer, peer_name, options.rounds)
+            show("SS2D core", ["side", "channels", "batch"], results["core"])
+        if options.only != "core":
+            results["networks"] = time_networks(options.official, peer_name, options.rounds)
+            show("Whole networks", ["network", "pixels", "batch"], results["networks"])
+    write_results(options.json, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EyeswapError as problem:
+        sys.exit(f"error: {problem}")
