@@ -1,8 +1,8 @@
-"""The selective scan on a GPU: a Triton kernel; its gradient is that of the reference, computed when asked for.
+"""The selective scan on a GPU: a Triton kernel for each way, and the two as one differentiable operator.
 
-One program walks one direction of one image for a block of channels, all states in registers. Directions write
-outputs of their own, which are then added up, so that no two programs write to the same place and results do
-not depend on their order. Layouts are those of `scan_rows`.
+One program walks one direction of one image for a block of channels, a tile of steps at a time, the state in
+registers. Directions write outputs of their own, which are then added up, so that no two programs write to the
+same place and results do not depend on their order. Layouts are those of `scan_rows`.
 """
 
 from __future__ import annotations
@@ -14,49 +14,43 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eyeswap.ops.selective_scan import scan_reference
-
-BLOCK = 32  # channels of a program: one for each thread of a warp
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _log1p(x: tl.tensor) -> tl.tensor:
-    """Return log(1 + x) without loss for small x (Kahan): the rounding of 1 + x cancels."""
-    y = 1 + x
-    return tl.where(y == 1, x, tl.log(y) * (x / (y - 1)))
+from eyeswap.ops._triton_math import last_step, recur, step_sizes, tile_shape, warps
+from eyeswap.ops._triton_scan_backward import scan_triton_backward
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _scan(
     u: tl.tensor, delta: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor, bias: tl.tensor, order: tl.tensor,
-    y: tl.tensor, last: tl.tensor,
-    groups: tl.tensor, directions: tl.tensor, length: tl.tensor, channels: tl.tensor, states: tl.tensor,
-    USE_SOFTPLUS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
+    y: tl.tensor, last: tl.tensor, groups: tl.tensor, directions: tl.tensor, length: tl.tensor, channels: tl.tensor,
+    STATES: tl.constexpr, USE_SOFTPLUS: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ) -> None:  # fmt: skip
-    row = tl.program_id(0)  # image * directions + direction
-    k = row % directions
-    group = row // directions * groups + k * groups // directions
+    image, k = tl.program_id(0).to(tl.int64) // directions, tl.program_id(0) % directions
+    scan, group = image * directions + k, image * groups + k * groups // directions
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     state = tl.arange(0, BLOCK_S)
-    in_c, in_s = channel < channels, state < states
-    in_both = in_c[:, None] & in_s[None, :]
-    matrix = tl.load(a + (k * states + state[None, :]) * channels + channel[:, None], mask=in_both, other=0.0)
+    in_c, in_s = channel < channels, state < STATES
+    in_cs = in_c[:, None] & in_s[None, :]
+    matrix = tl.load(a + (k * STATES + state[None, :]) * channels + channel[:, None], mask=in_cs, other=0.0)
     shift = tl.load(bias + k * channels + channel, mask=in_c, other=0.0)
-    h = tl.zeros_like(matrix)  # [BLOCK_C, BLOCK_S]
-    t = 0
-    while t < length:  # a for loop to a run-time end fails in Triton's interpreter with numpy 2.4
-        p = tl.load(order + k * length + t)  # int64, and so are the offsets made of it
-        at = row * length + p
-        dt = tl.load(delta + at * channels + channel, mask=in_c, other=0.0) + shift
-        if USE_SOFTPLUS:
-            dt = tl.where(dt > 20, dt, tl.maximum(dt, 0.0) + _log1p(tl.exp(-tl.abs(dt))))
-        drive = dt * tl.load(u + (group * length + p) * channels + channel, mask=in_c, other=0.0)
-        b_t = tl.load(b + at * states + state, mask=in_s, other=0.0)
-        c_t = tl.load(c + at * states + state, mask=in_s, other=0.0)
-        h = tl.exp(dt[:, None] * matrix) * h + drive[:, None] * b_t[None, :]
-        tl.store(y + at * channels + channel, tl.sum(h * c_t[None, :], axis=1), mask=in_c)
-        t += 1
-    tl.store(last + (row * states + state[None, :]) * channels + channel[:, None], h, mask=in_both)
+    h = tl.zeros_like(matrix)
+    start = 0
+    while start < length:  # a for loop to a run-time end fails in Triton's interpreter with numpy 2.4
+        step = start + tl.arange(0, BLOCK_T)
+        in_t = step < length
+        p = tl.load(order + k * length + step, mask=in_t, other=0)  # int64, as are all offsets made of it
+        in_tc, in_ts = in_t[:, None] & in_c[None, :], in_t[:, None] & in_s[None, :]
+        at = (scan * length + p)[:, None]
+        x = tl.load(delta + at * channels + channel[None, :], mask=in_tc, other=0.0) + shift[None, :]
+        dt = step_sizes(x, in_t, USE_SOFTPLUS)
+        u_t = tl.load(u + (group * length + p)[:, None] * channels + channel[None, :], mask=in_tc, other=0.0)
+        b_t = tl.load(b + at * STATES + state[None, :], mask=in_ts, other=0.0)
+        c_t = tl.load(c + at * STATES + state[None, :], mask=in_ts, other=0.0)
+        states = recur(tl.exp(dt[:, :, None] * matrix[None, :, :]), (dt * u_t)[:, :, None] * b_t[:, None, :], h)
+        h = last_step(states)
+        tl.store(y + at * channels + channel[None, :], tl.sum(states * c_t[:, None, :], axis=2), mask=in_tc)
+        start += BLOCK_T
+    tl.store(last + (scan * STATES + state[None, :]) * channels + channel[:, None], h, mask=in_cs)
 
 
 @torch.library.custom_op("eyeswap::selective_scan_triton", mutates_args=())
@@ -69,11 +63,12 @@ def scan_triton(
     y = u.new_empty(batch, directions, length, channels)
     last = u.new_empty(batch, directions, states, channels)
     inputs = (tensor.contiguous() for tensor in (u, delta, a, b, c, bias, order))
-    grid = (batch * directions, triton.cdiv(channels, BLOCK))
+    block_t, block_c, block_s = tile_shape(states)
+    grid = (batch * directions, triton.cdiv(channels, block_c))
     with torch.cuda.device_of(u):
         _scan[grid](
-            *inputs, y, last, groups, directions, length, channels, states,
-            USE_SOFTPLUS=softplus, BLOCK_C=BLOCK, BLOCK_S=triton.next_power_of_2(states), num_warps=1,
+            *inputs, y, last, groups, directions, length, channels, states, softplus, block_t, block_c, block_s,
+            num_warps=warps(block_t * block_c * block_s, grid[0] * grid[1]),
         )  # fmt: skip
     return (y if groups == directions else y.sum(1, keepdim=True)), last
 
@@ -91,13 +86,7 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _differentiate(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, order = ctx.saved_tensors
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        u, delta, a, b, c, bias = leaves
-        outputs = scan_reference(u, delta, a, b, c, bias, order, ctx.softplus)
-        gradients = torch.autograd.grad(outputs, leaves, (grad_y, grad_last))
-    return (*gradients, None, None)  # order and softplus have none
+    return (*scan_triton_backward(grad_y, grad_last, *ctx.saved_tensors, ctx.softplus), None, None)
 
 
 scan_triton.register_autograd(_differentiate, setup_context=_save_inputs)

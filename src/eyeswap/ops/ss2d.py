@@ -90,10 +90,16 @@ def ss2d(
     projected = F.linear(rows, x_proj_weight.flatten(0, 1)).unflatten(2, (K, -1))  # [B, L, K, R+2S]
     a = -torch.exp(A_logs.to(dtype)).unflatten(0, (K, D)).transpose(1, 2)  # [K, S, D]
     skip, bias = Ds.to(dtype).unflatten(0, (K, D)), dt_projs_bias.to(dtype)
+    if path == "triton":
+        from eyeswap.ops._triton_ss2d import ss2d_triton
+
+        weight = dt_projs_weight.to(projected.dtype)
+        y: Tensor = ss2d_triton(rows, projected, weight, bias, a, skip.sum(0), x.shape[1], x.shape[2])
+        return y.view(x.shape)
     order = cross_scan_order(x.shape[1], x.shape[2]).to(x.device)
     if path == "c":
         weight = dt_projs_weight.to(dtype)
-        y: Tensor = _c_ss2d.scan_c(rows.to(dtype), projected.to(dtype), weight, bias, a, skip.sum(0), order)
+        y = _c_ss2d.scan_c(rows.to(dtype), projected.to(dtype), weight, bias, a, skip.sum(0), order)
         return y.view(x.shape).to(x.dtype)
     code, b, c = projected.transpose(1, 2).split([R, S, S], dim=3)  # [B, K, L, ...]
     u = rows.unsqueeze(1).to(dtype)  # [B, 1, L, D]

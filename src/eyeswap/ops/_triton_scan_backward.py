@@ -1,0 +1,162 @@
+"""The gradient of the selective scan on a GPU: a Triton kernel.
+
+With ``h[t] = decay[t] h[t-1] + dt[t] u[t] b[t]``, ``decay = exp(dt a)`` and ``y = c h``, what later steps ask of
+the state, ``w[t] = decay[t] (c[t] gy[t] + w[t+1])``, is a recurrence too, from the last step to the first. With
+``g[t] = c[t] gy[t] + w[t+1]``, the gradient of ``h[t]``, all others follow:
+
+    g_dt = sum_s g h[t-1] decay a + u sum_s g b      g_u = dt sum_s g b      g_a = sum_t g h[t-1] decay dt
+    g_b = sum_channels g dt u                        g_c = sum_channels gy h
+
+A program has the directions and channels of its forward twin. It first walks forwards to note the state before
+each tile, then takes the tiles from the last to the first: states h in the order of the steps, demands w in the
+reverse order (by reversed indices, a scan that starts at the end), both laid out in memory, so that each step
+finds h of the step before and w of the step after. Sums over channels are written for each block and added up
+afterwards in a fixed order; nothing is added atomically, so results are the same to the bit every time.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from eyeswap.ops._triton_math import last_step, recur, softplus_slope, step_sizes, tile_shape, warps
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _backward(
+    gy: tl.tensor, glast: tl.tensor, u: tl.tensor, delta: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor,
+    bias: tl.tensor, order: tl.tensor, gu: tl.tensor, gdelta: tl.tensor, ga: tl.tensor, gb: tl.tensor, gc: tl.tensor,
+    starts: tl.tensor, trail: tl.tensor,
+    groups: tl.tensor, directions: tl.tensor, length: tl.tensor, channels: tl.tensor,
+    STATES: tl.constexpr, USE_SOFTPLUS: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
+) -> None:  # fmt: skip
+    image, k = tl.program_id(0).to(tl.int64) // directions, tl.program_id(0) % directions
+    scan, group = image * directions + k, image * groups + k * groups // directions
+    block = tl.program_id(1).to(tl.int64)
+    scans = tl.num_programs(0)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row, state = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_S)
+    in_c, in_s = channel < channels, state < STATES
+    in_cs = in_c[:, None] & in_s[None, :]
+    of_cs = (scan * STATES + state[None, :]) * channels + channel[:, None]
+    matrix = tl.load(a + (k * STATES + state[None, :]) * channels + channel[:, None], mask=in_cs, other=0.0)
+    shift = tl.load(bias + k * channels + channel, mask=in_c, other=0.0)
+    tiles = (length + BLOCK_T - 1) // BLOCK_T
+
+    # Memory of this program alone: the state before each tile; of a tile h (from -1 on) and w (up to T).
+    cell = tl.arange(0, BLOCK_C)[:, None] * BLOCK_S + state[None, :]
+    PLANE: tl.constexpr = BLOCK_C * BLOCK_S
+    starts += (scan * tl.num_programs(1) + block) * tiles * PLANE
+    h_trail = trail + (scan * tl.num_programs(1) + block) * 2 * (BLOCK_T + 1) * PLANE
+    w_trail = h_trail + (BLOCK_T + 1) * PLANE
+    of_trail = row[:, None, None] * PLANE + cell[None, :, :]
+
+    h = tl.zeros_like(matrix)
+    tile = 0
+    while tile < tiles:
+        step = tile * BLOCK_T + row
+        in_t = step < length
+        p = tl.load(order + k * length + step, mask=in_t, other=0)
+        in_tc, in_ts = in_t[:, None] & in_c[None, :], in_t[:, None] & in_s[None, :]
+        at = (scan * length + p)[:, None]
+        x = tl.load(delta + at * channels + channel[None, :], mask=in_tc, other=0.0) + shift[None, :]
+        dt = step_sizes(x, in_t, USE_SOFTPLUS)
+        u_t = tl.load(u + (group * length + p)[:, None] * channels + channel[None, :], mask=in_tc, other=0.0)
+        b_t = tl.load(b + at * STATES + state[None, :], mask=in_ts, other=0.0)
+        tl.store(starts + tile * PLANE + cell, h)
+        states = recur(tl.exp(dt[:, :, None] * matrix[None, :, :]), (dt * u_t)[:, :, None] * b_t[:, None, :], h)
+        h = last_step(states)
+        tile += 1
+    tl.debug_barrier()
+
+    w = tl.load(glast + of_cs, mask=in_cs, other=0.0)
+    g_matrix = tl.zeros_like(matrix)
+    while tile > 0:
+        tile -= 1
+        # Demands, from the last step of the tile to its first.
+        back = tile * BLOCK_T + BLOCK_T - 1 - row
+        in_t = back < length
+        p = tl.load(order + k * length + back, mask=in_t, other=0)
+        in_tc, in_ts = in_t[:, None] & in_c[None, :], in_t[:, None] & in_s[None, :]
+        at = (scan * length + p)[:, None]
+        x = tl.load(delta + at * channels + channel[None, :], mask=in_tc, other=0.0) + shift[None, :]
+        decay = tl.exp(step_sizes(x, in_t, USE_SOFTPLUS)[:, :, None] * matrix[None, :, :])
+        gy_t = tl.load(gy + (group * length + p)[:, None] * channels + channel[None, :], mask=in_tc, other=0.0)
+        c_t = tl.load(c + at * STATES + state[None, :], mask=in_ts, other=0.0)
+        demands = recur(decay, decay * (gy_t[:, :, None] * c_t[:, None, :]), w)
+        tl.store(w_trail + BLOCK_T * PLANE + cell, w)
+        tl.store(w_trail + ((BLOCK_T - 1) * PLANE - row[:, None, None] * PLANE) + cell[None, :, :], demands)
+        w = last_step(demands)
+
+        # States, in the order of the steps.
+        step = tile * BLOCK_T + row
+        in_t = step < length
+        p = tl.load(order + k * length + step, mask=in_t, other=0)
+        in_tc, in_ts = in_t[:, None] & in_c[None, :], in_t[:, None] & in_s[None, :]
+        at = (scan * length + p)[:, None]
+        of_u = (group * length + p)[:, None] * channels + channel[None, :]
+        x = tl.load(delta + at * channels + channel[None, :], mask=in_tc, other=0.0) + shift[None, :]
+        dt = step_sizes(x, in_t, USE_SOFTPLUS)
+        decay = tl.exp(dt[:, :, None] * matrix[None, :, :])
+        u_t = tl.load(u + of_u, mask=in_tc, other=0.0)
+        gy_t = tl.load(gy + of_u, mask=in_tc, other=0.0)
+        b_t = tl.load(b + at * STATES + state[None, :], mask=in_ts, other=0.0)
+        c_t = tl.load(c + at * STATES + state[None, :], mask=in_ts, other=0.0)
+        h = tl.load(starts + tile * PLANE + cell)
+        states = recur(decay, (dt * u_t)[:, :, None] * b_t[:, None, :], h)
+        tl.store(h_trail + cell, h)
+        tl.store(h_trail + PLANE + of_trail, states)
+        tl.debug_barrier()  # what one thread has stored another one loads
+
+        g = gy_t[:, :, None] * c_t[:, None, :] + tl.load(w_trail + PLANE + of_trail)
+        through = g * decay * tl.load(h_trail + of_trail)  # gradient of dt * a
+        g_matrix += tl.sum(through * dt[:, :, None], axis=0)
+        g_drive = tl.sum(g * b_t[:, None, :], axis=2)  # gradient of dt * u
+        g_dt = tl.sum(through * matrix[None, :, :], axis=2) + g_drive * u_t
+        if USE_SOFTPLUS:
+            g_dt *= softplus_slope(x)
+        tl.store(gdelta + at * channels + channel[None, :], g_dt, mask=in_tc)
+        tl.store(gu + at * channels + channel[None, :], g_drive * dt, mask=in_tc)
+        of_bc = (block * scans * length + at) * STATES + state[None, :]
+        tl.store(gb + of_bc, tl.sum(g * (dt * u_t)[:, :, None], axis=1), mask=in_ts)
+        tl.store(gc + of_bc, tl.sum(states * gy_t[:, :, None], axis=1), mask=in_ts)
+        tl.debug_barrier()  # the next tile uses the same memory
+    tl.store(ga + of_cs, g_matrix, mask=in_cs)
+
+
+@torch.library.custom_op("eyeswap::selective_scan_triton_backward", mutates_args=())
+def scan_triton_backward(
+    grad_y: Tensor, grad_last: Tensor,
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of ``u``, ``delta``, ``a``, ``b``, ``c`` and ``bias``, each in its input's shape."""
+    batch, directions, length, channels = delta.shape
+    groups, states = u.shape[1], a.shape[1]
+    block_t, block_c, block_s = tile_shape(states)
+    grid = (batch * directions, triton.cdiv(channels, block_c))
+    gu, gdelta = (u.new_empty(delta.shape) for _ in range(2))
+    ga = u.new_empty(batch, *a.shape)
+    gb, gc = (u.new_empty(grid[1], *b.shape) for _ in range(2))
+    starts = u.new_empty(*grid, triton.cdiv(length, block_t), block_c, block_s)
+    trail = u.new_empty(*grid, 2, block_t + 1, block_c, block_s)
+    inputs = (tensor.contiguous() for tensor in (grad_y, grad_last, u, delta, a, b, c, bias, order))
+    with torch.cuda.device_of(u):
+        _backward[grid](
+            *inputs, gu, gdelta, ga, gb, gc, starts, trail,
+            groups, directions, length, channels, states, softplus, block_t, block_c, block_s,
+            num_warps=warps(2 * block_t * block_c * block_s, grid[0] * grid[1]),  # two scans are live at once
+        )  # fmt: skip
+    gu = gu if groups == directions else gu.sum(1, keepdim=True)
+    return gu, gdelta, ga.sum(0), gb.sum(0), gc.sum(0), gdelta.sum((0, 2))
+
+
+@scan_triton_backward.register_fake
+def _(
+    grad_y: Tensor, grad_last: Tensor,
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    gu, gdelta, ga, gb, gc, gbias = (t.new_empty(t.shape) for t in (u, delta, a, b, c, bias))
+    return gu, gdelta, ga, gb, gc, gbias

@@ -1,0 +1,141 @@
+"""SS2D on a GPU: one Triton kernel that scans a map in four directions in place and adds up the results.
+
+One program walks one image for a block of channels: direction after direction, tile after tile of steps, the
+state in registers. A direction is index arithmetic: step t is position t (0, by rows) or ``(t % H) W + t // H``
+(1, by columns), and directions 2 and 3 count t from the end. Step sizes are made on the way, as the product of
+the step-size code and its weights, so nothing of the size of four maps is ever written. Directions add to the
+sum that the one before has left, always in the same order: no two programs write to one place.
+
+With N states of a channel: ``h[t] = exp(dt A) h[t-1] + dt u B``, ``y = C h``, ``dt = softplus(W code + bias)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from eyeswap.ops._triton_math import last_step, recur, step_sizes, tile_shape, warps
+from eyeswap.ops._triton_scan_backward import scan_triton_backward
+from eyeswap.ops.ss2d import cross_scan_order
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _ss2d(
+    x: tl.tensor, projected: tl.tensor, weight: tl.tensor, bias: tl.tensor, a: tl.tensor, skip: tl.tensor,
+    total: tl.tensor, y: tl.tensor, height: tl.tensor, width: tl.tensor, channels: tl.tensor,
+    RANK: tl.constexpr, STATES: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+) -> None:  # fmt: skip
+    length = height * width
+    first_row = tl.program_id(0).to(tl.int64) * length  # offsets of elements pass 2**31 in large batches
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row, rank, state = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_S)
+    in_c, in_r, in_s = channel < channels, rank < RANK, state < STATES
+    skips = tl.load(skip + channel, mask=in_c, other=0.0)
+    k = 0
+    while k < 4:
+        of_cs = (k * STATES + state[None, :]) * channels + channel[:, None]
+        of_rc = (k * channels + channel[None, :]) * RANK + rank[:, None]
+        matrix = tl.load(a + of_cs, mask=in_c[:, None] & in_s[None, :], other=0.0)
+        shift = tl.load(bias + k * channels + channel, mask=in_c, other=0.0)
+        weights = tl.load(weight + of_rc, mask=in_r[:, None] & in_c[None, :], other=0.0)
+        h = tl.zeros_like(matrix)
+        start = 0
+        while start < length:
+            step = start + row
+            in_t = step < length
+            step = tl.where(k < 2, step, length - 1 - step)
+            position = first_row + tl.where(k % 2 == 0, step, step % height * width + step // height)
+            in_tc, in_ts = in_t[:, None] & in_c[None, :], in_t[:, None] & in_s[None, :]
+            at = position[:, None] * channels + channel[None, :]
+            u = tl.load(x + at, mask=in_tc, other=0.0).to(h.dtype)
+            line = projected + ((position * 4 + k) * (RANK + 2 * STATES))[:, None]
+            code = tl.load(line + rank[None, :], mask=in_t[:, None] & in_r[None, :], other=0.0)
+            b = tl.load(line + RANK + state[None, :], mask=in_ts, other=0.0).to(h.dtype)
+            c = tl.load(line + RANK + STATES + state[None, :], mask=in_ts, other=0.0).to(h.dtype)
+            delta = tl.dot(code, weights, input_precision="ieee", out_dtype=h.dtype) + shift[None, :]
+            dt = step_sizes(delta, in_t, True)
+            states = recur(tl.exp(dt[:, :, None] * matrix[None, :, :]), (dt * u)[:, :, None] * b[:, None, :], h)
+            h = last_step(states)
+            out = tl.sum(states * c[:, None, :], axis=2)
+            if k == 0:
+                out += u * skips[None, :]
+            else:
+                out += tl.load(total + at, mask=in_tc, other=0.0)
+            if k < 3:
+                tl.store(total + at, out, mask=in_tc)
+            else:
+                tl.store(y + at, out, mask=in_tc)
+            start += BLOCK_T
+        tl.debug_barrier()  # the next direction adds to what other threads of this program have stored
+        k += 1
+
+
+@torch.library.custom_op("eyeswap::ss2d_triton", mutates_args=())
+def ss2d_triton(
+    x: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, height: int, width: int
+) -> Tensor:
+    """Scan maps in four directions and add up.
+
+    Args:
+        x: ``[B, L, D]``, ``L = height * width``.
+        projected: ``[B, L, 4, R + 2*S]``: step-size code, B and C of every position and direction.
+        weight: ``[4, D, R]``, in the dtype of ``projected``.
+        bias: ``[4, D]``, float32 or float64, as ``a`` and ``skip``: the dtype of the state.
+        a: ``[4, S, D]``.
+        skip: ``[D]``, summed over the directions.
+        height: rows of the map.
+        width: columns of the map.
+
+    Returns:
+        ``[B, L, D]`` in the dtype of ``x``.
+    """
+    (batch, _, channels), (rank, states) = x.shape, (weight.shape[2], a.shape[1])
+    x, projected, weight, bias, a, skip = (t.contiguous() for t in (x, projected, weight, bias, a, skip))
+    y = torch.empty_like(x)
+    total = y if x.dtype == a.dtype else torch.empty_like(x, dtype=a.dtype)
+    block_t, block_c, block_s = tile_shape(states)
+    grid = (batch, triton.cdiv(channels, block_c))
+    with torch.cuda.device_of(x):
+        _ss2d[grid](
+            x, projected, weight, bias, a, skip, total, y, height, width, channels, rank, states,
+            block_t, block_c, max(16, triton.next_power_of_2(rank)), block_s,
+            num_warps=warps(block_t * block_c * block_s, grid[0] * grid[1]),
+        )  # fmt: skip
+    return y
+
+
+@ss2d_triton.register_fake
+def _(
+    x: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, height: int, width: int
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.height, ctx.width = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """Make the step sizes, differentiate the general scan, and carry on through the product of the step sizes."""
+    x, projected, weight, bias, a, skip = ctx.saved_tensors
+    dtype, states = a.dtype, a.shape[1]
+    order = cross_scan_order(ctx.height, ctx.width).to(x.device)
+    u, gy = x.to(dtype), grad_y.to(dtype)
+    code, b, c = projected.to(dtype).transpose(1, 2).split([weight.shape[2], states, states], dim=3)  # [B, 4, L, ...]
+    delta = code @ weight.to(dtype).transpose(1, 2)  # [B, 4, L, D]
+    gu, gdelta, ga, gb, gc, gbias = scan_triton_backward(
+        gy[:, None], torch.zeros_like(a).expand(len(x), -1, -1, -1), u[:, None], delta, a, b, c, bias, order, True
+    )
+    gprojected = torch.cat([gdelta @ weight.to(dtype), gb, gc], dim=3).transpose(1, 2)
+    gweight = (gdelta.transpose(2, 3) @ code).sum(0)
+    gx, gskip = gu[:, 0] + gy * skip, (gy * u).sum((0, 1))
+    return gx.to(x.dtype), gprojected.to(projected.dtype), gweight.to(weight.dtype), gbias, ga, gskip, None, None
+
+
+ss2d_triton.register_autograd(_differentiate, setup_context=_save_inputs)
