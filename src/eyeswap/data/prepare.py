@@ -1,0 +1,253 @@
+"""Look at the benchmark files on disk: are they there, whole, as published? Then write the index files.
+
+Offline: what is missing is named with the place where it is published, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eyeswap.data.families import FAMILIES, Family, Source
+from eyeswap.data.formats import Example
+from eyeswap.data.layout import find
+from eyeswap.data.reference_index import write_index
+from eyeswap.data.subsets import shuffled, subsample
+from eyeswap.errors import DataError, MissingFileError, SpecError, nearest
+from eyeswap.files import digest, open_image, sha256_of, write_json
+from eyeswap.progress import Progress
+
+SLIM_SIZES = (1024, 8192)  # of each part; the published suite writes these
+SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # which it evaluates too
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A source on disk.
+
+    Attributes:
+        source: what was looked for.
+        path: relative to the root.
+        exists: whether it is there.
+        num_bytes: size of a file; None for a folder of images.
+        sha256: of a file.
+        version: which known version it is, if any.
+    """
+
+    source: Source
+    path: str
+    exists: bool
+    num_bytes: int | None = None
+    sha256: str | None = None
+    version: str | None = None
+
+
+@dataclass
+class Inspection:
+    """What was found of one family.
+
+    Attributes:
+        family: whose files.
+        files: the sources on disk.
+        problem: why the files cannot be read, in one line; empty if they can.
+        counts: examples of each part.
+        num_images: images that the examples are about.
+        missing_images: those that are not on disk.
+        bad_images: those that are no readable image or have another size than stated, and why; None if not opened.
+        written: index files and what became of each.
+    """
+
+    family: Family
+    files: list[FoundFile]
+    problem: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    num_images: int = 0
+    missing_images: list[str] = field(default_factory=list)
+    bad_images: dict[str, str] | None = None
+    written: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def published(self) -> dict[str, int]:
+        """The published counts that are nearest to what was found."""
+        found = sum(self.counts.values())
+        versions = [dict(counts) for counts in self.family.counts]
+        return min(versions, key=lambda counts: abs(sum(counts.values()) - found))
+
+    @property
+    def complaints(self) -> list[str]:
+        """What stands between these files and the published set, one line each; empty if nothing does."""
+        missing = [file.path for file in self.files if not file.exists]
+        lines = [f"not on disk: {', '.join(missing)}"] if missing else []
+        if self.problem:
+            return [*lines, self.problem]
+        if not self.counts:
+            return lines
+        published = self.published
+        found = {"": sum(self.counts.values())} if "" in published else self.counts
+        for part in published.keys() | found.keys():
+            have, want = found.get(part, 0), published.get(part, 0)
+            if have != want:
+                lines.append(f"{have:,} examples{' of ' + part if part else ''}, published are {want:,}")
+        if self.family.num_images not in (None, self.num_images):
+            lines.append(f"about {self.num_images:,} images, published are {self.family.num_images:,}")
+        if self.missing_images:
+            lines.append(f"{len(self.missing_images):,} images are not on disk: {_first(self.missing_images)}")
+        if self.bad_images:
+            reasons = [f"{path} ({reason})" for path, reason in self.bad_images.items()]
+            lines.append(f"{len(reasons):,} images are bad: {_first(reasons)}")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON."""
+        return {
+            "family": self.family.name,
+            "title": self.family.title,
+            "benchmarks": list(self.family.benchmarks),
+            "about": self.family.about,
+            "licence": self.family.licence,
+            "complete": not self.complaints,
+            "complaints": self.complaints,
+            "files": [
+                {
+                    "path": file.path,
+                    "exists": file.exists,
+                    "bytes": file.num_bytes,
+                    "sha256": file.sha256,
+                    "version": file.version,
+                    "url": file.source.url,
+                    "download_size": file.source.size or None,
+                }
+                for file in self.files
+            ],
+            "examples": self.counts,
+            "published_examples": self.published,
+            "images": self.num_images,
+            "published_images": self.family.num_images,
+            "missing_images": self.missing_images,
+            "bad_images": self.bad_images,
+            "index": self.written,
+        }
+
+
+def families_named(name: str) -> list[Family]:
+    """Return the families that a name stands for: a family, one of its benchmarks, or ``all``.
+
+    Raises:
+        SpecError: if there is none of that name.
+    """
+    found = [family for family in FAMILIES.values() if name in ("all", family.name, *family.benchmarks)]
+    if not found:
+        names = ["all", *FAMILIES, *(benchmark for family in FAMILIES.values() for benchmark in family.benchmarks)]
+        raise SpecError(f"data set {name!r} does not exist. {nearest(name, dict.fromkeys(names))}")
+    return found
+
+
+def look(family: Family, root: Path) -> list[FoundFile]:
+    """Return which sources of a family are on disk; reads nothing."""
+    return [_look_for(source, family, root) for source in family.sources]
+
+
+def inspect(
+    family: Family,
+    root: Path,
+    slim_sizes: Sequence[int] | None = None,
+    open_images: bool = False,
+    board: Progress | None = None,
+) -> Inspection:
+    """Read a family's files and compare them with what was published; write the index if asked to.
+
+    Args:
+        family: which.
+        root: the data root.
+        slim_sizes: sizes of the slim sets to write, with the full set; None writes nothing.
+        open_images: decode every image, and compare its size with the stated one.
+        board: shows how many images are opened.
+    """
+    found = Inspection(family, [_weigh(file, root) for file in look(family, root)])
+    try:
+        examples = family.read_files(root, "eval")
+    except MissingFileError:
+        return found  # which file it is the list of files says
+    except DataError as error:
+        found.problem = str(error)
+        return found
+    found.counts = dict(Counter(family.part(example) for example in examples))
+    sizes = {example.image: example.size for example in examples}
+    found.num_images = len(sizes)
+    found.missing_images = missing_images(root, list(sizes))
+    if open_images:
+        absent = set(found.missing_images)
+        here = {image: size for image, size in sizes.items() if image not in absent}
+        found.bad_images = bad_images(root, here, f"{family.name}: open images", board)
+    if slim_sizes is not None:
+        found.written = write_index(family, root, examples, slim_sizes)
+        _write_summary(found, root, examples, slim_sizes)
+    return found
+
+
+def missing_images(root: Path, images: Sequence[str]) -> list[str]:
+    """Return the images that are not files below ``root``; every folder is listed once."""
+    names: dict[Path, set[str]] = {}
+    missing = []
+    for image in images:
+        folder, _, name = image.rpartition("/")
+        path = root / folder
+        if path not in names:
+            names[path] = {entry.name for entry in os.scandir(path) if entry.is_file()} if path.is_dir() else set()
+        if name not in names[path]:
+            missing.append(image)
+    return missing
+
+
+def bad_images(
+    root: Path, sizes: Mapping[str, tuple[int, int] | None], title: str = "open images", board: Progress | None = None
+) -> dict[str, str]:
+    """Open images; return those that cannot be read or differ from their stated (width, height), with the reason."""
+
+    def reason(image: str) -> str:
+        try:
+            size = open_image(root / image).size
+        except DataError as error:
+            return str(error).removeprefix(f"{root / image}: ")
+        stated = sizes[image]
+        return f"is {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}" if stated and stated != size else ""
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        told = threads.map(reason, sizes)
+        told = board.track(told, title, len(sizes)) if board else told
+        return {image: text for image, text in zip(sizes, told, strict=True) if text}
+
+
+def _look_for(source: Source, family: Family, root: Path) -> FoundFile:
+    path = find(root, family.name, *source.names)
+    exists = path.is_dir() if source.is_images else path.is_file()
+    return FoundFile(source, path.relative_to(root).as_posix(), exists)
+
+
+def _weigh(file: FoundFile, root: Path) -> FoundFile:
+    if file.source.is_images or not file.exists:
+        return file
+    path = root / file.path
+    sha256 = sha256_of(path)
+    return FoundFile(file.source, file.path, True, path.stat().st_size, sha256, file.source.digests.get(sha256))
+
+
+def _write_summary(found: Inspection, root: Path, examples: Sequence[Example], sizes: Sequence[int]) -> None:
+    """Write ``datasets/<family>/eyeswap.json``: what was prepared from which bytes; digests of the ids in order."""
+    part = found.family.part
+    sets = {"full": shuffled(examples)} | {f"slim-{size}": subsample(examples, size, part) for size in sizes}
+    ids = {name: [example.example_id for example in chosen] for name, chosen in sets.items()}
+    summary = found.as_json() | {
+        "sets": {name: {"examples": len(chosen), "digest": digest(chosen)} for name, chosen in ids.items()}
+    }
+    write_json(root / "datasets" / found.family.name / "eyeswap.json", summary)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
