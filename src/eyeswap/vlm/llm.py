@@ -10,18 +10,16 @@ Three rules make every LLM fit the sequence ``[BOS][visual tokens][text]``:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
-from eyeswap.errors import CheckpointError, SpecError
+from eyeswap.errors import SpecError
 from eyeswap.files import read_json
+from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, Prompt, TemplatePrompt, VicunaPrompt
 
 DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
@@ -42,14 +40,16 @@ def load_llm(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any,
         CheckpointError: if there is no such model.
         SpecError: if it computes logits in a way that training here does not follow.
     """
-    disable_progress_bar()  # a bar for each load would break into the study's own
-    tokenizer, prompt = load_tokenizer(name)
-    with _one_line_errors(name):
-        llm = AutoModelForCausalLM.from_pretrained(name, config=AutoConfig.from_pretrained(name), dtype=dtype)
+    found = find_model(name)
+    tokenizer, prompt = load_tokenizer(found)
+    with one_line_errors(f"llm {name}"):
+        llm = AutoModelForCausalLM.from_pretrained(found, config=AutoConfig.from_pretrained(found), dtype=dtype)
+    llm.config.name_or_path = Path(name).name if Path(name).is_dir() else name  # saved folders hold no local paths
     for setting, harmless in _LOGIT_SETTINGS.items():
         if getattr(llm.config, setting, harmless) not in (harmless, None):
             raise SpecError(f"llm {name}: its {setting} changes logits behind the last layer, which is not supported")
-    make_room(llm, tokenizer)
+    with one_line_errors(f"llm {name}"):
+        make_room(llm, tokenizer)
     return llm.eval(), tokenizer, prompt
 
 
@@ -62,11 +62,10 @@ def load_tokenizer(name: str | Path) -> tuple[PreTrainedTokenizerBase, Prompt]:
     Raises:
         CheckpointError: if there is no such tokenizer.
     """
-    if not Path(name).is_dir() and str(name).count("/") != 1:
-        raise CheckpointError(f"llm {name}: no such folder, and not a Hugging Face name (organisation/model)")
-    with _one_line_errors(name):
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(name))
-    settings = Path(name) / "eyeswap.json"
+    found = find_model(name)
+    with one_line_errors(f"llm {name}"):
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(found))
+    settings = Path(found) / "eyeswap.json"
     system = read_json(settings)["system"] if settings.is_file() else None
     add_tokens(tokenizer)
     return tokenizer, choose_prompt(tokenizer, system)
@@ -101,13 +100,3 @@ def make_room(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             torch.manual_seed(0)
             llm.resize_token_embeddings(tokenizer.pad_token_id + 1, pad_to_multiple_of=_ROWS)
     llm.config.pad_token_id = tokenizer.pad_token_id
-
-
-@contextlib.contextmanager
-def _one_line_errors(name: str | Path) -> Iterator[None]:
-    """Turn what transformers raises for a missing or broken model into one line."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise CheckpointError(f"llm {name}: cannot be loaded: {lines[0]}") from None

@@ -24,6 +24,7 @@ from eyeswap.errors import CheckpointError, ShapeError
 from eyeswap.vlm.configuration import VisionLanguageConfig
 from eyeswap.vlm.connector import connector_kind, connector_layers
 from eyeswap.vlm.frozen import BACKBONE_FILE, encode, load_frozen, save_frozen
+from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import begins_with_bos, load_llm
 from eyeswap.vlm.processor import VisionLanguageProcessor
 from eyeswap.vlm.prompt import Prompt
@@ -304,13 +305,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             CheckpointError: if it is missing, damaged, or has other weights than its config says.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        try:
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
-        except (OSError, ValueError, RuntimeError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise CheckpointError(f"{name}: cannot be loaded: {lines[0]}") from None
+        name = find_model(name)
+        kwargs = {"use_safetensors": True, **kwargs}
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, in one line
+        with one_line_errors(name):
+            kind = VisionLanguageConfig.get_config_dict(name)[0].get("model_type")
+            if kind != VisionLanguageConfig.model_type:
+                raise ValueError(f"its config.json is of a {kind} model, not of an eyeswap VLM")
+            model, info = super().from_pretrained(name, *args, **kwargs)
         for kind in ("missing", "unexpected", "mismatched"):
-            keys = sorted(map(str, info[f"{kind}_keys"]))
+            keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
             if keys:
                 more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
                 raise CheckpointError(f"{name}: {kind} weights {keys[0]}{more}")
@@ -329,8 +333,6 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             CheckpointError: if a file is missing or does not fit.
         """
         model: Self = cls.from_pretrained(folder, **kwargs)
-        try:
-            model._processor = VisionLanguageProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}: its processor cannot be loaded: {str(error).splitlines()[0]}") from None
+        with one_line_errors(folder):
+            model._processor = VisionLanguageProcessor.from_pretrained(model.name_or_path)
         return model

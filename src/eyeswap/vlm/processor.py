@@ -47,12 +47,14 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         tokenizer: Any,
         geometry: dict[str, Any] | None = None,
         num_visual_tokens: int | None = None,
-        frame: str = "vicuna",
+        frame: str = "",
         system: str = VICUNA_SYSTEM,
         end_of_answer: str = "</s>",
         backbone: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if frame not in ("vicuna", "template"):
+            raise ValueError("processor_config.json is missing, or names no chat frame")
         super().__init__(tokenizer, chat_template=None)
         self.geometry, self.num_visual_tokens, self.backbone = geometry, num_visual_tokens, backbone
         self.frame, self.system, self.end_of_answer = frame, system, end_of_answer

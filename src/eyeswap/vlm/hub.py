@@ -1,0 +1,71 @@
+"""Models in folders and on the Hugging Face Hub: found at once or not, and one line when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from eyeswap.errors import CheckpointError
+
+_TIMEOUT_S = 10.0
+_MISTAKES = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+def find_model(name: str | Path) -> str:
+    """Return where transformers shall look for a model: its folder, or its name on the Hub.
+
+    The Hub is asked once before transformers would try again and again; a copy in the cache serves where it cannot be
+    reached.
+
+    Raises:
+        CheckpointError: if there is no such model.
+    """
+    if Path(name).is_dir():
+        return str(name)
+    if isinstance(name, Path) or str(name).count("/") != 1:
+        raise CheckpointError(f"{name}: no such folder, and not a Hugging Face name (organisation/model)")
+    try:
+        HfApi().model_info(name, timeout=_TIMEOUT_S)
+    except (RepositoryNotFoundError, GatedRepoError):
+        raise CheckpointError(f"{name}: the Hub has no such model, or wants a login (`hf auth login`)") from None
+    except Exception:  # every kind of no network
+        with contextlib.suppress(Exception):
+            return snapshot_download(name, local_files_only=True)
+        raise CheckpointError(
+            f"{name}: neither a folder nor in the Hub's cache on this machine, and the Hub cannot be reached"
+        ) from None
+    return name
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str | Path) -> Iterator[None]:
+    """Turn what transformers raises for a broken model into one line, and hold back its reports about it.
+
+    Raises:
+        CheckpointError: with the first line of what was raised.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # a bar for each load would break into the study's own
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CheckpointError(f"{name}: cannot be loaded: {lines[0]}") from None
+    finally:
+        logging.set_verbosity(verbosity)
