@@ -111,6 +111,8 @@ def _print(found: Inspection, console: Console) -> None:
         total = sum(found.counts.values())
         published = sum(found.published.values())
         lines.append(f"  {total:,} examples ({parts}), published {published:,}; {found.num_images:,} images")
+    if found.splits:
+        lines.append("  carried: " + ", ".join(f"{name} {count:,}" for name, count in found.splits.items()))
     kept = sum(told == "kept" for told in found.written.values())
     written = sum(told == "written" for told in found.written.values())
     if found.written:

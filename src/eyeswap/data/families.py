@@ -48,6 +48,7 @@ class Family:
         num_images: images as published, if stated.
         read_files: reads all examples of a split below a root, in raw file order.
         part: the part of an example that a slim set fills by itself.
+        splits: counts the examples of all splits that the files carry, where one file holds several.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Family:
     num_images: int | None
     read_files: Callable[[Path, Split], list[Example]]
     part: Callable[[Example], str] = lambda example: ""
+    splits: Callable[[Path], dict[str, int]] = lambda root: {}
 
     def folder(self, root: Path) -> Path:
         """Return the folder of the raw files."""
@@ -200,7 +202,7 @@ _FAMILIES = (
             Source(("train2014",), f"{_COCO}/train2014.zip", "13 GB", is_images=True),
         ),
         ({"refcoco": 10_834, "refcoco+": 10_758, "refcocog": 4_896},), None,
-        layout.read_refcoco_files, lambda example: example.example_id.partition("/")[0],
+        layout.read_refcoco_files, lambda example: example.example_id.partition("/")[0], layout.refcoco_splits,
     ),
     Family(
         "ocid-ref", "OCID-Ref", ("ocid-ref",),

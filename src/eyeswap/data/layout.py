@@ -21,6 +21,7 @@ from eyeswap.data.formats import (
     read_textvqa,
     read_vizwiz,
     read_vqa,
+    refer_splits,
 )
 from eyeswap.errors import DataError, MissingFileError
 
@@ -117,9 +118,17 @@ def read_refcoco_files(root: Path, split: str, names: Iterable[str] = REFER_AUTH
         images = _images(root, "refcoco", "train2014")
         found = read_refer(refs, instances, images, name, "val" if split == "eval" else split)
         if not found:
-            raise DataError(f"{refs}: has no expression of split {split!r}")
+            raise DataError(f"{refs}: has no expression of split {split!r}, only {', '.join(refer_splits(refs))}")
         examples += found
     return examples
+
+
+def refcoco_splits(root: Path) -> dict[str, int]:
+    """Return how many sentences each split of each RefCOCO set has, ``refcoco testA`` and so on."""
+    found = {
+        name: refer_splits(need(root, "refcoco", f"{name}/refs({REFER_AUTHORS[name]}).p")) for name in REFER_AUTHORS
+    }
+    return {f"{name} {split}": count for name, splits in found.items() for split, count in splits.items()}
 
 
 def read_ocid_ref_files(root: Path, split: str) -> list[Example]:

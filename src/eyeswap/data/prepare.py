@@ -57,6 +57,7 @@ class Inspection:
         files: the sources on disk.
         problem: why the files cannot be read, in one line; empty if they can.
         counts: examples of each part.
+        splits: examples of every split that the files carry, where one file holds several.
         num_images: images that the examples are about.
         missing_images: those that are not on disk.
         bad_images: those that are no readable image or have another size than stated, and why; None if not opened.
@@ -67,6 +68,7 @@ class Inspection:
     files: list[FoundFile]
     problem: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
     num_images: int = 0
     missing_images: list[str] = field(default_factory=list)
     bad_images: dict[str, str] | None = None
@@ -90,7 +92,7 @@ class Inspection:
             return lines
         published = self.published
         found = {"": sum(self.counts.values())} if "" in published else self.counts
-        for part in published.keys() | found.keys():
+        for part in dict.fromkeys([*published, *found]):
             have, want = found.get(part, 0), published.get(part, 0)
             if have != want:
                 lines.append(f"{have:,} examples{' of ' + part if part else ''}, published are {want:,}")
@@ -127,6 +129,7 @@ class Inspection:
             ],
             "examples": self.counts,
             "published_examples": self.published,
+            "splits": self.splits,
             "images": self.num_images,
             "published_images": self.family.num_images,
             "missing_images": self.missing_images,
@@ -172,6 +175,7 @@ def inspect(
     found = Inspection(family, [_weigh(file, root) for file in look(family, root)])
     try:
         examples = family.read_files(root, "eval")
+        found.splits = family.splits(root)
     except MissingFileError:
         return found  # which file it is the list of files says
     except DataError as error:

@@ -13,7 +13,7 @@ from eyeswap.data.formats.example import Example
 from eyeswap.data.formats.gqa import read_gqa, write_gqa
 from eyeswap.data.formats.ocid import clutter_level, read_ocid, write_ocid
 from eyeswap.data.formats.pope import POPE_SPLITS, read_pope, write_pope
-from eyeswap.data.formats.refer import read_refer, write_refer
+from eyeswap.data.formats.refer import read_refer, refer_splits, write_refer
 from eyeswap.data.formats.tallyqa import read_tallyqa, write_tallyqa
 from eyeswap.data.formats.textvqa import read_textvqa, write_textvqa
 from eyeswap.data.formats.vizwiz import read_vizwiz, write_vizwiz
@@ -33,6 +33,7 @@ __all__ = [
     "read_textvqa",
     "read_vizwiz",
     "read_vqa",
+    "refer_splits",
     "write_gqa",
     "write_ocid",
     "write_pope",

@@ -80,6 +80,19 @@ def read_refer(refs: Path, instances: Path, image_folder: str, name: str, split:
     return unique(examples, refs)
 
 
+def refer_splits(refs: Path) -> dict[str, int]:
+    """Return the splits that a ``refs(<author>).p`` carries, and how many sentences each has.
+
+    Raises:
+        DataError: naming file and row.
+    """
+    counts: dict[str, int] = {}
+    for record in records(read_plain_pickle(refs), refs):
+        split = record.text("split")
+        counts[split] = counts.get(split, 0) + len(record.items("sentences"))
+    return counts
+
+
 def _size(record: Record) -> tuple[int, int]:
     return record.integer("width"), record.integer("height")
 
