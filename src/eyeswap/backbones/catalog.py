@@ -25,6 +25,7 @@ from eyeswap.geometry import ImageGeometry
 
 Wiring = Literal["controlled", "as-published"]
 Family = Literal["vit", "maxvit", "vmamba", "mambavision", "vitdet", "vit-adapter"]
+Objective = Literal["classification", "detection", "segmentation"]
 Tap = int | tuple[int, int | str]
 
 NETWORKS: dict[Family, tuple[str, str]] = {
@@ -130,7 +131,7 @@ class BackboneEntry(_Data):
     tap: Tap
     geometry: ImageGeometry
     weights: WeightsSource
-    objective: Literal["classification", "detection", "segmentation"]
+    objective: Objective
     pretraining: str
     aliases: tuple[str, ...] = ()
     top1: float | None = None

@@ -1,52 +1,224 @@
-"""`eyeswap backbones list|show NAME`: what the catalog offers."""
+"""`eyeswap backbones list|show|check`: what the catalog offers, and whether an official file fits."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Look at the backbones of the catalog.")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from eyeswap.backbones.catalog import BackboneEntry
+
+app = typer.Typer(no_args_is_help=True, help="Look at the backbones of the catalog, and check their weights.")
+WIDE = 120  # columns of a terminal in which tap, geometry and data fit too
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog.")]
 
 
-@app.command("list", epilog="Example: eyeswap backbones list vmamba")
+@app.command("list", epilog="Example: eyeswap backbones list tiny --family vmamba")
 def list_all(
     part: Annotated[str, typer.Argument(metavar="[PART]", help="Only names that contain this.")] = "",
+    family: Annotated[str | None, typer.Option("--family", metavar="F", help="Only this family.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option("--objective", metavar="O", help="Only classification, detection or segmentation."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """List the backbones of the catalog: where each is read, how it sees images, whose weights it takes."""
-    from rich.table import Column, Table
-
-    from eyeswap.backbones import catalog
+    """List the backbones of the catalog: tokens, size, published accuracy, geometry, licence of the weights."""
     from eyeswap.cli.console import open_console
-    from eyeswap.errors import SpecError
 
-    table = Table(Column("name", no_wrap=True), "tap", "geometry", "trained for", "on", "licence of the weights")
-    for name in catalog.names():
-        if part in name:
-            entry = catalog.entry(name)
-            height, width = entry.geometry.canvas
-            tap = str(entry.tap) if isinstance(entry.tap, int) else ",".join(map(str, entry.tap))
-            geometry = f"{entry.geometry.strategy} {height}x{width}"
-            table.add_row(name, tap, geometry, entry.objective, entry.pretraining, entry.licence)
-    if not table.rows:
-        raise SpecError(f'no backbone has "{part}" in its name; `eyeswap backbones list` shows all')
-    open_console().print(table)
+    entries = _chosen(part, family, objective)
+    if as_json:
+        typer.echo(json.dumps([about(entry) for entry in entries], indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    is_wide = console.width >= WIDE
+    longest = max(len(entry.name) for entry in entries) if is_wide else 0
+    for one in dict.fromkeys(entry.family for entry in entries):
+        members = [entry for entry in entries if entry.family == one]
+        console.print(f"\n[bold]{one}[/bold] ({len(members)})", highlight=False)
+        console.print(_table(members, longest, is_wide))
+    for line in _footnotes(entries, is_wide):
+        console.print(line, style="dim", highlight=False)
 
 
-@app.command(epilog="Example: eyeswap backbones show digits-vmamba")
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog.")]) -> None:
-    """Print all the catalog says about one backbone, and its size as built."""
-    import torch
-    import yaml
-
+@app.command(epilog="Example: eyeswap backbones show vmamba-tiny-s1l8")
+def show(name: Name, as_json: Json = False) -> None:
+    """Print all that the catalog says about one backbone."""
     from eyeswap.backbones import catalog
+    from eyeswap.cli.console import open_console, print_field
 
     entry = catalog.entry(name)
-    with torch.device("meta"):
-        network = entry.build()
-    rows, columns = network.token_grid(*entry.geometry.canvas)
-    typer.echo(f"# {rows}x{columns} = {rows * columns} visual tokens of width {network.embed_dim}")
-    typer.echo(f"# {network.num_parameters:,} parameters up to the tap")
-    typer.echo(f"# {entry.geometry.describe()}")
-    about = entry.model_dump(mode="json", exclude={"name"})
-    typer.echo(yaml.safe_dump({name: about}, sort_keys=False, allow_unicode=True), nl=False)
+    if as_json:
+        typer.echo(json.dumps(about(entry), indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    console.print(entry.name, style="bold", highlight=False)
+    for label, text in _facts(entry):
+        print_field(console, f"{label:<14}", text, style="dim")
+
+
+@app.command(epilog="Example: eyeswap backbones check vmamba-tiny-s1l8 --weights vssm1_tiny_0230s_ckpt_epoch_264.pth")
+def check(
+    name: Name,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="The official file, or a folder that holds it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Load the official weights of a backbone strictly and run it once: file, licence, keys, tokens.
+
+    Without --weights the file is downloaded, once. `eyeswap check NAME` looks at the network's conduct instead.
+    """
+    from eyeswap.backbones.official import check_weights
+    from eyeswap.cli.check import report
+
+    report(check_weights(name, weights), name, as_json)
+
+
+def about(entry: BackboneEntry) -> dict[str, Any]:
+    """Return what `--json` prints about an entry."""
+    from eyeswap.backbones.download import address
+
+    size = entry.measured()
+    plain = entry.model_dump(mode="json")
+    return {
+        "name": plain.pop("name"),
+        "family": plain.pop("family"),
+        "num_tokens": size.tokens[0] * size.tokens[1],
+        **plain,
+        "size": size.model_dump(mode="json"),
+        "weights": {**plain["weights"], "address": address(entry.weights)},
+    }
+
+
+def _chosen(part: str, family: str | None, objective: str | None) -> list[BackboneEntry]:
+    """Return the entries asked for.
+
+    Raises:
+        SpecError: if there is no such family or objective, or no entry is left.
+    """
+    from typing import get_args
+
+    from eyeswap.backbones import catalog
+    from eyeswap.errors import SpecError, nearest
+
+    objectives = get_args(catalog.Objective)
+    for option, value, allowed in (("--family", family, catalog.NETWORKS), ("--objective", objective, objectives)):
+        if value is not None and value not in allowed:
+            raise SpecError(f"{option} {value}: no such thing. {nearest(value, allowed)}")
+    chosen = [
+        entry
+        for entry in catalog.entries().values()
+        if any(part in name for name in (entry.name, *entry.aliases))
+        and family in (None, entry.family)
+        and objective in (None, entry.objective)
+    ]
+    if not chosen:
+        missing = [f"{name}: {why}" for name, why in catalog.left_out().items() if part and part in name]
+        raise SpecError(
+            f'no backbone has "{part}" in its name{" with these options" if family or objective else ""}; '
+            + (f"left out: {missing[0]}" if missing else "`eyeswap backbones list` shows all, timm:<name> opens others")
+        )
+    return chosen
+
+
+def _table(entries: list[BackboneEntry], longest: int, is_wide: bool) -> Table:
+    from rich.table import Column, Table
+
+    numbers = (Column(title, justify="right", no_wrap=True) for title in ("tokens", "width", "params", "quality"))
+    table = Table(
+        Column("name", no_wrap=True, min_width=longest),
+        *numbers,
+        box=None,
+        padding=(0, 2 if is_wide else 1, 0, 0),
+        pad_edge=False,
+    )
+    for title in ("tap", "geometry", "trained on") if is_wide else ():
+        table.add_column(title, no_wrap=title != "trained on")
+    table.add_column("licence", overflow="fold")
+    for entry in entries:
+        size = entry.measured()
+        tokens, params = f"{size.tokens[0] * size.tokens[1]}", f"{size.parameters / 1e6:.1f}M"
+        more = (tap(entry), _geometry(entry), entry.pretraining) if is_wide else ()
+        licence = entry.licence if entry.weights.commercial_use else f"{entry.licence}*"
+        table.add_row(entry.name, tokens, str(size.width), params, _quality(entry), *more, licence)
+    return table
+
+
+def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
+    from eyeswap.backbones import catalog
+
+    lines = ["", "params: of the part that runs, up to the tap. quality: of the whole published network, percent"]
+    lines[-1] += " (top-1 on IN1K, box AP on COCO, mIoU on ADE20K)."
+    if not all(entry.weights.commercial_use for entry in entries):
+        lines.append("* for non-commercial use only.")
+    if any(entry.family == "vit-adapter" for entry in entries):
+        lines.append(f"Not here, of the published study: {len(catalog.left_out())} ViT-Adapters; `eyeswap backbones")
+        lines[-1] += " show NAME` says why: " + ", ".join(catalog.left_out()) + "."
+    if not is_wide:
+        lines.append(f"A terminal of {WIDE} columns shows tap, geometry and data too; so do --json and show NAME.")
+    return lines
+
+
+def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
+    from eyeswap.backbones.download import address, local_path
+
+    size, source = entry.measured(), entry.weights
+    rows, columns = size.tokens
+    path = source.packaged_path() if source.packaged else local_path(source)
+    facts = [
+        ("family", f"{entry.family}, trained for {entry.objective} on {entry.pretraining}"),
+        ("tokens", f"{rows}x{columns} = {rows * columns} of width {size.width}"),
+        ("parameters", f"{size.parameters:,} up to the tap, which is {tap(entry)}"),
+        ("quality", _quality(entry, with_source=True)),
+        ("geometry", entry.geometry.describe()),
+        ("architecture", _plain(entry.architecture)),
+        ("weights", "in this package" if source.packaged else str(address(source))),
+        ("", f"{'at' if path.is_file() else 'not on this machine; would lie at'} {path}"),
+        ("sha256", source.sha256 or "not published"),
+        ("licence", entry.licence + ("" if source.commercial_use else ": for non-commercial use only")),
+        ("as published", _as_published(entry)),
+        ("note", entry.notes),
+        ("also called", ", ".join(entry.aliases)),
+    ]
+    return [(label, text) for label, text in facts if text]
+
+
+def tap(entry: BackboneEntry) -> str:
+    """Return an entry's tap as the command line and study files write it."""
+    return str(entry.tap) if isinstance(entry.tap, int) else ",".join(map(str, entry.tap))
+
+
+def _geometry(entry: BackboneEntry) -> str:
+    height, width = entry.geometry.canvas
+    return f"{entry.geometry.strategy} {height}x{width}"
+
+
+def _quality(entry: BackboneEntry, *, with_source: bool = False) -> str:
+    if entry.quality is not None:
+        metric, value, source = entry.quality.metric, entry.quality.value, entry.quality.source
+        return f"{value:.1f} {metric} ({source})" if with_source else f"{value:.1f} {metric.split()[-1]}"
+    if entry.top1 is None:
+        return ""
+    return f"{entry.top1} IN1K top-1 ({entry.top1_source})" if with_source else f"{entry.top1:.1f} top-1"
+
+
+def _as_published(entry: BackboneEntry) -> str:
+    """Return what the wiring `as-published` changes, the frozen network's mode included."""
+    changed = dict(entry.as_published)
+    if "tap" in changed:
+        changed["tap"] = tap(entry.wired("as-published"))
+    parts = [_plain(value) if isinstance(value, dict) else f"{key} {value}" for key, value in changed.items()]
+    return "; ".join([*parts, "the frozen network follows train()"])
+
+
+def _plain(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eyeswap.cli import ask, audit, backbones, data, doctor, pretrain, report, study
+from eyeswap.cli import ask, audit, backbones, check, data, doctor, estimate, pretrain, report, study
 from eyeswap.errors import EyeswapError
 
-ORDER = ("study", "report", "audit", "ask", "backbones", "data", "pretrain", "doctor")
+ORDER = ("study", "estimate", "report", "audit", "ask", "backbones", "check", "data", "pretrain", "doctor")
 
 
 class _Commands(TyperGroup):
@@ -70,11 +70,13 @@ def options(
 
 
 app.add_typer(study.app, name="study")
+app.command("estimate", epilog="Example: eyeswap estimate studies/paper/matched-in1k-224.yaml")(estimate.estimate)
 app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
 app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
 app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
 app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
 app.add_typer(backbones.app, name="backbones")
+app.command("check", epilog=check.EXAMPLE)(check.check)
 app.add_typer(data.app, name="data")
 app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
 

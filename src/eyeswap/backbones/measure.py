@@ -1,0 +1,82 @@
+"""How fast a backbone is on this machine, and how much memory its passes take."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+BATCHES = (1, 8)
+BUDGET_S = 2.0  # of repeated passes, a batch size
+LONGEST_PASS_S = 60.0  # larger batches whose pass would take longer are left out
+MOST_PASSES = 20
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed and memory of forward passes.
+
+    Attributes:
+        images_per_s: images a second by batch size, from the fastest pass after a warm-up.
+        peak_bytes: most memory during the passes of the largest batch; None where it cannot be measured.
+        peak_of: what the memory is that of.
+        where: device, and threads if it is the CPU.
+    """
+
+    images_per_s: dict[int, float]
+    peak_bytes: int | None
+    peak_of: str
+    where: str
+
+
+def measure_speed(network: nn.Module, image: Tensor) -> Speed:
+    """Time forward passes in float32.
+
+    Args:
+        network: takes ``[B, 3, H, W]``.
+        image: ``[1, 3, H, W]``, on the device to measure.
+    """
+    on_gpu = image.device.type == "cuda"
+    where = torch.cuda.get_device_name(image.device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
+    rates: dict[int, float] = {}
+    for batch in BATCHES:
+        if rates and batch / min(rates.values()) > LONGEST_PASS_S:
+            break
+        _reset_peak(on_gpu)
+        rates[batch] = batch / _fastest_pass_s(network, image.expand(batch, -1, -1, -1).contiguous())
+    peak_of = "on the GPU" if on_gpu else "the whole process"
+    return Speed(rates, _peak_bytes(on_gpu), f"{peak_of}, batch {max(rates)}", where)
+
+
+def _fastest_pass_s(network: nn.Module, images: Tensor) -> float:
+    times: list[float] = []
+    with torch.no_grad():
+        network(images)  # the first pass may compile and allocate
+        while not times or (sum(times) < BUDGET_S and len(times) < MOST_PASSES):
+            start = time.perf_counter()
+            network(images)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _reset_peak(on_gpu: bool) -> None:
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):  # without it the peak is that of the whole life of the process
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_bytes(on_gpu: bool) -> int | None:
+    if on_gpu:
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
+    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    return peaks[0] if peaks else None
