@@ -32,7 +32,7 @@ $(INSTALLED): | $(BIN)/python
 	@touch $@
 
 $(INSTALLED_DEV): | $(BIN)/python
-	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 1.5 GB, most of it torch)"
+	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 2.2 GB, most of it torch and Triton)"
 	@$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@ $(INSTALLED)
 

@@ -3,9 +3,8 @@
 For each channel, with a state of size S: ``h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]`` and
 ``y[t] = C[t] h[t] + D u[t]`` (Mamba, arXiv 2312.00752, section 3 and algorithm 2). Unlike the published
 "reference" implementations, which compute in float32 whatever they are given, the one here stays in float64
-when the inputs are float64. The fast paths are opaque to torch (custom ops): numba on a CPU, with a backward
-of its own, and Triton on a GPU, whose backward is that of the reference. Gradients of gradients are not
-provided.
+when the inputs are float64. The fast paths are opaque to torch (custom ops): numba on a CPU and Triton on a
+GPU, each with a backward of its own. Gradients of gradients are not provided.
 """
 
 from __future__ import annotations
@@ -149,8 +148,12 @@ def choose_path(path: str, u: Tensor) -> str:
         raise SpecError(f"selective_scan: no path {path!r}. {nearest(path, PATHS)}")
     has_triton = importlib.util.find_spec("triton") is not None
     if path == "auto":
-        fast = {"cpu": "numba", "cuda": "triton" if has_triton else "reference"}
-        path = fast.get(u.device.type, "reference")
+        path = {"cpu": "numba", "cuda": "triton" if has_triton else "reference"}.get(u.device.type, "reference")
+        if path == "reference":
+            hint = "; run: pip install triton" if u.device.type == "cuda" else ""
+            log_once(
+                f"selective scan on {u.device.type}: no fast path, the slow reference is used{hint}", logging.WARNING
+            )
     if path == "numba" and u.device.type != "cpu":
         raise EnvironmentProblem(f"selective_scan: path numba needs CPU tensors, got {u.device}; use path auto")
     if path == "triton":
@@ -163,14 +166,14 @@ def choose_path(path: str, u: Tensor) -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def log_once(message: str) -> None:
+def log_once(message: str, level: int = logging.INFO) -> None:
     """Write a line to the log, the first time only; a compiler that traces the caller runs it once too."""
-    _log(message)
+    _log(message, level)
 
 
 @functools.cache
-def _log(message: str) -> None:
-    logger.info(message)
+def _log(message: str, level: int) -> None:
+    logger.log(level, message)
 
 
 def scan_rows(
