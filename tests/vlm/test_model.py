@@ -36,6 +36,37 @@ def test_padding_on_the_right_changes_no_loss(tiny_vlm: VisionLanguageModel):
     torch.testing.assert_close(tiny_vlm.loss(visual, ids, labels)[0], tiny_vlm.loss(visual, *padded)[0])
 
 
+def test_text_only_rows_of_a_mixed_batch_cost_what_they_cost_alone(tiny_vlm: VisionLanguageModel):
+    ids = torch.tensor([[0, 40, 41, 42, 1], [0, 43, 44, 1, 2], [0, 45, 46, 47, 1]])
+    labels = torch.tensor([[-100, -100, 41, 42, 1], [-100, -100, 44, 1, -100], [-100, -100, -100, 47, 1]])
+    visual, rows = torch.randn(2, 5, 8), torch.tensor([0, 2])
+    summed, count = tiny_vlm.loss(visual, ids, labels, rows)
+    with_image = tiny_vlm.loss(visual, ids[rows], labels[rows])
+    alone = tiny_vlm.loss(None, ids[1:2, :4], labels[1:2, :4])
+    plain = tiny_vlm.llm(input_ids=ids[1:2, :4], labels=labels[1:2, :4]).loss
+    assert count == with_image[1] + alone[1] == 7
+    torch.testing.assert_close(summed, with_image[0] + alone[0])
+    torch.testing.assert_close(alone[0] / alone[1], plain)
+
+
+def test_a_text_only_row_is_followed_by_zeros_where_others_have_visual_tokens(tiny_vlm: VisionLanguageModel):
+    ids, visual = torch.tensor([[0, 40, 41], [0, 42, 43]]), torch.randn(1, 5, 8)
+    embedded = tiny_vlm.embed(visual, ids, torch.tensor([1]))
+    words = tiny_vlm.get_input_embeddings()(ids)
+    assert embedded[0, :3].equal(words[0])
+    assert not embedded[0, 3:].any()
+    assert embedded[1:].equal(tiny_vlm.embed(visual, ids[1:]))
+    assert tiny_vlm.embed(None, ids).equal(words)
+
+
+def test_without_bos_visual_tokens_go_first(tiny_vlm: VisionLanguageModel):
+    tiny_vlm.config.bos_first = False
+    ids, visual = torch.tensor([[40, 41]]), torch.randn(1, 5, 8)
+    embedded = tiny_vlm.embed(visual, ids)
+    assert embedded[:, :5].equal(tiny_vlm.connector(visual))
+    assert embedded[:, 5:].equal(tiny_vlm.get_input_embeddings()(ids))
+
+
 def test_a_saved_model_answers_as_before(tiny_vlm: VisionLanguageModel, tmp_path: Path):
     tiny_vlm.save(tmp_path / "model")
     again = VisionLanguageModel.load(tmp_path / "model")
