@@ -185,6 +185,17 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
         raise DataError(f"{source}: not a readable image: {error}") from None
 
 
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Return an image's ``(width, height)`` from its header; None if it is not a readable image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Admits built-in containers, numbers and strings only: no class, no function, so nothing can run."""
 

@@ -16,6 +16,7 @@ from eyeswap.files import digest
 
 ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 Wiring = Literal["controlled", "as-published"]
+BoxFrame = Literal["original", "canvas"]
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[int, Field(strict=True, ge=0)]
@@ -95,6 +96,11 @@ class Recipe(Spec):
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of forward and backward passes")
     max_text_tokens: Count = Field(2048, description="longer conversations are cut after this many text tokens")
+    box_frame: BoxFrame = Field(
+        "original",
+        description="what the numbers of a box are fractions of, in training targets and in answers: the original "
+        "image, as published, or the canvas that the model sees",
+    )
 
     @field_validator("data", mode="before")
     @classmethod

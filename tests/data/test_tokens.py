@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from eyeswap.backbones.base import VisionBackbone
-from eyeswap.data.tokens import cache_tokens
+from eyeswap.data.tokens import ImageEncoder, cache_tokens
 from eyeswap.errors import DataError
 from eyeswap.geometry import ImageGeometry
 
@@ -57,8 +57,65 @@ def test_other_weights_geometry_or_data_are_another_cache(tmp_path: Path, images
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
 
 
-def test_an_unreadable_image_is_named_and_nothing_is_left_behind(tmp_path: Path, images: list[str]):
+def test_an_unreadable_image_is_recorded_and_the_others_are_there(tmp_path: Path, images: list[str]):
+    whole = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
     (tmp_path / "2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"2\.png"):
+    (tmp_path / "3.png").unlink()
+    cache = cache_tokens(tmp_path / "other", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    tokens, unreadable = cache.read(images)
+    assert [image for image in images if image not in unreadable] == ["0.png", "1.png", "4.png"]
+    assert torch.stack(tokens).equal(whole[["0.png", "1.png", "4.png"]])
+    assert "2.png: not a readable image" in unreadable["2.png"]
+    assert "3.png: no such image" in unreadable["3.png"]
+    with pytest.raises(DataError, match=r"2\.png: not a readable image.*and 1 more"):
+        cache.require(images)
+    with pytest.raises(DataError, match=r"3\.png"):
+        cache[["0.png", "3.png"]]
+
+
+def test_an_image_that_was_mended_is_read_at_the_next_start(tmp_path: Path, images: list[str]):
+    good = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(b"no image")
+    for _ in range(2):
+        cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+        assert set(cache.unreadable) == {"2.png"}
+    (tmp_path / "2.png").write_bytes(good)
+    cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    assert not cache.unreadable
+    assert cache[["2.png"]].abs().sum() > 0
+    again = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    assert not again.unreadable
+
+
+def test_if_no_image_can_be_read_that_is_an_error_and_nothing_is_left_behind(tmp_path: Path, images: list[str]):
+    for image in images:
+        (tmp_path / image).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0\.png"):
         cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_the_backbone_itself_gives_the_tokens_of_the_cache(tmp_path: Path, images: list[str]):
+    cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    (tmp_path / "1.png").unlink()
+    tokens, unreadable = ImageEncoder(Pooling(), GEOMETRY, tmp_path).read(["4.png", "1.png", "0.png"])
+    assert torch.stack(tokens).equal(cache[["4.png", "0.png"]])
+    assert list(unreadable) == ["1.png"]
+
+
+def test_canvases_that_vary_are_encoded_but_not_cached(tmp_path: Path, images: list[str]):
+    Image.fromarray(np.zeros((9, 90, 3), np.uint8)).save(tmp_path / "wide.png")
+    varying = ImageGeometry(strategy="keep-ratio", canvas=(32, 96))
+
+    class Cells(Pooling):
+        def feature_map(self, pixel_values: Tensor) -> Tensor:
+            return torch.nn.functional.avg_pool2d(pixel_values, 32).permute(0, 2, 3, 1)
+
+        def token_grid(self, height: int, width: int) -> tuple[int, int]:
+            return height // 32, width // 32
+
+    mixed = ["wide.png", "1.png", "2.png"]
+    tokens, _ = ImageEncoder(Cells(), varying, tmp_path).read(mixed)
+    assert [len(one) for one in tokens] == [3, 2, 2]
+    with pytest.raises(DataError, match=r"1\.png: 2 visual tokens, others have 3"):
+        cache_tokens(tmp_path / "cache", Cells(), varying, "w", tmp_path, mixed, "d")

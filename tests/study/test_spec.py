@@ -98,6 +98,7 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
         "loss": "micro-batch-mean",
         "precision": "fp32",
         "max_text_tokens": 9,
+        "box_frame": "canvas",
     }
     assert set(changes) | {"schedule"} == set(Recipe.model_fields)
     digests = {recipe.model_copy(update={key: value}).digest for key, value in changes.items()}

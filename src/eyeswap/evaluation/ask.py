@@ -40,7 +40,7 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
         DataError: if the image cannot be read.
     """
     from eyeswap.evaluation.benchmark import SHORT_ANSWER
-    from eyeswap.evaluation.boxes import parse_box
+    from eyeswap.evaluation.boxes import parse_box, to_original
     from eyeswap.evaluation.generate import Generator, Request
     from eyeswap.files import open_image
     from eyeswap.vlm.model import VisionLanguageModel
@@ -48,14 +48,16 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     folder = _model_folder(run_dir)
     image = open_image(image_path)
     model = VisionLanguageModel.load(folder)
-    tokens = model.encode(model.processor.image_geometry.place(image)[0][None])
+    pixels, placement = model.processor.image_geometry.place(image)
     as_it_is = "\n" in question or question.startswith("Please")
     message = question if as_it_is else f"{question}\n{SHORT_ANSWER}"
-    request = Request(str(image_path), model.prompt.question(message), max_new_tokens=max_new_tokens)
-    text = next(iter(Generator(model).answer(tokens, [[request]])))[0].text
+    request = Request(model.prompt.question(message), max_new_tokens=max_new_tokens)
+    text = Generator(model).answer(model.encode(pixels[None]), [[request]])[0][0].text
     box = parse_box(text)
     if box is None:
         return Answer(text, None)
+    if getattr(model.config, "box_frame", "original") == "canvas":
+        box = to_original(box, placement)
     width, height = image.size
     return Answer(text, (box[0] * width, box[1] * height, box[2] * width, box[3] * height))
 

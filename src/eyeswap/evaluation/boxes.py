@@ -3,6 +3,9 @@
 The study accepts an answer only if the whole of it is a Python list of four numbers in 0..1 (`parse_box`);
 `find_box` is the lenient reading that also looks inside prose. A failed parse is an invalid answer, never an
 error.
+
+The four numbers are in 0..1 of the original image (``original``, what the study scores) or of the canvas that the model
+saw (``canvas``). `to_original` and `to_canvas` go between the two, through the geometry's own placement.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.data.formats import Box
+from eyeswap.geometry import Placement
+from eyeswap.recipe import BoxFrame
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
-_BOX = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
+BOX_PATTERN = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
 
 
 def format_box(box: Sequence[float]) -> str:
@@ -50,7 +55,7 @@ def parse_box(text: object) -> Box | None:
 
 def find_box(text: object) -> Box | None:
     """Return the first bracketed group of four numbers in a text if it is a valid box in 0..1, else None."""
-    match = _BOX.search(text) if isinstance(text, str) else None
+    match = BOX_PATTERN.search(text) if isinstance(text, str) else None
     return _checked([float(number) for number in match.groups()]) if match else None
 
 
@@ -59,6 +64,44 @@ def _checked(value: list[Any]) -> Box | None:
         return None
     x1, y1, x2, y2 = value
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def to_original(box: Box, placement: Placement) -> Box:
+    """Move a box from 0..1 of the canvas to 0..1 of the original image, cut at the image's edges.
+
+    A box that lies in the padding alone becomes empty.
+    """
+    return _clipped(placement.convert(box, "canvas-unit", "image-unit"))
+
+
+def to_canvas(box: Box, placement: Placement) -> Box:
+    """Move a box from 0..1 of the original image to 0..1 of the canvas, cut at the canvas' edges."""
+    return _clipped(placement.convert(box, "image-unit", "canvas-unit"))
+
+
+def write_in_frame(text: str, frame: BoxFrame, placement: Placement) -> str:
+    """Return a text about an image with its boxes, given in 0..1 of the original image, in another frame.
+
+    What is written as a box but is none, such as ``[3, 4, 5, 6]``, stays as it is.
+
+    Example:
+        >>> square = Placement((100, 50), (10, 10), (0.1, 0.1), (0.0, 2.5))
+        >>> write_in_frame("The dog is at [0.00, 0.00, 1.00, 1.00].", "canvas", square)
+        'The dog is at [0.00, 0.25, 1.00, 0.75].'
+    """
+    if frame == "original":
+        return text
+
+    def moved(match: re.Match[str]) -> str:
+        box = find_box(match[0])
+        return match[0] if box is None else format_box(to_canvas(box, placement))
+
+    return BOX_PATTERN.sub(moved, text)
+
+
+def _clipped(box: Box) -> Box:
+    x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in box)
+    return x1, y1, x2, y2
 
 
 def iou(first: Sequence[float], second: Sequence[float]) -> float:

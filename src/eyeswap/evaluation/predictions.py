@@ -1,10 +1,23 @@
-"""The predictions of a run as files: one row an example, one parquet file a benchmark."""
+"""The predictions of a run as files: one row an example, one parquet file a benchmark.
+
+While an evaluation runs, each batch of answers becomes one small file in ``predictions/parts/``, written under a
+temporary name and renamed: a kill loses at most the batch in hand, and what is there can be read and scored at any
+time. When a benchmark is whole its rows become ``predictions/<benchmark>.parquet``, in the order of the benchmark's
+examples. Rows are known by (benchmark, example id) alone, so it does not matter how many processes wrote them.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eyeswap.errors import DataError, MissingFileError
+from eyeswap.files import atomic_path, digest
 
 _NUMBERS = pa.list_(pa.float64())
 
@@ -35,8 +48,89 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+_PART_SCHEMA = pa.schema([("benchmark", pa.string()), *SCHEMA])
+
+Key = tuple[str, str]  # benchmark, example id
 
 
 def predictions_path(run_dir: Path, benchmark: str) -> Path:
-    """Return the file that holds a benchmark's predictions."""
+    """Return the file that holds a benchmark's predictions once all of them are there."""
     return run_dir / "predictions" / f"{benchmark}.parquet"
+
+
+def write_part(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the rows of one batch; each has the columns of `SCHEMA` and ``benchmark``."""
+    name = digest([[row["benchmark"], row["example_id"]] for row in rows])
+    with atomic_path(_parts(run_dir) / f"part-{name[:20]}.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=_PART_SCHEMA), temporary)
+
+
+def kept_keys(run_dir: Path) -> set[Key]:
+    """Return the (benchmark, example id) of every row in the parts.
+
+    Raises:
+        DataError: naming a part that cannot be read.
+    """
+    table = _read_parts(run_dir, ["benchmark", "example_id"])
+    return set(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
+
+
+def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
+    """Read a benchmark's predictions: all of them, or those that an unfinished evaluation has so far.
+
+    Raises:
+        MissingFileError: if there are none.
+        DataError: if a file cannot be read.
+    """
+    path = predictions_path(run_dir, benchmark)
+    if path.is_file():
+        return _read(path)
+    table = _read_parts(run_dir, None, benchmark)
+    if table.num_rows == 0:
+        raise MissingFileError(f"{path}: no such file, and no part of it; evaluate this run first")
+    return table.drop_columns(["benchmark"])
+
+
+def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None:
+    """Write ``predictions/<benchmark>.parquet`` from the parts, then remove the parts.
+
+    Args:
+        run_dir: the run's folder.
+        example_ids: for each benchmark its example ids, in the order that the rows will have.
+
+    Raises:
+        DataError: if an example is missing.
+    """
+    table = _read_parts(run_dir)
+    keys = zip(*(table.column(name).to_pylist() for name in ("benchmark", "example_id")), strict=True)
+    places = {key: row for row, key in enumerate(keys)}
+    for benchmark, ids in example_ids.items():
+        try:
+            order = [places[benchmark, example_id] for example_id in ids]
+        except KeyError as error:
+            raise DataError(f"{_parts(run_dir)}: no answer to {' '.join(error.args[0])}; run it again") from None
+        with atomic_path(predictions_path(run_dir, benchmark)) as temporary:
+            pq.write_table(table.take(order).drop_columns(["benchmark"]), temporary)
+    shutil.rmtree(_parts(run_dir), ignore_errors=True)
+    for path in (run_dir / "predictions").glob(".*.tmp"):  # left by killed processes
+        path.unlink(missing_ok=True)
+
+
+def _parts(run_dir: Path) -> Path:
+    return run_dir / "predictions" / "parts"
+
+
+def _read_parts(run_dir: Path, columns: list[str] | None = None, benchmark: str | None = None) -> pa.Table:
+    tables = [_read(path, columns, benchmark) for path in sorted(_parts(run_dir).glob("part-*.parquet"))]
+    if not tables:
+        return _PART_SCHEMA.empty_table().select(columns or _PART_SCHEMA.names)
+    return pa.concat_tables(tables)
+
+
+def _read(path: Path, columns: list[str] | None = None, benchmark: str | None = None) -> pa.Table:
+    wanted = None if benchmark is None else [("benchmark", "=", benchmark)]
+    try:
+        return pq.read_table(path, columns=columns, filters=wanted)
+    except (pa.ArrowException, OSError) as error:
+        hint = "; delete it, and its questions are asked again"
+        raise DataError(f"{path}: not a readable parquet file: {error}{hint if columns else ''}") from None

@@ -1,121 +1,229 @@
-"""Evaluate one run on its benchmarks: ask, score, and keep every prediction.
+"""Evaluate one run on its benchmarks: ask, score, and keep every prediction as it comes.
 
-Each benchmark's predictions go to ``predictions/<benchmark>.parquet``, one row an example, written whole under a
-temporary name and renamed. A benchmark whose file is there is skipped. Beside each prediction stands the score
-of the trivial baseline on the same example.
+Questions are taken image by image, whatever the benchmark, so that each image is encoded and prefilled once. A batch is
+a fixed set of images, so an evaluation that was killed, or goes on with another number of processes, asks the same
+batches and gets the same answers. An image that cannot be read and an example that cannot be scored are recorded
+with the reason and count as wrong. Beside each prediction stands the score of the trivial baseline.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from torch import Tensor
 
 from eyeswap.data.formats import Example
-from eyeswap.data.tokens import TokenCache
+from eyeswap.errors import DataError, RunError
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark, Outcome
 from eyeswap.evaluation.generate import Generation, Generator, Request
-from eyeswap.evaluation.predictions import SCHEMA, predictions_path
-from eyeswap.files import atomic_path, write_json
+from eyeswap.evaluation.predictions import Key, kept_keys, merge_parts, predictions_path, write_part
+from eyeswap.evaluation.stopping import stop_rule
+from eyeswap.evaluation.workers import Workers
+from eyeswap.files import digest, read_json, write_json
 from eyeswap.vlm.model import VisionLanguageModel
+
+Asked = tuple[Benchmark, Sequence[Example], TrivialBaseline]
+
+_BUCKETS_A_BATCH = 4  # questions of similar length are found among so many times more
+
+
+class Images(Protocol):
+    """Where visual tokens come from: the token cache, or the backbone itself."""
+
+    def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
+        """Return the tokens ``[N, D]`` of each image that can be read, and why the others cannot."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """One example on its way through a model."""
+
+    benchmark: Benchmark
+    example: Example
+    baseline: TrivialBaseline
+    request: Request
+
+    @property
+    def key(self) -> Key:
+        """What its row is known by."""
+        return self.benchmark.name, self.example.example_id
 
 
 def evaluate(
     model: VisionLanguageModel,
-    cache: TokenCache,
-    asked: Sequence[tuple[Benchmark, Sequence[Example], TrivialBaseline]],
+    images: Images,
+    asked: Sequence[Asked],
     run_dir: Path,
     advance: Callable[[str, int], None] = lambda name, count: None,
+    batch: int = 128,
 ) -> None:
-    """Write the predictions of every benchmark that has none yet.
+    """Write the predictions of every benchmark that has none yet; under torchrun each process takes its share.
 
     Args:
         model: the trained VLM.
-        cache: visual tokens of all images asked about.
+        images: gives the visual tokens of all images asked about.
         asked: benchmarks with their examples and their trivial baselines.
         run_dir: the run's folder.
         advance: called with the benchmark's name and the number of examples answered since the last call.
+        batch: most questions answered together.
+
+    Raises:
+        RunError: if the folder holds answers to other questions.
     """
-    index = {
-        benchmark.name: {
-            "group": benchmark.group,
-            "title": benchmark.title,
-            "metric": benchmark.metric,
-            "baseline": baseline.title,
-        }
-        for benchmark, _, baseline in asked
+    workers = Workers.current()
+    questions = {benchmark.name: ask(model, benchmark, examples, baseline) for benchmark, examples, baseline in asked}
+    if workers.is_first:
+        _write_index(run_dir, asked, questions)
+    missing = {name: rows for name, rows in questions.items() if not predictions_path(run_dir, name).is_file()}
+    kept = kept_keys(run_dir)
+    todo = [
+        [question for question in part if question.key not in kept]
+        for part in batches([question for rows in missing.values() for question in rows], _BUCKETS_A_BATCH * batch)
+    ]
+    workers.wait()  # until all have seen what is done
+    left = Counter(question.benchmark.name for part in todo for question in part)
+    for name, rows in questions.items():
+        advance(name, len(rows) - left[name])
+    generator = Generator(model.eval(), batch)
+    for part in workers.share([part for part in todo if part]):
+        write_part(run_dir, answer(generator, images, part))
+        for name, count in Counter(question.benchmark.name for question in part).items():
+            done = min(left[name], count * workers.count)  # the others are about as far
+            left[name] -= done
+            advance(name, done)
+    workers.wait()
+    for name, count in left.items():
+        advance(name, count)
+    if workers.is_first:
+        merge_parts(run_dir, {name: [row.example.example_id for row in rows] for name, rows in missing.items()})
+    workers.wait()
+
+
+def ask(
+    model: VisionLanguageModel, benchmark: Benchmark, examples: Sequence[Example], baseline: TrivialBaseline
+) -> list[Question]:
+    """Return the questions of a benchmark as the model is asked them."""
+    rule = stop_rule(benchmark, examples)
+    return [
+        Question(
+            benchmark,
+            example,
+            baseline,
+            Request(
+                model.prompt.question(benchmark.user_message(example)),
+                benchmark.choices,
+                benchmark.max_new_tokens,
+                rule,
+            ),
+        )
+        for example in examples
+    ]
+
+
+def batches(questions: Iterable[Question], most: int) -> list[list[Question]]:
+    """Collect questions by image, in the order in which images first come, and cut after ``most`` questions."""
+    by_image: dict[str, list[Question]] = {}
+    for question in questions:
+        by_image.setdefault(question.example.image, []).append(question)
+    parts: list[list[Question]] = []
+    for about_one in by_image.values():
+        if not parts or len(parts[-1]) + len(about_one) > most:
+            parts.append([])
+        parts[-1] += about_one
+    return parts
+
+
+def answer(generator: Generator, images: Images, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Answer and score the questions of one batch; return their rows."""
+    by_image: dict[str, list[Question]] = {}
+    for question in questions:
+        by_image.setdefault(question.example.image, []).append(question)
+    tokens, unreadable = images.read(list(by_image))
+    readable = [about_one for image, about_one in by_image.items() if image not in unreadable]
+    generations = generator.answer(tokens, [[question.request for question in about_one] for about_one in readable])
+    answers = {
+        question.key: generation
+        for about_one, told in zip(readable, generations, strict=True)
+        for question, generation in zip(about_one, told, strict=True)
     }
-    write_json(run_dir / "predictions" / "benchmarks.json", index)
-    generator = Generator(model.eval())
-    for benchmark, examples, baseline in asked:
-        path = predictions_path(run_dir, benchmark.name)
-        if path.is_file():
-            advance(benchmark.name, len(examples))
-            continue
-        rows = []
-        for example, prompt, generation in answer_examples(generator, cache, benchmark, examples):
-            answer = generation.text if generation.probabilities is None else generation.probabilities
-            outcome = benchmark.score(example, answer)
-            rows.append(_row(outcome, prompt, generation, baseline.score(example)))
-            advance(benchmark.name, 1)
-        order = {example.example_id: position for position, example in enumerate(examples)}
-        rows.sort(key=lambda row: order[row["example_id"]])
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+    return [_row(question, answers.get(question.key), unreadable.get(question.example.image)) for question in questions]
 
 
-def answer_examples(
-    generator: Generator, cache: TokenCache, benchmark: Benchmark, examples: Sequence[Example]
-) -> Iterator[tuple[Example, str, Generation]]:
-    """Yield each example with its prompt and answer, image after image."""
-    by_image: dict[str, list[Example]] = {}
-    for example in examples:
-        by_image.setdefault(example.image, []).append(example)
-    images = list(by_image)
-    for start in range(0, len(images), generator.images_per_batch):
-        batch = images[start : start + generator.images_per_batch]
-        requests = [
-            [
-                Request(
-                    image,
-                    generator.model.prompt.question(benchmark.user_message(example)),
-                    benchmark.choices,
-                    benchmark.max_new_tokens,
-                )
-                for example in by_image[image]
-            ]
-            for image in batch
-        ]
-        answers = generator.answer(cache[batch], requests)
-        for image, asked, generations in zip(batch, requests, answers, strict=True):
-            for example, request, generation in zip(by_image[image], asked, generations, strict=True):
-                yield example, request.prompt, generation
-
-
-def _row(outcome: Outcome, prompt: str, generation: Generation, baseline_score: float) -> dict[str, Any]:
-    example = outcome.example
+def _row(question: Question, generation: Generation | None, error: str | None) -> dict[str, Any]:
+    example = question.example
+    outcome = Outcome(example, "", 0.0)
+    if generation is not None:
+        outcome = Outcome(example, generation.text, 0.0)
+        told = generation.text if generation.probabilities is None else generation.probabilities
+        try:
+            outcome = question.benchmark.score(example, told)
+        except DataError as problem:
+            error = str(problem)
+    try:
+        baseline_score = question.baseline.score(example)
+    except DataError:  # a truth that cannot be scored; the row says so
+        baseline_score = 0.0
+    box, lenient_box = outcome.box, getattr(outcome, "lenient_box", None)
     return {
+        "benchmark": question.benchmark.name,
         "example_id": example.example_id,
         "image": example.image,
         "image_id": example.image_id,
         "subset": example.subset,
         "kind": example.kind,
         "question": example.question,
-        "prompt": prompt,
+        "prompt": question.request.prompt,
         "answer": outcome.answer,
         "truth": json.dumps(example.truth, ensure_ascii=False),
         "score": outcome.score,
-        "box": None if outcome.box is None else list(outcome.box),
+        "box": None if box is None else list(box),
         "iou": outcome.iou,
         "invalid": outcome.invalid,
         "margin": outcome.margin,
-        "num_tokens": generation.num_tokens,
-        "latency_s": generation.latency_s,
+        "num_tokens": 0 if generation is None else generation.num_tokens,
+        "latency_s": 0.0 if generation is None else generation.latency_s,
         "baseline_score": baseline_score,
-        "probabilities": generation.probabilities,
+        "probabilities": outcome.probabilities,
+        "lenient_box": None if lenient_box is None else list(lenient_box),
+        "lenient_iou": getattr(outcome, "lenient_iou", None),
+        "original_iou": getattr(outcome, "original_iou", None),
+        "canvas_iou": getattr(outcome, "canvas_iou", None),
+        "error": error,
     }
+
+
+def _write_index(run_dir: Path, asked: Sequence[Asked], questions: Mapping[str, Sequence[Question]]) -> None:
+    """Add the benchmarks to ``predictions/benchmarks.json``: what readers need, and what was asked."""
+    path = run_dir / "predictions" / "benchmarks.json"
+    index = read_json(path) if path.is_file() else {}
+    for benchmark, examples, baseline in asked:
+        asks = digest(
+            [
+                benchmark.mode,
+                getattr(benchmark, "box_frame", None),
+                [[row.example.example_id, row.example.image, row.request.prompt] for row in questions[benchmark.name]],
+                [list(example.truth) if isinstance(example.truth, tuple) else example.truth for example in examples],
+            ]
+        )
+        before = index.get(benchmark.name, {}).get("questions_digest")
+        if before not in (None, asks):
+            raise RunError(
+                f"{path.parent}: {benchmark.name} was asked other questions there (data, subset, mode or box frame "
+                f"changed); choose another folder, or delete this one"
+            )
+        index[benchmark.name] = {
+            "group": benchmark.group,
+            "title": benchmark.title,
+            "metric": benchmark.metric,
+            "baseline": baseline.title,
+            "num_examples": len(examples),
+            "questions_digest": asks,
+        }
+    write_json(path, index)

@@ -32,6 +32,7 @@ from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark
+from eyeswap.evaluation.frames import asked_in_frame, messages_in_frame
 from eyeswap.evaluation.runner import evaluate
 from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress, progress
@@ -139,7 +140,7 @@ def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
     for name in study.benchmarks:
         benchmark = get_benchmark(name)
         examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
-        asked.append((benchmark, examples, TrivialBaseline.fit(benchmark, benchmark.examples(root, "train"))))
+        asked.append((benchmark, examples, TrivialBaseline.of(benchmark, root)))
     return StudyData(root, data_digest, instructions, asked)
 
 
@@ -152,9 +153,9 @@ def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progre
         data.root, data.images, data.digest, task.advance,
     )  # fmt: skip
     model = _trained_model(run, data, loaded, cache, board)
-    total = sum(len(examples) for _, examples, _ in data.asked)
-    task = board.task(f"{run.arm}: benchmarks", total)
-    evaluate(model, cache, data.asked, run.folder, lambda name, count: task.advance(count, note=name))
+    asked = asked_in_frame(data.asked, data.root, run.study.recipe.box_frame, loaded.geometry)
+    task = board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in asked))
+    evaluate(model, cache, asked, run.folder, lambda name, count: task.advance(count, note=name))
     write_scores(run.folder)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
 
@@ -174,14 +175,17 @@ def _trained_model(
     folder = run.folder / "model"
     if folder.is_dir():
         return VisionLanguageModel.load(folder)
+    images = [str(instruction.image) for instruction in data.instructions]
+    cache.require(images)
     recipe, kind = run.study.recipe, run.study.connector_of(run.arm)
     path = llm_path(recipe.llm)
     llm, tokenizer, prompt = load_llm(path)
     connector = build_connector(kind, loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring)
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
+    model.config.box_frame = recipe.box_frame
     encoded = [
-        encode_conversation(instruction.messages, prompt, tokenizer, recipe.max_text_tokens)
-        for instruction in data.instructions
+        encode_conversation(messages, prompt, tokenizer, recipe.max_text_tokens)
+        for messages in messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry)
     ]
     order = batch_order(len(encoded), recipe.global_batch, recipe.num_epochs, run.seed, recipe.max_steps)
     ids = [instruction.record_id for instruction in data.instructions]
@@ -189,7 +193,6 @@ def _trained_model(
     write_json(run.folder / "spec.json", spec)
     write_json(run.folder / "environment.json", environment())
     task = board.task(f"{run.arm}: train connector and LLM", len(order))
-    images = [str(instruction.image) for instruction in data.instructions]
 
     def show(step: int, loss: float) -> None:
         task.advance(step - task.done, note=f"loss {loss:.3f}")
@@ -226,6 +229,8 @@ def _spec(
         "num_steps": num_steps,
         "train_prompt": model.prompt.question(trained),
         "test_prompt": model.prompt.question(tested),
+        "train_box_frame": recipe.box_frame,
+        "test_box_frame": recipe.box_frame,
         "benchmarks": list(run.study.benchmarks),
         "may_differ": list(run.study.may_differ),
         "llm": {"name": recipe.llm, "sha256": folder_digest(llm_path(recipe.llm))},
