@@ -91,3 +91,20 @@ def test_the_constant_box_comes_near_the_best_of_a_coarse_grid():
     grid = np.stack([x1, y1, x2, y2], 1)[(x1 < x2) & (y1 < y2)]
     best = float((iou_matrix(grid, targets) >= 0.5).mean(1).max())
     assert hits(best_constant_box(targets, 0.5), targets, 0.5) >= best - 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("pope", "Yes"), ("tallyqa", "A"), ("vqav2", "yes"), ("ocid-ref", "[0.00, 0.00, 1.00, 1.00]")]
+)
+def test_without_a_training_split_a_constant_stands_in_and_says_so(tmp_path, name, answer):
+    baseline = TrivialBaseline.of(get_benchmark(name), tmp_path)
+    assert baseline.answers == {ANY_KIND: answer}
+    assert baseline.title == f'always "{answer}" (no training split on disk)'
+
+
+def test_a_broken_training_file_is_not_passed_over(tmp_path):
+    path = tmp_path / "download" / "tally-qa" / "train.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[{]")
+    with pytest.raises(DataError, match=r"train.json: not valid JSON"):
+        TrivialBaseline.of(get_benchmark("tallyqa"), tmp_path)

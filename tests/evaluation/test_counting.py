@@ -59,3 +59,12 @@ def test_areas_need_every_count_and_are_perfect_for_a_perfect_answerer():
     assert summary["details"]["pr_auc/final"] == pytest.approx(100)
     assert summary["details"]["accuracy/complex"] is None
     assert benchmark.aggregate(outcomes[1:])["details"]["roc_auc/final"] is None
+
+
+def test_the_error_in_counts_is_over_the_answers_that_are_a_count():
+    benchmark = get_benchmark("tallyqa")
+    pairs = [(asked(3), "D"), (asked(3, number=2), "5"), (asked(1, "complex", 3), "many"), (asked(4, number=4), "2")]
+    summary = benchmark.aggregate([benchmark.score(example, answer) for example, answer in pairs])
+    assert summary["details"]["rmse_counts/simple"] == pytest.approx(math.sqrt((0 + 4 + 4) / 3))
+    assert summary["details"]["rmse_counts/complex"] is None
+    assert summary["reasons"]["rmse_counts/complex"] == "no answer is a count"

@@ -73,3 +73,18 @@ def test_what_has_no_denominator_is_none():
 def test_two_probabilities_are_needed():
     with pytest.raises(DataError, match=r"needs P\(Yes\) and P\(No\), found 3"):
         get_benchmark("pope").score(asked(), (0.1, 0.2, 0.7))
+
+
+def test_the_official_mode_reports_every_split_as_the_script_does():
+    benchmark = get_benchmark("pope", "official")
+    answers = [("adversarial", "yes", "Yes"), ("adversarial", "no", "Yes"), ("random", "no", "No, it is not.")]
+    outcomes = [benchmark.score(asked(label, split, n), text) for n, (split, label, text) in enumerate(answers)]
+    details = benchmark.aggregate(outcomes)
+    values, reasons = details["details"], details["reasons"]
+    assert (values["precision/adversarial"], values["recall/adversarial"]) == (50, 100)
+    assert values["f1/adversarial"] == pytest.approx(100 * 2 / 3)
+    assert values["accuracy/random"] == 100
+    assert values["precision/random"] is None
+    assert reasons["precision/random"] == "no yes among the answers"
+    assert reasons["accuracy/popular"] == "no example"
+    assert (values["tp"], values["tp/final"], values["accuracy/final"]) == (1, 1, pytest.approx(100 * 2 / 3))

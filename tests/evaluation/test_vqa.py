@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from eyeswap.data.formats import Example
 from eyeswap.errors import DataError
 from eyeswap.evaluation import get_benchmark
-from eyeswap.evaluation.gqa import count_steps
-from eyeswap.evaluation.vqa import score_textvqa, score_vizwiz, score_vqa_study, soft_accuracy
+from eyeswap.evaluation.benchmark import percent
+from eyeswap.evaluation.vqa import percent_as_official, score_textvqa, score_vizwiz, score_vqa_study, soft_accuracy
 
 
 @pytest.mark.parametrize(("matches", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
@@ -36,8 +36,24 @@ def test_impossible_numbers_of_answers_score_none():
         get_benchmark("textvqa-pure").score(asked, "dog")
 
 
-def test_steps_that_only_look_up_do_not_count():
-    assert count_steps([["select", "dog"], ["exist", "?"], ["query", "name"], ["query", "color"]]) == 2
+def test_restored_apostrophes_differ_between_the_modes_of_vizwiz():
+    asked = [
+        Example(str(n), "i.jpg", "1", "x", "x", "?", (truth,) * 10, details={"answerable": 1})
+        for n, truth in enumerate(["don\u2019t know", "don`t know", "can't"])
+    ]
+    answers = ["dont know", "dont know", "cant"]
+    scores = {
+        mode: [get_benchmark("vizwiz", mode).score(*pair).score for pair in zip(asked, answers, strict=True)]
+        for mode in ("study", "official")
+    }
+    assert scores == {"study": [0, 1, 1], "official": [1, 0, 1]}
+
+
+def test_the_official_scripts_multiply_before_they_divide():
+    answers = [0.3] * 8 + [0.9] * 22 + [0.6] * 10
+    assert percent_as_official(answers) == 100 * sum(answers) / 40
+    assert percent(answers) == 100 * (sum(answers) / 40)
+    assert percent_as_official([]) is None
 
 
 def test_vizwiz_tells_unanswerable_apart():

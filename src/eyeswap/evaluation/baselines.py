@@ -1,20 +1,22 @@
 """Trivial baselines, found on training examples only: what blind guessing already scores.
 
 A text or choice benchmark gets the most frequent answer of each kind of question; a box benchmark the one box
-that is right most often whatever the image.
+that is right most often whatever the image. Where no training examples are at hand (POPE has none) a constant
+that needs no data stands in, and says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.data.formats import Box, Example
-from eyeswap.errors import DataError
+from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.benchmark import Benchmark
 from eyeswap.evaluation.boxes import format_box, iou_matrix
 
@@ -36,6 +38,19 @@ class TrivialBaseline:
     benchmark: Benchmark
     title: str
     answers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, root: Path) -> Self:
+        """Find the answers on the training split below ``root``, or take a constant if it is not on disk.
+
+        Raises:
+            DataError: naming file and row, if the training files are there but not in their format.
+        """
+        try:
+            return cls.fit(benchmark, benchmark.examples(root, "train"))
+        except MissingFileError:
+            answer = format_box((0, 0, 1, 1)) if benchmark.answer_kind == "box" else (*benchmark.choices, "yes")[0]
+            return cls(benchmark, f'always "{answer}" (no training split on disk)', {ANY_KIND: answer})
 
     @classmethod
     def fit(cls, benchmark: Benchmark, train_examples: Sequence[Example]) -> Self:
