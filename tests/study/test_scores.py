@@ -37,11 +37,11 @@ def write_run(run, num_examples=(30, 10), seed=0, **changes):
 def test_scores_have_the_documented_shape_and_are_percent(tmp_path):
     run = write_run(tmp_path)
     scores = score_run(run)
-    assert list(scores) == ["benchmarks", "averages"]
+    assert list(scores) == ["benchmarks", "averages", "errors"]
     pope = scores["benchmarks"]["pope"]
     assert set(pope) == {
         *("group", "title", "metric", "unit", "n", "score", "interval"),
-        *("baseline", "gain", "subsets", "invalid_rate"),
+        *("baseline", "gain", "subsets", "invalid_rate", "num_examples", "errors"),
     }
     table = pq.read_table(run / "predictions" / "pope.parquet").to_pydict()
     assert pope["n"] == 30

@@ -87,8 +87,13 @@ def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
         return _read(path)
     table = _read_parts(run_dir, None, benchmark)
     if table.num_rows == 0:
-        raise MissingFileError(f"{path}: no such file, and no part of it; evaluate this run first")
+        raise MissingFileError(f"{path}: no such file, although benchmarks.json names it; evaluate this run again")
     return table.drop_columns(["benchmark"])
+
+
+def is_unfinished(run_dir: Path) -> bool:
+    """Return whether an evaluation was begun and has not ended; its answers so far can be read."""
+    return any(_parts(run_dir).glob("part-*.parquet"))
 
 
 def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None:

@@ -225,5 +225,6 @@ def _write_index(run_dir: Path, asked: Sequence[Asked], questions: Mapping[str, 
             "baseline": baseline.title,
             "num_examples": len(examples),
             "questions_digest": asks,
+            **({"iou_threshold": benchmark.iou_threshold} if benchmark.answer_kind == "box" else {}),
         }
     write_json(path, index)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeswap.errors import DataError
+from eyeswap.errors import DataError, MissingFileError
+from eyeswap.evaluation.predictions import is_unfinished, predictions_path, read_predictions
 from eyeswap.files import read_json, write_json
 from eyeswap.study.statistics import Interval, weighted_average, weighted_difference
 
@@ -34,6 +35,8 @@ class Predictions:
         title: name for tables.
         metric: what a score of 1 means, such as ``IoU >= 0.5``.
         baseline: name of the trivial baseline.
+        num_examples: how many were asked; more than are here while the evaluation is unfinished.
+        iou_threshold: overlap from which a box is right; None for answers that are no boxes.
         table: the whole file as a ``pyarrow.Table``.
         image: ``[n]`` image paths, what resampling keeps together.
         score: ``[n]`` in 0..1.
@@ -46,6 +49,8 @@ class Predictions:
     title: str
     metric: str
     baseline: str
+    num_examples: int
+    iou_threshold: float | None
     table: Any
     image: NDArray[np.str_]
     score: NDArray[np.float64]
@@ -66,6 +71,8 @@ class Predictions:
 def read_run_predictions(run_dir: Path) -> list[Predictions]:
     """Read all predictions of a run, in the order of ``predictions/benchmarks.json``.
 
+    Of an unfinished evaluation, what is there is read; a benchmark without any answer is left out.
+
     Raises:
         DataError: naming file, column or row, when something is missing or out of range.
     """
@@ -73,11 +80,20 @@ def read_run_predictions(run_dir: Path) -> list[Predictions]:
     benchmarks = read_json(index)
     if not isinstance(benchmarks, dict) or not benchmarks:
         raise DataError(f"{index}: expected a mapping of benchmark names to group, title and metric")
-    return [_read_predictions(index, name, about) for name, about in benchmarks.items()]
+    found = []
+    for name, about in benchmarks.items():
+        try:
+            found.append(_read_predictions(index, name, about))
+        except MissingFileError:
+            if not is_unfinished(run_dir):
+                raise
+    return found
 
 
 def score_run(run_dir: Path) -> dict[str, Any]:
     """Return the content of ``scores.json`` for a run: every benchmark and the weighted averages, in percent.
+
+    Of an unfinished evaluation the answers that are there are scored; ``n`` is then less than ``num_examples``.
 
     Raises:
         DataError: as `read_run_predictions`.
@@ -137,6 +153,9 @@ def summarize(predictions: Sequence[Predictions]) -> dict[str, Any]:
             "baseline": {"name": one.baseline, "score": _percent(one.baseline_score.mean())},
             "subsets": _subsets(one),
             "invalid_rate": _percent(np.mean(one.column("invalid"))),
+            "num_examples": one.num_examples,
+            "errors": _num_errors(one),
+            **({"readings": _readings(one)} if one.iou_threshold is not None else {}),
         }
         for one in predictions
     }
@@ -145,7 +164,24 @@ def summarize(predictions: Sequence[Predictions]) -> dict[str, Any]:
     averages = {
         name: {**_scores(members), "baseline": _pooled_baseline(members)} for name, members in groups.items() if members
     }
-    return {"benchmarks": benchmarks, "averages": averages}
+    return {"benchmarks": benchmarks, "averages": averages, "errors": sum(map(_num_errors, predictions))}
+
+
+def _num_errors(one: Predictions) -> int:
+    """Return how many examples could not be asked or scored; they count as wrong."""
+    return sum(error is not None for error in one.column("error")) if "error" in one.table.column_names else 0
+
+
+def _readings(one: Predictions) -> dict[str, float | None]:
+    """Return the score, in percent, of each way to read a box: in either frame, and by the lenient reader."""
+    scores: dict[str, float | None] = {}
+    for name in ("original", "canvas", "lenient"):
+        column = f"{name}_iou"
+        overlaps = one.column(column) if column in one.table.column_names else []
+        known = any(overlap is not None for overlap in overlaps)
+        right = [overlap is not None and overlap >= one.iou_threshold for overlap in overlaps]
+        scores[name] = _percent(np.mean(right)) if known else None
+    return scores
 
 
 def _scores(members: Sequence[Predictions]) -> dict[str, Any]:
@@ -180,20 +216,12 @@ def _subsets(one: Predictions) -> dict[str, dict[str, Any]]:
 
 
 def _read_predictions(index: Path, name: str, about: Any) -> Predictions:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not isinstance(about, dict) or any(key not in about for key in ("group", "title", "metric")):
         raise DataError(f"{index}: {name}: expected group, title and metric")
     if about["group"] not in GROUPS:
         raise DataError(f"{index}: {name}: group {about['group']} is not one of {', '.join(GROUPS)}")
-    path = index.parent / f"{name}.parquet"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file, although {index.name} names it; evaluate this run again")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file: {error}") from None
+    path = predictions_path(index.parents[1], name)
+    table = read_predictions(index.parents[1], name)
     missing = [column for column in NEEDED_COLUMNS if column not in table.column_names]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}")
@@ -209,6 +237,8 @@ def _read_predictions(index: Path, name: str, about: Any) -> Predictions:
         title=about["title"],
         metric=about["metric"],
         baseline=about.get("baseline", "trivial baseline"),
+        num_examples=about.get("num_examples", table.num_rows),
+        iou_threshold=about.get("iou_threshold"),
         table=table,
         image=np.asarray(table.column("image").to_pylist(), dtype=np.str_),
         score=_fractions(path, table, "score"),
