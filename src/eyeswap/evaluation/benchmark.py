@@ -100,6 +100,11 @@ class Benchmark(ABC):
         return 0.5
 
     @property
+    def origin(self) -> str:
+        """What `get_benchmark` makes it from: its name, or the file of an own benchmark."""
+        return self.name
+
+    @property
     def answer_kind(self) -> AnswerKind:
         """How the model answers: free text, first-token probabilities of ``choices``, or a box in text."""
         return "text"

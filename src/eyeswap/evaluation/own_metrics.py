@@ -64,6 +64,11 @@ class OwnBenchmark(Benchmark):
         return self.section
 
     @property
+    def origin(self) -> str:
+        """The YAML file."""
+        return str(self.path.resolve())
+
+    @property
     def metric(self) -> str:
         """The metric as the YAML file names it."""
         return self.metric_name

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("answer", pa.string()),
         ("truth", pa.string()),
+        ("details", pa.string()),
         ("score", pa.float64()),
         ("box", _NUMBERS),
         ("iou", pa.float64()),
