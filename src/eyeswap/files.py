@@ -251,10 +251,14 @@ class _Leftover:
         pass
 
 
-def read_torch_weights(path: Path) -> Any:
+def read_torch_weights(path: Path, mmap: bool = False) -> Any:
     """Read a ``.pth`` file by torch's weights-only reader; no code of the file runs.
 
     Leftovers of well-known training tools are read as empty objects; any other class or function is refused.
+
+    Args:
+        path: the file.
+        mmap: leave tensors on disk until they are used; needs a file of torch 1.6 or newer.
 
     Raises:
         CheckpointError: if the file is missing, not a torch file, or asks for a class or function.
@@ -269,7 +273,7 @@ def read_torch_weights(path: Path) -> Any:
     try:
         with safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a hostile file can raise anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {asked[1]}" if asked else "it is damaged or of another kind"
