@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from eyeswap.backbones import catalog
 from eyeswap.backbones import download as module
 from eyeswap.backbones.catalog import WeightsSource
-from eyeswap.backbones.download import download, fetch
+from eyeswap.backbones.download import address, cache_folder, download, fetch, local_path
 from eyeswap.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB, several chunks
@@ -26,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.asked.append(self.headers.get("Range"))
+        server.paths.append(self.path)
         if server.status:
             self.send_error(server.status)
             return
@@ -51,8 +54,8 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
     monkeypatch.setenv("EYESWAP_CACHE", str(tmp_path / "cache"))
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.asked, server.paths = [], []
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -134,6 +137,79 @@ def test_fetch_downloads_once_and_checks_every_time(server):
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="delete the file"):
         fetch(source)
+
+
+def test_a_file_of_the_hub_goes_through_its_mirror_and_is_resumed_too(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    source = WeightsSource(file="model.safetensors", layout="plain", licence="MIT", hub="owner/name")
+    server.cuts = 1
+    assert fetch(source) == cache_folder() / "owner" / "name" / "model.safetensors"
+    assert fetch(source).read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={len(CONTENT) // 2}-"]
+    assert server.paths == ["/owner/name/resolve/main/model.safetensors"] * 2
+
+
+def test_a_file_in_the_cache_of_the_hub_is_not_fetched_again(server, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    kept = tmp_path / "kept.safetensors"
+    kept.write_bytes(b"kept")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: str(kept))
+    source = WeightsSource(file="model.safetensors", layout="plain", licence="MIT", hub="owner/name")
+    assert fetch(source) == kept
+    assert server.asked == []
+
+
+def test_a_folder_that_was_carried_over_needs_no_network(monkeypatch, tmp_path):
+    monkeypatch.setenv("EYESWAP_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "download", lambda *_: pytest.fail("went to the network"))
+    for entry in catalog.entries().values():
+        if not entry.weights.packaged:
+            path = tmp_path / "weights" / entry.weights.place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            assert fetch(entry.weights) == path
+
+
+def test_without_a_network_one_line_says_where_to_get_the_file_and_where_to_put_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("EYESWAP_CACHE", str(tmp_path))
+    source = WeightsSource(file="x.pth", layout="plain", licence="MIT", url="http://no-such-host.invalid/x.pth")
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError) as caught:
+        fetch(source)
+    assert time.perf_counter() - start < module.PAUSE_S * module.ATTEMPTS  # a name that nobody knows is not retried
+    line = str(caught.value)
+    assert address(source) in line
+    assert f"put it at {local_path(source)}" in line
+    assert "\n" not in line
+    assert leftovers(tmp_path) == []
+
+
+def test_processes_that_ask_at_once_share_one_download(server, tmp_path):
+    askers = [threading.Thread(target=download, args=(url(server), tmp_path / "weights.pth")) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert server.asked == [None]
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    assert leftovers(tmp_path) == ["weights.pth"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(server, tmp_path, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", refuse)
+    with pytest.raises(CheckpointError, match="not allowed to write there; set EYESWAP_CACHE"):
+        download(url(server), tmp_path / "a" / "weights.pth")
+
+
+def test_a_page_in_place_of_the_file_is_refused(server, tmp_path):
+    server.content = b"<html>please log in</html>"
+    with pytest.raises(CheckpointError, match="sha256 of the download differs"):
+        download(url(server), tmp_path / "weights.pth", hashlib.sha256(CONTENT).hexdigest())
+    assert leftovers(tmp_path) == []
 
 
 def test_no_network_is_one_line(monkeypatch, tmp_path):

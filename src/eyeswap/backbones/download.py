@@ -17,6 +17,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from filelock import FileLock
+
 from eyeswap.backbones.catalog import WeightsSource
 from eyeswap.errors import CheckpointError
 from eyeswap.files import sha256_of, write_text
@@ -72,12 +74,28 @@ def fetch(source: WeightsSource) -> Path:
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> None:
-    """Download a file; nothing appears at ``path`` before it is whole.
+    """Download a file; nothing appears at ``path`` before it is whole, and of several processes one does the work.
 
     Raises:
-        CheckpointError: if the server does not have it, keeps failing, or sends another file than ``sha256``.
+        CheckpointError: if the server does not have it, keeps failing, or sends another file than ``sha256``; or if the
+            folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            try:
+                if not path.is_file():
+                    _download(url, path, sha256)
+            finally:
+                lock.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{error.filename}: not allowed to write there; set EYESWAP_CACHE to another folder"
+        ) from None
+
+
+def _download(url: str, path: Path, sha256: str | None) -> None:
     part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.tag")
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -144,7 +144,7 @@ def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | Non
         path = _locate(entry, weights)
         if not entry.weights.commercial_use:
             say_non_commercial(entry.name, entry.licence)
-        state, digest = read_weights(path, LAYOUTS[entry.weights.layout]), sha256_of(path)
+        state, digest = _read(path, entry, is_fetched=weights is None), sha256_of(path)
     found = len(state)
     state = official_state_dict(state) if entry.family == "vmamba" else state
     keys = load_state(network, state, source=f"{entry.name}: {path or entry.weights.file}")
@@ -153,6 +153,14 @@ def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | Non
     return LoadedBackbone(
         entry.name, entry.family, network, entry.geometry, digest, entry=entry, weights_file=path, keys=keys
     )
+
+
+def _read(path: Path, entry: BackboneEntry, *, is_fetched: bool) -> dict[str, Tensor]:
+    try:
+        return read_weights(path, LAYOUTS[entry.weights.layout])
+    except CheckpointError as error:
+        remedy = "; delete the file to get it again" if is_fetched and not entry.weights.packaged else ""
+        raise CheckpointError(f"{entry.name}: {error}{remedy}") from None
 
 
 def _locate(entry: BackboneEntry, weights: Path | None) -> Path:
