@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eyeswap.cli import ask, audit, backbones, check, data, doctor, estimate, pretrain, report, study
+from eyeswap.cli import ask, audit, backbones, check, data, doctor, estimate, models, pretrain, report, study
 from eyeswap.errors import EyeswapError
 
-ORDER = ("study", "estimate", "report", "audit", "ask", "backbones", "check", "data", "pretrain", "doctor")
+ORDER = ("study", "estimate", "report", "audit", "ask", "backbones", "check", "models", "data", "pretrain", "doctor")
 
 
 class _Commands(TyperGroup):
@@ -77,6 +77,7 @@ app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
 app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
 app.add_typer(backbones.app, name="backbones")
 app.command("check", epilog=check.EXAMPLE)(check.check)
+app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
 
