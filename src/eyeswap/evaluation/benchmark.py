@@ -100,6 +100,11 @@ class Benchmark(ABC):
         return 0.5
 
     @property
+    def averages_subsets(self) -> bool:
+        """Whether its score is the plain mean over its subsets, whatever their sizes."""
+        return False
+
+    @property
     def origin(self) -> str:
         """What `get_benchmark` makes it from: its name, or the file of an own benchmark."""
         return self.name
@@ -158,7 +163,8 @@ class Benchmark(ABC):
 
     def headline(self, outcomes: Sequence[Outcome]) -> float | None:
         """Return the reported number in percent; None if there is no outcome."""
-        return percent(outcome.score for outcome in outcomes)
+        parts = grouped(outcomes, lambda outcome: outcome.example.subset if self.averages_subsets else "").values()
+        return percent([sum(outcome.score for outcome in part) / len(part) for part in parts])
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
         """Return the further metrics that the benchmark's own scorer prints."""

@@ -58,6 +58,11 @@ class POPE(Benchmark):
     metric: ClassVar[str] = "accuracy, mean of splits"
 
     @property
+    def averages_subsets(self) -> bool:
+        """The reported accuracy is the plain mean of the splits that have examples."""
+        return True
+
+    @property
     def answer_kind(self) -> AnswerKind:
         """First-token probabilities of Yes and No; free text in ``official`` mode."""
         return "text" if self.mode == "official" else "choice"
@@ -91,12 +96,6 @@ class POPE(Benchmark):
             margin=first_token_margin(answer, 0 if example.truth == "yes" else 1),
             probabilities=(p_yes, p_no),
         )
-
-    def headline(self, outcomes: Sequence[Outcome]) -> float | None:
-        """Return the unweighted mean accuracy of the splits that have examples."""
-        parts = grouped(outcomes, lambda outcome: outcome.example.subset).values()
-        scores = [sum(outcome.score for outcome in part) / len(part) for part in parts]
-        return percent(scores)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
         """By split and pooled: what the official script prints, or accuracy and areas under curves as the study."""

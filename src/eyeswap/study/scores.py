@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, predictions_path, read_predictions
 from eyeswap.files import read_json, write_json
-from eyeswap.study.statistics import Interval, weighted_average, weighted_difference
+from eyeswap.study.averages import GROUPS, Weights, average, gain, members, pieces
+from eyeswap.study.statistics import Interval
 
-GROUPS = ("vqa", "localization")
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
 
 
@@ -142,15 +142,19 @@ def check_paired(first: Predictions, other: Predictions) -> None:
         )
 
 
-def summarize(predictions: Sequence[Predictions]) -> dict[str, Any]:
-    """Return scores, intervals, baselines and gains of benchmarks and weighted averages, in percent."""
+def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -> dict[str, Any]:
+    """Return scores, intervals, baselines and gains of benchmarks and weighted averages, in percent.
+
+    Args:
+        predictions: of each benchmark.
+        weights: how benchmarks are weighted in averages: by the examples at hand, or by those of the published sets.
+    """
     benchmarks = {
         one.name: {
             "group": one.group,
             "title": one.title,
             "metric": one.metric,
-            **_scores([one]),
-            "baseline": {"name": one.baseline, "score": _percent(one.baseline_score.mean())},
+            **_scores([one], weights),
             "subsets": _subsets(one),
             "invalid_rate": _percent(np.mean(one.column("invalid"))),
             "num_examples": one.num_examples,
@@ -159,10 +163,9 @@ def summarize(predictions: Sequence[Predictions]) -> dict[str, Any]:
         }
         for one in predictions
     }
-    groups = {group: [one for one in predictions if one.group == group] for group in GROUPS}
-    groups["overall"] = list(predictions)
     averages = {
-        name: {**_scores(members), "baseline": _pooled_baseline(members)} for name, members in groups.items() if members
+        name: _scores([predictions[position] for position in positions], weights)
+        for name, positions in members([one.group for one in predictions]).items()
     }
     return {"benchmarks": benchmarks, "averages": averages, "errors": sum(map(_num_errors, predictions))}
 
@@ -184,26 +187,27 @@ def _readings(one: Predictions) -> dict[str, float | None]:
     return scores
 
 
-def _scores(members: Sequence[Predictions]) -> dict[str, Any]:
-    """Return unit, n, score, interval and gain over the baseline for benchmarks weighted by their sizes."""
-    images = [one.image for one in members]
-    score = weighted_average([one.score for one in members], images)
-    gain, _ = weighted_difference([one.score for one in members], [one.baseline_score for one in members], images)
+def _scores(those: Sequence[Predictions], weights: Weights) -> dict[str, Any]:
+    """Return unit, n, score, interval, trivial baseline and gain over it for some benchmarks together."""
+    parts = [
+        part
+        for one in those
+        for part in pieces(
+            one.name, one.score, one.baseline_score, one.image, np.asarray(one.column("subset"), np.str_), weights
+        )
+    ]
+    score, ahead = average(parts), gain(parts)
+    names = {one.baseline for one in those}
     return {
         "unit": "%",
-        "n": sum(len(one.score) for one in members),
+        "n": sum(len(one.score) for one in those),
         "score": _percent(score.value),
         "interval": _bounds(score),
-        "gain": {"value": _percent(gain.value), "interval": _bounds(gain)},
-    }
-
-
-def _pooled_baseline(members: Sequence[Predictions]) -> dict[str, Any]:
-    """Return the baseline of a weighted average: the mean of the trivial baselines over all examples."""
-    names = {one.baseline for one in members}
-    return {
-        "name": names.pop() if len(names) == 1 else "trivial baselines",
-        "score": _percent(np.concatenate([one.baseline_score for one in members]).mean()),
+        "baseline": {
+            "name": names.pop() if len(names) == 1 else "trivial baselines",
+            "score": _percent(score.value - ahead.value),
+        },
+        "gain": {"value": _percent(ahead.value), "interval": _bounds(ahead)},
     }
 
 

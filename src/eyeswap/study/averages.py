@@ -1,0 +1,86 @@
+"""How benchmarks enter an average: "vqa", "localization" and "overall".
+
+Every reported column weighs as many examples as it has, as in the published study, where VQA v2 alone is 74 % of
+"vqa" and "vqa" 87 % of "overall"; TextVQA counts twice, with and without OCR tokens. Of slim sets, which hold as many
+examples of each benchmark, the published counts may be taken as weights instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeswap.evaluation import BENCHMARKS
+from eyeswap.study.statistics import Interval, weighted_average, weighted_difference
+
+GROUPS = ("vqa", "localization")
+Weights = Literal["counts", "published"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Scores whose plain mean enters an average with one weight.
+
+    Attributes:
+        weight: in examples.
+        score: ``[n]`` in 0..1.
+        baseline: ``[n]`` scores of the trivial baseline.
+        image: ``[n]`` image paths, what resampling keeps together.
+    """
+
+    weight: float
+    score: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    image: NDArray[np.str_]
+
+
+def members(groups: Sequence[str]) -> dict[str, list[int]]:
+    """Return which benchmarks, by position, each average has, given the group of each; empty averages are left out."""
+    found = {group: [i for i, one in enumerate(groups) if one == group] for group in GROUPS}
+    found["overall"] = list(range(len(groups)))
+    return {name: positions for name, positions in found.items() if positions}
+
+
+def pieces(
+    name: str,
+    score: NDArray[np.float64],
+    baseline: NDArray[np.float64],
+    image: NDArray[np.str_],
+    subset: NDArray[np.str_],
+    weights: Weights = "counts",
+) -> list[Piece]:
+    """Return a benchmark's examples in one piece, or in a piece a subset if its score is the mean of its subsets.
+
+    Args:
+        name: the benchmark.
+        score: ``[n]`` in 0..1.
+        baseline: ``[n]`` scores of the trivial baseline.
+        image: ``[n]`` image paths.
+        subset: ``[n]`` subset of each example.
+        weights: by the examples at hand, or by those of the full published set.
+    """
+    published = BENCHMARKS.get(name)
+    total = published.num_published if published and weights == "published" else len(score)
+    if published is None or not published.averages_subsets:
+        return [Piece(total, score, baseline, image)]
+    parts = [subset == part for part in np.unique(subset)]
+    return [Piece(total / len(parts), score[part], baseline[part], image[part]) for part in parts]
+
+
+def average(parts: Sequence[Piece]) -> Interval:
+    """Return the weighted average of the pieces' means, as a fraction with its interval."""
+    return weighted_average([part.score for part in parts], [part.image for part in parts], _weights(parts))
+
+
+def gain(parts: Sequence[Piece]) -> Interval:
+    """Return by how much the weighted average lies above that of the trivial baselines, with its interval."""
+    scores, baselines = [part.score for part in parts], [part.baseline for part in parts]
+    return weighted_difference(scores, baselines, [part.image for part in parts], _weights(parts))[0]
+
+
+def _weights(parts: Sequence[Piece]) -> list[float]:
+    return [part.weight for part in parts]
