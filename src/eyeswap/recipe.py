@@ -55,6 +55,9 @@ class FolderData(Spec):
         "download/llava-v1.5-instruct/llava_v1_5_mix665k.json",
         description="instruction-tuning json in the LLaVA format, relative to the folder",
     )
+    skip_missing: bool = Field(
+        False, description="leave out records whose image is missing or unreadable, and record how many"
+    )
 
 
 def _data_tag(value: Any) -> str:
@@ -79,6 +82,11 @@ class Recipe(Spec):
     num_epochs: Count = Field(1, description="passes over the training data")
     max_steps: Count | None = Field(None, description="stop after this many optimizer steps; null runs all epochs")
     global_batch: Count = Field(128, description="conversations in one optimizer step")
+    order: Literal["split-modality", "shuffled"] = Field(
+        "split-modality",
+        description='"split-modality" never mixes conversations with and without image in one global batch, as '
+        'published; "shuffled" draws from all alike',
+    )
     micro_batch: Count | None = Field(
         None, description="conversations in one forward pass; null takes the whole global batch"
     )
@@ -93,6 +101,11 @@ class Recipe(Spec):
         "token-mean",
         description='"token-mean" weighs every target token of the global batch alike; '
         '"micro-batch-mean" averages the means of the micro-batches, as the published code does',
+    )
+    lora_rank: Count | None = Field(
+        None,
+        description="train low-rank adapters of this rank (and twice this alpha) in the language model instead of "
+        "all its weights, for smaller GPUs; needs the lora extra",
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of forward and backward passes")
     max_text_tokens: Count = Field(2048, description="longer conversations are cut after this many text tokens")
@@ -119,6 +132,30 @@ class Recipe(Spec):
     def digest(self) -> str:
         """The sha256 (hex) of the recipe's canonical JSON: equal recipes have equal digests."""
         return digest(self.model_dump(mode="json"))
+
+
+class Execution(Spec):
+    """How training is carried out on a machine; what is learnt does not depend on it, beyond rounding."""
+
+    tokens_per_pass: Count | None = Field(
+        None,
+        description="pack conversations of a global batch into passes of up to this many tokens, without padding "
+        "(loss token-mean only); null takes the recipe's micro-batches, padded",
+    )
+    recompute: bool = Field(False, description="recompute every layer in the backward pass, to save memory")
+    workers: Annotated[int, Field(strict=True, ge=0)] = Field(
+        4, description="processes that decode images, where visual tokens do not come from the cache"
+    )
+    cache_gb: Annotated[float, Field(strict=True, ge=0)] = Field(
+        32.0, description="largest cache of visual tokens to write before training; larger ones are not written"
+    )
+    checkpoint_every_s: Annotated[float, Field(strict=True, ge=0)] | None = Field(
+        None, description="seconds between checkpoints; null takes 15 s, or 20 times what the last one took if longer"
+    )
+    keep_checkpoints: Count = Field(2, description="checkpoints kept while a run goes on")
+    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="where the training log is sent besides train.jsonl"
+    )
 
 
 def shown(value: Any) -> str:
