@@ -12,10 +12,24 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eyeswap.cli import ask, audit, backbones, check, data, doctor, estimate, models, pretrain, report, study
+from eyeswap.cli import archive, ask, audit, backbones, check, data, doctor, estimate, models, pretrain, report, study
 from eyeswap.errors import EyeswapError
 
-ORDER = ("study", "estimate", "report", "audit", "ask", "backbones", "check", "models", "data", "pretrain", "doctor")
+ORDER = (
+    "study",
+    "estimate",
+    "report",
+    "audit",
+    "ask",
+    "backbones",
+    "check",
+    "models",
+    "data",
+    "pretrain",
+    "export",
+    "import",
+    "doctor",
+)
 
 
 class _Commands(TyperGroup):
@@ -79,6 +93,8 @@ app.add_typer(backbones.app, name="backbones")
 app.command("check", epilog=check.EXAMPLE)(check.check)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.command("export", epilog=archive.EXPORT_EXAMPLE)(archive.export)
+app.command("import", epilog=archive.IMPORT_EXAMPLE)(archive.import_)
 app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
 
 
