@@ -168,6 +168,16 @@ def _other_sizes(subject: _Subject) -> list[tuple[int, int]]:
     return [*((r * tall, c * wide) for r, c in whole), (half[0] * tall + 1, half[1] * wide + 3)]
 
 
+def check_repeat(subject: _Subject) -> Finding:
+    """The same images give the same tokens, bit for bit."""
+    again = _run_network(subject.network, subject.images)
+    if torch.equal(again, subject.tokens):
+        return Finding("repeat", "ok", "the same images give the same tokens, bit for bit")
+    largest = float((again - subject.tokens).abs().max())
+    remedy = "look for dropout called by hand, random numbers in forward, or state that a pass changes"
+    return Finding("repeat", "failed", f"the same images give other tokens, by up to {largest:.2g}", remedy)
+
+
 def check_raster(subject: _Subject) -> Finding:
     """Token ``r * columns + c`` shows what lies in row ``r``, column ``c``: a change there moves it most."""
     rows, columns = subject.grid
@@ -179,7 +189,7 @@ def check_raster(subject: _Subject) -> Finding:
     crossed = sum(_is_near(found, (column, row), subject.grid) for found, row, column in moved)
     if right >= 2:
         return Finding("raster", "ok", "a change in a cell of the image moves the token of that cell most")
-    if crossed >= 2:
+    if crossed == len(cells):
         found = "rows and columns are exchanged: a change at row r, column c moves the token of row c, column r"
         return Finding("raster", "failed", found, "return [B, h, w, D]: height before width, channels last")
     found = "a change in a cell of the image moves tokens elsewhere most"
@@ -199,16 +209,6 @@ def _most_moved(subject: _Subject, row: int, column: int) -> tuple[int, int]:
 
 def _is_near(found: tuple[int, int], cell: tuple[int, int], grid: tuple[int, int]) -> bool:
     return all(abs(a - b) <= max(1.0, PROBE_REACH * size) for a, b, size in zip(found, cell, grid, strict=True))
-
-
-def check_repeat(subject: _Subject) -> Finding:
-    """The same images give the same tokens, bit for bit."""
-    again = _run_network(subject.network, subject.images)
-    if torch.equal(again, subject.tokens):
-        return Finding("repeat", "ok", "the same images give the same tokens, bit for bit")
-    largest = float((again - subject.tokens).abs().max())
-    remedy = "look for dropout called by hand, random numbers in forward, or state that a pass changes"
-    return Finding("repeat", "failed", f"the same images give other tokens, by up to {largest:.2g}", remedy)
 
 
 def check_frozen(subject: _Subject) -> Finding:
@@ -314,8 +314,8 @@ def _one_line(error: Exception) -> str:
 CHECKS: dict[str, Callable[[_Subject], Finding]] = {
     "tokens": check_tokens,
     "grid": check_grid,
-    "raster": check_raster,
     "repeat": check_repeat,
+    "raster": check_raster,
     "frozen": check_frozen,
     "batch": check_batch,
     "pixels": check_pixels,

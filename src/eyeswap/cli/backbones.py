@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eyeswap.backbones.catalog import BackboneEntry
 
 app = typer.Typer(no_args_is_help=True, help="Look at the backbones of the catalog, and check their weights.")
-WIDE = 120  # columns of a terminal in which tap, geometry and data fit too
+WIDE = 136  # columns of a terminal in which tap, geometry and data fit too
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog.")]
@@ -39,11 +39,10 @@ def list_all(
         return
     console = open_console()
     is_wide = console.width >= WIDE
-    longest = max(len(entry.name) for entry in entries) if is_wide else 0
     for one in dict.fromkeys(entry.family for entry in entries):
         members = [entry for entry in entries if entry.family == one]
         console.print(f"\n[bold]{one}[/bold] ({len(members)})", highlight=False)
-        console.print(_table(members, longest, is_wide))
+        console.print(_table(members, is_wide))
     for line in _footnotes(entries, is_wide):
         console.print(line, style="dim", highlight=False)
 
@@ -130,20 +129,20 @@ def _chosen(part: str, family: str | None, objective: str | None) -> list[Backbo
     return chosen
 
 
-def _table(entries: list[BackboneEntry], longest: int, is_wide: bool) -> Table:
+def _table(entries: list[BackboneEntry], is_wide: bool) -> Table:
     from rich.table import Column, Table
 
     numbers = (Column(title, justify="right", no_wrap=True) for title in ("tokens", "width", "params", "quality"))
     table = Table(
-        Column("name", no_wrap=True, min_width=longest),
+        Column("name", no_wrap=True),
         *numbers,
         box=None,
         padding=(0, 2 if is_wide else 1, 0, 0),
         pad_edge=False,
     )
     for title in ("tap", "geometry", "trained on") if is_wide else ():
-        table.add_column(title, no_wrap=title != "trained on")
-    table.add_column("licence", overflow="fold")
+        table.add_column(title, no_wrap=True)
+    table.add_column("licence", no_wrap=True)
     for entry in entries:
         size = entry.measured()
         tokens, params = f"{size.tokens[0] * size.tokens[1]}", f"{size.parameters / 1e6:.1f}M"
@@ -176,7 +175,7 @@ def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
     path = source.packaged_path() if source.packaged else local_path(source)
     facts = [
         ("family", f"{entry.family}, trained for {entry.objective} on {entry.pretraining}"),
-        ("tokens", f"{rows}x{columns} = {rows * columns} of width {size.width}"),
+        ("tokens", f"{rows}x{columns} = {rows * columns} visual tokens of width {size.width}"),
         ("parameters", f"{size.parameters:,} up to the tap, which is {tap(entry)}"),
         ("quality", _quality(entry, with_source=True)),
         ("geometry", entry.geometry.describe()),
