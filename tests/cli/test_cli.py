@@ -169,22 +169,6 @@ def test_a_report_of_no_study_is_one_line(tmp_path: Path) -> None:
     assert result.stderr == f"error: {tmp_path / 'study.json'}: no such file\n"
 
 
-def test_a_backbone_is_shown_with_its_tokens_and_parameters() -> None:
-    shown = invoke("backbones", "show", "digits-vit")
-    assert shown.exit_code == 0
-    assert "visual tokens of width" in shown.stdout
-    assert "parameters up to the tap" in shown.stdout
-    assert "digits-vit:" in shown.stdout
-
-
-def test_the_list_of_backbones_can_be_narrowed() -> None:
-    text = invoke("backbones", "list", "digits-v").stdout
-    assert "digits-vit" in text
-    assert "digits-vmamba" in text
-    assert "maxvit" not in text
-    assert invoke("backbones", "list", "no-such-name").exit_code == 2
-
-
 def test_a_real_interrupt_leaves_one_line_and_nothing_half_written(tmp_path: Path) -> None:
     out = tmp_path / "data"
     command = [
