@@ -12,7 +12,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eyeswap.cli import archive, ask, audit, backbones, check, data, doctor, estimate, models, pretrain, report, study
+from eyeswap.cli import (
+    archive,
+    ask,
+    audit,
+    backbones,
+    check,
+    compare,
+    data,
+    doctor,
+    estimate,
+    models,
+    pretrain,
+    report,
+    score,
+    study,
+)
 from eyeswap.errors import EyeswapError
 
 ORDER = (
@@ -20,6 +35,8 @@ ORDER = (
     "estimate",
     "report",
     "audit",
+    "score",
+    "compare",
     "ask",
     "backbones",
     "check",
@@ -87,6 +104,8 @@ app.add_typer(study.app, name="study")
 app.command("estimate", epilog="Example: eyeswap estimate studies/paper/matched-in1k-224.yaml")(estimate.estimate)
 app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
 app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
+app.command("score", epilog=score.EXAMPLE)(score.score)
+app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
 app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
 app.add_typer(backbones.app, name="backbones")

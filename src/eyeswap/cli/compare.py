@@ -1,0 +1,89 @@
+"""`eyeswap compare RUN_A RUN_B`: the paired difference of any two runs, and examples where they disagree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXAMPLE = "Example: eyeswap compare runs/quickstart/vit/seed-7 runs/quickstart/vmamba/seed-7 --examples 5"
+_WIDEST = 60
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run's folder.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run that is compared with it.")],
+    benchmark: Annotated[list[str] | None, typer.Option("--benchmark", help="Only this one; may be repeated.")] = None,
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="Examples to list of each benchmark where the runs disagree.")
+    ] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Join two runs example by example and print the difference B - A with its interval, for every benchmark."""
+    import json
+
+    from eyeswap.cli.console import open_console
+    from eyeswap.study.compare import compare_runs
+
+    content = compare_runs(first, second, benchmark or (), examples)
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    console.print(_differences(content))
+    console.print("p is adjusted by Holm over the rows; McNemar's p is exact and not adjusted", style="dim")
+    for note in content["notes"]:
+        console.print(f"! {note}", highlight=False, soft_wrap=True, markup=False)
+    for entry in content["benchmarks"].values():
+        if entry["examples"]:
+            _print_examples(entry, console)
+
+
+def _differences(content: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    a, b = content["runs"]
+    table = Table(title=f"A = {a}\nB = {b}\npercent, differences in points", title_justify="left")
+    table.add_column("benchmark")
+    for name in ("examples", "A", "B", "B - A", "95% interval", "p", "only A right", "only B right", "McNemar p"):
+        table.add_column(name, justify="right")
+    for entry in content["benchmarks"].values():
+        test = entry["mcnemar"]
+        counts = ("", "", "") if test is None else (str(test["only_first"]), str(test["only_second"]), _p(test["p"]))
+        table.add_row(entry["title"], *_row(entry), *counts)
+    table.add_section()
+    for name, entry in content["averages"].items():
+        table.add_row(f"[bold]{name}[/bold]", *_row(entry), "", "", "")
+    return table
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    low, high = entry["interval"]
+    return [
+        f"{entry['n']:,}",
+        f"{entry['first']:.2f}",
+        f"{entry['second']:.2f}",
+        f"{entry['difference']:+.2f}",
+        f"{low:+.2f} .. {high:+.2f}",
+        _p(entry["p_holm"]),
+    ]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _print_examples(entry: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("example", "image", "question", "truth", "A", "B", title=entry["title"], title_justify="left")
+    for row in entry["examples"]:
+        answers = [f"{text} ({score:.2g})" for text, score in zip(row["answers"], row["scores"], strict=True)]
+        cells = [row["example_id"], row.get("image", ""), row.get("question", ""), row.get("truth", ""), *answers]
+        table.add_row(*(Text(cell if len(cell) <= _WIDEST else cell[: _WIDEST - 3] + "...") for cell in cells))
+    console.print(table)
