@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 
 from eyeswap.data.collate import encode_conversation
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import read_json, write_json
-from eyeswap.vlm.llm import begins_with_bos, load_llm
+from eyeswap.vlm.llm import begins_with_bos, load_llm, load_tokenizer
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, TemplatePrompt, VicunaPrompt
 
 # pad token, whether sequences begin with BOS, chat frame, rows of the embedding
@@ -97,3 +98,25 @@ def test_an_llm_that_changes_its_logits_afterwards_is_refused(tiny_llm: Path, tm
     write_json(tmp_path / "config.json", {**read_json(tmp_path / "config.json"), "final_logit_softcapping": 30.0})
     with pytest.raises(SpecError, match="final_logit_softcapping"):
         load_llm(tmp_path)
+
+
+def test_a_tokenizer_in_the_format_of_vicuna_loads(tmp_path: Path):
+    """Vicuna comes with a sentencepiece model alone, pads with ``<unk>``, and has no chat template."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"USER: How many {n} are there? ASSISTANT: {n}" for n in range(300)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "tokenizer"), vocab_size=400, model_type="bpe",
+        byte_fallback=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    write_json(tmp_path / "config.json", {"model_type": "llama"})
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "pad_token": None}
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(tmp_path / "tokenizer_config.json", {**settings, **roles})
+    write_json(tmp_path / "special_tokens_map.json", {**roles, "pad_token": "<unk>"})
+    tokenizer, prompt = load_tokenizer(tmp_path)
+    assert prompt == VicunaPrompt()
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<PAD>", 400)
+    assert begins_with_bos(tokenizer, prompt)
+    encoded = encode_conversation(["How many 7 are there?", "7"], VicunaPrompt(system=""), tokenizer, 100)
+    assert tokenizer.decode(encoded.input_ids) == "<s> USER: How many 7 are there? ASSISTANT: 7</s>"
+    assert tokenizer.decode([label for label in encoded.labels if label >= 0]) == "7</s>"
