@@ -1,9 +1,12 @@
-"""Small files of every benchmark family in the official formats and folders, for tests of several folders."""
+"""Small files of every benchmark family in the official formats and folders, and runs that answer them at random."""
 
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -19,6 +22,11 @@ from eyeswap.data.formats import (
     write_vizwiz,
     write_vqa,
 )
+from eyeswap.evaluation import Benchmark, get_benchmark
+from eyeswap.evaluation.baselines import TrivialBaseline
+from eyeswap.evaluation.boxes import format_box
+from eyeswap.evaluation.predictions import merge_parts, write_part
+from eyeswap.files import write_json
 
 NUM_QUESTIONS = 60
 TEN = ("a",) * 6 + ("b",) * 4
@@ -121,3 +129,71 @@ def _add_programs(path: Path) -> None:
     for question_id, row in rows.items():
         row["semanticStr"] = f"s {question_id}"
     path.write_text(json.dumps(rows))
+
+
+def write_predictions(run: Path, root: Path, names: Sequence[str], seed: int = 0, keep: float = 1.0) -> None:
+    """Write the predictions of a run that answers at random, about half of it right.
+
+    Args:
+        run: the run's folder.
+        root: the data root.
+        names: benchmarks.
+        seed: of the answers.
+        keep: share of examples answered; below 1 they stay in parts, as an unfinished evaluation leaves them.
+    """
+    generator = random.Random(seed)
+    index, ids = {}, {}
+    for name in names:
+        benchmark = get_benchmark(name)
+        examples = benchmark.examples(root)
+        baseline = TrivialBaseline.of(benchmark, root)
+        rows = [_row(benchmark, example, baseline, generator) for example in examples[: round(keep * len(examples))]]
+        write_part(run, rows)
+        ids[benchmark.name] = [row["example_id"] for row in rows]
+        index[benchmark.name] = {
+            "group": benchmark.group,
+            "title": benchmark.title,
+            "metric": benchmark.metric,
+            "baseline": baseline.title,
+            "num_examples": len(examples),
+            "benchmark": benchmark.origin,
+            "mode": benchmark.mode,
+        }
+    write_json(run / "predictions" / "benchmarks.json", index)
+    if keep == 1:
+        merge_parts(run, ids)
+
+
+def _row(benchmark: Benchmark, example: Example, baseline: TrivialBaseline, generator: random.Random) -> dict[str, Any]:
+    outcome = benchmark.score(example, _answer(benchmark, example, generator))
+    return {
+        "benchmark": benchmark.name,
+        **{name: getattr(example, name) for name in ("example_id", "image", "image_id", "subset", "kind", "question")},
+        "prompt": benchmark.user_message(example),
+        "answer": outcome.answer,
+        "truth": json.dumps(example.truth),
+        "details": json.dumps(dict(example.details)),
+        "score": outcome.score,
+        "box": outcome.box,
+        "iou": outcome.iou,
+        "invalid": outcome.invalid,
+        "margin": outcome.margin,
+        "num_tokens": 1,
+        "latency_s": 0.01,
+        "baseline_score": baseline.score(example),
+        "probabilities": outcome.probabilities,
+        "error": None,
+    }
+
+
+def _answer(benchmark: Benchmark, example: Example, generator: random.Random) -> str | list[float]:
+    right = generator.random() < 0.5
+    if benchmark.choices:
+        weights = [generator.random() for _ in benchmark.choices]
+        if right and isinstance(example.truth, int):
+            weights[example.truth] += 2
+        return [weight / sum(weights) for weight in weights]
+    if benchmark.answer_kind == "box":
+        return format_box([float(value) for value in example.truth]) if right else generator.choice(["[0, 0, 1]", "?"])
+    truth = example.truth[0] if isinstance(example.truth, tuple) else str(example.truth)
+    return f"{truth}." if right else generator.choice(["B", "unanswerable", ""])

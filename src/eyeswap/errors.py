@@ -34,7 +34,7 @@ class DataError(EyeswapError):
 
 
 class MissingFileError(DataError):
-    """A data file is missing."""
+    """A data file, or the split that is wanted in it, is missing."""
 
 
 class CheckpointError(EyeswapError):

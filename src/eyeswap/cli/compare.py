@@ -84,6 +84,18 @@ def _print_examples(entry: dict[str, Any], console: Console) -> None:
     table = Table("example", "image", "question", "truth", "A", "B", title=entry["title"], title_justify="left")
     for row in entry["examples"]:
         answers = [f"{text} ({score:.2g})" for text, score in zip(row["answers"], row["scores"], strict=True)]
-        cells = [row["example_id"], row.get("image", ""), row.get("question", ""), row.get("truth", ""), *answers]
+        image = Path(row.get("image", "")).name
+        cells = [row["example_id"], image, row.get("question", ""), _truth(row.get("truth", "null")), *answers]
         table.add_row(*(Text(cell if len(cell) <= _WIDEST else cell[: _WIDEST - 3] + "...") for cell in cells))
     console.print(table)
+
+
+def _truth(text: str) -> str:
+    """Show ten human answers by how often each was given, a box or a label as it is."""
+    import json
+    from collections import Counter
+
+    truth = json.loads(text)
+    if isinstance(truth, list) and truth and all(isinstance(one, str) for one in truth):
+        return ", ".join(f"{answer} x{count}" for answer, count in Counter(truth).most_common())
+    return truth if isinstance(truth, str) else json.dumps(truth)

@@ -23,7 +23,7 @@ from eyeswap.data.formats import (
     read_vqa,
     refer_splits,
 )
-from eyeswap.errors import DataError, MissingFileError
+from eyeswap.errors import MissingFileError
 
 Split = Literal["eval", "train"]
 REFER_AUTHORS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -109,7 +109,7 @@ def read_refcoco_files(root: Path, split: str, names: Iterable[str] = REFER_AUTH
         names: sets to read.
 
     Raises:
-        DataError: naming file and row, or if a set has no example of that split.
+        DataError: naming file and row; of class MissingFileError if a set has no example of that split.
     """
     examples = []
     for name in names:
@@ -118,7 +118,8 @@ def read_refcoco_files(root: Path, split: str, names: Iterable[str] = REFER_AUTH
         images = _images(root, "refcoco", "train2014")
         found = read_refer(refs, instances, images, name, "val" if split == "eval" else split)
         if not found:
-            raise DataError(f"{refs}: has no expression of split {split!r}, only {', '.join(refer_splits(refs))}")
+            carried = ", ".join(refer_splits(refs))
+            raise MissingFileError(f"{refs}: has no expression of split {split!r}, only {carried}")
         examples += found
     return examples
 
