@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import pytest
 import torch
 
 from eyeswap.backbones.external import DEFAULT_GEOMETRY, JoinedBackbones
 from eyeswap.backbones.weights import load_backbone
-from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError
+from eyeswap.errors import CheckpointError, EnvironmentProblem, ShapeError, SpecError
 
 ENCODER = """
 from torch import nn
@@ -144,3 +145,34 @@ def test_timm_models_can_be_joined_and_built_for_another_size():
         from_timm("vit_tiny_patch16_224+vit_tiny_patch16_384", None, pretrained=False)
     with pytest.raises(SpecError, match="side of the image in pixels"):
         from_timm("vit_tiny_patch16_224@big", None, pretrained=False)
+
+
+def test_a_file_is_imported_as_a_script_would_be(tmp_path):
+    (tmp_path / "beside.py").write_text("WIDTH = 8\n")
+    head = "from __future__ import annotations\nimport dataclasses\nfrom beside import WIDTH\n"
+    config = "@dataclasses.dataclass\nclass Config:\n    width: int = WIDTH\n"
+    (tmp_path / "mine.py").write_text(head + config + ENCODER)
+    before = list(sys.path)
+    assert load_backbone(f"{tmp_path}/mine.py").network.embed_dim == 8  # build() where no function is named
+    assert sys.path == before
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_timm_models_keep_the_contract(model):
+    from eyeswap.backbones.conformance import assert_conforms
+    from eyeswap.backbones.weights import build_backbone
+
+    torch.manual_seed(0)
+    assert_conforms(*build_backbone(f"timm:{model}"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+def test_timm_models_refuse_sizes_that_they_cannot_take():
+    from eyeswap.backbones.external import from_timm
+
+    network, _ = from_timm("vit_tiny_patch16_224", None, pretrained=False)
+    assert network.token_grid(224, 448) == (14, 28)
+    with pytest.raises(ShapeError, match=r"image of 197x131 pixels: .*divisible by patch size") as caught:
+        network.token_grid(197, 131)
+    assert "\n" not in str(caught.value)

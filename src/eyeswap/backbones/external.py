@@ -7,11 +7,14 @@ second-to-last block.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -54,30 +57,48 @@ def from_file(name: str, tap: str | None = None) -> tuple[VisionBackbone, ImageG
         raise SpecError(f"{name}: tap has no meaning for an encoder of your own; decide it in {function}()")
     if not Path(path).is_file():
         raise SpecError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise SpecError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
-        raise SpecError(f"{path}: import failed: {_one_line(error)}") from error
-    build = getattr(module, function, None)
-    if not callable(build):
-        raise SpecError(f"{path}: has no function {function}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            built: Any = build()
-        except EyeswapError:
-            raise
-        except Exception as error:
-            raise SpecError(f"{path}: {function}() failed: {_one_line(error)}") from error
+    with _folder_on_path(Path(path)):
+        build = getattr(_import(Path(path)), function, None)
+        if not callable(build):
+            raise SpecError(f"{path}: has no function {function}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                built: Any = build()
+            except EyeswapError:
+                raise
+            except Exception as error:
+                raise SpecError(f"{path}: {function}() failed: {_one_line(error)}") from error
     network, geometry = built if isinstance(built, tuple) and len(built) == 2 else (built, DEFAULT_GEOMETRY)
     if not isinstance(network, VisionBackbone) or not isinstance(geometry, ImageGeometry):
         kinds = f"{type(network).__name__} and {type(geometry).__name__}"
         raise SpecError(f"{path}: {function}() returned {kinds}, expected a VisionBackbone and an ImageGeometry")
     return network, geometry
+
+
+@contextlib.contextmanager
+def _folder_on_path(path: Path) -> Iterator[None]:
+    """Let a file import what lies beside it, as a script can."""
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _import(path: Path) -> ModuleType:
+    """Import a file anew, under a name that no installed module has; its dataclasses look themselves up by it."""
+    spec = importlib.util.spec_from_file_location(f"eyeswap_own_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise SpecError(f"{path}: import failed: {_one_line(error)}") from error
+    return module
 
 
 def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
