@@ -46,10 +46,10 @@ def measure_speed(network: nn.Module, image: Tensor) -> Speed:
     for batch in BATCHES:
         if rates and batch / min(rates.values()) > LONGEST_PASS_S:
             break
-        _reset_peak(on_gpu)
+        reset_peak(on_gpu)
         rates[batch] = batch / _fastest_pass_s(network, image.expand(batch, -1, -1, -1).contiguous())
     peak_of = "on the GPU" if on_gpu else "the whole process"
-    return Speed(rates, _peak_bytes(on_gpu), f"{peak_of}, batch {max(rates)}", where)
+    return Speed(rates, peak_bytes(on_gpu), f"{peak_of}, batch {max(rates)}", where)
 
 
 def _fastest_pass_s(network: nn.Module, images: Tensor) -> float:
@@ -65,7 +65,8 @@ def _fastest_pass_s(network: nn.Module, images: Tensor) -> float:
     return min(times)
 
 
-def _reset_peak(on_gpu: bool) -> None:
+def reset_peak(on_gpu: bool) -> None:
+    """Forget the peak of memory so far."""
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return
@@ -73,7 +74,8 @@ def _reset_peak(on_gpu: bool) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _peak_bytes(on_gpu: bool) -> int | None:
+def peak_bytes(on_gpu: bool) -> int | None:
+    """Return the peak of memory since `reset_peak`: on the GPU, or of the whole process; None if unknown."""
     if on_gpu:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")

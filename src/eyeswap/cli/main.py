@@ -24,6 +24,7 @@ from eyeswap.cli import (
     estimate,
     models,
     pretrain,
+    profile,
     report,
     score,
     study,
@@ -43,6 +44,7 @@ ORDER = (
     "models",
     "data",
     "pretrain",
+    "profile",
     "export",
     "import",
     "doctor",
@@ -112,6 +114,7 @@ app.add_typer(backbones.app, name="backbones")
 app.command("check", epilog=check.EXAMPLE)(check.check)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("export", epilog=archive.EXPORT_EXAMPLE)(archive.export)
 app.command("import", epilog=archive.IMPORT_EXAMPLE)(archive.import_)
 app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
