@@ -67,4 +67,5 @@ def test_csv_and_picture(cells, tmp_path):
     assert float(rows[0]["vision_s"]) == cells[0].vision_s
     assert rows[-1]["vision_s"] == ""
     draw_profile([*cells, Cell("digits-vit", 512, problem="out of memory")], "a machine", tmp_path / "profile.png")
-    assert Image.open(tmp_path / "profile.png").width > 1000
+    with Image.open(tmp_path / "profile.png") as picture:
+        assert picture.width > 1000
