@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+
+import numpy as np
 import pytest
 import torch
 
@@ -34,7 +37,7 @@ def test_a_file_that_fits_is_described_by_what_was_used_of_it(whole):
     assert str(whole) in found["file"].found
     assert sha256_of(whole) in found["sha256"].found
     own, everything = len(catalog.entry(NAME).build().state_dict()), len(read_safetensors(whole))
-    assert f"{everything} of the backbone in the file: {own} used, {everything - own} beyond" in found["keys"].found
+    assert f"{everything} tensors of the network: {own} used, {everything - own} beyond" in found["keys"].found
     assert "8x8 = 64 tokens of width 128" in found["tokens"].found
 
 
@@ -73,7 +76,7 @@ def test_vmamba_counts_the_tensors_of_the_file_not_the_copies_made_of_them(tmp_p
     torch.save(whole, tmp_path / "a.pth")
     used = len(small.build().state_dict())
     found = {one.check: one.found for one in check_weights("digits-vmamba", tmp_path / "a.pth")}
-    assert f"{len(whole)} of the backbone in the file: {used} used, {len(whole) - used} beyond" in found["keys"]
+    assert f"{len(whole)} tensors of the network: {used} used, {len(whole) - used} beyond" in found["keys"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_the_file_of_another_entry_is_one_line_that_names_file_and_key(tmp_path)
     ("content", "words"),
     [
         ({"model": "text"}, "no tensors under model"),
-        ({"model": {"a": "text"}}, "a is a str, expected a tensor"),
+        ({"model": {"a": "text"}}, "a is a str, expected a tensor of numbers"),
         ({"model": {3: torch.zeros(1)}}, "missing key"),
         ([1, 2], "holds a list"),
         ({}, "it has nothing"),
@@ -116,3 +119,27 @@ def test_odd_content_is_one_line(tmp_path, content, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         list(check_weights("vmamba-tiny-s1l8", tmp_path / "odd.pth"))
     assert "\n" not in str(caught.value)
+
+
+def test_an_array_of_objects_in_a_pickle_is_one_line(tmp_path):
+    content = {"model": {"backbone.net.pos_embed": np.array([None, {}], dtype=object)}}
+    (tmp_path / "odd.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"backbone\.net\.pos_embed is a ndarray, expected a tensor of numbers"):
+        list(check_weights("vitdet-b", tmp_path / "odd.pkl"))
+
+
+def test_a_file_that_lacks_layer_scales_says_so(tmp_path, monkeypatch):
+    entry = catalog.entry("vit-adapter-upernet-augreg-t-ade20k-512")
+    small = {"pretrain_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2, "deform_num_heads": 2, "conv_inplane": 8}
+    small["interaction_indexes"] = [[0, 0], [1, 1], [2, 2], [3, 3]]
+    geometry = entry.geometry.override("corner-letterbox-64")
+    small_entry = entry.model_copy(update={"architecture": small, "geometry": geometry})
+    monkeypatch.setitem(catalog.entries(), entry.name, small_entry)
+    state = {
+        key: value
+        for key, value in small_entry.build().state_dict().items()
+        if not key.endswith((".gamma1", ".gamma2"))
+    }
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
+    found = {one.check: one.found for one in check_weights(entry.name, tmp_path / "a.pth")}
+    assert "0 beyond the tap; 8 lacking and left at their start, as blocks.0.gamma1" in found["keys"]

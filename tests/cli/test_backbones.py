@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -196,6 +198,21 @@ def test_check_without_the_file_and_without_a_network_says_where_both_are(monkey
         "http://no-such-host.invalid/timm/vit_small_patch16_224.augreg_in1k/resolve/main/model.safeten" in result.stderr
     )
     assert f"put it at {tmp_path / 'cache' / 'weights' / 'timm'}" in result.stderr
+
+
+def test_a_hostile_pickle_is_refused_and_nothing_runs(tmp_path):
+    mark = tmp_path / "it-ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {mark}",)
+
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Evil()}))
+    result = invoke("backbones", "check", "vitdet-b", "--weights", tmp_path / "evil.pkl")
+    assert result.exit_code == 2
+    assert re.search(r"error: vitdet-b-maskrcnn: .*evil\.pkl: refused, not a pickle of arrays: .*system", result.stderr)
+    assert result.stderr.count("\n") == 1
+    assert not mark.exists()
 
 
 # ---- check

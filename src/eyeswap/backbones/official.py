@@ -42,7 +42,7 @@ def _file_findings(loaded: LoadedBackbone) -> Iterator[Finding]:
         yield Finding("sha256", "failed", found, "delete the file and get it again")
     terms = "" if source.commercial_use else ": for non-commercial use only"
     yield Finding("licence", "ok" if source.commercial_use else "note", f"{source.licence}{terms}")
-    found = f"{keys.found} of the backbone in the file: {keys.used} used, {keys.found - keys.used} beyond the tap"
+    found = f"{keys.found} tensors of the network: {keys.used} used, {keys.found - keys.used} beyond the tap"
     if keys.default:
-        found += f"; {len(keys.default)} that may lack keep their start, {keys.default[0]} first"
+        found += f"; {len(keys.default)} lacking and left at their start, as {keys.default[0]}"
     yield Finding("keys", "ok", f"{found}; none missing, none unexpected")

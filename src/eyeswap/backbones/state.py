@@ -90,8 +90,8 @@ def unpack(content: Mapping[str, Any], layout: Layout, source: str) -> dict[str,
     for key, value in content.items():
         if not str(key).startswith(layout.prefix):
             continue
-        if not isinstance(value, Tensor | np.ndarray):
-            raise CheckpointError(f"{source}: {key} is a {type(value).__name__}, expected a tensor")
+        if not isinstance(value, Tensor) and not (isinstance(value, np.ndarray) and value.dtype.kind in "biufc"):
+            raise CheckpointError(f"{source}: {key} is a {type(value).__name__}, expected a tensor of numbers")
         name = str(key).removeprefix(layout.prefix)
         for prefix in layout.strip:
             name = name.removeprefix(prefix)
