@@ -80,7 +80,7 @@ def test_a_truth_of_another_benchmark_is_refused(name):
 
 
 def test_an_unknown_benchmark_names_the_nearest():
-    with pytest.raises(SpecError, match=r"'refcocoo' does not exist\. Did you mean refcoco"):
+    with pytest.raises(SpecError, match=r'unknown benchmark "refcocoo"\. Did you mean refcoco'):
         get_benchmark("refcocoo")
 
 

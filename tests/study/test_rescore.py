@@ -130,5 +130,5 @@ def test_an_own_benchmark_is_scored_from_its_file(tmp_path):
 def test_mistakes_are_named(run, tmp_path):
     with pytest.raises(SpecError, match="no predictions here; name a run folder"):
         rescore(tmp_path)
-    with pytest.raises(SpecError, match="has no predictions for 'vqa'. Did you mean vqav2"):
+    with pytest.raises(SpecError, match=r"has no predictions for 'vqa'\. Did you mean vqav2"):
         rescore(run, names=["vqa"])

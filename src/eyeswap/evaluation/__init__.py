@@ -61,5 +61,5 @@ def get_benchmark(name: str, mode: Mode = "study") -> Benchmark:
     elif name in known:
         benchmark = known[name]
     else:
-        raise SpecError(f"benchmark {name!r} does not exist. {nearest(name, known)}")
+        raise SpecError(f'unknown benchmark "{name}". {nearest(name, known)}')
     return replace(benchmark, mode=mode)

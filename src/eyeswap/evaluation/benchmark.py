@@ -110,6 +110,11 @@ class Benchmark(ABC):
         return self.name
 
     @property
+    def identity(self) -> str:
+        """What two runs must share to have been asked the same: the name, and a digest of an own benchmark's files."""
+        return self.name
+
+    @property
     def answer_kind(self) -> AnswerKind:
         """How the model answers: free text, first-token probabilities of ``choices``, or a box in text."""
         return "text"

@@ -29,7 +29,7 @@ from eyeswap.evaluation.grounding import Grounding
 from eyeswap.evaluation.hallucination import POPE, first_token_margin
 from eyeswap.evaluation.text import normalise_answer, normalise_words
 from eyeswap.evaluation.vqa import score_vqa_official
-from eyeswap.files import read_json_lines
+from eyeswap.files import digest, read_json_lines, sha256_of
 
 _FEWEST_ANSWERS = 4  # with fewer, not even a unanimous answer could score 1
 
@@ -69,6 +69,12 @@ class OwnBenchmark(Benchmark):
         return str(self.path.resolve())
 
     @property
+    def identity(self) -> str:
+        """The name with a digest of the YAML file and its rows."""
+        files = [path for path in (self.path, self.data, self.train) if path is not None]
+        return f"{self.name}@{digest([sha256_of(path) for path in files])[:16]}"
+
+    @property
     def metric(self) -> str:
         """The metric as the YAML file names it."""
         return self.metric_name
@@ -100,6 +106,7 @@ class OwnBenchmark(Benchmark):
             kind=record.text("kind", "question"),
             question=record.text("question"),
             truth=self.truth(record),
+            size=(record.integer("width"), record.integer("height")) if "width" in record.values else None,
             details=self.row_details(record),
         )
 

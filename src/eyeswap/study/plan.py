@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from eyeswap.evaluation import get_benchmark
 from eyeswap.files import digest, read_json, read_json_lines, sha256_of
 from eyeswap.study.spec import Study
 
@@ -50,7 +51,7 @@ class PlannedRun:
                 "backbone": sha256_of(Path(own_file)) if own_file else backbone,
                 "overrides": self.study.arms[self.arm].overrides,
                 "seed": self.seed,
-                "benchmarks": list(self.study.benchmarks),
+                "benchmarks": [get_benchmark(name).identity for name in self.study.benchmarks],
                 "subset": self.study.subset,
             }
         )
@@ -68,7 +69,8 @@ class PlannedRun:
         log = self.folder / "train.jsonl"
         rows: list[dict[str, Any]] = read_json_lines(log) if log.is_file() else []
         last = rows[-1] if rows else {}
-        answered = sum((self.folder / "predictions" / f"{name}.parquet").is_file() for name in self.study.benchmarks)
+        names = [get_benchmark(name).name for name in self.study.benchmarks]
+        answered = sum((self.folder / "predictions" / f"{name}.parquet").is_file() for name in names)
         return Progress(len(rows), last.get("loss"), last.get("elapsed_s"), answered)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from eyeswap.evaluation import BENCHMARKS
+from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS
 from eyeswap.recipe import DigitsData, FolderData, Recipe
 from eyeswap.study.spec import Arm, Study
 
@@ -33,7 +33,7 @@ def _table(model: type[BaseModel]) -> str:
         if model is Study and key == "name":
             continue  # comes from the file name
         is_list = get_origin(field.annotation) is tuple
-        choices = tuple(BENCHMARKS) if key == "benchmarks" else _choices(field.annotation)
+        choices = (*BENCHMARKS, *TEST_SPLITS) if key == "benchmarks" else _choices(field.annotation)
         words = ", ".join(f"`{choice}`" for choice in choices)
         listed = f" ({'any' if is_list else 'one'} of {words})" if len(choices) > 1 else ""
         rows.append(f"| `{key}` | {_default(field)} | {field.description}{listed} |")
