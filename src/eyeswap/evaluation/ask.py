@@ -45,7 +45,7 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     from eyeswap.files import open_image
     from eyeswap.vlm.model import VisionLanguageModel
 
-    folder = _model_folder(run_dir)
+    folder = model_folder(run_dir)
     image = open_image(image_path)
     model = VisionLanguageModel.load(folder)
     pixels, placement = model.processor.image_geometry.place(image)
@@ -62,8 +62,12 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     return Answer(text, (box[0] * width, box[1] * height, box[2] * width, box[3] * height))
 
 
-def _model_folder(folder: Path) -> Path:
-    """Return where the VLM of a run folder lies, or the folder itself if it holds a VLM."""
+def model_folder(folder: Path) -> Path:
+    """Return where the VLM of a run folder lies, or the folder itself if it holds a VLM.
+
+    Raises:
+        RunError: if there is no trained model.
+    """
     if (folder / "model").is_dir():
         return folder / "model"
     if (folder / "checkpoints" / "latest-checkpoint.pt").is_file():

@@ -63,8 +63,9 @@ def evaluate(
     run_dir: Path,
     advance: Callable[[str, int], None] = lambda name, count: None,
     batch: int = 128,
+    workers: Workers | None = None,
 ) -> None:
-    """Write the predictions of every benchmark that has none yet; under torchrun each process takes its share.
+    """Write the predictions of every benchmark that has none yet.
 
     Args:
         model: the trained VLM.
@@ -73,11 +74,12 @@ def evaluate(
         run_dir: the run's folder.
         advance: called with the benchmark's name and the number of examples answered since the last call.
         batch: most questions answered together.
+        workers: the processes that share the work, all of which call this; by default this one does everything.
 
     Raises:
         RunError: if the folder holds answers to other questions.
     """
-    workers = Workers.current()
+    workers = workers or Workers()
     questions = {benchmark.name: ask(model, benchmark, examples, baseline) for benchmark, examples, baseline in asked}
     if workers.is_first:
         _write_index(run_dir, asked, questions)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,13 +28,6 @@ class Workers:
 
     rank: int = 0
     count: int = 1
-
-    @classmethod
-    def current(cls) -> Self:
-        """Return the processes of torch's default group; one if there is no group."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
 
     @property
     def is_first(self) -> bool:
@@ -62,7 +55,7 @@ def joined() -> Iterator[Workers]:
         return
     dist.init_process_group("gloo", timeout=_PATIENCE)
     try:
-        yield Workers.current()
+        yield Workers(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
