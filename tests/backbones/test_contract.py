@@ -10,6 +10,7 @@ import torch
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
+from eyeswap.errors import ShapeError
 from eyeswap.files import canonical_json
 
 MINIATURES = [name for name in catalog.names() if name.startswith("digits-")]
@@ -91,3 +92,14 @@ def test_every_parameter_of_the_cut_network_matters(name):
     network = miniature(name).train()
     network(torch.randn(2, 3, 128, 128)).square().mean().backward()
     assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [torch.rand(3, 128, 128), torch.rand(1, 128, 128, 3), torch.zeros(1, 3, 128, 128, dtype=torch.uint8)],
+    ids=["no batch", "channels last", "bytes"],
+)
+def test_what_is_no_batch_of_images_is_refused_in_one_line(pixels):
+    with pytest.raises(ShapeError, match=r"pixel_values are \[.*expected \[B, 3, H, W\] of floats") as caught:
+        miniature("digits-vit").freeze()(pixels)
+    assert "\n" not in str(caught.value)
