@@ -56,8 +56,10 @@ class VisionBackbone(nn.Module):
             ShapeError: if these are no images, or the network's real grid differs from ``token_grid``.
         """
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3 or not pixel_values.is_floating_point():
-            given = f"{list(pixel_values.shape)} of {pixel_values.dtype}"
-            raise ShapeError(f"pixel_values are {given}, expected [B, 3, H, W] of floats, as ImageGeometry.place gives")
+            pixels = f"{list(pixel_values.shape)} of {pixel_values.dtype}"
+            raise ShapeError(
+                f"pixel_values are {pixels}, expected [B, 3, H, W] of floats, as ImageGeometry.place gives"
+            )
         features = self.feature_map(pixel_values)  # [B, h, w, D]
         expected = (*self.token_grid(pixel_values.shape[-2], pixel_values.shape[-1]), self.embed_dim)
         if tuple(features.shape[1:]) != expected:
