@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eyeswap.errors import SpecError
-from eyeswap.study.spec import Arm, DigitsData, FolderData, Recipe, Study, load_study
+from eyeswap.study.spec import Arm, DigitsData, FolderData, Recipe, Study, load_recipe, load_study
 
 GOOD = """\
 question: Which one sees better?
@@ -96,6 +96,8 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
         "warmup_fraction": 0.1,
         "clip_norm": 2.0,
         "loss": "micro-batch-mean",
+        "order": "shuffled",
+        "lora_rank": 8,
         "precision": "fp32",
         "max_text_tokens": 9,
         "box_frame": "canvas",
@@ -178,7 +180,7 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         (
             "data: digits",
             "data: {folder: x, turns: 1}",
-            "recipe.data.turns: unknown key. Allowed: folder, instruction.",
+            "recipe.data.turns: unknown key. Allowed: folder, instruction, skip_missing.",
         ),
         ("data: digits", "data: 3", "recipe.data: expected a mapping of keys to values, got 3"),
         (
@@ -201,7 +203,7 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         (BENCHMARKS, "benchmarks: [pop]\n", 'benchmarks: unknown benchmark "pop". Did you mean pope?'),
         (BENCHMARKS, "benchmarks: [pope, pope]\n", 'benchmarks: "pope" is listed twice'),
         (BENCHMARKS, "benchmarks: []\n", "benchmarks: list should have at least 1 item"),
-        (BENCHMARKS, "benchmarks: pope\n", 'benchmarks: should be a valid list, got "pope" (names of the'),
+        (BENCHMARKS, "benchmarks: pope\n", 'benchmarks: should be a valid list, got "pope" (names of benchmarks'),
         (VIT, "  1: digits-vit\n", "arms.1"),
         (GOOD, "", "expected a mapping with question, recipe, arms and benchmarks, got None"),
         (GOOD, GOOD + "---\n" + GOOD, "not valid YAML, line 9 column 1"),
@@ -217,6 +219,12 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         ),
         (BENCHMARKS, BENCHMARKS + "seeds: [7, 7]\n", "seeds: 7 is listed twice"),
         (BENCHMARKS, BENCHMARKS + "seeds: [-1]\n", "seeds.0: should be greater than or equal to 0, got -1"),
+        (BENCHMARKS, BENCHMARKS + "matched: [size]\n", 'matched.0: unknown value "size". Allowed: tokens, parameters.'),
+        (
+            BENCHMARKS,
+            BENCHMARKS + "beyond_positions: yes\n",
+            "beyond_positions: unknown value True. Allowed: refuse, allow.",
+        ),
         (BENCHMARKS, BENCHMARKS + "name: other\n", "name: a study is named by its file; remove this key"),
         (GOOD, "- a\n- b\n", "expected a mapping with question, recipe, arms and benchmarks"),
         (GOOD, "a: [1, 2\n", "not valid YAML, line 2 column 1"),
@@ -229,6 +237,17 @@ def test_every_mistake_is_one_line_that_names_field_and_choice(
 ) -> None:
     assert old in GOOD
     assert expected in message(write(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_recipe_file_is_what_stands_under_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: digits\nllm: digits-llm\nlr: 1e-3\n", "recipe.yaml")
+    assert load_recipe(path) == Recipe(data=DigitsData(), llm="digits-llm", lr=1e-3)
+    write(tmp_path, "data: {turn: 1}\nllm: digits-llm\n", "recipe.yaml")
+    with pytest.raises(SpecError, match=r"recipe\.yaml: data\.turn: unknown key\. Did you mean turns\?"):
+        load_recipe(path)
+    write(tmp_path, "- 1\n", "recipe.yaml")
+    with pytest.raises(SpecError, match=r"recipe\.yaml: expected a mapping"):
+        load_recipe(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from eyeswap.cli import (
     data,
     doctor,
     estimate,
+    eval,
     models,
     pretrain,
     profile,
@@ -36,6 +37,7 @@ ORDER = (
     "estimate",
     "report",
     "audit",
+    "eval",
     "score",
     "compare",
     "ask",
@@ -106,6 +108,7 @@ app.add_typer(study.app, name="study")
 app.command("estimate", epilog="Example: eyeswap estimate studies/paper/matched-in1k-224.yaml")(estimate.estimate)
 app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
 app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
+app.command("eval", epilog=eval.EXAMPLE)(eval.evaluate)
 app.command("score", epilog=score.EXAMPLE)(score.score)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("ask", epilog=ask.EXAMPLE)(ask.ask)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from eyeswap.cli.estimate import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
+
 app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan and progress.")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study, a YAML file.")]
@@ -35,28 +37,26 @@ def fields() -> None:
     typer.echo(study_reference())
 
 
-@app.command(epilog="Example: eyeswap study plan studies/quickstart.yaml")
-def plan(file: StudyFile, runs: Runs = Path("runs")) -> None:
-    """List the runs that a study consists of, and which of them are already done; starts nothing."""
-    from rich.table import Table
+@app.command(epilog="Example: eyeswap study plan studies/paper/matched-in1k-224.yaml --gpu h100 --mfu 0.35")
+def plan(
+    file: StudyFile,
+    runs: Runs = Path("runs"),
+    gpu: GpuOption = "h200",
+    gpus: GpusOption = 1,
+    mfu: MfuOption = 0.4,
+    text_tokens: TextOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of a study: digests, tokens, parameters, FLOPs, memory, time, and what is already done.
 
-    from eyeswap.cli.console import open_console
-    from eyeswap.study.plan import plan_runs
+    Starts nothing and loads no weights.
+    """
+    from eyeswap.cli.study_plan import show_plan
+    from eyeswap.study.estimate import Assumptions
+    from eyeswap.study.hardware import find_gpu
     from eyeswap.study.spec import load_study
 
-    study = load_study(file)
-    table = Table("arm", "seed", "backbone", "connector", "state", "folder", title=study.question, title_justify="left")
-    for planned in plan_runs(study, runs):
-        arm = study.arms[planned.arm]
-        row = (planned.arm, str(planned.seed), arm.backbone, study.connector_of(planned.arm), planned.state())
-        table.add_row(*row, str(planned.folder))
-    console = open_console()
-    console.print(table)
-    console.print(f"benchmarks: {', '.join(study.benchmarks)}", highlight=False)
-    console.print(
-        f"recipe {study.recipe.digest[:12]}, arms may differ in {', '.join(study.may_differ)}",
-        highlight=False,
-    )
+    show_plan(load_study(file), runs, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
 
 
 @app.command(epilog="Example: eyeswap study status studies/quickstart.yaml")

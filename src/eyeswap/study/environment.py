@@ -43,10 +43,16 @@ def version_of(package: str) -> str | None:
 
 
 @cache
-def code_version() -> str:
-    """Return the sha256 (hex) of the names and contents of eyeswap's source and catalog files."""
+def code_version(*parts: str) -> str:
+    """Return the sha256 (hex) of the names and contents of eyeswap's source and catalog files.
+
+    Args:
+        parts: only files below these folders of the package, or these files; all if none are given.
+    """
     root = Path(eyeswap.__file__).parent
-    files = sorted(path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES)
+    places = [root / part for part in parts] or [root]
+    found = {file for place in places for file in (place.rglob("*") if place.is_dir() else [place])}
+    files = sorted(path for path in found if path.suffix in SOURCE_SUFFIXES)
     total = hashlib.sha256()
     for path in files:
         content = path.read_bytes()

@@ -7,19 +7,20 @@ line that names the file, the field and the nearest valid choice.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from eyeswap.errors import SpecError, nearest
+from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.recipe import ConnectorKind, Count, DigitsData, FolderData, Recipe, Seed, Spec, Wiring, shown
-from eyeswap.study.yaml_reader import read_yaml
+from eyeswap.yaml_reader import read_yaml
 
-__all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "Study", "load_study"]
+__all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "Study", "load_recipe", "load_study"]
 
 Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
+Matched = Literal["tokens", "parameters"]
 
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -81,7 +82,15 @@ class Study(Spec):
     recipe: Recipe = Field(description="what is held fixed")
     arms: dict[str, Arm] = Field(min_length=1, description="kebab-case name of each arm and its backbone")
     may_differ: tuple[Factor, ...] = Field(("backbone",), description="factors in which arms may differ")
-    benchmarks: tuple[str, ...] = Field(min_length=1, description="names of the benchmarks to run")
+    matched: tuple[Matched, ...] = Field(
+        (), description="what the study calls equal in all arms; plan and audit say where it is not"
+    )
+    beyond_positions: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="an arm with more visual tokens than the language model has positions: refuse to run it, or allow "
+        "it, as the published study does",
+    )
+    benchmarks: tuple[str, ...] = Field(min_length=1, description="names of benchmarks, or YAML files of your own ones")
     seeds: tuple[Seed, ...] = Field((7,), min_length=1, description="one run for each arm and seed")
     subset: Count | None = Field(None, description="examples of each benchmark part; null evaluates all of them")
 
@@ -94,15 +103,18 @@ class Study(Spec):
 
     @field_validator("benchmarks")
     @classmethod
-    def _benchmarks_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from eyeswap.evaluation import BENCHMARKS
+    def _benchmarks_exist(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        from eyeswap.evaluation import get_benchmark
 
-        for name in names:
-            if name not in BENCHMARKS:
-                raise ValueError(f'unknown benchmark "{name}". {nearest(name, BENCHMARKS)}')
-        return _without_repeats(names)
+        folder = (info.context or {}).get("folder", Path())
+        origins = [str((folder / name).resolve()) if name.endswith((".yaml", ".yml")) else name for name in names]
+        try:
+            _without_repeats(tuple(get_benchmark(origin).name for origin in origins))
+        except (SpecError, DataError) as problem:
+            raise ValueError(str(problem)) from None
+        return tuple(origins)
 
-    @field_validator("seeds", "may_differ")
+    @field_validator("seeds", "may_differ", "matched")
     @classmethod
     def _no_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return _without_repeats(values)
@@ -147,6 +159,18 @@ def load_study(path: Path) -> Study:
         raise SpecError(f"{path}: {_one_line(problem)}") from None
 
 
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file: what stands under ``recipe`` in a study, by itself.
+
+    Raises:
+        SpecError: as `load_study`.
+    """
+    try:
+        return Recipe.model_validate(read_yaml(path))
+    except ValidationError as problem:
+        raise SpecError(f"{path}: {_one_line(problem, within=['recipe'])}") from None
+
+
 def _resolve_backbone(name: str, folder: Path) -> str:
     """Check that a backbone exists; make the path of `file.py:function` absolute."""
     if name.startswith("timm:"):
@@ -177,10 +201,15 @@ def _without_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _one_line(problem: ValidationError) -> str:
-    """Turn the first of pydantic's complaints into one line: field, what is wrong, what is allowed."""
+def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
+    """Turn the first of pydantic's complaints into one line: field, what is wrong, what is allowed.
+
+    Args:
+        problem: the complaints.
+        within: where in a study the file's content stands.
+    """
     first, *others = problem.errors()
-    location = list(first["loc"])
+    location = [*within, *first["loc"]]
     model = _model_at(location)
     if model in (DigitsData, FolderData):
         del location[2]  # pydantic adds the tag of the union to recipe.data.<key>
@@ -200,7 +229,7 @@ def _one_line(problem: ValidationError) -> str:
         text = f"{told[0].lower()}{told[1:]}, got {shown(first['input'])}"
     if field and field.description and kind not in ("extra_forbidden", "value_error"):
         text += f" ({field.description})"
-    where = ".".join(str(part) for part in location)
+    where = ".".join(str(part) for part in location[len(within) :])
     more = f" ({len(others)} more after this one)" if others else ""
     return f"{where}: {text}{more}" if where else f"{text}{more}"
 

@@ -1,3 +1,0 @@
-"""Moved to `eyeswap.yaml_reader`."""
-
-from eyeswap.yaml_reader import read_yaml as read_yaml

@@ -1,0 +1,97 @@
+"""`eyeswap estimate` and `eyeswap study plan` say in advance what a study takes, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eyeswap.cli.estimate_tables import duration, scaled
+from eyeswap.cli.main import app
+
+STUDY = """\
+question: What does it take?
+recipe: {data: {folder: absent}, llm: lmsys/vicuna-7b-v1.5}
+arms:
+  small: digits-vmamba
+  large: {backbone: digits-vmamba, geometry: corner-letterbox-1024}
+may_differ: [backbone, geometry]
+benchmarks: [pope]
+seeds: [7, 8]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "takes.yaml"
+    path.write_text(STUDY, encoding="utf-8")
+    return path
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_an_estimate_shows_every_arm_and_stops_at_those_that_cannot_run(study: Path) -> None:
+    result = run("estimate", study)
+    assert result.exit_code == 2
+    assert "problem: arms.large: 4,096 visual tokens fill the 4,096 positions" in result.stdout
+    assert "GPU time of all 4 runs, seed 7, 8" in result.stdout
+    study.write_text(STUDY + "beyond_positions: allow\n", encoding="utf-8")
+    assert run("estimate", study).exit_code == 0
+
+
+def test_an_estimate_as_json_holds_the_numbers_and_what_they_assume(study: Path) -> None:
+    found = json.loads(run("estimate", study, "--json", "--gpu", "100:80", "--mfu", "0.5").stdout)
+    assert found["arms"]["small"]["visual_tokens"] == 64
+    assert found["assumptions"]["gpu"] == {"name": "100:80", "peak_tflops": 100.0, "memory_gib": 80.0}
+    flops, hours = found["arms"]["small"]["train_flops"], found["arms"]["small"]["train_gpu_hours"]
+    assert hours == pytest.approx(flops / 50e12 / 3600)
+    assert found["workload"]["steps"] == 5198
+
+
+def test_a_recipe_is_estimated_by_visual_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: absent\nllm: lmsys/vicuna-7b-v1.5\n", encoding="utf-8")
+    result = run("estimate", path)
+    assert result.exit_code == 0
+    assert "196 tokens" in result.stdout
+    found = json.loads(run("estimate", path, "--json", "--mfu", "0.6").stdout)
+    assert found["arms"]["196 tokens"]["train_gpu_hours"] == pytest.approx(6.2, rel=0.02)
+
+
+def test_a_plan_lists_every_run_with_its_digest_and_state(study: Path, tmp_path: Path) -> None:
+    result = run("study", "plan", study, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    assert "4 runs, seed 7, 8: 4 new" in result.stdout
+    found = json.loads(run("study", "plan", study, "--json", "--runs", tmp_path / "runs").stdout)
+    assert [(one["arm"], one["seed"], one["state"]) for one in found["runs"]] == [
+        ("small", 7, "new"), ("large", 7, "new"), ("small", 8, "new"), ("large", 8, "new"),
+    ]  # fmt: skip
+    assert len({one["digest"] for one in found["runs"]}) == 4
+    done = Path(found["runs"][0]["folder"])
+    done.mkdir(parents=True)
+    (done / "spec.json").write_text(json.dumps({"run_digest": found["runs"][0]["digest"]}), encoding="utf-8")
+    (done / "scores.json").write_text("{}", encoding="utf-8")
+    assert "4 runs, seed 7, 8: 1 done, 3 new" in run("study", "plan", study, "--runs", tmp_path / "runs").stdout
+
+
+@pytest.mark.parametrize("option", [("--gpu", "h300"), ("--mfu", "40"), ("--gpus", "0")])
+def test_impossible_options_are_one_line(study: Path, option: tuple[str, str]) -> None:
+    result = run("estimate", study, *option)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_numbers_read_well() -> None:
+    assert [scaled(value, "kMB") for value in (0, 999, 33_024, 31_276_224, 6.74e9)] == [
+        "0",
+        "999",
+        "33.0k",
+        "31.3M",
+        "6.7B",
+    ]
+    assert [duration(hours) for hours in (0.001, 0.5, 1.5, 250, None)] == ["3.6 s", "30 min", "1.5 h", "250 h", "?"]
