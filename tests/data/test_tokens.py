@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.data.tokens import ImageEncoder, cache_tokens
 from eyeswap.errors import DataError
 from eyeswap.geometry import ImageGeometry
@@ -28,6 +31,13 @@ class Pooling(VisionBackbone):
         return 2, 2
 
 
+def loaded(network: VisionBackbone, geometry: ImageGeometry = GEOMETRY, weights: str = "w") -> LoadedBackbone:
+    return LoadedBackbone("pooling", "own", network, geometry, weights)
+
+
+POOLING = loaded(Pooling())
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> list[str]:
     for number in range(5):
@@ -36,32 +46,41 @@ def images(tmp_path: Path) -> list[str]:
 
 
 def test_tokens_are_computed_once_and_come_in_the_order_asked_for(tmp_path: Path, images: list[str]):
-    cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    cache = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
     calls = Pooling.calls
-    again = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    again = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
     assert Pooling.calls == calls
     assert cache[["3.png", "0.png"]].shape == (2, 4, 3)
     assert cache[["3.png"]].equal(again[["3.png"]])
     assert cache[["4.png"]].mean() > cache[["0.png"]].mean()
 
 
-def test_other_weights_geometry_or_data_are_another_cache(tmp_path: Path, images: list[str]):
+def stores(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_other_weights_taps_or_geometries_are_another_store(tmp_path: Path, images: list[str]):
     squash = ImageGeometry(strategy="squash", canvas=(16, 16))
-    for geometry, weights, data in [
-        (GEOMETRY, "w", "d"),
-        (GEOMETRY, "v", "d"),
-        (squash, "w", "d"),
-        (GEOMETRY, "w", "e"),
-    ]:
-        cache_tokens(tmp_path / "cache", Pooling(), geometry, weights, tmp_path, images, data)
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
+    entry = catalog.entry("digits-vit")
+    for one in (
+        POOLING,
+        loaded(Pooling(), weights="v"),
+        loaded(Pooling(), squash),
+        replace(POOLING, tap="1"),
+        replace(POOLING, entry=entry),
+        replace(POOLING, entry=entry.with_changes(tap="-1")),
+    ):
+        cache_tokens(tmp_path / "cache", one, tmp_path, images)
+    assert len(stores(tmp_path / "cache")) == 6
+    cache_tokens(tmp_path / "cache", replace(POOLING, name="another name"), tmp_path, images)
+    assert len(stores(tmp_path / "cache")) == 6
 
 
 def test_an_unreadable_image_is_recorded_and_the_others_are_there(tmp_path: Path, images: list[str]):
-    whole = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    whole = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
     (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "3.png").unlink()
-    cache = cache_tokens(tmp_path / "other", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    cache = cache_tokens(tmp_path / "other", POOLING, tmp_path, images)
     tokens, unreadable = cache.read(images)
     assert [image for image in images if image not in unreadable] == ["0.png", "1.png", "4.png"]
     assert torch.stack(tokens).equal(whole[["0.png", "1.png", "4.png"]])
@@ -77,13 +96,13 @@ def test_an_image_that_was_mended_is_read_at_the_next_start(tmp_path: Path, imag
     good = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(b"no image")
     for _ in range(2):
-        cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+        cache = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
         assert set(cache.unreadable) == {"2.png"}
     (tmp_path / "2.png").write_bytes(good)
-    cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    cache = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
     assert not cache.unreadable
     assert cache[["2.png"]].abs().sum() > 0
-    again = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    again = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
     assert not again.unreadable
 
 
@@ -91,12 +110,12 @@ def test_if_no_image_can_be_read_that_is_an_error_and_nothing_is_left_behind(tmp
     for image in images:
         (tmp_path / image).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png"):
-        cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
-    assert not list((tmp_path / "cache").glob("*"))
+        cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
+    assert not stores(tmp_path / "cache")
 
 
 def test_the_backbone_itself_gives_the_tokens_of_the_cache(tmp_path: Path, images: list[str]):
-    cache = cache_tokens(tmp_path / "cache", Pooling(), GEOMETRY, "w", tmp_path, images, "d")
+    cache = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
     (tmp_path / "1.png").unlink()
     tokens, unreadable = ImageEncoder(Pooling(), GEOMETRY, tmp_path).read(["4.png", "1.png", "0.png"])
     assert torch.stack(tokens).equal(cache[["4.png", "0.png"]])
@@ -118,4 +137,50 @@ def test_canvases_that_vary_are_encoded_but_not_cached(tmp_path: Path, images: l
     tokens, _ = ImageEncoder(Cells(), varying, tmp_path).read(mixed)
     assert [len(one) for one in tokens] == [3, 2, 2]
     with pytest.raises(DataError, match=r"1\.png: 2 visual tokens, others have 3"):
-        cache_tokens(tmp_path / "cache", Cells(), varying, "w", tmp_path, mixed, "d")
+        cache_tokens(tmp_path / "cache", loaded(Cells(), varying), tmp_path, mixed)
+
+
+def test_equal_files_are_encoded_once_and_a_changed_file_anew(tmp_path: Path, images: list[str]):
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / "again.png").write_bytes((tmp_path / "3.png").read_bytes())
+    cache = cache_tokens(tmp_path / "cache", POOLING, tmp_path, [*images, "copies/again.png"])
+    assert len(cache.tokens) == 5
+    assert cache[["copies/again.png"]].equal(cache[["3.png"]])
+    calls = Pooling.calls
+    moved = cache_tokens(tmp_path / "cache", POOLING, tmp_path / "copies", ["again.png"])
+    assert Pooling.calls == calls
+    assert moved[["again.png"]].equal(cache[["3.png"]])
+    Image.new("RGB", (9, 7), (1, 2, 3)).save(tmp_path / "3.png")
+    changed = cache_tokens(tmp_path / "cache", POOLING, tmp_path, images)
+    assert len(changed.tokens) == 6
+    assert not changed[["3.png"]].equal(cache[["3.png"]])
+    assert changed[["4.png"]].equal(cache[["4.png"]])
+
+
+def test_an_interrupted_cache_goes_on_where_it_stopped(tmp_path: Path, images: list[str], monkeypatch):
+    monkeypatch.setattr("eyeswap.data.tokens._BATCH", 2)
+    whole = cache_tokens(tmp_path / "whole", POOLING, tmp_path, images)
+    done = 0
+
+    def stop(count: int) -> None:
+        nonlocal done
+        done += count
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_tokens(tmp_path / "cut", POOLING, tmp_path, images, stop)
+    calls = Pooling.calls
+    again = cache_tokens(tmp_path / "cut", POOLING, tmp_path, images)
+    assert Pooling.calls == calls + 1  # the last image
+    assert np.array_equal(again.tokens, whole.tokens)
+
+
+def test_tokens_that_float16_cannot_hold_are_refused(tmp_path: Path, images: list[str]):
+    class Loud(Pooling):
+        def feature_map(self, pixel_values: Tensor) -> Tensor:
+            return super().feature_map(pixel_values) * 1e6
+
+    with pytest.raises(DataError, match=r"0\.png: visual tokens are not finite, or beyond float16's range"):
+        cache_tokens(tmp_path / "cache", loaded(Loud()), tmp_path, images)
+    assert not stores(tmp_path / "cache")

@@ -1,13 +1,12 @@
 """The visual-token cache: a frozen backbone sees each image once.
 
-Because the backbone never changes, its tokens are a pure function of (weights, geometry, image). They are computed
-once, stored as one float16 array, memory-mapped, and shared by training, evaluation and every connector. The file
-name is a digest of everything that decides its content. Images that cannot be read have zeros there, and a note of the
-reason in a file beside it.
+Because the backbone never changes, its tokens are a pure function of (weights, tap, geometry, image). They are computed
+once, kept in a `TokenStore`, memory-mapped, and shared by training, evaluation and every connector, LLM and seed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +18,11 @@ import torch
 from torch import Tensor
 
 from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.encode import encode
+from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.data.token_store import ImageDigests, TokenStore
 from eyeswap.errors import DataError
-from eyeswap.files import atomic_path, digest, open_image, read_json, write_json
+from eyeswap.files import digest, open_image, sha256_of
 from eyeswap.geometry import ImageGeometry
 
 _BATCH = 32
@@ -40,7 +42,6 @@ class ImageEncoder:
         self.backbone, self.geometry, self.root = backbone, geometry, root
         self._readers = ThreadPoolExecutor(_READERS)
 
-    @torch.inference_mode()
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
         """Return the tokens of the images that can be read, and why the others cannot.
 
@@ -60,12 +61,12 @@ class ImageEncoder:
             for start in range(0, len(rows), _BATCH):
                 part = rows[start : start + _BATCH]
                 batch = torch.stack([pixels[row] for row in part]).to(device)  # [B, 3, H, W]
-                tokens |= zip(part, self.backbone(batch).half().float(), strict=True)
+                tokens |= zip(part, encode(self.backbone, batch), strict=True)
         return [tokens[row] for row in range(len(pixels))], unreadable
 
-    def can_read(self, image: str) -> bool:
-        """Return whether an image can be read."""
-        return isinstance(self._place(image), Tensor)
+    def digests(self, images: Sequence[str], known: ImageDigests) -> list[str | None]:
+        """Return the sha256 of each image's file; None for files that are not there."""
+        return list(self._readers.map(lambda image: known.of(self.root / image), images))
 
     def _place(self, image: str) -> Tensor | str:
         """Return the pixels ``[3, H, W]`` of an image, or why there are none."""
@@ -76,18 +77,23 @@ class ImageEncoder:
 
 
 class TokenCache:
-    """Visual tokens of a fixed list of images.
+    """Visual tokens of a list of images.
 
-    Attributes:
-        rows: row number of each image path.
-        tokens: ``[images, N, D]`` float16, memory-mapped.
+    Args:
+        images: path of each image.
+        tokens: ``[rows, N, D]`` float16, memory-mapped.
         unreadable: path of each image that could not be read, and why.
+        rows: row of each image in ``tokens``; by default one after another.
     """
 
     def __init__(
-        self, images: Sequence[str], tokens: npt.NDArray[np.float16], unreadable: Mapping[str, str] | None = None
+        self,
+        images: Sequence[str],
+        tokens: npt.NDArray[np.float16],
+        unreadable: Mapping[str, str] | None = None,
+        rows: Mapping[str, int] | None = None,
     ) -> None:
-        self.rows = {image: row for row, image in enumerate(images)}
+        self.rows = {image: row for row, image in enumerate(images)} if rows is None else dict(rows)
         self.tokens = tokens
         self.unreadable = dict(unreadable or {})
 
@@ -97,11 +103,11 @@ class TokenCache:
         Raises:
             DataError: if an image is not in the cache, or could not be read.
         """
+        self.require(images)
         try:
             rows = [self.rows[image] for image in images]
         except KeyError as error:
             raise DataError(f"{error.args[0]}: this image is not in the token cache") from None
-        self.require(images)
         return torch.from_numpy(np.asarray(self.tokens[rows])).float()
 
     def require(self, images: Sequence[str]) -> None:
@@ -124,68 +130,88 @@ class TokenCache:
 
 def cache_tokens(
     folder: Path,
-    backbone: VisionBackbone,
-    geometry: ImageGeometry,
-    weights_digest: str,
+    loaded: LoadedBackbone,
     root: Path,
     images: Sequence[str],
-    data_digest: str,
     advance: Callable[[int], None] = lambda count: None,
 ) -> TokenCache:
-    """Return the tokens of ``images``, computing them only if no finished cache lies in ``folder``.
-
-    A cache with unreadable images is made anew if one of them can be read by now.
+    """Return the tokens of ``images``, computing those that no store in ``folder`` holds yet.
 
     Args:
-        folder: where caches live.
-        backbone: the frozen network.
-        geometry: how an image becomes its input.
-        weights_digest: digest of the backbone's weights.
+        folder: where stores live.
+        loaded: the frozen backbone and its geometry; its network is put in eval mode.
         root: folder that image paths are relative to.
         images: paths of the images, each once.
-        data_digest: digest of the images' bytes.
         advance: called with the number of images done since the last call.
 
     Raises:
-        DataError: if no image can be read.
+        DataError: if no image can be read, or the canvas varies with the image.
+        EnvironmentProblem: if the disk is full.
     """
-    key = digest([weights_digest, geometry.canonical(), list(images), data_digest])
-    path = folder / f"{key[:24]}.npy"
-    notes = path.with_suffix(".unreadable.json")
-    encoder = ImageEncoder(backbone, geometry, root)
-    unreadable: dict[str, str] = read_json(notes) if notes.is_file() else {}
-    if path.is_file() and not any(encoder.can_read(image) for image in unreadable):
-        advance(len(images))
-    else:
-        path.unlink(missing_ok=True)  # the notes below are of the new one
-        with atomic_path(path) as temporary:
-            unreadable = _encode(encoder, images, temporary, advance)
-            if unreadable or notes.is_file():
-                write_json(notes, unreadable)
-    return TokenCache(images, np.load(path, mmap_mode="r", allow_pickle=False), unreadable)
-
-
-def _encode(encoder: ImageEncoder, images: Sequence[str], path: Path, advance: Callable[[int], None]) -> dict[str, str]:
-    """Write the tokens of all images, ``[images, N, D]``, zeros for the unreadable; return why those are."""
-    tokens: np.memmap[Any, np.dtype[np.float16]] | None = None
+    store, digests = open_store(folder, loaded), ImageDigests(folder / "digests.jsonl")
+    encoder = ImageEncoder(loaded.network.eval(), loaded.geometry, root)
+    rows: dict[str, int] = {}
     unreadable: dict[str, str] = {}
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        found, problems = encoder.read(batch)
-        unreadable |= problems
-        readable = (row for row, image in enumerate(batch, start) if image not in problems)
-        for row, one in zip(readable, found, strict=True):
-            if tokens is None:
-                shape = (len(images), *one.shape)
-                tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            if one.shape != tokens.shape[1:]:
-                raise DataError(
-                    f"{images[row]}: {len(one)} visual tokens, others have {tokens.shape[1]}; tokens of a varying "
-                    f"canvas ({encoder.geometry.strategy}) cannot be cached: choose another geometry"
-                )
-            tokens[row] = one.cpu().numpy()
-        advance(len(batch))
-    if tokens is None:
-        raise DataError(next(iter(unreadable.values()), f"{encoder.root}: no image to encode"))
-    tokens.flush()
-    return unreadable
+    with store.writing():
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            found = dict(zip(batch, encoder.digests(batch, digests), strict=True))
+            unreadable |= _add(store, encoder, found)
+            rows |= {image: store.rows[sha256] for image, sha256 in found.items() if sha256 in store.rows}
+            digests.save()
+            advance(len(batch))
+    if not rows:
+        raise DataError(next(iter(unreadable.values()), f"{root}: no image to encode"))
+    return TokenCache(images, store.tokens(), unreadable, rows)
+
+
+def token_folder(study_dir: Path) -> Path:
+    """Return where a study keeps visual tokens: ``EYESWAP_TOKENS``, which studies can share, or its own folder."""
+    shared = os.environ.get("EYESWAP_TOKENS")
+    return Path(shared) if shared else study_dir / "tokens"
+
+
+def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:
+    """Return the store of a backbone and its geometry; equal ones share it, whatever they are called."""
+    about = backbone_identity(loaded)
+    return TokenStore(folder / digest(about)[:24], {"name": loaded.name, **about})
+
+
+def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:
+    """Return everything that decides what a frozen backbone makes of an image: its code is ours, or has a digest."""
+    entry = loaded.entry
+    own_file = loaded.name.rpartition(":")[0] if ".py:" in loaded.name else None
+    return {
+        "weights_sha256": loaded.weights_sha256,
+        "network": None if entry is None else [entry.family, entry.model_dump(mode="json")["architecture"]],
+        "tap": loaded.tap if entry is None else entry.model_dump(mode="json")["tap"],
+        "own_file_sha256": sha256_of(Path(own_file)) if own_file else None,
+        "geometry": loaded.geometry.canonical(),
+    }
+
+
+def _add(store: TokenStore, encoder: ImageEncoder, found: Mapping[str, str | None]) -> dict[str, str]:
+    """Encode the images that a store lacks, given with their digests; return why some could not be read."""
+    lacking: dict[str, str] = {}  # equal files once
+    for image, sha256 in found.items():
+        if sha256 is not None and sha256 not in store.rows:
+            lacking.setdefault(sha256, image)
+    tokens, unreadable = encoder.read(list(lacking.values()))
+    readable = [sha256 for sha256, image in lacking.items() if image not in unreadable]
+    for sha256, one in zip(readable, tokens, strict=True):
+        shape = store.shape or tokens[0].shape
+        if one.shape != shape:
+            raise DataError(
+                f"{lacking[sha256]}: {len(one)} visual tokens, others have {shape[0]}; tokens of a varying canvas "
+                f"({encoder.geometry.strategy}) cannot be cached: choose another geometry"
+            )
+        if not bool(one.isfinite().all()):
+            raise DataError(f"{lacking[sha256]}: visual tokens are not finite, or beyond float16's range of 65,504")
+    if readable:
+        store.append(readable, [one.half().cpu().numpy() for one in tokens])
+    _, reasons = encoder.read([image for image, sha256 in found.items() if sha256 is None])
+    for image, sha256 in found.items():
+        first = lacking.get(sha256 or "")
+        if first in unreadable:
+            reasons[image] = unreadable[first]
+    return reasons

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from eyeswap.adaptation.shipped import llm_path
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
-from eyeswap.data.collate import encode_conversation
 from eyeswap.data.digits.write import (
     INSTRUCTION_FILE,
     INSTRUCTION_IMAGES,
@@ -26,8 +25,8 @@ from eyeswap.data.digits.write import (
 )
 from eyeswap.data.formats import Example
 from eyeswap.data.instruction import Instruction, read_instructions
-from eyeswap.data.order import batch_order, order_digest
-from eyeswap.data.tokens import TokenCache, cache_tokens
+from eyeswap.data.order import order_digest
+from eyeswap.data.tokens import TokenCache, cache_tokens, token_folder
 from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
@@ -41,7 +40,9 @@ from eyeswap.study.environment import environment
 from eyeswap.study.plan import PlannedRun, plan_runs
 from eyeswap.study.scores import write_scores
 from eyeswap.study.spec import Study
+from eyeswap.training.examples import TrainingData
 from eyeswap.training.loop import train
+from eyeswap.training.vision import CachedTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
@@ -148,10 +149,7 @@ def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progre
     """Take one run to its end: tokens, training, predictions, scores."""
     loaded = load_arm(run.study, run.arm)
     task = board.task(f"{run.arm}: visual tokens", len(data.images))
-    cache = cache_tokens(
-        study_dir / "tokens", loaded.network, loaded.geometry, loaded.weights_sha256,
-        data.root, data.images, data.digest, task.advance,
-    )  # fmt: skip
+    cache = cache_tokens(token_folder(study_dir), loaded, data.root, data.images, task.advance)
     model = _trained_model(run, data, loaded, cache, board)
     asked = asked_in_frame(data.asked, data.root, run.study.recipe.box_frame, loaded.geometry)
     task = board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in asked))
@@ -175,29 +173,25 @@ def _trained_model(
     folder = run.folder / "model"
     if folder.is_dir():
         return VisionLanguageModel.load(folder)
-    images = [str(instruction.image) for instruction in data.instructions]
-    cache.require(images)
+    cache.require([instruction.image for instruction in data.instructions if instruction.image is not None])
     recipe, kind = run.study.recipe, run.study.connector_of(run.arm)
     path = llm_path(recipe.llm)
     llm, tokenizer, prompt = load_llm(path)
     connector = build_connector(kind, loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring)
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
     model.config.box_frame = recipe.box_frame
-    encoded = [
-        encode_conversation(messages, prompt, tokenizer, recipe.max_text_tokens)
-        for messages in messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry)
-    ]
-    order = batch_order(len(encoded), recipe.global_batch, recipe.num_epochs, run.seed, recipe.max_steps)
-    ids = [instruction.record_id for instruction in data.instructions]
-    spec = _spec(run, data, loaded, model, order_digest(order, ids), len(order))
+    messages = list(messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry))
+    trained_on = TrainingData.of(data.instructions, messages, prompt, tokenizer, recipe, run.seed, CachedTokens(cache))
+    order = trained_on.order
+    spec = _spec(run, data, loaded, model, order_digest(order, trained_on.ids), len(order))
     write_json(run.folder / "spec.json", spec)
     write_json(run.folder / "environment.json", environment())
     task = board.task(f"{run.arm}: train connector and LLM", len(order))
 
-    def show(step: int, loss: float) -> None:
-        task.advance(step - task.done, note=f"loss {loss:.3f}")
+    def show(step: int, note: str) -> None:
+        task.advance(step - task.done, note=note)
 
-    train(model, encoded, images, cache, order, recipe, run.folder, run.digest, show)
+    train(model, trained_on, recipe, run.folder, run.digest, run.seed, report=show)
     unfinished = run.folder / "model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save(unfinished)

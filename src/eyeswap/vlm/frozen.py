@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.utils import cached_file
 
+from eyeswap.backbones.encode import encode as encode_images
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import write_safetensors
@@ -55,9 +56,8 @@ def save_frozen(loaded: LoadedBackbone, folder: Path) -> None:
     write_safetensors(folder / BACKBONE_FILE, {key: value.contiguous() for key, value in state.items()})
 
 
-@torch.no_grad()
 def encode(loaded: LoadedBackbone, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
-    """Return visual tokens as the token cache holds them: float32 numbers, rounded to float16.
+    """Return visual tokens, see `eyeswap.backbones.encode`.
 
     Args:
         loaded: the backbone; moved to the device of the pixels.
@@ -69,8 +69,7 @@ def encode(loaded: LoadedBackbone, pixel_values: Tensor, image_sizes: Tensor | N
     """
     network = loaded.network.to(pixel_values.device)
     if image_sizes is None:
-        tokens: Tensor = network(pixel_values.float())
-        return tokens.half().float()
+        return encode_images(network, pixel_values)
     crops = [
         pixels[None, :, :height, :width]
         for pixels, (height, width) in zip(pixel_values, image_sizes.tolist(), strict=True)
