@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from eyeswap.evaluation.benchmark import Mode
     from eyeswap.study.averages import Weights
@@ -52,10 +53,11 @@ def score(
     _print(run, content, details, open_console())
 
 
-def _print(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
+def scores_table(title: str, content: dict[str, Any]) -> Table:
+    """Return benchmarks and averages as a table; ``content`` is as ``scores.json``."""
     from rich.table import Table
 
-    table = Table(title=f"{run}, mode {content['mode']}, percent", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for name in ("benchmark", "metric"):
         table.add_column(name)
     for name in ("answered", "score", "95% interval", "baseline", "invalid", "errors"):
@@ -73,7 +75,11 @@ def _print(run: Path, content: dict[str, Any], details: bool, console: Console) 
     table.add_section()
     for name, entry in content["averages"].items():
         table.add_row(f"[bold]{name}[/bold]", "", f"{entry['n']:,}", *_numbers(entry), "", "")
-    console.print(table)
+    return table
+
+
+def _print(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
+    console.print(scores_table(f"{run}, mode {content['mode']}, percent", content))
     for name, entry in content["benchmarks"].items():
         changed = entry["changed"]
         if changed and content["mode"] == "study":

@@ -1,0 +1,141 @@
+"""`eyeswap eval RUN`: ask a trained VLM any benchmarks, and score its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+EXAMPLE = "Example: eyeswap eval runs/quickstart/vit/seed-7 --benchmarks vqav2,refcoco --subset slim"
+_CHOICES = {
+    "--split": ("eval", "train"),
+    "--mode": ("study", "official"),
+    "--box-frame": ("", "original", "canvas"),
+    "--precision": ("auto", "fp32", "bf16"),
+}
+_MOST_ERRORS = 5  # shown; scores.json has the number, predictions/*.parquet all of them
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or that of any saved VLM.")],
+    benchmarks: Annotated[
+        str, typer.Option("--benchmarks", help="Names, or YAML files of your own, by commas; the study's by default.")
+    ] = "",
+    subset: Annotated[
+        str, typer.Option("--subset", help="slim (1024 of each part), a number, or full; the study's by default.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option("--split", help="eval, or train. Other test splits are benchmarks: refcoco-testA, ...")
+    ] = "eval",
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Root of the official folders; the study's by default.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="study: asked and scored as published; official: as the benchmarks' own.")
+    ] = "study",
+    box_frame: Annotated[
+        str, typer.Option("--box-frame", help="original or canvas: how boxes are read; as trained by default.")
+    ] = "",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions answered together; changes no answer.")] = 128,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 on a GPU.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the result; RUN/evaluations/... by default.")
+    ] = None,
+    show_prompts: Annotated[
+        int, typer.Option("--show-prompts", min=0, metavar="N", help="Print N prompts of each benchmark, and stop.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Evaluate a trained VLM; an interrupted evaluation goes on where it was.
+
+    Under torchrun the processes share the work: torchrun --nproc-per-node 4 -m eyeswap.cli eval RUN
+    """
+    import json
+
+    from eyeswap.cli.console import open_console
+    from eyeswap.errors import SpecError, nearest
+
+    given = {"--split": split, "--mode": mode, "--box-frame": box_frame, "--precision": precision}
+    for option, value in given.items():
+        if value not in _CHOICES[option]:
+            raise SpecError(f"{option} {value}: {nearest(value, filter(None, _CHOICES[option]))}")
+    from rich.console import Console
+
+    from eyeswap.evaluation.workers import joined
+    from eyeswap.files import read_json
+    from eyeswap.progress import progress
+    from eyeswap.study.evaluate import Settings, evaluate_run, parse_subset, study_settings
+    from eyeswap.study.evaluate import show_prompts as prompts_of
+
+    root, study_subset, study_benchmarks = study_settings(run)
+    names = [name.strip() for name in benchmarks.split(",") if name.strip()] or study_benchmarks
+    if not names or (data is None and root is None):
+        raise SpecError(f"{run}: belongs to no study; name --benchmarks and --data")
+    settings = Settings.model_validate(
+        {
+            "data": str(data or root),
+            "subset": parse_subset(subset) if subset else study_subset,
+            "split": split,
+            "mode": mode,
+            "box_frame": box_frame or None,
+            "precision": precision,
+        }
+    )
+    if show_prompts:
+        found = prompts_of(run, names, settings, show_prompts)
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n\n".join(map(_prompt, found)))
+        return
+    with joined() as workers:
+        with progress(Console(stderr=True, quiet=not workers.is_first)) as board:
+            folder = evaluate_run(run, names, settings, board, out, batch, workers)
+        if not workers.is_first:
+            return
+    scores = read_json(folder / "scores.json")
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), **scores}, indent=1, ensure_ascii=False))
+        return
+    _print(folder, scores, settings.mode, open_console())
+
+
+def _prompt(about: Mapping[str, Any]) -> str:
+    """Return a prompt with a line above it that says what becomes of it."""
+    wanted = " or ".join(about["choices"][:2]) + (" or ..." if len(about["choices"]) > 2 else "")
+    if not about["choices"]:
+        wanted = f"at most {about['max_new_tokens']} tokens"
+    tokens = f"{about['visual_tokens']} visual tokens" if about["visual_tokens"] else "visual tokens"
+    head = f"--- {about['benchmark']} {about['example_id']}, {about['image']} ({tokens} first), answered by {wanted}"
+    return f"{head}\n{about['prompt']}"
+
+
+def _print(folder: Path, scores: dict[str, Any], mode: str, console: Console) -> None:
+    from eyeswap.cli.score import scores_table
+
+    console.print(scores_table(f"{folder}, mode {mode}, percent", scores))
+    if scores["errors"]:
+        console.print(
+            f"{scores['errors']:,} questions could not be asked or scored, and count as wrong:", highlight=False
+        )
+        for line in _errors(folder, scores):
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"predictions: {folder / 'predictions'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _errors(folder: Path, scores: dict[str, Any]) -> list[str]:
+    """Return the first few errors."""
+    from eyeswap.evaluation.predictions import read_predictions
+
+    lines = [
+        f"{name} {row['example_id']}: {row['error']}"
+        for name, about in scores["benchmarks"].items()
+        if about["errors"]
+        for row in read_predictions(folder, name).select(["example_id", "error"]).to_pylist()
+        if row["error"] is not None
+    ]
+    more = [f"and {len(lines) - _MOST_ERRORS:,} more"] if len(lines) > _MOST_ERRORS else []
+    return lines[:_MOST_ERRORS] + more

@@ -1,0 +1,232 @@
+"""Evaluate a run, or any saved VLM, on whatever benchmarks are asked for.
+
+The result is a folder that reads like a run: ``predictions/``, ``scores.json`` and the run's ``spec.json`` with what
+the evaluation changed, so that `eyeswap score`, `compare` and `audit` take it as one. Unless told otherwise it lies
+beside the run's model, in ``evaluations/<data>-<subset>-<mode>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from eyeswap.data.formats import Example
+from eyeswap.data.layout import Split
+from eyeswap.data.subsets import subsample
+from eyeswap.data.tokens import ImageEncoder
+from eyeswap.errors import DataError, RunError, SpecError
+from eyeswap.evaluation import get_benchmark
+from eyeswap.evaluation.ask import model_folder
+from eyeswap.evaluation.baselines import TrivialBaseline
+from eyeswap.evaluation.benchmark import Benchmark, Mode
+from eyeswap.evaluation.frames import asked_in_frame
+from eyeswap.evaluation.runner import Asked, evaluate
+from eyeswap.evaluation.workers import Workers, best_device
+from eyeswap.files import read_json, write_json
+from eyeswap.progress import Progress
+from eyeswap.recipe import BoxFrame
+from eyeswap.study.environment import environment
+from eyeswap.study.scores import write_scores
+from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.vlm.prompt import Prompt
+
+SLIM = 1024  # the published suite's slim sets
+
+
+class Settings(BaseModel):
+    """What decides an evaluation's numbers, the model aside.
+
+    Attributes:
+        data: root of the official folders.
+        subset: ``full``, or the number of examples of each benchmark part.
+        split: ``eval``, the split that the study reports, or ``train``.
+        mode: ``study`` or ``official``.
+        box_frame: what the model's boxes are fractions of; None for what it was trained on.
+        precision: arithmetic of the LLM; ``auto`` is bf16 on a GPU, as published, and fp32 on a CPU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    subset: int | Literal["full"] = "full"
+    split: Split = "eval"
+    mode: Mode = "study"
+    box_frame: BoxFrame | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @property
+    def name(self) -> str:
+        """A folder name that says most of it."""
+        parts = [Path(self.data).resolve().name, "" if self.split == "eval" else self.split, self.subset, self.mode]
+        return "-".join(str(part) for part in [*parts, self.box_frame] if part)
+
+
+def parse_subset(text: str) -> int | Literal["full"]:
+    """Read ``slim``, ``full`` or a number.
+
+    Raises:
+        SpecError: if it is none of these.
+    """
+    if text == "full":
+        return "full"
+    if text == "slim":
+        return SLIM
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**9):
+        raise SpecError(f"--subset {text}: write slim ({SLIM} examples of each part), a number, or full")
+    return int(text)
+
+
+def study_settings(run: Path) -> tuple[str | None, int | Literal["full"], list[str]]:
+    """Return what a run's study asks: data root, subset and benchmarks; None, full and nothing outside of a study."""
+    spec = run_spec(run)
+    if spec is None:
+        return None, "full", []
+    folder = spec["recipe"]["data"].get("folder")
+    study_dir = run.parents[1] if run.name.startswith("seed-") else run.parents[2]
+    study = study_dir / "study.json"
+    subset = read_json(study).get("subset") if study.is_file() else None
+    return folder or str(study_dir / "data"), subset or "full", list(spec["benchmarks"])
+
+
+def run_spec(run: Path) -> dict[str, Any] | None:
+    """Return the record of the run that a folder is, or that the model in it belongs to; None for other models."""
+    for folder in (run, run.parent):
+        if (folder / "spec.json").is_file() and (folder / "model").is_dir():
+            spec: dict[str, Any] = read_json(folder / "spec.json")
+            return spec
+    return None
+
+
+def read_examples(names: Sequence[str], settings: Settings) -> Iterator[tuple[Benchmark, list[Example]]]:
+    """Yield each benchmark with the examples that are asked.
+
+    Raises:
+        SpecError: if a benchmark does not exist.
+        DataError: naming file and row.
+    """
+    root = Path(settings.data)
+    for name in names:
+        benchmark = get_benchmark(name, settings.mode)
+        if settings.subset == "full":
+            examples = benchmark.examples(root, settings.split)
+        elif settings.split == "eval":
+            examples = benchmark.slim(root, settings.subset)
+        else:
+            examples = subsample(benchmark.examples(root, settings.split), settings.subset, benchmark.slim_part)
+        if not examples:
+            raise DataError(f"{root}: {name} has no example there")
+        yield benchmark, examples
+
+
+def show_prompts(run: Path, names: Sequence[str], settings: Settings, count: int) -> list[dict[str, Any]]:
+    """Return the first ``count`` prompts of each benchmark as the model gets them; no weights are loaded.
+
+    Raises:
+        RunError: if there is no trained model.
+        DataError: naming file and row.
+    """
+    from eyeswap.vlm.processor import VisionLanguageProcessor
+
+    processor = VisionLanguageProcessor.from_pretrained(model_folder(run))
+    prompt: Prompt = processor.prompt
+    return [
+        {
+            "benchmark": benchmark.name,
+            "example_id": example.example_id,
+            "image": example.image,
+            "visual_tokens": processor.num_visual_tokens,
+            "prompt": prompt.question(benchmark.user_message(example)),
+            "choices": list(benchmark.choices),
+            "max_new_tokens": 0 if benchmark.choices else benchmark.max_new_tokens,
+        }
+        for benchmark, examples in read_examples(names, settings)
+        for example in examples[:count]
+    ]
+
+
+def evaluate_run(
+    run: Path,
+    names: Sequence[str],
+    settings: Settings,
+    board: Progress,
+    out: Path | None = None,
+    batch: int = 128,
+    workers: Workers | None = None,
+) -> Path:
+    """Evaluate; whatever was answered before an interruption is not asked again.
+
+    Args:
+        run: a run's folder, or that of a saved VLM.
+        names: benchmarks, or YAML files of own ones.
+        settings: which examples, and how they are read and scored.
+        board: where progress is shown.
+        out: folder of the result; beside the model by default.
+        batch: most questions answered together.
+        workers: the processes that share the work.
+
+    Returns:
+        The folder of the result, with ``scores.json``.
+
+    Raises:
+        RunError: if there is no trained model, or the folder holds another evaluation.
+        SpecError: if a benchmark does not exist.
+        DataError: naming file and row.
+    """
+    workers = workers or Workers()
+    folder = model_folder(run)
+    out = out or run / "evaluations" / settings.name
+    root, device = Path(settings.data), best_device()
+    half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    asked: list[Asked] = [
+        (benchmark, examples, TrivialBaseline.of(benchmark, root))
+        for benchmark, examples in read_examples(names, settings)
+    ]
+    model = VisionLanguageModel.load(folder, dtype=torch.bfloat16 if half else torch.float32).to(device)
+    trained_frame: BoxFrame = getattr(model.config, "box_frame", "original")
+    frame = settings.box_frame or trained_frame
+    geometry = model.processor.image_geometry
+    if workers.is_first:
+        _write_records(out, run, settings, frame, half)
+    workers.wait()
+    encoder = ImageEncoder(model.backbone.network.to(device), geometry, root)
+    task = board.task(f"{run}: benchmarks", sum(len(examples) for _, examples, _ in asked))
+    evaluate(
+        model,
+        encoder,
+        asked_in_frame(asked, root, frame, geometry),
+        out,
+        lambda name, count: task.advance(count, note=name),
+        batch,
+        workers,
+    )
+    if workers.is_first:
+        write_scores(out)
+    return out
+
+
+def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, half: bool) -> None:
+    """Write what was evaluated and how; refuse a folder that holds an evaluation of something else."""
+    path = out / "evaluation.json"
+    weights = {
+        file.name: [file.stat().st_size, file.stat().st_mtime_ns]
+        for file in sorted(model_folder(run).glob("*.safetensors"))
+    }
+    record = {
+        "run": str(run),
+        "weights": weights,
+        **settings.model_dump(),
+        "box_frame": frame,
+        "precision": "bf16" if half else "fp32",
+    }
+    if path.is_file() and (before := read_json(path)) != record:
+        changed = ", ".join(key for key in record if before.get(key) != record[key])
+        raise RunError(f"{out}: holds an evaluation with other {changed}; choose another --out, or delete it")
+    write_json(path, record)
+    write_json(out / "environment.json", environment())
+    spec = run_spec(run)
+    if spec is not None:
+        write_json(out / "spec.json", spec | {"test_box_frame": frame})

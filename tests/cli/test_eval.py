@@ -1,0 +1,121 @@
+"""`eyeswap eval` on a saved VLM and the embedded data set in its official folders."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eyeswap.backbones.weights import load_backbone
+from eyeswap.cli.main import app
+from eyeswap.data.digits.write import DigitsSize, write_digits
+from eyeswap.files import read_json
+from eyeswap.vlm.connector import build_connector
+from eyeswap.vlm.model import VisionLanguageModel, load_llm
+
+NAMES = "vqav2,pope,tallyqa,refcoco"
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``model/`` (untrained, real backbone) and ``data/``."""
+    folder = tmp_path_factory.mktemp("eval")
+    write_digits(folder / "data", DigitsSize(1, 8, 24, 4))
+    llm, tokenizer, prompt = load_llm(tiny_llm)
+    connector = build_connector("gelu-mlp", 128, 32, seed=1)
+    VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, load_backbone("digits-vit")).save(
+        folder / "model"
+    )
+    return folder
+
+
+def run(saved: Path, *options: str, data: bool = True) -> Result:
+    where = ["--data", str(saved / "data")] if data else []
+    return CliRunner().invoke(app, ["eval", str(saved), *where, *options])
+
+
+def test_benchmarks_are_asked_scored_and_shown(saved: Path):
+    result = run(saved, "--benchmarks", NAMES, "--subset", "4", "--out", str(saved / "four"))
+    assert result.exit_code == 0, result.output
+    for title in ("VQA v2", "POPE", "TallyQA", "RefCOCO", "overall", "95% interval", "invalid", "errors"):
+        assert title in result.stdout
+    scores = read_json(saved / "four" / "scores.json")
+    assert scores["benchmarks"]["vqav2"]["n"] == scores["benchmarks"]["refcoco"]["n"] == 4
+    assert set(scores["benchmarks"]["refcoco"]["readings"]) == {"original", "canvas", "lenient"}
+    again = run(saved, "--benchmarks", NAMES, "--subset", "4", "--out", str(saved / "four"), "--json")
+    assert json.loads(again.stdout)["benchmarks"] == scores["benchmarks"]
+    rescored = CliRunner().invoke(app, ["score", str(saved / "four"), "--json"])
+    assert json.loads(rescored.stdout)["benchmarks"]["pope"]["score"] == scores["benchmarks"]["pope"]["score"]
+
+
+def test_the_result_lies_beside_the_model_by_default(saved: Path):
+    result = run(saved, "--benchmarks", "pope", "--subset", "2", "--mode", "study", "--batch", "3")
+    assert result.exit_code == 0, result.output
+    assert (saved / "evaluations" / "data-2-study" / "predictions" / "pope.parquet").is_file()
+    record = read_json(saved / "evaluations" / "data-2-study" / "evaluation.json")
+    assert (record["box_frame"], record["precision"]) == ("original", "fp32")
+
+
+def test_another_evaluation_in_the_same_folder_is_refused(saved: Path):
+    options = ["--benchmarks", "pope", "--subset", "3", "--out", str(saved / "kept")]
+    assert run(saved, *options).exit_code == 0
+    result = run(saved, *options, "--box-frame", "canvas")
+    assert result.exit_code == 1
+    assert "holds an evaluation with other box_frame" in result.stderr
+    assert run(saved, *options, "--batch", "1").exit_code == 0  # the batch changes nothing
+
+
+def test_prompts_are_printed_whole_and_without_weights(saved: Path, tmp_path: Path):
+    light = tmp_path / "light"
+    shutil.copytree(saved / "model", light / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    options = ["--benchmarks", "vqav2,pope,refcoco", "--subset", "4", "--show-prompts", "2"]
+    shown = CliRunner().invoke(app, ["eval", str(light), "--data", str(saved / "data"), *options])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("--- ") == 6
+    assert "Please provide the bounding box coordinate of the region this sentence describes" in shown.stdout
+    assert "answered by Yes or No" in shown.stdout
+    assert "64 visual tokens first" in shown.stdout
+    found = json.loads(run(saved, *options, "--json").stdout)
+    assert [about["benchmark"] for about in found] == ["vqav2"] * 2 + ["pope"] * 2 + ["refcoco"] * 2
+    assert found[0]["prompt"].startswith("USER: ")
+    assert found[0]["prompt"].endswith(" ASSISTANT:")
+
+
+def test_broken_images_are_counted_and_named(saved: Path, tmp_path: Path):
+    shutil.copytree(saved / "data", tmp_path / "data")
+    for image in (tmp_path / "data" / "download" / "pope" / "val_images").iterdir():
+        image.write_bytes(b"no image")
+        break
+    result = CliRunner().invoke(
+        app,
+        ["eval", str(saved), "--data", str(tmp_path / "data"), "--benchmarks", "pope", "--out", str(tmp_path / "out")],
+    )
+    assert result.exit_code == 0, result.output
+    scores = read_json(tmp_path / "out" / "scores.json")
+    assert scores["errors"] > 0
+    assert f"{scores['errors']} questions could not be asked or scored, and count as wrong:" in result.stdout
+    assert "not a readable image" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--benchmarks", "vqav3"], 'unknown benchmark "vqav3". Did you mean vqav2?'),
+        (["--benchmarks", "pope", "--subset", "some"], "--subset some: write slim"),
+        (["--benchmarks", "pope", "--mode", "officiall"], "--mode officiall: Did you mean official?"),
+        (["--benchmarks", "gqa"], "testdev_balanced_questions.json"),
+        ([], "belongs to no study; name --benchmarks and --data"),
+    ],
+)
+def test_mistakes_are_one_line(saved: Path, options: list[str], message: str):
+    result = run(saved, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path):
+    result = run(tmp_path, "--benchmarks", "pope")
+    assert result.exit_code == 1
+    assert "no trained model here" in result.stderr
