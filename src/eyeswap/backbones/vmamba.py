@@ -265,6 +265,6 @@ def _beyond_tap(stage: int, layer: int, depths: Sequence[int], norm: str) -> tup
         *(f"layers.{stage - 1}.blocks.{index}." for index in range(layer + 1, depths[stage - 1])),
         f"layers.{stage - 1}.downsample.",
         *(f"layers.{index}." for index in range(stage, len(depths))),
-        *(f"outnorm{index}." for index in range(len(depths)) if f"outnorm{index}" != used),
+        *(f"outnorm{index}." for index in range(max(4, len(depths))) if f"outnorm{index}" != used),
         "classifier.",
     )
