@@ -29,6 +29,7 @@ from eyeswap.cli import (
     report,
     score,
     study,
+    tokens,
 )
 from eyeswap.errors import EyeswapError
 
@@ -45,6 +46,7 @@ ORDER = (
     "check",
     "models",
     "data",
+    "tokens",
     "pretrain",
     "profile",
     "export",
@@ -117,6 +119,7 @@ app.add_typer(backbones.app, name="backbones")
 app.command("check", epilog=check.EXAMPLE)(check.check)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.add_typer(tokens.app, name="tokens")
 app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("export", epilog=archive.EXPORT_EXAMPLE)(archive.export)
 app.command("import", epilog=archive.IMPORT_EXAMPLE)(archive.import_)
