@@ -148,17 +148,25 @@ class ImageDigests:
                 path, size, changed_ns, sha256 = json.loads(line)
                 self._known[path] = (size, changed_ns, sha256)
 
-    def of(self, path: Path) -> str | None:
-        """Return the digest of a file, None if it cannot be read."""
+    def known(self, path: Path) -> str | None:
+        """Return the digest of a file if it is remembered; the file is not read."""
         try:
             facts = path.stat()
-            size, changed_ns, sha256 = self._known.get(str(path), (-1, -1, ""))
-            if (size, changed_ns) != (facts.st_size, facts.st_mtime_ns):
-                sha256 = sha256_of(path)
-                self._known[str(path)] = (facts.st_size, facts.st_mtime_ns, sha256)
-                self._new.append(json.dumps([str(path), facts.st_size, facts.st_mtime_ns, sha256]))
         except OSError:
             return None
+        size, changed_ns, sha256 = self._known.get(_name(path), (-1, -1, ""))
+        return sha256 if (size, changed_ns) == (facts.st_size, facts.st_mtime_ns) else None
+
+    def of(self, path: Path) -> str | None:
+        """Return the digest of a file, None if it cannot be read."""
+        sha256 = self.known(path)
+        if sha256 is None:
+            try:
+                facts, sha256 = path.stat(), sha256_of(path)
+            except OSError:
+                return None
+            self._known[_name(path)] = (facts.st_size, facts.st_mtime_ns, sha256)
+            self._new.append(json.dumps([_name(path), *self._known[_name(path)]]))
         return sha256
 
     def save(self) -> None:
@@ -168,6 +176,10 @@ class ImageDigests:
             with self._file.open("a", encoding="utf-8") as stream:
                 stream.write("".join(f"{line}\n" for line in self._new))
             self._new.clear()
+
+
+def _name(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - resolving links would cost a look at every folder
 
 
 def _write_at(path: Path, offset: int, content: bytes) -> None:

@@ -1,0 +1,118 @@
+"""`eyeswap tokens cache`: let a frozen backbone see each image once, for all runs to come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from eyeswap.data.token_cost import TokenCost
+
+app = typer.Typer(no_args_is_help=True, help="Keep the visual tokens of frozen backbones.")
+_VERIFIED = 16
+
+
+@app.callback()
+def options() -> None:
+    """Keep the visual tokens of frozen backbones."""
+
+
+@app.command(epilog="Example: eyeswap tokens cache --backbone digits-vmamba --data data/digits --out tokens --dry-run")
+def cache(
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="A backbone, as a study file names it.")],
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR|FILE", help="A data root, an instruction json, or a folder of images."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", envvar="EYESWAP_TOKENS", help="Where tokens are kept, for any backbone.")
+    ],
+    tap: Annotated[str | None, typer.Option(help="Another tap than the backbone's own.")] = None,
+    geometry: Annotated[str | None, typer.Option(help="Another geometry, such as squash-224.")] = None,
+    wiring: Annotated[str, typer.Option(help="controlled, or as-published in eval mode.")] = "controlled",
+    weights: Annotated[Path | None, typer.Option(help="A weights file in place of the backbone's own.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and save; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Compute the visual tokens of all images of some data once; studies read them with EYESWAP_TOKENS=DIR.
+
+    Run it again after an interruption or with more data: what is stored is not computed again.
+    """
+    import json
+    from dataclasses import asdict
+    from typing import get_args
+
+    import torch
+
+    from eyeswap.backbones.catalog import Wiring
+    from eyeswap.backbones.weights import load_backbone
+    from eyeswap.data.token_cost import estimate_cost, spaced, verify
+    from eyeswap.data.tokens import cache_tokens, open_store
+    from eyeswap.errors import SpecError, nearest
+    from eyeswap.evaluation.images import images_of
+    from eyeswap.progress import progress
+
+    if wiring not in get_args(Wiring):
+        raise SpecError(f"--wiring {wiring}: {nearest(wiring, get_args(Wiring))}")
+    root, images = images_of(data)
+    chosen: Wiring = "as-published" if wiring == "as-published" else "controlled"
+    loaded = load_backbone(backbone, weights, chosen, tap=tap, geometry=geometry)
+    loaded.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dry_run:
+        cost = estimate_cost(out, loaded, root, images)
+        derived = {"needed_bytes": cost.needed_bytes, "cost_s": cost.cost_s, "saved_s": cost.saved_s}
+        typer.echo(json.dumps(asdict(cost) | derived, indent=1) if as_json else _told(cost, loaded.name))
+        return
+    with progress() as board:
+        stored = cache_tokens(
+            out, loaded, root, images, board.task(f"{loaded.name}: visual tokens", len(images)).advance
+        )
+    compared = verify(stored, loaded, root, spaced(images, _VERIFIED))
+    store = open_store(out, loaded)
+    facts = {
+        "folder": str(store.folder),
+        "images": len(images),
+        "unreadable": stored.unreadable,
+        "tokens": stored.tokens.shape[1],
+        "width": stored.tokens.shape[2],
+        "bytes": len(store) * store.row_bytes,
+        "verified": compared,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    typer.echo(f"stored: {store.folder}, {len(store):,} images of {_size(store.row_bytes)}, {_size(facts['bytes'])}")
+    typer.echo(f"verified: {compared} images computed again, equal to the bit")
+    for reason in list(stored.unreadable.values())[:10]:
+        typer.echo(f"unreadable: {reason}", err=True)
+    if len(stored.unreadable) > 10:
+        typer.echo(f"unreadable: {len(stored.unreadable) - 10} more; --json lists them all", err=True)
+
+
+def _told(cost: TokenCost, name: str) -> str:
+    """Return an estimate in words."""
+    room = "" if cost.needed_bytes < cost.free_bytes else ": NOT ENOUGH"
+    rows = [
+        ("images", f"{cost.images:,}, of which {cost.stored:,} are known to be stored"),
+        ("an image", f"{cost.tokens:,} tokens x {cost.width} x 2 bytes = {_size(cost.image_bytes)}"),
+        ("cost, disk", f"{_size(cost.needed_bytes)} ({_size(cost.free_bytes)} free{room})"),
+        ("cost, time", f"{_clock(cost.cost_s)} ({1 / cost.image_s:,.1f} images/s, measured on {cost.sampled} images)"),
+        ("saves", f"{_clock(cost.saved_s)} of {name} in every later pass over these images"),
+        ("", "(a further epoch, seed, connector or LLM; a first single run saves nothing)"),
+    ]
+    return "\n".join(f"{title:<11} {text}" for title, text in rows)
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} GB"
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:,.1f} min"
