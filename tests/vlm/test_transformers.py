@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from eyeswap.backbones.weights import load_backbone
+from eyeswap.data.tokens import cache_tokens
 from eyeswap.errors import CheckpointError, ShapeError, SpecError
 from eyeswap.files import read_json, write_json
 from eyeswap.vlm import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
@@ -103,6 +104,18 @@ def test_forward_with_placeholders_is_embedding_with_insertion(saved: Path, imag
     torch.testing.assert_close(logits, expected)
     lead = int(model.config.bos_first)
     assert (inputs["input_ids"][0, lead : lead + 64] == model.config.image_token_id).all()
+
+
+def test_cached_tokens_and_pixels_give_equal_logits(small: Path, images: list[Image.Image], tmp_path: Path):
+    model = VisionLanguageModel.load(small)
+    names = [f"{number}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        image.save(tmp_path / name)
+    cache = cache_tokens(tmp_path / "tokens", model.backbone, tmp_path, names)
+    inputs = model.processor(images=images[2], text="x")
+    seen = model(**inputs).logits
+    cached = model(inputs["input_ids"], inputs["attention_mask"], visual_tokens=cache[names[2:3]]).logits
+    assert seen.equal(cached)
 
 
 def test_training_through_forward_learns_the_connector(small: Path, images: list[Image.Image]):

@@ -174,7 +174,9 @@ def token_folder(study_dir: Path) -> Path:
 def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:
     """Return the store of a backbone and its geometry; equal ones share it, whatever they are called."""
     about = backbone_identity(loaded)
-    return TokenStore(folder / digest(about)[:24], {"name": loaded.name, **about})
+    device = next(loaded.network.parameters(), torch.empty(0)).device.type
+    made = {"name": loaded.name, "torch": torch.__version__, "device": device}  # for readers; not part of the key
+    return TokenStore(folder / digest(about)[:24], {**made, **about})
 
 
 def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:
