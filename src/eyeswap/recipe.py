@@ -150,7 +150,9 @@ class Execution(Spec):
         32.0, description="largest cache of visual tokens to write before training; larger ones are not written"
     )
     checkpoint_every_s: Annotated[float, Field(strict=True, ge=0)] | None = Field(
-        None, description="seconds between checkpoints; null takes 15 s, or 20 times what the last one took if longer"
+        None,
+        description="seconds between checkpoints, 0 for one after every step; null takes 15 s, or 20 times what the "
+        "last one took if that is longer",
     )
     keep_checkpoints: Count = Field(2, description="checkpoints kept while a run goes on")
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(

@@ -109,7 +109,7 @@ def count_words(messages: Sequence[str]) -> int:
     return sum(len(message.split()) for message in messages)
 
 
-def order_digest(order: Rows, example_ids: list[str]) -> str:
+def order_digest(order: Rows, example_ids: Sequence[str]) -> str:
     """Return the sha256 (hex) of a batch order and of the ids it refers to."""
     hasher = hashlib.sha256(np.ascontiguousarray(order).tobytes())
     hasher.update("\n".join(example_ids).encode())

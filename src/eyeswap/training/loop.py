@@ -1,129 +1,183 @@
 """One-stage instruction tuning: connector and LLM learn, the backbone stays frozen.
 
-The loop is a page. The loss is the exact mean over all answer tokens of the global batch, whatever the split into
-micro-batches (``token-mean``); ``micro-batch-mean`` reproduces the published averaging of micro-batch means.
+A step takes one global batch in as many passes as the machine needs. Its loss is the exact mean over all answer tokens
+of the global batch, whatever the passes and processes (``token-mean``); ``micro-batch-mean`` reproduces the published
+mean of micro-batch means. Random numbers, where a model draws any, are drawn anew at every pass from seed, step and
+pass, so that a resumed run draws the same.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from eyeswap.data.collate import Encoded, collate
-from eyeswap.data.tokens import TokenCache
+from eyeswap.data.collate import Batch
 from eyeswap.errors import RunError
-from eyeswap.files import write_text
-from eyeswap.recipe import Recipe
-from eyeswap.training.checkpoint import load_checkpoint, save_checkpoint
+from eyeswap.recipe import Execution, Recipe
+from eyeswap.training.attention import can_pack, packed_attention
+from eyeswap.training.checkpoint import Checkpoints
+from eyeswap.training.examples import TrainingData
+from eyeswap.training.feed import Feed, Layout
+from eyeswap.training.health import complaint
+from eyeswap.training.layers import recomputed
+from eyeswap.training.learner import Learner
+from eyeswap.training.log import TrainLog, open_trackers
 from eyeswap.training.optimizer import build_optimizer, learning_rate
+from eyeswap.training.parallel import Ranks, is_sharded, shard, this_process, whole
+from eyeswap.training.passes import Cutter, Pass
+from eyeswap.training.speed import Meter, pass_flops
 from eyeswap.vlm.model import VisionLanguageModel
 
-_CHECKPOINT_EVERY_S = 15.0
+_NAMED = 8  # examples that a message names
 
 
 def train(
     model: VisionLanguageModel,
-    examples: Sequence[Encoded],
-    images: Sequence[str],
-    cache: TokenCache,
-    order: npt.NDArray[np.int64],
+    data: TrainingData,
     recipe: Recipe,
     run_dir: Path,
     digest: str,
-    report: Callable[[int, float], None],
+    seed: int = 0,
+    execution: Execution | None = None,
+    report: Callable[[int, str], None] = lambda done, note: None,
+    warn: Callable[[str], None] = lambda message: None,
+    peak_flops: float | None = None,
 ) -> None:
-    """Train connector and LLM in place, resuming from the run's checkpoint if there is one.
+    """Train connector and LLM in place, resuming from the run's last whole checkpoint if there is one.
 
     Args:
-        model: the VLM; all its parameters are trained.
-        examples: the encoded conversations.
-        images: image of each conversation.
-        cache: their visual tokens.
-        order: ``[steps, batch]`` rows of each global batch.
+        model: the VLM; all its parameters that require a gradient are trained.
+        data: conversations, images, order of batches, source of visual tokens.
         recipe: optimiser, schedule, precision, loss.
         run_dir: gets ``train.jsonl`` and ``checkpoints/``.
         digest: identifies recipe, data and arm; a checkpoint of another digest is refused.
-        report: called after every step with the number of steps done and the loss.
+        seed: of the random numbers that the model draws, if it does.
+        execution: how the machine does it.
+        report: told after every step how many are done, with loss and speed in words.
+        warn: told about damaged checkpoints that are passed over.
+        peak_flops: peak of one process's device, FLOP/s; None if not known.
 
     Raises:
-        RunError: if the loss is not finite; the message names step and examples.
+        RunError: if the loss is no number or explodes, or a checkpoint cannot be written; the message says which one
+            is the last.
+        CheckpointError: if a checkpoint belongs to another run, or none is whole.
+        SpecError: if recipe and execution do not fit.
     """
-    optimizer = build_optimizer(model, recipe.weight_decay)
-    first = load_checkpoint(run_dir / "checkpoints", model, optimizer, digest)
-    log = _open_log(run_dir / "train.jsonl", first)
-    model.train()
-    saved_at = time.perf_counter()
-    started = saved_at - (log[-1]["elapsed_s"] if log else 0.0)
-    for step in range(first, len(order)):
-        rate = learning_rate(step, len(order), recipe.lr, recipe.warmup_fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss, num_tokens = _accumulate(model, order[step], examples, images, cache, recipe)
-        if not math.isfinite(loss):
-            rows = ", ".join(str(row) for row in order[step][:8])
-            raise RunError(f"{run_dir}: loss is {loss} at step {step} (examples {rows}, ...); lower recipe.lr")
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        elapsed = time.perf_counter() - started
-        log.append(
-            {
-                "step": step,
-                "loss": loss,
-                "lr": rate,
-                "grad_norm": norm,
-                "answer_tokens": num_tokens,
-                "elapsed_s": elapsed,
-            }
+    execution, ranks = execution or Execution(), this_process()
+    packs = execution.tokens_per_pass is not None and can_pack(model.llm)
+    cutter = Cutter.of(data, recipe, execution, ranks.size, packs)
+    layout = Layout(model.config.image_token_id, model.config.bos_first, int(model.tokenizer.pad_token_id or 0), packs)
+    feed = Feed(data, layout, cutter, ranks.rank, execution.workers if data.source.decodes else 0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ready_to_train(model, packs, execution.recompute))
+        trainer = _Trainer.of(model, data, recipe, ranks, seed)
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                run_dir / "checkpoints", digest, ranks, execution.keep_checkpoints, execution.checkpoint_every_s, warn
+            )
         )
-        report(step + 1, loss)
-        if time.perf_counter() - saved_at > _CHECKPOINT_EVERY_S:
-            _write_log(run_dir / "train.jsonl", log)
-            save_checkpoint(run_dir / "checkpoints", model, optimizer, step + 1, digest)
-            saved_at = time.perf_counter()
-    _write_log(run_dir / "train.jsonl", log)
-    model.eval()
+        first = checkpoints.load(trainer.learner, trainer.optimizer)
+        trackers = open_trackers(execution.track, run_dir, recipe.model_dump(mode="json")) if ranks.is_first else []
+        log = TrainLog(run_dir / "train.jsonl", first, trackers, writes=ranks.is_first)
+        stack.callback(log.close)
+        meter = Meter(peak_flops and peak_flops * ranks.size)
+        started = time.perf_counter() - log.elapsed_s
+        for step, passes in enumerate(feed.steps(first), start=first):
+            row, is_due = trainer.step(step, passes, checkpoints.is_due())
+            problem = complaint(row["loss"], row["grad_norm"], log.losses, model.config.text_config.vocab_size)
+            if problem:
+                checkpoints.wait()
+                named = ", ".join(data.ids[index] for index in data.order[step][:_NAMED])
+                raise RunError(
+                    f"{run_dir}: {problem} at step {step} (examples {named}, ...); {checkpoints.last}; lower recipe.lr"
+                )
+            trainer.update()
+            lengths = [cutter.lengths[index] for index in data.order[step]]
+            meter.add(sum(lengths), pass_flops(model, lengths))
+            log.add({**row, "tokens": sum(lengths), "elapsed_s": time.perf_counter() - started})
+            report(step + 1, f"loss {row['loss']:.3f}, {meter.note}")
+            if is_due:
+                checkpoints.save(trainer.learner, trainer.optimizer, step + 1)
 
 
-def _accumulate(
-    model: VisionLanguageModel,
-    rows: npt.NDArray[np.int64],
-    examples: Sequence[Encoded],
-    images: Sequence[str],
-    cache: TokenCache,
-    recipe: Recipe,
-) -> tuple[float, int]:
-    """Add the gradients of one global batch; return its loss and its number of answer tokens."""
-    size = recipe.micro_batch or len(rows)
-    pad = int(model.tokenizer.pad_token_id or 0)
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    targets = [sum(label >= 0 for row in part for label in examples[row].labels[1:]) for part in parts]
-    total, all_tokens = 0.0, sum(targets)
-    for part, count in zip(parts, targets, strict=True):
-        ids, labels = collate([examples[row] for row in part], pad)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            summed, _ = model.loss(cache[[images[row] for row in part]], ids, labels)
-        share = 1 / all_tokens if recipe.loss == "token-mean" else 1 / (count * len(parts))
-        (summed * share).backward()
-        total += float(summed.detach()) * share
-    return total, all_tokens
+@dataclass(frozen=True)
+class _Trainer:
+    """What a step needs in one process."""
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    data: TrainingData
+    recipe: Recipe
+    ranks: Ranks
+    seed: int
+
+    @classmethod
+    def of(cls, model: VisionLanguageModel, data: TrainingData, recipe: Recipe, ranks: Ranks, seed: int) -> _Trainer:
+        learner = Learner(model)
+        shard(learner, recipe, ranks)
+        return cls(learner, build_optimizer(learner, recipe.weight_decay), data, recipe, ranks, seed)
+
+    def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], wants: bool) -> tuple[dict[str, float], bool]:
+        """Make the gradients of a step; return its log row, and whether the first process ``wants`` a checkpoint."""
+        rows = self.data.order[step]
+        rate = learning_rate(step, len(self.data.order), self.recipe.lr, self.recipe.warmup_fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        uses_images = any(self.data.images[row] is not None for row in rows)
+        own = 0.0
+        for number, (one, batch) in enumerate(passes):
+            torch.manual_seed(_seed_of(self.seed, step, number * self.ranks.size + self.ranks.rank))
+            own += self._accumulate(one, batch, uses_images)
+        loss, wanted = self.ranks.sum(own, float(wants and self.ranks.is_first))
+        norm = whole(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
+        num_targets = int(self.data.conversations.num_targets[rows].sum())
+        row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
+        return row, wanted > 0
+
+    def update(self) -> None:
+        """Take the step."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _accumulate(self, one: Pass, batch: Batch, uses_images: bool) -> float:
+        """Add the gradients of one pass; return its share of the loss."""
+        batch = batch.to(self.ranks.device)
+        visual = None if batch.visual is None else self.data.source.encode(batch.visual, self.learner.vlm)
+        casts = self.recipe.precision == "bf16" and not is_sharded(self.learner)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=casts):
+            summed = self.learner(batch, visual, uses_images)
+        (summed * (one.share * self.ranks.size)).backward()  # sharding averages over processes
+        return float(summed.detach()) * one.share
 
 
-def _open_log(path: Path, first_step: int) -> list[dict[str, float]]:
-    """Return the logged rows before ``first_step``; later ones belong to a lost part of an interrupted run."""
-    if first_step == 0 or not path.is_file():
-        return []
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row for row in rows if row["step"] < first_step]
+@contextlib.contextmanager
+def _ready_to_train(model: VisionLanguageModel, packs: bool, recompute: bool) -> Iterator[None]:
+    """Put a model into training mode; afterwards into eval mode, its frozen backbone as it was.
+
+    As published, batch norms of the backbone drift while training goes on, and are thrown away with it.
+    """
+    frozen = None if model.config.wiring == "controlled" else model.backbone.network
+    before = {} if frozen is None else {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    with (
+        torch.random.fork_rng(),
+        packed_attention(model.llm) if packs else contextlib.nullcontext(),
+        recomputed(model.llm) if recompute else contextlib.nullcontext(),
+    ):
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
+            if frozen is not None:
+                frozen.load_state_dict(before)
 
 
-def _write_log(path: Path, rows: list[dict[str, float]]) -> None:
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

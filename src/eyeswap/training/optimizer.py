@@ -11,7 +11,8 @@ from torch import nn
 def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
     """Return AdamW with decay on matrices only; biases, norms and other vectors have none (published recipe).
 
-    The learning rate is set before every step by `learning_rate`.
+    The learning rate is set before every step by `learning_rate`. All moments exist from the start, so that a
+    checkpoint has the same content at every step.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -19,7 +20,15 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
         if parameter.requires_grad:
             (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0)
+    on_gpu = any(parameter.is_cuda for parameter in [*decayed, *plain])
+    optimizer = torch.optim.AdamW(groups, lr=0.0, fused=on_gpu or None)
+    for parameter in [*decayed, *plain]:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device if on_gpu else "cpu"),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_fraction: float) -> float:

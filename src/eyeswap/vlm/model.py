@@ -262,6 +262,24 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         mixed = F.pad(text, (0, 0, 0, visual.shape[1]))  # [B, T+N, D]
         return mixed.index_copy(0, image_rows, torch.cat([seen[:, :lead], visual, seen[:, lead:]], dim=1))
 
+    def hidden_states(self, input_ids: Tensor, visual_tokens: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return what the last layer of the LLM says at every position, before any logits.
+
+        Args:
+            input_ids: ``[B, T]`` with ``config.image_token_id`` where visual tokens go.
+            visual_tokens: ``[..., vision_width]``, in the order of the ids.
+            **kwargs: for the LLM, such as ``position_ids`` ``[B, T]``.
+
+        Returns:
+            ``[B, T, llm_width]``.
+
+        Raises:
+            ShapeError: if the ids have room for another number of visual tokens than there are.
+        """
+        embedded = self._fill(input_ids, visual_tokens)
+        states: Tensor = self.llm.base_model(inputs_embeds=embedded, use_cache=False, **kwargs).last_hidden_state
+        return states
+
     def loss(
         self, visual_tokens: Tensor | None, input_ids: Tensor, labels: Tensor, image_rows: Tensor | None = None
     ) -> tuple[Tensor, int]:

@@ -1,0 +1,67 @@
+"""How fast training goes: real tokens a second, and the share of the hardware's peak that they amount to (MFU)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from eyeswap.vlm.model import VisionLanguageModel
+
+_RECENT = 20  # steps
+
+
+def pass_flops(vlm: VisionLanguageModel, lengths: Sequence[int]) -> float:
+    """Return the FLOPs of a forward and backward pass of the LLM over whole conversations, padding not counted.
+
+    6 a token for each parameter that is multiplied, and ``6 * layers * width * length^2`` for causal attention: the
+    count of `eyeswap.study.cost`, for a model that is loaded.
+
+    Args:
+        vlm: the model.
+        lengths: positions of each conversation, visual tokens included.
+    """
+    llm, config = vlm.llm, vlm.llm.config
+    embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
+    parameters = sum(parameter.numel() for parameter in llm.parameters())
+    multiplied = parameters if embedding is head else parameters - embedding.numel()
+    attention = 6 * config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
+    return float(6 * multiplied * sum(lengths) + attention)
+
+
+class Meter:
+    """Measures the last steps of one run.
+
+    Args:
+        peak_flops: of all GPUs together, FLOP/s; None if not known.
+    """
+
+    def __init__(self, peak_flops: float | None = None) -> None:
+        self._peak = peak_flops
+        self._steps: deque[tuple[float, int, float]] = deque([(time.perf_counter(), 0, 0.0)], maxlen=_RECENT + 1)
+
+    def add(self, num_tokens: int, flops: float) -> None:
+        """Count a step that ends now."""
+        self._steps.append((time.perf_counter(), num_tokens, flops))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Real tokens a second over the last steps."""
+        return sum(tokens for _, tokens, _ in list(self._steps)[1:]) / self._elapsed
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation over the last steps, 0..1; None if the peak is not known."""
+        if self._peak is None:
+            return None
+        return sum(flops for _, _, flops in list(self._steps)[1:]) / self._elapsed / self._peak
+
+    @property
+    def note(self) -> str:
+        """Both in words."""
+        utilisation = "" if self.mfu is None else f", MFU {self.mfu:.0%}"
+        return f"{self.tokens_per_s:,.0f} tokens/s{utilisation}"
+
+    @property
+    def _elapsed(self) -> float:
+        return max(time.perf_counter() - self._steps[0][0], 1e-9)
