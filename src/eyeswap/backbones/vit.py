@@ -190,8 +190,9 @@ def resize_positions(positions: Tensor, prefix: int, grid: tuple[int, int], *, a
     if grid == (side, side):
         return positions
     raster = positions[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # [1, D, s, s]
+    raster = raster.to(torch.promote_types(raster.dtype, torch.float32))  # torch resizes no bfloat16 on a CPU
     raster = F.interpolate(raster, grid, mode="bicubic", antialias=antialias, align_corners=False)
-    return torch.cat([positions[:, :prefix], raster.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([positions[:, :prefix], raster.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
 def initialise(network: nn.Module) -> None:
