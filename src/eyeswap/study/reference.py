@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS
-from eyeswap.recipe import DigitsData, FolderData, Recipe
+from eyeswap.recipe import DigitsData, Execution, FolderData, Recipe
 from eyeswap.study.spec import Arm, Study
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -19,6 +19,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`recipe.data`, the embedded set", DigitsData),
     ("`recipe.data`, a folder", FolderData),
     ("Each of `arms`", Arm),
+    ("`execution`", Execution),
 )
 
 
@@ -47,6 +48,8 @@ def _default(field: FieldInfo) -> str:
         return "`null`"
     if isinstance(field.default, tuple):
         return f"`[{', '.join(map(str, field.default))}]`"
+    if isinstance(field.default, BaseModel):
+        return "see below"
     return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
 
 

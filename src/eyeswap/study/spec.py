@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from eyeswap.errors import DataError, SpecError, nearest
-from eyeswap.recipe import ConnectorKind, Count, DigitsData, FolderData, Recipe, Seed, Spec, Wiring, shown
+from eyeswap.recipe import ConnectorKind, Count, DigitsData, Execution, FolderData, Recipe, Seed, Spec, Wiring, shown
 from eyeswap.yaml_reader import read_yaml
 
 __all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "Study", "load_recipe", "load_study"]
@@ -93,6 +93,9 @@ class Study(Spec):
     benchmarks: tuple[str, ...] = Field(min_length=1, description="names of benchmarks, or YAML files of your own ones")
     seeds: tuple[Seed, ...] = Field((7,), min_length=1, description="one run for each arm and seed")
     subset: Count | None = Field(None, description="examples of each benchmark part; null evaluates all of them")
+    execution: Execution = Field(
+        Execution(), description="how training is carried out on this machine; may change between runs"
+    )
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -245,5 +248,7 @@ def _model_at(location: list[Any]) -> type[Spec]:
             return Recipe
         case ["arms", _, _, *_]:
             return Arm
+        case ["execution", _, *_]:
+            return Execution
         case _:
             return Study
