@@ -46,6 +46,7 @@ arms:
   vit: encoders.py:vit
   vmamba: encoders.py:vmamba
 benchmarks: [vqav2, pope, tallyqa, refcoco, ocid-ref]
+execution: {{checkpoint_every_s: 0}}
 """
 
 BENCHMARKS = ("vqav2", "pope", "tallyqa", "refcoco", "ocid-ref")
@@ -139,18 +140,16 @@ from pathlib import Path
 from rich.console import Console
 from eyeswap.study.execute import run_study
 from eyeswap.study.spec import load_study
-from eyeswap.training import loop
-loop._CHECKPOINT_EVERY_S = 0.0
 file, runs = map(Path, sys.argv[1:])
 run_study(load_study(file), file, runs, Console(file=io.StringIO()))
 """
     command = [sys.executable, "-c", program, str(study_file), str(tmp_path / "runs")]
     study_dir = tmp_path / "runs" / "tiny"
-    moments = ["data/digits.json", "vit/seed-7/train.jsonl", "vit/seed-7/model", "vmamba/seed-7/checkpoints/latest.pt"]
+    moments = ["data/digits.json", "vit/seed-7/train.jsonl", "vit/seed-7/model", "vmamba/seed-7/checkpoints/step-*"]
     for moment in moments:
         process = subprocess.Popen(command)
         deadline = time.monotonic() + 120
-        while not (study_dir / moment).exists() and process.poll() is None:
+        while not any(study_dir.glob(moment)) and process.poll() is None:
             assert time.monotonic() < deadline, f"{moment} did not appear"
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
