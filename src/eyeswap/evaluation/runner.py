@@ -92,7 +92,8 @@ def evaluate(
     workers.wait()  # until all have seen what is done
     left = Counter(question.benchmark.name for part in todo for question in part)
     for name, rows in questions.items():
-        advance(name, len(rows) - left[name])
+        if len(rows) > left[name]:
+            advance(name, len(rows) - left[name])
     generator = Generator(model.eval(), batch)
     for part in workers.share([part for part in todo if part]):
         write_part(run_dir, answer(generator, images, part))
@@ -102,7 +103,8 @@ def evaluate(
             advance(name, done)
     workers.wait()
     for name, count in left.items():
-        advance(name, count)
+        if count:
+            advance(name, count)
     if workers.is_first:
         merge_parts(run_dir, {name: [row.example.example_id for row in rows] for name, rows in missing.items()})
     workers.wait()
