@@ -23,6 +23,7 @@ from torch import Tensor
 
 from eyeswap.errors import EnvironmentProblem
 from eyeswap.files import atomic_path
+from eyeswap.ops._constant import constant
 from eyeswap.ops._threads import share_out
 
 SOURCE = Path(__file__).with_name("_ss2d.c")
@@ -63,7 +64,7 @@ def library() -> ctypes.CDLL | str:
     return loaded
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def why_missing() -> str:
     """Return in one line why there is no C core on this machine; empty if there is one."""
     found = library()

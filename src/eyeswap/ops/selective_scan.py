@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyeswap.errors import EnvironmentProblem, ShapeError, SpecError, nearest
+from eyeswap.ops._constant import constant
 
 PATHS = ("auto", "reference", "numba", "triton")
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ def choose_path(path: str, u: Tensor) -> str:
     return path
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def log_once(message: str, level: int = logging.INFO) -> None:
     """Write a line to the log, the first time only; a compiler that traces the caller runs it once too."""
     _log(message, level)
