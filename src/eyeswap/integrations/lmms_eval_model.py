@@ -99,7 +99,7 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
                 document = self.task_dict[task][split][doc_id]
                 wanted = target if isinstance(target, str) else target(document)
                 tokens = self._encode(self._image(doc_to_visual(document), task))
-                scores.append(self._weigh(tokens, str(context), str(wanted)))
+                scores.append(self._weigh(tokens, str(context), str(wanted).strip()))
         return scores
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
