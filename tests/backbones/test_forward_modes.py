@@ -212,3 +212,20 @@ def test_inductor_gives_the_same_tokens(tmp_path, monkeypatch):
         with torch.no_grad():
             got = torch.compile(model, fullgraph=True, dynamic=False)(images())
             assert error(got, model(images())) < FLOAT32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_gives_the_same_tokens_in_every_mode(family):
+    model = copy.deepcopy(network(family)).cuda()
+    pixels = images().cuda()
+    torch._dynamo.reset()
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        for inputs in (pixels, pixels.to(memory_format=torch.channels_last)):
+            assert error(model(inputs).cpu(), plain(family)) < 4 * FLOAT32
+            with torch.autocast("cuda", torch.bfloat16):
+                assert error(model(inputs).cpu(), plain(family)) < BFLOAT16
+        assert error(torch.compile(model, fullgraph=True, dynamic=False)(pixels).cpu(), plain(family)) < 4 * FLOAT32
+        assert error(copy.deepcopy(model).bfloat16()(pixels.bfloat16()).cpu(), plain(family)) < BFLOAT16
+        assert error(model(images(256).cuda()).cpu(), network(family)(images(256))) < 4 * FLOAT32
