@@ -30,6 +30,7 @@ class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transform
         image_token_id: stands in ``input_ids`` where a visual token goes. May lie beyond the LLM's vocabulary.
         bos_first: whether sequences begin with a beginning-of-sequence token, behind which visual tokens go. Without
             one they go first.
+        box_frame: frame of the boxes that the model was trained to answer with, ``original`` image or ``canvas``.
     """
 
     model_type = "eyeswap"
@@ -47,6 +48,7 @@ class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transform
         connector: str = "gelu-mlp",
         image_token_id: int = 32001,
         bos_first: bool = True,
+        box_frame: str = "original",
         **kwargs: Any,
     ) -> None:
         if text_config is None:
@@ -56,6 +58,7 @@ class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transform
         self.weights_sha256, self.backbone_file = weights_sha256, backbone_file
         self.vision_width, self.connector = vision_width, connector
         self.image_token_id, self.bos_first = image_token_id, bos_first
+        self.box_frame = box_frame
         super().__init__(**kwargs)
 
     @staticmethod
