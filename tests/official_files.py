@@ -111,16 +111,22 @@ def write_official_files(root: Path) -> dict[str, list[Example]]:
     (folder / "tally-qa" / "VG_100K_2").mkdir()
     for name, (authors, split) in sets.items():
         own = [example for example in examples["refcoco"] if example.example_id.startswith(f"{name}/")]
-        own += [_refcoco(n, name, split) for n in range(NUM_QUESTIONS, NUM_QUESTIONS + 10)]
+        tests = [_refcoco(n, name, split) for n in range(NUM_QUESTIONS, NUM_QUESTIONS + 10)]
+        own += tests
+        _write_images(root, tests)
         write_refer(folder / "refcoco" / name / f"refs({authors}).p", folder / "refcoco" / name / "instances.json", own)
     write_ocid(folder / "ocid-ref" / "val_expressions.json", "download/ocid-ref/OCID-dataset", examples["ocid-ref"])
     for family in examples.values():
-        for example in family:
-            path = root / example.image
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", example.size or SIZE).save(path)
+        _write_images(root, family)
     return examples
+
+
+def _write_images(root: Path, examples: Sequence[Example]) -> None:
+    for example in examples:
+        path = root / example.image
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", example.size or SIZE).save(path)
 
 
 def _add_programs(path: Path) -> None:

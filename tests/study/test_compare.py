@@ -55,6 +55,14 @@ def test_the_difference_is_that_of_the_scores_and_its_interval_that_of_the_stati
     assert found["notes"] == []
 
 
+def test_other_modes_are_told(runs, tmp_path, root):
+    write_predictions(tmp_path, root, ["gqa"])
+    index = tmp_path / "predictions" / "benchmarks.json"
+    index.write_text(index.read_text().replace('"study"', '"official"'))
+    notes = compare_runs(runs[0], tmp_path)["notes"]
+    assert notes == ["gqa: the first run was asked and scored in mode study, the second in mode official"]
+
+
 def test_soft_scores_have_no_mcnemar_test(runs, tmp_path, root):
     write_predictions(tmp_path, root, ["vqav2"])
     rewrite(

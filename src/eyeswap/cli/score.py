@@ -26,7 +26,7 @@ def score(
     ] = "study",
     benchmarks: Annotated[str, typer.Option("--benchmarks", help="Only these, by commas.")] = "",
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Data root, for answers stored without their details.")
+        Path | None, typer.Option("--data", metavar="DIR", help="Data root, for answers stored without their details.")
     ] = None,
     weights: Annotated[
         str, typer.Option("--weights", help="Of the averages: counts at hand, or those of the published sets.")
