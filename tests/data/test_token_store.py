@@ -109,8 +109,8 @@ from eyeswap.data.token_store import TokenStore
 store = TokenStore(Path(sys.argv[1]))
 with store.writing():
     print("ready", flush=True)
-    for number in range(len(store), 400):
-        store.append([f"{number:064d}"], [np.full((30, 20), number % 2000, np.float16)])
+    for number in range(len(store), 120):
+        store.append([f"{number:064d}"], [np.full((30, 20), number, np.float16)])
 """
 
 
@@ -126,9 +126,9 @@ def test_writers_that_are_killed_and_writers_that_wait_end_with_one_whole_store(
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     store = TokenStore(tmp_path / "s")
-    assert list(store.rows) == [f"{number:064d}" for number in range(400)]
-    assert [row[0, 0] for row in store.tokens()] == list(range(400))
-    store.check(range(400))
+    assert list(store.rows) == [f"{number:064d}" for number in range(120)]
+    assert [row[0, 0] for row in store.tokens()] == list(range(120))
+    store.check(range(120))
 
 
 def test_a_digest_is_taken_once_until_the_file_changes(tmp_path: Path):
