@@ -193,3 +193,14 @@ def test_names_of_families_and_benchmarks():
     for name, family in FAMILIES.items():
         own = [BENCHMARKS[benchmark].num_published for benchmark in family.benchmarks]
         assert counts[name] == (sum(own) if name == "refcoco" else own[0])
+
+
+@each_family
+def test_the_page_names_files_and_counts_as_the_catalogue_does(name):
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    family = FAMILIES[name]
+    assert all(f"`{benchmark}`" in row for benchmark in family.benchmarks)
+    assert all(f"{sum(dict(counts).values()):,}" in row for counts in family.counts)
+    for source in family.sources:
+        assert source.names[0].rpartition("/")[2] in row

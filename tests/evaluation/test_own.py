@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -195,3 +197,17 @@ def test_junk_in_a_row_is_refused_in_one_line_or_read(tmp_path, metric, key, jun
     for example in examples:
         assert benchmark.user_message(example)
         assert 0 <= benchmark.score(example, "3").score <= 1
+
+
+def test_the_example_of_the_page_loads(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    for language, name in (("yaml", "my-signs.yaml"), ("json", "my-signs.jsonl")):
+        block = re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        assert block
+        (tmp_path / name).write_text(block.group(1))
+    benchmark = get_benchmark(str(tmp_path / "my-signs.yaml"))
+    first, second = benchmark.examples(tmp_path)
+    assert benchmark.score(first, "Stop!").score == benchmark.score(second, "Do not enter").score == 1
+    assert second.subset == "night"
+    for metric in METRICS:
+        assert f"| `{metric}`" in page
