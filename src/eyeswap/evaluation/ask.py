@@ -39,6 +39,8 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
         RunError: if there is no trained model.
         DataError: if the image cannot be read.
     """
+    import torch
+
     from eyeswap.evaluation.benchmark import SHORT_ANSWER
     from eyeswap.evaluation.boxes import parse_box, to_original
     from eyeswap.evaluation.generate import Generator, Request
@@ -47,12 +49,13 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
 
     folder = model_folder(run_dir)
     image = open_image(image_path)
-    model = VisionLanguageModel.load(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = VisionLanguageModel.load(folder).to(device)
     pixels, placement = model.processor.image_geometry.place(image)
     as_it_is = "\n" in question or question.startswith("Please")
     message = question if as_it_is else f"{question}\n{SHORT_ANSWER}"
     request = Request(model.prompt.question(message), max_new_tokens=max_new_tokens)
-    text = Generator(model).answer(model.encode(pixels[None]), [[request]])[0][0].text
+    text = Generator(model).answer(model.encode(pixels[None].to(device)), [[request]])[0][0].text
     box = parse_box(text)
     if box is None:
         return Answer(text, None)
