@@ -95,7 +95,7 @@ def test_an_import_is_the_published_wiring_in_the_published_frame(base: Path, tm
     model = VisionLanguageModel.load(tmp_path / "ours")
     assert (model.config.wiring, model.config.tap) == ("as-published", "3,4")
     assert model.config.text_config.vocab_size == 320
-    assert model.tokenizer.pad_token == "<PAD>"
+    assert (model.tokenizer.pad_token, model.tokenizer.model_max_length) == ("<PAD>", 2048)
     assert model.prompt.question("Hi") == f"{VICUNA_SYSTEM} USER: Hi ASSISTANT:"
     assert not model.backbone.network.training  # answers come from the network as it was saved
     image = Image.new("RGB", (60, 40), (200, 30, 30))

@@ -39,6 +39,7 @@ class _Model(BaseModel):
     llm_backbone_id: str
     arch_specifier: str
     image_resize_strategy: str
+    llm_max_length: int = 2048
     vmamba_feature_stage: int | None = None
     vmamba_feature_layer: int | None = None
 
