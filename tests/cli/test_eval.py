@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from typer.testing import CliRunner, Result
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.cli.main import app
 from eyeswap.data.digits.write import DigitsSize, write_digits
+from eyeswap.data.formats import write_gqa, write_textvqa, write_vizwiz
+from eyeswap.evaluation import BENCHMARKS, get_benchmark
+from eyeswap.evaluation.predictions import read_predictions
 from eyeswap.files import read_json
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
@@ -47,6 +51,39 @@ def test_benchmarks_are_asked_scored_and_shown(saved: Path):
     assert json.loads(again.stdout)["benchmarks"] == scores["benchmarks"]
     rescored = CliRunner().invoke(app, ["score", str(saved / "four"), "--json"])
     assert json.loads(rescored.stdout)["benchmarks"]["pope"]["score"] == scores["benchmarks"]["pope"]["score"]
+
+
+def add_the_other_three(root: Path) -> None:
+    """Write GQA, VizWiz and TextVQA, which the embedded data set lacks, from its VQA v2 questions."""
+    vqa = get_benchmark("vqav2").examples(root)
+    images, download = {example.image: example.image_id for example in vqa}, root / "download"
+    folders = {"gqa": "images", "vizwiz": "val_images", "text-vqa": "train_val_images"}
+    for family, folder in folders.items():
+        (download / family / folder).mkdir(parents=True)
+        for image, image_id in images.items():
+            shutil.copy(root / image, download / family / folder / f"{image_id}.jpg")
+    named = [replace(example, image=f"{example.image_id}.jpg") for example in vqa]
+    one_answer = [replace(example, truth=example.truth[0]) for example in named]
+    write_gqa(download / "gqa" / "testdev_balanced_questions.json", one_answer)
+    write_vizwiz(download / "vizwiz" / "val.json", [replace(one, subset="answerable") for one in named])
+    files = [download / "text-vqa" / name for name in ("TextVQA_0.5.1_val.json", "textvqa_val_v051_ocr.jsonl")]
+    write_textvqa(*files, [replace(one, details={"ocr": "STOP, 7"}) for one in named])
+
+
+def test_every_benchmark_is_evaluated_from_its_official_files(saved: Path, tmp_path: Path):
+    shutil.copytree(saved / "data", tmp_path / "data")
+    add_the_other_three(tmp_path / "data")
+    options = ["--benchmarks", ",".join(BENCHMARKS), "--subset", "3", "--out", str(tmp_path / "all")]
+    result = CliRunner().invoke(app, ["eval", str(saved), "--data", str(tmp_path / "data"), *options])
+    assert result.exit_code == 0, result.output
+    scores = read_json(tmp_path / "all" / "scores.json")
+    assert list(scores["benchmarks"]) == list(BENCHMARKS)
+    assert scores["errors"] == 0
+    rows = {name: read_predictions(tmp_path / "all", name).to_pylist() for name in BENCHMARKS}
+    assert "Reference OCR token: STOP, 7" in rows["textvqa-ocr"][0]["prompt"]
+    assert "Reference OCR token" not in rows["textvqa-pure"][0]["prompt"]
+    assert "respond with 'Unanswerable'" in rows["vizwiz"][0]["prompt"]
+    assert all(row["num_tokens"] == 1 for name in ("pope", "tallyqa") for row in rows[name])
 
 
 def test_the_result_lies_beside_the_model_by_default(saved: Path):
