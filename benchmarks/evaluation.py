@@ -111,7 +111,7 @@ class WithoutReuse(Generator):
         mask = torch.cat([mask.new_ones(len(asked), num_visual), mask], dim=1)
         cache = DynamicCache()
         hidden = self.model.llm.base_model(
-            inputs_embeds=embedded, attention_mask=mask, past_key_values=cache, use_cache=True
+            inputs_embeds=embedded, attention_mask=mask, use_cache=True, **{self._cache_argument: cache}
         ).last_hidden_state
         last = hidden[torch.arange(len(asked), device=self.device), lengths - 1]
         if asked[0].request.choices:

@@ -31,7 +31,8 @@ INTEGERS = ("groups", "directions", "length", "channels", "height", "width")
 
 def compiled(kernel, states, warps, inputs, capability, ones=()):
     tile = dict(zip(("BLOCK_T", "BLOCK_C", "BLOCK_S"), tile_shape(states)))
-    constants = {"STATES": states, "USE_SOFTPLUS": True, "RANK": 6, "BLOCK_R": 16, **tile, **dict.fromkeys(ones, 1)}
+    constants = {"STATES": states, "USE_SOFTPLUS": True, "RANK": 6, "BLOCK_R": 16, "DIRECTIONS": 4}
+    constants |= {**tile, **dict.fromkeys(ones, 1)}
     kinds = dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(("x", "projected", "weight", "y"), inputs)
     kinds["order"] = "*i64"
     names = kernel.arg_names
@@ -45,7 +46,7 @@ assert compiled(_ss2d, 1, 1, "*bf16", 90)
 assert compiled(_scan, 8, 4, "*fp32", 80)
 assert compiled(_backward, 1, 4, "*fp32", 90)
 for kernel in (_ss2d, _scan, _backward):  # a launch makes ones constant
-    assert compiled(kernel, 3, 8, "*fp32", 80, ones=INTEGERS)
+    assert compiled(kernel, 3, 8, "*fp32", 80, ones=(*INTEGERS, "DIRECTIONS"))
 """
 
 

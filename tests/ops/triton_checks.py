@@ -6,6 +6,7 @@ Run as a program under TRITON_INTERPRET=1 it makes every check and prints what f
 import json
 import math
 import traceback
+from unittest.mock import patch
 
 import torch
 
@@ -100,20 +101,22 @@ def check_nan_stays_in_its_channel(device):
     assert broken.sum() == 4
 
 
-def check_map(device, dtype, H, W, D, R, S, batch=1):
+def check_map(device, dtype, H, W, D, R, S, batch=1, few=0):
+    """With ``few`` 0 a program walks all directions, else one."""
     inputs = map_inputs(H, W, D, R, S, batch)
-    got = map_and_gradients(ss2d, [t.to(device, dtype) for t in inputs], path="triton")
+    with patch.object(_triton_ss2d, "FEW_PROGRAMS", few):
+        got = map_and_gradients(ss2d, [t.to(device, dtype) for t in inputs], path="triton")
     agree(got, map_and_gradients(ss2d_reference, inputs), tolerance(dtype))
 
 
-def check_half_precision_map(device, dtype):
+def check_half_precision_map(device, dtype, few):
     """On the same rounded inputs only the rounding of the result is left."""
     H, W, D, R, S = 5, 3, 12, 3, 2
     x, projected, weight = (t.to(dtype) for t in (normal(2, H * W, D), normal(2, H * W, 4, R + 2 * S), normal(4, D, R)))
     bias, a, skip = normal(4, D) - 2, -normal(4, S, D).exp(), normal(D)
-    got = _triton_ss2d.ss2d_triton(
-        *(t.to(device) for t in (x, projected, weight)), *(t.to(device, torch.float32) for t in (bias, a, skip)), H, W
-    )
+    arguments = (x, projected, weight, *(t.float() for t in (bias, a, skip)))
+    with patch.object(_triton_ss2d, "FEW_PROGRAMS", few):
+        got = _triton_ss2d.ss2d_triton(*(t.to(device) for t in arguments), H, W)
     assert got.dtype == dtype
     arguments = (x.double(), projected.double(), weight.double(), bias, a, skip)
     want = _triton_ss2d.ss2d_triton(*(t.to(device) for t in arguments), H, W)
@@ -157,10 +160,11 @@ CHECKS = {
     "map, tall, more states": (check_map, F64, 9, 2, 3, 1, 3),
     "map, one row": (check_map, F64, 1, 37, 4, 3, 1),
     "map, one column": (check_map, F64, 8, 1, 9, 2, 1, 3),
+    "map, a program a direction": (check_map, F64, 3, 11, 35, 2, 2, 1, 99),
     "map, one position": (check_map, F64, 1, 1, 4, 2, 1),
     "map, float32": (check_map, F32, 5, 8, 10, 2, 1),
-    "map, bfloat16": (check_half_precision_map, torch.bfloat16),
-    "map, float16": (check_half_precision_map, torch.float16),
+    "map, bfloat16": (check_half_precision_map, torch.bfloat16, 0),
+    "map, float16": (check_half_precision_map, torch.float16, 99),
     "map, small steps": (check_small_steps,),
     "operators": (check_operators_keep_the_rules_of_torch,),
 }

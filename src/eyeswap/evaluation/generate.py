@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.kv_cache import keep_rows, spread
+from eyeswap.vlm.llm import cache_argument
 from eyeswap.vlm.model import VisionLanguageModel
 
 _NO_LIMIT = 10**6  # tokenizers without a longest input name a number beyond this
@@ -95,6 +96,7 @@ class Generator:
 
     def __init__(self, model: VisionLanguageModel, batch: int = 128) -> None:
         self.model, self.batch = model, batch
+        self._cache_argument = cache_argument(model.llm)
         self.tokenizer = model.tokenizer
         ends = getattr(getattr(model.llm, "generation_config", None), "eos_token_id", None)
         self._ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -185,7 +187,7 @@ class Generator:
         text = torch.tensor(ids, dtype=torch.long, device=self.device).expand(len(visual_tokens), -1)
         embedded = self.model.embed(visual_tokens.to(self.device), text)
         cache = DynamicCache()
-        self.model.llm.base_model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
+        self.model.llm.base_model(inputs_embeds=embedded, use_cache=True, **{self._cache_argument: cache})
         return cache, len(ids)
 
     def _answer_bucket(
@@ -261,8 +263,8 @@ class Generator:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_argument: cache},
         ).last_hidden_state
         return hidden
 

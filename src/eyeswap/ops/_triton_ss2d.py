@@ -4,7 +4,8 @@ One program walks one image for a block of channels: direction after direction, 
 state in registers. A direction is index arithmetic: step t is position t (0, by rows) or ``(t % H) W + t // H``
 (1, by columns), and directions 2 and 3 count t from the end. Step sizes are made on the way, as the product of
 the step-size code and its weights, so nothing of the size of four maps is ever written. Directions add to the
-sum that the one before has left, always in the same order: no two programs write to one place.
+sum that the one before has left, always in the same order: no two programs write to one place. A few images are
+too few programs for a GPU: then each direction is a program with an output of its own, added up afterwards.
 
 With N states of a channel: ``h[t] = exp(dt A) h[t-1] + dt u B``, ``y = C h``, ``dt = softplus(W code + bias)``.
 """
@@ -22,12 +23,14 @@ from eyeswap.ops._triton_math import last_step, recur, step_sizes, tile_shape, w
 from eyeswap.ops._triton_scan_backward import scan_triton_backward
 from eyeswap.ops.ss2d import cross_scan_order
 
+FEW_PROGRAMS = 256  # about two for each of a GPU's multiprocessors
+
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _ss2d(
     x: tl.tensor, projected: tl.tensor, weight: tl.tensor, bias: tl.tensor, a: tl.tensor, skip: tl.tensor,
     total: tl.tensor, y: tl.tensor, height: tl.tensor, width: tl.tensor, channels: tl.tensor,
-    RANK: tl.constexpr, STATES: tl.constexpr,
+    RANK: tl.constexpr, STATES: tl.constexpr, DIRECTIONS: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ) -> None:  # fmt: skip
     length = height * width
@@ -36,8 +39,11 @@ def _ss2d(
     row, rank, state = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_S)
     in_c, in_r, in_s = channel < channels, rank < RANK, state < STATES
     skips = tl.load(skip + channel, mask=in_c, other=0.0)
-    k = 0
-    while k < 4:
+    first_k = tl.program_id(2) * DIRECTIONS
+    last_k = first_k + DIRECTIONS - 1
+    total += tl.program_id(2).to(tl.int64) * tl.num_programs(0) * length * channels
+    k = first_k
+    while k <= last_k:
         of_cs = (k * STATES + state[None, :]) * channels + channel[:, None]
         of_rc = (k * channels + channel[None, :]) * RANK + rank[:, None]
         matrix = tl.load(a + of_cs, mask=in_c[:, None] & in_s[None, :], other=0.0)
@@ -64,9 +70,9 @@ def _ss2d(
             out = tl.sum(states * c[:, None, :], axis=2)
             if k == 0:
                 out += u * skips[None, :]
-            else:
+            if k > first_k:
                 out += tl.load(total + at, mask=in_tc, other=0.0)
-            if k < 3:
+            if DIRECTIONS == 1 or k < last_k:
                 tl.store(total + at, out, mask=in_tc)
             else:
                 tl.store(y + at, out, mask=in_tc)
@@ -96,17 +102,22 @@ def ss2d_triton(
     """
     (batch, _, channels), (rank, states) = x.shape, (weight.shape[2], a.shape[1])
     x, projected, weight, bias, a, skip = (t.contiguous() for t in (x, projected, weight, bias, a, skip))
-    y = torch.empty_like(x)
-    total = y if x.dtype == a.dtype else torch.empty_like(x, dtype=a.dtype)
     block_t, block_c, block_s = tile_shape(states)
-    grid = (batch, triton.cdiv(channels, block_c))
+    programs = batch * triton.cdiv(channels, block_c)
+    directions = 1 if programs < FEW_PROGRAMS else 4  # of a program
+    grid = (batch, triton.cdiv(channels, block_c), 4 // directions)
+    y = torch.empty_like(x)
+    if directions == 1:
+        total = x.new_empty(4, *x.shape, dtype=a.dtype)
+    else:
+        total = y if x.dtype == a.dtype else torch.empty_like(x, dtype=a.dtype)
     with torch.cuda.device_of(x):
         _ss2d[grid](
-            x, projected, weight, bias, a, skip, total, y, height, width, channels, rank, states,
+            x, projected, weight, bias, a, skip, total, y, height, width, channels, rank, states, directions,
             block_t, block_c, max(16, triton.next_power_of_2(rank)), block_s,
-            num_warps=warps(block_t * block_c * block_s, grid[0] * grid[1]),
+            num_warps=warps(block_t * block_c * block_s, programs),
         )  # fmt: skip
-    return y
+    return total.sum(0).to(x.dtype) if directions == 1 else y
 
 
 @ss2d_triton.register_fake

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special, stats
 
 from eyeswap.errors import DataError
 from eyeswap.study.resampling import LEVEL, Interval
@@ -72,7 +72,7 @@ def minimum_detectable(difference: Interval, alpha: float = 1 - LEVEL, power: fl
         alpha: level of the two-sided test; divide it by the number of tests where many are made.
         power: chance to find the difference.
     """
-    quantile = float(stats.t.ppf(power, difference.degrees_of_freedom))
+    quantile = float(special.stdtrit(difference.degrees_of_freedom, power))
     return difference.half_width(alpha) + quantile * difference.standard_error
 
 

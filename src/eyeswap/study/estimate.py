@@ -155,7 +155,7 @@ def estimate_recipe(recipe: Recipe, visual_tokens: int, assumptions: Assumptions
     footprint = Footprint((1, visual_tokens), 768, 0, 0, 0, canvas=(16, 16 * visual_tokens))
     work = workload(recipe, assumptions)
     estimate = _priced(f"{visual_tokens:,} tokens", recipe, recipe.connector, footprint, llm, work, assumptions)
-    overfull = positions_problem(llm, footprint)
+    overfull = positions_problem(llm.name, llm.positions, visual_tokens, 16)
     return estimate if overfull is None else dataclasses.replace(estimate, problems=(overfull,))
 
 
@@ -214,7 +214,7 @@ def _estimate_arm(
     if llm is None:
         return ArmEstimate(name, footprint)
     estimate = _priced(name, study.recipe, study.connector_of(name), footprint, llm, work, assumptions)
-    overfull = positions_problem(llm, footprint)
+    overfull = positions_problem(llm.name, llm.positions, footprint.tokens, footprint.stride_px)
     if overfull is not None and study.beyond_positions == "refuse":
         return dataclasses.replace(estimate, problems=(f"arms.{name}: {overfull}",))
     room = llm.positions - footprint.tokens
@@ -227,16 +227,22 @@ def _estimate_arm(
     return dataclasses.replace(estimate, notes=(f"arms.{name}: {note}",))
 
 
-def positions_problem(llm: LanguageModel, footprint: Footprint) -> str | None:
-    """Return in one line, with the choices there are, that visual tokens leave no position for text; else None."""
-    if footprint.tokens + 1 < llm.positions:
+def positions_problem(llm_name: str, positions: int, tokens: int, stride_px: float) -> str | None:
+    """Return in one line, with the choices there are, that visual tokens leave no position for text; else None.
+
+    Args:
+        llm_name: name of the LLM.
+        positions: positions it was made for.
+        tokens: visual tokens of an image.
+        stride_px: pixels of the canvas from one token to the next.
+    """
+    if tokens + 1 < positions:
         return None
-    stride = footprint.canvas[0] / footprint.grid[0]
-    smaller = round(512 / stride) ** 2
+    smaller = round(512 / stride_px) ** 2
     return (
-        f"{footprint.tokens:,} visual tokens fill the {llm.positions:,} positions of {llm.name}; choose a smaller "
-        f"canvas (geometry: corner-letterbox-512 gives {smaller:,}), an LLM with more positions, or go beyond them as "
-        "the published study does (beyond_positions: allow)"
+        f"{tokens:,} visual tokens fill the {positions:,} positions of {llm_name}; choose a smaller canvas (geometry: "
+        f"corner-letterbox-512 gives {smaller:,}), an LLM with more positions, or go beyond them as the published "
+        "study does (beyond_positions: allow)"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,14 @@ from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress, progress
 from eyeswap.recipe import DigitsData, Recipe
 from eyeswap.study.environment import environment
+from eyeswap.study.estimate import positions_problem
+from eyeswap.study.launch import alone_in, work_through
 from eyeswap.study.plan import PlannedRun, plan_runs
 from eyeswap.study.scores import write_scores
 from eyeswap.study.spec import Study
 from eyeswap.training.examples import TrainingData
 from eyeswap.training.loop import train
+from eyeswap.training.parallel import join
 from eyeswap.training.vision import CachedTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
@@ -74,7 +78,7 @@ class StudyData:
 
 
 def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) -> Path:
-    """Do whatever of a study is not done yet.
+    """Do whatever of a study is not done yet and nobody else does; wait for what others do.
 
     Args:
         study: the study.
@@ -86,7 +90,9 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         The study's folder; the caller writes the report from it.
 
     Raises:
-        SpecError: if a run folder holds a run of another recipe, or an arm wants the as-published wiring.
+        SpecError: if a run folder holds a run of another recipe, an arm wants the as-published wiring, or its visual
+            tokens leave no position for text.
+        RunError: if runs failed, after all others are done.
     """
     study_dir = runs_dir / study.name
     planned = plan_runs(study, runs_dir)
@@ -99,21 +105,33 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
     if not todo:
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
         return study_dir
-    load_llm(llm_path(study.recipe.llm))  # a missing checkpoint is told at once, not after minutes of work
+    llm, *_ = load_llm(llm_path(study.recipe.llm))  # a missing checkpoint is told at once, not after minutes of work
     for arm in study.arms:
         if study.wiring_of(arm) == "as-published":
             raise SpecError(
                 f"{study_file}: arms.{arm}.wiring: as-published keeps the backbone in train mode, so its tokens change "
                 "from step to step and cannot be cached; studies run controlled wiring only, for now"
             )
-        load_arm(study, arm)
+        check_positions(study, arm, load_arm(study, arm), int(llm.config.max_position_embeddings))
     write_json(study_dir / "study.json", study.model_dump(mode="json"))
-    with progress(console) as board:
-        data = prepare_data(study, study_dir, board)
-        for number, run in enumerate(todo, start=1):
-            console.print(f"run {number} of {len(todo)}: {run.arm}, seed {run.seed}", highlight=False)
-            execute_run(run, data, study_dir, board)
+    with join() as ranks, progress(console if ranks.is_first else Console(quiet=True)) as board:
+        with ranks.first_alone(), alone_in(study_dir / "data", console) if ranks.is_first else nullcontext():
+            data = prepare_data(study, study_dir, board)
+        work_through(planned, lambda run: execute_run(run, data, study_dir, board), board.console, ranks)
     return study_dir
+
+
+def check_positions(study: Study, arm: str, loaded: LoadedBackbone, positions: int) -> None:
+    """Check that an arm's visual tokens leave the LLM room for text, or may go beyond.
+
+    Raises:
+        SpecError: with the choices there are.
+    """
+    rows, columns = loaded.token_grid
+    stride_px = loaded.geometry.canvas[0] / rows
+    problem = positions_problem(study.recipe.llm, positions, rows * columns, stride_px)
+    if problem is not None and study.beyond_positions == "refuse":
+        raise SpecError(f"{study.name}: arms.{arm}: {problem}")
 
 
 def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
@@ -191,7 +209,7 @@ def _trained_model(
     def show(step: int, note: str) -> None:
         task.advance(step - task.done, note=note)
 
-    train(model, trained_on, recipe, run.folder, run.digest, run.seed, report=show)
+    train(model, trained_on, recipe, run.folder, run.digest, run.seed, run.study.execution, show, board.console.print)
     unfinished = run.folder / "model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save(unfinished)

@@ -55,6 +55,11 @@ class Footprint:
         """Visual tokens of an image."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def stride_px(self) -> float:
+        """Pixels of the canvas from one token to the next."""
+        return self.canvas[0] / self.grid[0]
+
 
 def backbone_footprint(name: str, wiring: Wiring, tap: str | None, geometry: str | None) -> Footprint:
     """Measure a backbone as an arm declares it, without its weights.

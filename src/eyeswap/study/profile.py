@@ -28,6 +28,7 @@ from eyeswap.errors import ShapeError
 from eyeswap.files import write_text
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.hub import find_model, one_line_errors
+from eyeswap.vlm.llm import cache_argument
 
 BACKBONES = (
     "vmamba-tiny-s1l8", "vmamba-small-s2l15", "vmamba-base-s2l15",
@@ -156,12 +157,12 @@ def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, sett
         return llm(inputs_embeds=sequence, use_cache=True, logits_to_keep=1)
 
     def decode() -> Tensor:
-        logits: Tensor = llm(input_ids=step, past_key_values=cache, use_cache=True).logits
+        logits: Tensor = llm(input_ids=step, use_cache=True, **{cache_argument(llm): cache}).logits
         cache.crop(-1)
         return logits
 
     connecting, prefilling = _median_s(lambda: connector(tokens), setting), _median_s(prefill, setting)
-    cache = prefill().past_key_values
+    cache = prefill()[cache_argument(llm)]
     decoding = _median_s(decode, setting)
     batched = image.expand(setting.batch, -1, -1, -1).contiguous()
     throughput = setting.batch / _median_s(lambda: network(batched), setting)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from eyeswap.errors import DataError
 
@@ -56,8 +56,9 @@ class Interval:
 
     def half_width(self, alpha: float = 1 - LEVEL) -> float:
         """Return half the width of the interval that leaves out ``alpha``, half of it on each side."""
-        images = stats.t.isf(alpha / 2, self.degrees_of_freedom) ** 2 * (self.standard_error**2 - self.seed_error**2)
-        seeds = stats.t.isf(alpha / 2, self.num_seeds - 1) ** 2 * self.seed_error**2 if self.seed_error else 0.0
+        of_images = self.standard_error**2 - self.seed_error**2
+        images = special.stdtrit(self.degrees_of_freedom, alpha / 2) ** 2 * of_images
+        seeds = special.stdtrit(self.num_seeds - 1, alpha / 2) ** 2 * self.seed_error**2 if self.seed_error else 0.0
         return float(np.sqrt(max(images, 0.0) + seeds))
 
     def p_value(self, null: float = 0.0) -> float:
@@ -72,12 +73,12 @@ class Interval:
         if self.standard_error == 0.0:
             return min(1.0, 2.0 * 0.5**self.num_clusters)
         if self.seed_error == 0.0:
-            return float(2.0 * stats.t.sf(distance / self.standard_error, self.degrees_of_freedom))
+            return float(2.0 * special.stdtr(self.degrees_of_freedom, -distance / self.standard_error))
 
         def excess(log_alpha: float) -> float:
             return self.half_width(float(np.exp(log_alpha))) - distance
 
-        smallest = -200.0
+        smallest = -100.0  # beyond it p is 0
         return float(np.exp(optimize.brentq(excess, smallest, 0.0))) if excess(smallest) > 0 else 0.0
 
 

@@ -18,10 +18,12 @@ from eyeswap.errors import DataError
 from eyeswap.study.resampling import LEVEL, NUM_RESAMPLES, Floats, Interval, Sample, make_interval, seed_weights
 
 __all__ = [
-    "LEVEL", "NUM_FLIPS", "NUM_RESAMPLES", "Interval", "Sample", "bootstrap_mean", "holm", "mcnemar",
+    "LEVEL", "NUM_FLIPS", "NUM_RESAMPLES", "Interval", "Pair", "Sample", "bootstrap_mean", "holm", "mcnemar",
     "paired_difference", "pairwise_differences", "sample_differences", "sample_intervals", "sign_flip", "sign_flips",
     "weighted_average", "weighted_difference",
 ]  # fmt: skip
+
+Pair = tuple[int, int]
 
 NUM_FLIPS = 20_000
 _MOST_IMAGES_TO_ENUMERATE = 13
@@ -119,7 +121,7 @@ def pairwise_differences(
     weights: Sequence[float] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
-) -> dict[tuple[int, int], Interval]:
+) -> dict[Pair, Interval]:
     """Return the weighted average of ``a - b`` for all pairs of arms, from one set of resamples.
 
     Args:
@@ -151,9 +153,9 @@ def sample_intervals(
 
 
 def sample_differences(
-    sample: Sample, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> dict[tuple[int, int], Interval]:
-    """Return the interval of arm ``i`` minus arm ``j`` for all ``i < j``, from one set of resamples."""
+    sample: Sample, num_resamples: int = NUM_RESAMPLES, seed: int = 0, pairs: Sequence[Pair] | None = None
+) -> dict[Pair, Interval]:
+    """Return the interval of arm ``i`` minus arm ``j`` for pairs, by default all ``i < j``, from one resampling."""
     draws, residuals = _over_seeds(sample.draws(num_resamples, seed), seed), sample.residuals()
     return {
         (i, j): make_interval(
@@ -163,7 +165,7 @@ def sample_differences(
             sample.degrees_of_freedom,
             (-1.0, 1.0),
         )
-        for i, j in combinations(range(len(sample.values)), 2)
+        for i, j in _chosen(sample, pairs)
     }
 
 
@@ -183,8 +185,10 @@ def sign_flip(
     return sign_flips(Sample(_pairs(scores_a, scores_b), clusters, weights), num_flips, seed)[0, 1]
 
 
-def sign_flips(sample: Sample, num_flips: int = NUM_FLIPS, seed: int = 0) -> dict[tuple[int, int], float]:
-    """Return the two-sided p-value of the sign-flip test by image for all pairs of arms ``i < j``.
+def sign_flips(
+    sample: Sample, num_flips: int = NUM_FLIPS, seed: int = 0, pairs: Sequence[Pair] | None = None
+) -> dict[Pair, float]:
+    """Return the two-sided p-value of the sign-flip test by image for some pairs of arms, by default all ``i < j``.
 
     If two arms are equally good on every image, each image may as well have favoured the other one. The p-value is
     the share of sign patterns over images whose average difference is at least as far from zero as the one seen:
@@ -192,18 +196,18 @@ def sign_flips(sample: Sample, num_flips: int = NUM_FLIPS, seed: int = 0) -> dic
     ``1 / (num_flips + 1)``. Seeds are averaged first: the test covers the choice of images alone.
     """
     added = sample.by_image().mean(axis=1)  # [k, m]
-    pairs = list(combinations(range(len(added)), 2))
-    first, second = np.array([i for i, _ in pairs]), np.array([j for _, j in pairs])
+    chosen = _chosen(sample, pairs)
+    first, second = np.array(chosen, dtype=np.intp).reshape(-1, 2).T
     seen = np.abs(added[first].sum(axis=1) - added[second].sum(axis=1))
     least = seen - _TIE * np.abs(added[first] - added[second]).sum(axis=1)
-    as_far, total = np.zeros(len(pairs)), 0
+    as_far, total = np.zeros(len(chosen)), 0
     for signs in _sign_patterns(sample.num_images, num_flips, seed):  # [r, m]
         sums = signs @ added.T  # [r, k]
         as_far += (np.abs(sums[:, first] - sums[:, second]) >= least).sum(axis=0)
         total += len(signs)
     if sample.num_images > _MOST_IMAGES_TO_ENUMERATE:
         as_far, total = as_far + 1, total + 1
-    return {pair: float(share) for pair, share in zip(pairs, as_far / total, strict=True)}
+    return {pair: float(share) for pair, share in zip(chosen, as_far / total, strict=True)}
 
 
 def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> tuple[int, int, float]:
@@ -242,6 +246,10 @@ def _pairs(scores_a: Sequence[ArrayLike], scores_b: Sequence[ArrayLike]) -> list
             raise DataError(f"paired scores differ in length: {first.shape[-1]} and {second.shape[-1]}")
         pairs.append(np.stack([first, second]))
     return pairs
+
+
+def _chosen(sample: Sample, pairs: Sequence[Pair] | None) -> list[Pair]:
+    return list(combinations(range(len(sample.values)), 2)) if pairs is None else list(pairs)
 
 
 def _over_seeds(draws: Floats, seed: int) -> Floats:

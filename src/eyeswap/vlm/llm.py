@@ -10,6 +10,7 @@ Three rules make every LLM fit the sequence ``[BOS][visual tokens][text]``:
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +92,14 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.add_tokens([AddedToken(IMAGE_PLACEHOLDER, normalized=False, special=True)], special_tokens=True)
     tokenizer.padding_side = "left"
+
+
+def cache_argument(llm: Any) -> str:
+    """Return what an LLM calls the keys and values of earlier positions, as argument and in its output.
+
+    Until transformers 5.23 that was ``past_key_values``; newer releases say ``cache``.
+    """
+    return "cache" if "cache" in inspect.signature(llm.base_model.forward).parameters else "past_key_values"
 
 
 def make_room(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -50,7 +50,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ("cache", "past_key_values")
 
     connector: nn.Sequential
     llm: Any  # transformers' model classes carry no types
@@ -169,7 +169,6 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -183,16 +182,15 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             input_ids: ``[B, T]`` with ``config.image_token_id`` where visual tokens go.
             attention_mask: ``[B, T]``, 0 for padding.
             position_ids: ``[B, T]``; sequential by default.
-            past_key_values: cache of earlier positions.
             inputs_embeds: ``[B, T, llm_width]`` instead of ids and images.
             labels: ``[B, T]``, `IGNORED` without loss; the loss is the mean over the others.
             pixel_values: ``[I, 3, H, W]``, the images in the order of their rows.
             image_sizes: ``[I, 2]`` height and width of each canvas, where canvases vary.
             visual_tokens: ``[I, N, vision_width]`` instead of pixels.
-            **kwargs: for the LLM.
+            **kwargs: for the LLM, such as the cache of earlier positions.
 
         Returns:
-            The LLM's output: ``logits`` ``[B, T, V]``, ``past_key_values``, and with labels ``loss``.
+            The LLM's output: ``logits`` ``[B, T, V]``, the cache, and with labels ``loss``.
 
         Raises:
             ShapeError: if the ids have room for another number of visual tokens than there are.
@@ -205,7 +203,6 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             labels=labels,
             **kwargs,
         )

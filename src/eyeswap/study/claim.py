@@ -1,0 +1,203 @@
+"""Who works on what: claims on folders that many workers respect and that outlive no worker.
+
+A claim is a numbered file in ``<folder>/workers``; the highest number holds the folder. Files are created exclusively
+and numbers only grow, so of several workers that want a folder exactly one gets it, on one machine or on many that
+share a disk. A holder touches its file every few seconds. Whoever finds the last file ended, its process gone, or its
+touch too old takes the next number; a worker that was only asleep sees the higher number when it wakes, and stops.
+The files stay: they tell who did the run, when, and how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from eyeswap.errors import RunError
+from eyeswap.files import write_json
+
+BEAT_S = 5.0  # seconds between touches of a holder's file
+STALE_S = 90.0  # a file untouched for so long has lost its holder
+FOLDER = "workers"
+
+End = Literal["done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a claim's file says.
+
+    Attributes:
+        number: its place in the order of claims on the folder.
+        host: name of the machine.
+        pid: process id there.
+        machine: identifies the running system and its process ids; None where the system does not tell.
+        born: when the process began, in the system's own count; None where it does not tell.
+        since: when the claim began, UTC.
+        end: how it ended; None while it lasts.
+        ended: when that was, UTC.
+        message: why it failed, if it did.
+        age_s: seconds since the last touch.
+    """
+
+    number: int
+    host: str
+    pid: int
+    machine: str | None
+    born: str | None
+    since: str
+    end: End | None = None
+    ended: str = ""
+    message: str = ""
+    age_s: float = 0.0
+
+    @property
+    def worker(self) -> str:
+        """The worker's name, ``host:pid``."""
+        return f"{self.host}:{self.pid}"
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the claim holds: not ended, its process not known to be gone, its file touched lately."""
+        if self.end is not None or self.age_s > STALE_S:
+            return False
+        same_system = self.machine is not None and self.machine == _machine()
+        return not same_system or (_born(self.pid) is not None and _born(self.pid) == self.born)
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Return the last claim on a folder, ended or not; None if there was none."""
+    numbers = _numbers(folder)
+    return _read(folder, numbers[-1]) if numbers else None
+
+
+class Claim:
+    """A folder that this process holds, touched from a thread of its own until it is released.
+
+    Should another worker take the folder over (this process slept too long), the main thread is interrupted and
+    `is_lost` is set.
+    """
+
+    def __init__(self, folder: Path, holder: Holder) -> None:
+        self.folder, self.holder = folder, holder
+        self.is_lost = False
+        self._path = _path(folder, holder.number)
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name=f"claim on {folder}")
+        self._thread.start()
+
+    def release(self, end: End, message: str = "") -> None:
+        """End the claim and say how; the file stays as a record."""
+        self._released.set()
+        self._thread.join()
+        if not self.is_lost:
+            write_json(self._path, _content(replace(self.holder, end=end, ended=utc_now(), message=message)))
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT_S):
+            with contextlib.suppress(OSError, IndexError):  # a disk that is away for a moment
+                os.utime(self._path)
+                if _numbers(self.folder)[-1] > self.holder.number:
+                    self.is_lost = True
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
+
+
+def claim(folder: Path) -> Claim | None:
+    """Claim a folder; None if another worker holds it."""
+    last = holder_of(folder)
+    if last is not None and last.is_at_work:
+        return None
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    number = 1 if last is None else last.number + 1
+    mine = Holder(number, socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), utc_now())
+    try:
+        with _path(folder, number).open("x", encoding="utf-8") as stream:
+            json.dump(_content(mine), stream)
+    except FileExistsError:
+        return None  # another worker was faster
+    return Claim(folder, mine)
+
+
+@contextlib.contextmanager
+def held(one: Claim) -> Iterator[None]:
+    """Hold a claim as long as the block lasts, and record how it ended.
+
+    Raises:
+        RunError: if another worker took it over meanwhile.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if one.is_lost:
+            raise RunError(f"{one.folder}: another worker took this run over while this one slept") from None
+        is_failure = isinstance(error, Exception)
+        one.release("failed" if is_failure else "interrupted", str(error) if is_failure else "")
+        raise
+    one.release("done")
+
+
+def utc_now() -> str:
+    """Return the time as text that sorts."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _content(holder: Holder) -> dict[str, object]:
+    return {key: value for key, value in asdict(holder).items() if key not in ("number", "age_s")}
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / FOLDER / f"{number:04d}.json"
+
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (folder / FOLDER).glob("*.json") if path.stem.isdigit())
+
+
+def _read(folder: Path, number: int) -> Holder:
+    """Read a claim; one that is being written, or was cut off, belongs to nobody known until it is stale."""
+    path = _path(folder, number)
+    try:
+        age = max(0.0, _now(path.parent) - path.stat().st_mtime)
+        holder = Holder(number=number, age_s=age, **json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        age = max(0.0, time.time() - path.stat().st_mtime) if path.exists() else 0.0
+        holder = Holder(number, "unknown", 0, None, None, "", age_s=age)
+    return holder
+
+
+def _now(folder: Path) -> float:
+    """Return the time by the clock of the disk that holds ``folder``; clocks of machines may differ."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:  # a reader without the right to write
+        return time.time()
+
+
+def _machine() -> str | None:
+    """Return what identifies the running system and its space of process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def _born(pid: int) -> str | None:
+    """Return when a process of this system began, in clock ticks; None if there is none of that id."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,136 @@
+"""Workers of a study as Slurm jobs, submitted by submitit: each claims runs until none is left."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyeswap.errors import EnvironmentProblem, SpecError
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What is asked of Slurm for each job.
+
+    Attributes:
+        partition: where to submit; None leaves it to the cluster.
+        hours: time limit of a job; a job that runs into it is put back into the queue and goes on.
+        nodes: machines of a job.
+        gpus: GPUs, and processes, of each machine; 0 for one process without a GPU.
+        cpus: processor cores of each process.
+        jobs: jobs submitted at most; there are never more than runs to do.
+        others: further options of sbatch, by name.
+    """
+
+    partition: str | None = None
+    hours: float = 24.0
+    nodes: int = 1
+    gpus: int = 1
+    cpus: int = 8
+    jobs: int = 8
+    others: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hours", "nodes", "cpus", "jobs"):
+            if getattr(self, name) <= 0:
+                raise SpecError(f"--slurm-{name} {getattr(self, name):g}: must be above 0")
+        if self.gpus < 0:
+            raise SpecError(f"--slurm-gpus {self.gpus}: must be 0 or more")
+
+    def parameters(self) -> dict[str, Any]:
+        """Return these options in submitit's words."""
+        given: dict[str, Any] = {
+            "timeout_min": round(60 * self.hours),
+            "nodes": self.nodes,
+            "tasks_per_node": max(1, self.gpus),
+            "cpus_per_task": self.cpus,
+        }
+        if self.gpus:
+            given["gpus_per_node"] = self.gpus
+        if self.partition is not None:
+            given["slurm_partition"] = self.partition
+        if self.others:
+            given["slurm_additional_parameters"] = dict(self.others)
+        return given
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """Read options given as ``key=value``.
+
+    Raises:
+        SpecError: naming the one that is none.
+    """
+    options = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not (sign and key and value):
+            raise SpecError(f'--slurm-option "{text}": write KEY=VALUE as sbatch knows it, such as account=vision')
+        options[key.removeprefix("--").replace("-", "_")] = value
+    return options
+
+
+def submit(
+    study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOptions, cluster: str | None = None
+) -> list[str]:
+    """Submit one worker a job.
+
+    Args:
+        study_file: the study.
+        runs_dir: folder of all studies' runs, on a disk that all jobs see.
+        num_runs: runs that are not done.
+        options: what is asked of Slurm.
+        cluster: another executor of submitit's than Slurm, ``local`` or ``debug``.
+
+    Returns:
+        The ids of the jobs.
+
+    Raises:
+        EnvironmentProblem: if submitit or Slurm is not here.
+    """
+    try:
+        submitit: Any = importlib.import_module("submitit")
+    except ImportError:
+        raise EnvironmentProblem("--launcher slurm needs submitit: pip install 'eyeswap[slurm]'") from None
+    logs = runs_dir / study_file.stem / "slurm"
+    try:
+        executor = submitit.AutoExecutor(folder=logs, cluster=cluster or "slurm")
+        executor.update_parameters(name=f"eyeswap-{study_file.stem}", **_understood(options.parameters(), cluster))
+        with executor.batch():
+            count = min(num_runs, options.jobs)
+            jobs = [executor.submit(Worker(study_file.resolve(), runs_dir.resolve())) for _ in range(count)]
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise EnvironmentProblem(f"slurm: {' '.join(str(error).split())}") from None
+    return [str(job.job_id) for job in jobs]
+
+
+def _understood(parameters: dict[str, Any], cluster: str | None) -> dict[str, Any]:
+    """Leave out what only Slurm understands, where another executor takes the jobs."""
+    if cluster is None:
+        return parameters
+    return {key: value for key, value in parameters.items() if not key.startswith("slurm_")}
+
+
+class Worker:
+    """What a job runs; when Slurm ends a job early, submitit puts the same worker back into the queue."""
+
+    def __init__(self, study_file: Path, runs_dir: Path) -> None:
+        self.study_file, self.runs_dir = study_file, runs_dir
+
+    def __call__(self) -> None:
+        """Work through the study's runs."""
+        from rich.console import Console
+
+        from eyeswap.study.execute import run_study
+        from eyeswap.study.spec import load_study
+
+        submitit: Any = importlib.import_module("submitit")
+        if submitit.JobEnvironment().num_tasks > 1:
+            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        run_study(load_study(self.study_file), self.study_file, self.runs_dir, Console(width=160))
+
+    def checkpoint(self, *_: Any) -> Any:
+        """Return the submission that goes on after a preemption or a time limit."""
+        return importlib.import_module("submitit").helpers.DelayedSubmission(self)
