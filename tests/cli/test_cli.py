@@ -86,8 +86,8 @@ def test_an_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyP
 def test_a_plan_lists_the_runs_and_starts_nothing(study: Path, tmp_path: Path) -> None:
     result = invoke("study", "plan", study, "--runs", tmp_path / "runs")
     assert result.exit_code == 0
-    assert "digits-vmamba" in result.stdout
-    assert result.stdout.count("new") == 2
+    assert all(f" {arm} " in result.stdout for arm in ("vit", "vmamba"))
+    assert result.stdout.count("new") == 3  # each run, and their sum
     assert not (tmp_path / "runs").exists()
 
 
