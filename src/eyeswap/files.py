@@ -175,10 +175,10 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise DataError(f"{source}: {image.width}x{image.height} pixels is over the limit")
-            return image.convert("RGB")
+            with Image.open(source) as image:
+                if image.width * image.height > MAX_IMAGE_PIXELS:
+                    raise DataError(f"{source}: {image.width}x{image.height} pixels is over the limit")
+                return image.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"{source}: no such image") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -5,26 +5,24 @@ Offline: what is missing is named with the place where it is published, and noth
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eyeswap.data.families import FAMILIES, Family, Source
 from eyeswap.data.formats import Example
+from eyeswap.data.images import bad_images, missing_images
 from eyeswap.data.layout import find
 from eyeswap.data.reference_index import write_index
 from eyeswap.data.subsets import shuffled, subsample
 from eyeswap.errors import DataError, MissingFileError, SpecError, nearest
-from eyeswap.files import digest, open_image, sha256_of, write_json
+from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress
 
 SLIM_SIZES = (1024, 8192)  # of each part; the published suite writes these
 SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # which it evaluates too
-_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -193,39 +191,6 @@ def inspect(
         found.written = write_index(family, root, examples, slim_sizes)
         _write_summary(found, root, examples, slim_sizes)
     return found
-
-
-def missing_images(root: Path, images: Sequence[str]) -> list[str]:
-    """Return the images that are not files below ``root``; every folder is listed once."""
-    names: dict[Path, set[str]] = {}
-    missing = []
-    for image in images:
-        folder, _, name = image.rpartition("/")
-        path = root / folder
-        if path not in names:
-            names[path] = {entry.name for entry in os.scandir(path) if entry.is_file()} if path.is_dir() else set()
-        if name not in names[path]:
-            missing.append(image)
-    return missing
-
-
-def bad_images(
-    root: Path, sizes: Mapping[str, tuple[int, int] | None], title: str = "open images", board: Progress | None = None
-) -> dict[str, str]:
-    """Open images; return those that cannot be read or differ from their stated (width, height), with the reason."""
-
-    def reason(image: str) -> str:
-        try:
-            size = open_image(root / image).size
-        except DataError as error:
-            return str(error).removeprefix(f"{root / image}: ")
-        stated = sizes[image]
-        return f"is {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}" if stated and stated != size else ""
-
-    with ThreadPoolExecutor(_THREADS) as threads:
-        told = threads.map(reason, sizes)
-        told = board.track(told, title, len(sizes)) if board else told
-        return {image: text for image, text in zip(sizes, told, strict=True) if text}
 
 
 def _look_for(source: Source, family: Family, root: Path) -> FoundFile:
