@@ -173,4 +173,4 @@ def test_the_record_shows_how_training_and_test_ask_for_a_box(finished: Path):
     assert spec["train_prompt"] == request + "{expression}. ASSISTANT:"
     assert spec["test_prompt"] == request + '"{expression}" ASSISTANT:'
     report = audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")])
-    assert any("prompt" in warning for warning in report.warnings)
+    assert "prompt-mismatch" in {finding.key for finding in report.warnings}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from eyeswap.study.audit import AuditReport, Fact
 
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
 
 def audit(
     runs: Annotated[
@@ -20,9 +22,10 @@ def audit(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Prove what was equal between runs, and list every difference: declared or not.
+    """Prove what was equal between runs, and list every difference, declared or not, and whatever weakens the proof.
 
-    Exits with 1 if runs differ in anything that the study did not declare.
+    Exits with 1 if runs differ in anything that the study did not declare, or files do not fit their record. What each
+    warning means, why it matters and how to remove it stands in docs/audit.md.
     """
     from eyeswap.cli.console import open_console
     from eyeswap.study.audit import audit as audit_runs
@@ -35,7 +38,7 @@ def audit(
         typer.echo(json.dumps(findings.as_dict(), indent=1, ensure_ascii=False))
     else:
         show(findings, open_console())
-    raise typer.Exit(1 if findings.undeclared else 0)
+    raise typer.Exit(1 if findings.undeclared or findings.errors else 0)
 
 
 def show(findings: AuditReport, console: Console) -> None:
@@ -54,12 +57,17 @@ def show(findings: AuditReport, console: Console) -> None:
     for title in findings.unknown:
         table.add_row(title, "not recorded", "")
     console.print(table)
-    for warning in findings.warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
+    for finding in findings.warnings:
+        word = f"[{_COLOURS[finding.severity]}]{finding.severity}:[/]"
+        console.print(f"{word} {escape(str(finding))} [dim]({finding.docs})[/dim]", highlight=False, soft_wrap=True)
     declared = ", ".join(findings.may_differ) or "nothing"
     summary = f"{len(findings.equal)} facts equal, {len(findings.declared)} declared differences"
     summary += f" (arms may differ in {declared}), {len(findings.undeclared)} undeclared"
-    console.print(summary, style="bold red" if findings.undeclared else "bold green", highlight=False)
+    if findings.errors:
+        summary += f"; {len(findings.errors)} records do not fit their files"
+    console.print(
+        summary, style="bold red" if findings.undeclared or findings.errors else "bold green", highlight=False
+    )
 
 
 def _values(fact: Fact) -> str:

@@ -1,26 +1,26 @@
 """Prove from run folders what was held fixed, and find every difference that the study did not declare.
 
-The audit reads ``spec.json`` and ``environment.json`` only; it believes digests, not intentions. Every fact
-about a run has factors that may decide it. A difference is *declared* if the factors that ``may_differ``
-names explain it: runs with equal factors agree. Any other difference is *undeclared*. Warnings are
-legitimate facts that weaken a comparison.
+The audit believes digests, not intentions. Every fact about a run has factors that may decide it. A difference is
+*declared* if the factors that ``may_differ`` names explain it: runs with equal factors agree. Any other difference is
+*undeclared*. Findings are facts that weaken a comparison although they are equal or declared, and records that do
+not fit their files; ``docs/audit.md`` explains each.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eyeswap.errors import DataError
-from eyeswap.files import canonical_json, read_json
+from eyeswap.files import canonical_json
+from eyeswap.study import audit_backbones, audit_canvas, audit_design
+from eyeswap.study.record import Finding, Record, at, find_runs, merged, read_records
 
-Record = Mapping[str, Any]
+__all__ = ["AuditReport", "Fact", "Finding", "audit", "find_runs"]
 
-PARAMETER_TOLERANCE = 0.10
-COLOUR_KEYS = ("mean", "std", "fill")  # an encoder's own normalisation, no part of where pixels go
+CHECKS = (*audit_backbones.CHECKS, *audit_canvas.CHECKS, *audit_design.CHECKS)
 
 # Where each factor stands in a run's record. Seed and token width are always allowed to explain a difference:
 # seeds are drawn on purpose, and a width is a fact of its own.
@@ -44,6 +44,7 @@ FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("training prompt", "train_prompt", ()),
     ("test prompt", "test_prompt", ()),
     ("benchmarks", "benchmarks", ()),
+    ("questions and true answers", "questions", ()),
     ("seed", "seed", ("seed",)),
     ("LLM", "llm.name", ()),
     ("LLM weights", "llm.sha256", ()),
@@ -56,7 +57,10 @@ FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("token grid", "backbone.token_grid", ("backbone", "tap", "geometry", "wiring")),
     ("image geometry", "geometry", ("geometry", "wiring")),
     ("normalisation", "normalisation", ("backbone",)),
+    ("norm at the tap", "observed.tap_norm", ("backbone", "tap", "wiring")),
     ("frozen mode", "backbone.frozen_mode", ("wiring",)),
+    ("training box frame", "train_box_frame", ()),
+    ("test box frame", "test_box_frame", ()),
     ("code version", "environment.code_version", ()),
     ("packages", "environment.packages", ()),
     ("processor", "environment.cpu", ()),
@@ -91,7 +95,7 @@ class AuditReport:
         declared: differences that allowed factors explain.
         undeclared: every other difference.
         unknown: titles of facts that no run recorded, so that nothing is proven about them.
-        warnings: one line each.
+        warnings: what else a reader must know, errors first; see `Finding`.
     """
 
     runs: tuple[str, ...]
@@ -100,27 +104,16 @@ class AuditReport:
     declared: tuple[Fact, ...]
     undeclared: tuple[Fact, ...]
     unknown: tuple[str, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that make the records themselves doubtful."""
+        return tuple(finding for finding in self.warnings if finding.severity == "error")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the findings as plain data for JSON."""
         return asdict(self)
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return the run folders among ``paths``; a study's or an arm's folder stands for all runs below it.
-
-    Raises:
-        DataError: if a path holds no run.
-    """
-    runs: list[Path] = []
-    for path in paths:
-        is_run = (path / "spec.json").is_file()
-        found = [path] if is_run else sorted(spec.parent for spec in path.glob("**/seed-*/spec.json"))
-        if not found:
-            raise DataError(f"{path}: holds no run (a run folder has a spec.json)")
-        runs += [run for run in found if run not in runs]
-    return runs
 
 
 def audit(run_dirs: Sequence[Path]) -> AuditReport:
@@ -129,11 +122,7 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
     Raises:
         DataError: if a record is missing or damaged, or fewer than two different runs are given.
     """
-    records: dict[str, Record] = {}
-    for path in run_dirs:
-        record = read_record(path)
-        name = f"{record['arm']}/seed-{record['seed']}"
-        records[f"{path}" if name in records else name] = record
+    records = read_records(run_dirs)
     if len(records) < 2:
         raise DataError(f"{run_dirs[0] if run_dirs else 'nothing'}: an audit compares at least two runs")
     declared = [set(record.get("may_differ", ())) for record in records.values()]
@@ -141,7 +130,7 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
     found: dict[str, list[Fact]] = {"equal": [], "declared": [], "undeclared": []}
     unknown = []
     for title, place, factors in FACTS:
-        values = {name: _at(record, place) for name, record in records.items()}
+        values = {name: at(record, place) for name, record in records.items()}
         if all(value is None for value in values.values()):
             unknown.append(title)
             continue
@@ -154,35 +143,8 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
         declared=tuple(found["declared"]),
         undeclared=tuple(found["undeclared"]),
         unknown=tuple(unknown),
-        warnings=tuple(warning for check in WARNINGS for warning in check(records)),
+        warnings=tuple(merged(finding for check in CHECKS for finding in check(records))),
     )
-
-
-def read_record(run_dir: Path) -> Record:
-    """Return what a run recorded about itself: ``spec.json`` with ``environment.json`` under its own key.
-
-    Raises:
-        DataError: if either file is missing or has not its documented keys.
-    """
-    record = read_json(run_dir / "spec.json")
-    if not isinstance(record, dict):
-        raise DataError(f"{run_dir / 'spec.json'}: expected an object")
-    for key in ("arm", "seed", "recipe_digest", "backbone", "llm", "connector"):
-        if key not in record:
-            raise DataError(f"{run_dir / 'spec.json'}: {key}: missing")
-    geometry, colours = _at(record, "backbone.geometry"), None
-    if isinstance(geometry, dict):
-        colours = {key: geometry[key] for key in COLOUR_KEYS if key in geometry}
-        geometry = {key: value for key, value in geometry.items() if key not in COLOUR_KEYS}
-    environment = read_json(run_dir / "environment.json")
-    return {**record, "geometry": geometry, "normalisation": colours, "environment": environment}
-
-
-def _at(record: Record, place: str) -> Any:
-    value: Any = record
-    for key in place.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _verdict(fact: Fact, records: Mapping[str, Record]) -> str:
@@ -193,64 +155,7 @@ def _verdict(fact: Fact, records: Mapping[str, Record]) -> str:
         return "undeclared"
     seen: dict[str, str] = {}
     for name, record in records.items():
-        levels = canonical_json([_at(record, FACTORS[factor]) for factor in fact.explained_by])
+        levels = canonical_json([at(record, FACTORS[factor]) for factor in fact.explained_by])
         if seen.setdefault(levels, texts[name]) != texts[name]:
             return "undeclared"  # the factors are equal, the fact is not
     return "declared"
-
-
-def _not_frozen(records: Mapping[str, Record]) -> Iterator[str]:
-    for name, record in records.items():
-        mode = _at(record, "backbone.frozen_mode")
-        if mode not in (None, "eval"):
-            yield f"{name}: the frozen backbone was not in eval mode while its tokens were made (mode {mode})"
-
-
-def _random_weights(records: Mapping[str, Record]) -> Iterator[str]:
-    for name, record in records.items():
-        if _at(record, "backbone.name") and _at(record, "backbone.weights_sha256") is None:
-            yield f"{name}: the backbone has no recorded weights, so they may be random"
-
-
-def _unequal_tokens(records: Mapping[str, Record]) -> Iterator[str]:
-    grids = {str(record["arm"]): _at(record, "backbone.token_grid") for record in records.values()}
-    counts = {arm: math.prod(grid) for arm, grid in grids.items() if grid}
-    if len(set(counts.values())) > 1:
-        yield f"arms give the LLM unequal numbers of visual tokens: {_listed(counts)}"
-
-
-def _unequal_sizes(records: Mapping[str, Record]) -> Iterator[str]:
-    sizes = {str(record["arm"]): _at(record, "backbone.num_parameters") for record in records.values()}
-    known = {arm: int(size) for arm, size in sizes.items() if size}
-    if known and max(known.values()) > (1 + PARAMETER_TOLERANCE) * min(known.values()):
-        yield f"backbone sizes differ by more than {PARAMETER_TOLERANCE:.0%}: {_listed(known)} parameters"
-
-
-def _single_seed(records: Mapping[str, Record]) -> Iterator[str]:
-    if len({record["seed"] for record in records.values()}) == 1:
-        yield "one seed: the spread between training runs is not in the intervals"
-
-
-def _prompts_disagree(records: Mapping[str, Record]) -> Iterator[str]:
-    differing: dict[tuple[str, str], list[str]] = {}
-    for name, record in records.items():
-        train, test = record.get("train_prompt"), record.get("test_prompt")
-        if train is not None and test is not None and train != test:
-            differing.setdefault((str(train), str(test)), []).append(name)
-    for (train, test), names in differing.items():
-        who = "all runs" if len(names) == len(records) else ", ".join(names)
-        yield f"{who}: training and test prompts differ: trained as <{train}>, tested as <{test}>"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{arm} {count:,}" for arm, count in counts.items())
-
-
-WARNINGS: tuple[Callable[[Mapping[str, Record]], Iterator[str]], ...] = (
-    _not_frozen,
-    _random_weights,
-    _unequal_tokens,
-    _unequal_sizes,
-    _single_seed,
-    _prompts_disagree,
-)

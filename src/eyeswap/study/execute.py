@@ -40,6 +40,7 @@ from eyeswap.recipe import DigitsData, Recipe
 from eyeswap.study.environment import environment
 from eyeswap.study.estimate import positions_problem
 from eyeswap.study.launch import alone_in, work_through
+from eyeswap.study.observed import observed
 from eyeswap.study.plan import PlannedRun, plan_runs
 from eyeswap.study.scores import write_scores
 from eyeswap.study.spec import Study
@@ -70,11 +71,15 @@ class StudyData:
     asked: Sequence[tuple[Benchmark, Sequence[Example], TrivialBaseline]]
 
     @property
+    def image_sets(self) -> dict[str, list[str]]:
+        """The images of the training data and of each benchmark, by name."""
+        tested = {benchmark.name: [example.image for example in examples] for benchmark, examples, _ in self.asked}
+        return {"training": [str(instruction.image) for instruction in self.instructions], **tested}
+
+    @property
     def images(self) -> list[str]:
         """Every image that a run must see, each once: training images first."""
-        trained = [str(instruction.image) for instruction in self.instructions]
-        tested = [example.image for _, examples, _ in self.asked for example in examples]
-        return list(dict.fromkeys([*trained, *tested]))
+        return list(dict.fromkeys(image for images in self.image_sets.values() for image in images))
 
 
 def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) -> Path:
@@ -248,6 +253,9 @@ def _spec(
         "llm": {"name": recipe.llm, "sha256": folder_digest(llm_path(recipe.llm))},
         "connector": {"kind": run.study.connector_of(run.arm), "init_digest": digest(start)},
         "backbone": loaded.record(),
+        "observed": observed(
+            run.study, loaded, data.root, data.image_sets, int(model.llm.config.max_position_embeddings)
+        ),
     }
 
 
