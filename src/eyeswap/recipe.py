@@ -143,6 +143,11 @@ class Execution(Spec):
         "(loss token-mean only); null takes the recipe's micro-batches, padded",
     )
     recompute: bool = Field(False, description="recompute every layer in the backward pass, to save memory")
+    reduce_once: bool = Field(
+        False,
+        description="sum gradients over GPUs once a step, not after every pass: less traffic, where a step has several "
+        "passes, for 4 bytes a parameter on every GPU",
+    )
     workers: Annotated[int, Field(strict=True, ge=0)] = Field(
         4, description="processes that decode images, where visual tokens do not come from the cache"
     )

@@ -2,18 +2,21 @@
 
 import errno
 import json
+import resource
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import equal, fresh, losses, run
+from tiny_run import equal, fresh, losses, recipe, run, tiny_data
 
 from eyeswap.errors import CheckpointError, RunError
 from eyeswap.recipe import Execution
 from eyeswap.training import checkpoint
 from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.learner import Learner
+from eyeswap.training.loop import train
 from eyeswap.training.optimizer import build_optimizer
 from eyeswap.training.parallel import this_process
 
@@ -99,6 +102,38 @@ def test_what_is_saved_is_the_state_of_the_call_not_of_the_write(tiny_llm: Path,
     assert equal(dict(learner.named_parameters()), before)
 
 
+def test_large_states_are_written_in_several_files(whole, tiny_llm: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 50_000)
+    (*_, last) = cut(tiny_llm, tmp_path)
+    files = list(last.glob("*.safetensors"))
+    assert len(files) > 3
+    assert len(json.loads((last / "checkpoint.json").read_text())["files"]) == len(files)
+    assert ends_like(whole, tiny_llm, tmp_path)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tiny_llm: Path, tmp_path: Path, monkeypatch):
+    may_end, real = threading.Event(), checkpoint.save
+
+    def slow(*arguments, **options):
+        assert may_end.wait(20)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    model = fresh(tiny_llm)
+    done: list[int] = []
+
+    def report(step: int, note: str) -> None:
+        done.append(step)
+        if step == 7:
+            assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 0  # six steps later not yet written
+            may_end.set()
+
+    execution = Execution(checkpoint_every_s=1e-9)  # at once, unless one is being written
+    train(model, tiny_data(model), recipe(), tmp_path, "d", execution=execution, report=report)
+    assert done == list(range(1, 9))
+    assert (tmp_path / "checkpoints" / "step-00000001").is_dir()
+
+
 def truncate(path: Path) -> None:
     file = next(path.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
@@ -160,6 +195,23 @@ def test_a_full_disk_stops_the_run_and_names_the_last_checkpoint(whole, tiny_llm
     assert str(last) in str(caught.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
     assert last.is_dir()
+    assert ends_like(whole, tiny_llm, tmp_path)
+
+
+def test_a_disk_that_fills_up_within_a_file_leaves_no_half_checkpoint(whole, tiny_llm: Path, tmp_path: Path):
+    cut(tiny_llm, tmp_path, stop=3)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))
+    try:
+        with pytest.raises(
+            RunError, match=r"could not be written \(File too large\); the last checkpoint is .*step-"
+        ) as one:
+            run(tiny_llm, tmp_path, execution=OFTEN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert "\n" not in str(one.value)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
     assert ends_like(whole, tiny_llm, tmp_path)
 
 

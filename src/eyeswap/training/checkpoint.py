@@ -35,6 +35,7 @@ from eyeswap.files import read_json, sha256_of, write_json
 from eyeswap.training.parallel import Ranks
 
 RECORD = "checkpoint.json"
+_FILE_BYTES = 2 << 30  # a file is put together in memory before it is written
 _SHORTEST_PAUSE_S = 15.0
 _PAUSE_FACTOR = 20  # a checkpoint that takes long is taken seldom
 
@@ -65,6 +66,7 @@ class Checkpoints:
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._thread, self._quiet = ThreadPoolExecutor(1), warnings.catch_warnings()
         self._writing: Future[float] | None = None
+        self._copy: dict[str, Tensor] = {}  # on the CPU, used again and again
         self._last_took_s, self._last_at = 0.0, time.perf_counter()
         if ranks.is_first and folder.is_dir():
             for leftover in folder.glob(".step-*"):
@@ -128,28 +130,36 @@ class Checkpoints:
         """
         self.wait()
         started = time.perf_counter()
-        state = {name: tensor.to("cpu", copy=True) for name, tensor in _state(model, optimizer).items()}
+        for name, tensor in _state(model, optimizer).items():
+            if name in self._copy:
+                self._copy[name].copy_(tensor)
+            else:
+                self._copy[name] = tensor.to("cpu", copy=True)
         self._last_at = started
-        self._writing = self._thread.submit(self._write, state, next_step, started)
+        self._writing = self._thread.submit(self._write, next_step, started)
 
     def wait(self) -> None:
-        """Wait until the write in progress is done.
+        """Wait until the write in progress is done, in all processes.
 
         Raises:
-            RunError: if it failed.
+            RunError: if it failed in any of them.
         """
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            self._last_took_s = writing.result()
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        error = writing.exception()
+        if sum(self.ranks.sum(float(error is not None))):
+            raise error or RunError(f"{self.folder}: another process could not write its checkpoint; {self.last}")
+        self._last_took_s = writing.result()
 
-    def _write(self, state: dict[str, Tensor], next_step: int, started: float) -> float:
-        """Write a checkpoint under a temporary name, then name it; return how long it took, in seconds."""
+    def _write(self, next_step: int, started: float) -> float:
+        """Write the copied state under a temporary name, then name it; return how long it took, in seconds."""
         unfinished, path = self.folder / f".step-{next_step:08d}", self.folder / f"step-{next_step:08d}"
         try:
             with _failures_as_oserror():
                 unfinished.mkdir(parents=True, exist_ok=True)
-                writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
-                save(state, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+                writer = HuggingFaceStorageWriter(str(unfinished), _file_of(self._copy), save_distributed=True)
+                save(self._copy, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
                 if self.ranks.is_first:
                     self._name(unfinished, path, next_step)
         except OSError as error:
@@ -208,6 +218,16 @@ class Checkpoints:
                 no_dist=self._group is None,
             )
         return int(read_json(path / RECORD)["next_step"])
+
+
+def _file_of(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the number of the file that each tensor goes to, so that none is larger than need be."""
+    number, filled, files = 1, 0, {}
+    for name, tensor in state.items():
+        if filled and filled + tensor.nbytes > _FILE_BYTES:
+            number, filled = number + 1, 0
+        files[name], filled = number, filled + tensor.nbytes
+    return files
 
 
 def _is_whole(file: Path, size: int, sha256: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eyeswap.data.collate import Batch
 from eyeswap.errors import RunError
@@ -30,7 +30,7 @@ from eyeswap.training.layers import recomputed
 from eyeswap.training.learner import Learner
 from eyeswap.training.log import TrainLog, open_trackers
 from eyeswap.training.optimizer import build_optimizer, learning_rate
-from eyeswap.training.parallel import Ranks, is_sharded, shard, this_process, whole
+from eyeswap.training.parallel import Ranks, is_sharded, reduce_gradients, shard, this_process, whole
 from eyeswap.training.passes import Cutter, Pass
 from eyeswap.training.speed import Meter, pass_flops
 from eyeswap.vlm.model import VisionLanguageModel
@@ -77,7 +77,7 @@ def train(
     feed = Feed(data, layout, cutter, ranks.rank, execution.workers if data.source.decodes else 0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ready_to_train(model, packs, execution.recompute))
-        trainer = _Trainer.of(model, data, recipe, ranks, seed)
+        trainer = _Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
         checkpoints = stack.enter_context(
             Checkpoints(
                 run_dir / "checkpoints", digest, ranks, execution.keep_checkpoints, execution.checkpoint_every_s, warn
@@ -117,12 +117,22 @@ class _Trainer:
     recipe: Recipe
     ranks: Ranks
     seed: int
+    reduces_once: bool
 
     @classmethod
-    def of(cls, model: VisionLanguageModel, data: TrainingData, recipe: Recipe, ranks: Ranks, seed: int) -> _Trainer:
+    def of(
+        cls,
+        model: VisionLanguageModel,
+        data: TrainingData,
+        recipe: Recipe,
+        ranks: Ranks,
+        seed: int,
+        reduces_once: bool,
+    ) -> _Trainer:
         learner = Learner(model)
         shard(learner, recipe, ranks)
-        return cls(learner, build_optimizer(learner, recipe.weight_decay), data, recipe, ranks, seed)
+        optimizer = build_optimizer(learner, recipe.weight_decay)
+        return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
 
     def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], wants: bool) -> tuple[dict[str, float], bool]:
         """Make the gradients of a step; return its log row, and whether the first process ``wants`` a checkpoint."""
@@ -131,11 +141,13 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         uses_images = any(self.data.images[row] is not None for row in rows)
-        own = 0.0
+        own = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, (one, batch) in enumerate(passes):
             torch.manual_seed(_seed_of(self.seed, step, number * self.ranks.size + self.ranks.rank))
+            if self.reduces_once:
+                reduce_gradients(self.learner, number == len(passes) - 1)
             own += self._accumulate(one, batch, uses_images)
-        loss, wanted = self.ranks.sum(own, float(wants and self.ranks.is_first))
+        loss, wanted = self.ranks.sum(float(own), float(wants and self.ranks.is_first))
         norm = whole(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
         num_targets = int(self.data.conversations.num_targets[rows].sum())
         row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
@@ -146,15 +158,15 @@ class _Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _accumulate(self, one: Pass, batch: Batch, uses_images: bool) -> float:
-        """Add the gradients of one pass; return its share of the loss."""
+    def _accumulate(self, one: Pass, batch: Batch, uses_images: bool) -> Tensor:
+        """Add the gradients of one pass; return its share of the loss, a scalar of shape ``[]``."""
         batch = batch.to(self.ranks.device)
         visual = None if batch.visual is None else self.data.source.encode(batch.visual, self.learner.vlm)
         casts = self.recipe.precision == "bf16" and not is_sharded(self.learner)
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=casts):
             summed = self.learner(batch, visual, uses_images)
         (summed * (one.share * self.ranks.size)).backward()  # sharding averages over processes
-        return float(summed.detach()) * one.share
+        return summed.detach().double() * one.share  # left on the GPU, which would else have to be waited for
 
 
 @contextlib.contextmanager

@@ -119,6 +119,15 @@ def is_sharded(learner: Learner) -> bool:
     return isinstance(learner, FSDPModule)
 
 
+def reduce_gradients(learner: Learner, now: bool) -> None:
+    """Say whether the next backward pass of a sharded learner sums gradients over processes, or adds to its own.
+
+    What is added up is float32 and whole: 4 bytes a parameter, which sharding shares out only when it is reduced.
+    """
+    assert isinstance(learner, FSDPModule)
+    learner.set_requires_gradient_sync(now)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with all its parts, ``[...]`` of the same shape; all processes must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
