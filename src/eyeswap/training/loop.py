@@ -166,7 +166,8 @@ class _Trainer:
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=casts):
             summed = self.learner(batch, visual, uses_images)
         (summed * (one.share * self.ranks.size)).backward()  # sharding averages over processes
-        return summed.detach().double() * one.share  # left on the GPU, which would else have to be waited for
+        counted: Tensor = summed.detach().double() * one.share  # left on the GPU, else it would be waited for here
+        return counted
 
 
 @contextlib.contextmanager
