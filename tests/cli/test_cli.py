@@ -91,22 +91,6 @@ def test_a_plan_lists_the_runs_and_starts_nothing(study: Path, tmp_path: Path) -
     assert not (tmp_path / "runs").exists()
 
 
-def test_status_shows_steps_and_loss(study: Path, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "mine" / "vit" / "seed-7"
-    run.mkdir(parents=True)
-    rows = [{"step": step, "loss": 1.25, "elapsed_s": 3.2} for step in range(41)]
-    (run / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    result = invoke("study", "status", study, "--runs", tmp_path / "runs")
-    assert result.exit_code == 0
-    row = next(line for line in result.stdout.splitlines() if " vit " in line)
-    assert [word for word in ("41", "1.250", "3 s", "0 of 1") if word in row] == [
-        "41",
-        "1.250",
-        "3 s",
-        "0 of 1",
-    ]
-
-
 def test_audit_exits_with_1_on_an_undeclared_difference(tmp_path: Path) -> None:
     for arm, order in (("vit", "a"), ("vmamba", "b")):
         run = tmp_path / arm / "seed-7"

@@ -122,10 +122,13 @@ def test_a_worker_that_slept_stops_when_its_folder_was_taken_over(
     mine = claim(tmp_path)
     assert mine is not None
 
+    other = tmp_path / "0002.json"
+    other.write_text("{}", encoding="utf-8")
+
     def sleep_while_another_takes_over() -> None:
         with held(mine):
-            (tmp_path / "workers" / "0002.json").write_text("{}", encoding="utf-8")
-            time.sleep(10)
+            other.rename(tmp_path / "workers" / "0002.json")  # at once, for this worker may see it at any moment
+            time.sleep(60)
 
     with pytest.raises(RunError, match="another worker took this run over"):
         sleep_while_another_takes_over()

@@ -81,17 +81,3 @@ def test_states_follow_the_files(tmp_path: Path) -> None:
     (run.folder / "scores.json").write_text("{}", encoding="utf-8")
     assert run.state() == "done"
     assert first(tmp_path, subset=3).state() == "changed"
-
-
-def test_progress_is_read_from_the_log_and_the_predictions(tmp_path: Path) -> None:
-    run = first(tmp_path)
-    assert (run.progress().step, run.progress().loss) == (0, None)
-    begin(run)
-    (run.folder / "train.jsonl").write_text(
-        '{"step": 0, "loss": 3.0, "elapsed_s": 0.5}\n{"step": 1, "loss": 2.5, "elapsed_s": 1.0}\n',
-        encoding="utf-8",
-    )
-    (run.folder / "predictions").mkdir()
-    (run.folder / "predictions" / "pope.parquet").touch()
-    at = run.progress()
-    assert (at.step, at.loss, at.elapsed_s, at.num_answered) == (2, 2.5, 1.0, 1)

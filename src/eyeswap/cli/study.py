@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,21 +13,55 @@ from eyeswap.cli.estimate import GpuOption, GpusOption, JsonOption, MfuOption, T
 app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan and progress.")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study, a YAML file.")]
+_SLURM: dict[str, Any] = {"rich_help_panel": "With --launcher slurm"}
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs of all studies.")]
 
 
 @app.command(epilog="Example: eyeswap study run studies/quickstart.yaml")
-def run(file: StudyFile, runs: Runs = Path("runs")) -> None:
-    """Train and evaluate every arm and seed, then write the report; finished parts are not done again."""
+def run(
+    file: StudyFile,
+    runs: Runs = Path("runs"),
+    launcher: Annotated[
+        str, typer.Option("--launcher", help="here: in this process, or those of torchrun; slurm: as jobs.")
+    ] = "here",
+    slurm_partition: Annotated[str | None, typer.Option(metavar="NAME", help="Where to submit.", **_SLURM)] = None,
+    slurm_hours: Annotated[
+        float, typer.Option(help="Time limit of a job, which then queues again and goes on.", **_SLURM)
+    ] = 24.0,
+    slurm_nodes: Annotated[int, typer.Option(help="Machines of a job.", **_SLURM)] = 1,
+    slurm_gpus: Annotated[int, typer.Option(help="GPUs of a machine; 0 for none.", **_SLURM)] = 1,
+    slurm_cpus: Annotated[int, typer.Option(help="Cores of a GPU's process.", **_SLURM)] = 8,
+    slurm_jobs: Annotated[int, typer.Option(help="Most jobs; they share the runs.", **_SLURM)] = 8,
+    slurm_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="What else sbatch knows; repeat it.", **_SLURM)
+    ] = None,
+) -> None:
+    """Train and evaluate every arm and seed, then write the report; finished parts are not done again.
+
+    Start it several times, on any machines that see the same --runs folder: the processes share the runs.
+    """
     from eyeswap.cli.console import open_console
+    from eyeswap.errors import SpecError, nearest
     from eyeswap.study.spec import load_study
 
     study = load_study(file)
+    if launcher not in ("here", "slurm"):
+        raise SpecError(f"--launcher {launcher}: {nearest(launcher, ('here', 'slurm'))}")
+    if launcher == "slurm":
+        from eyeswap.cli.study_slurm import submit_study
+        from eyeswap.study.slurm import SlurmOptions, parse_options
+
+        others = parse_options(slurm_option or [])
+        options = SlurmOptions(slurm_partition, slurm_hours, slurm_nodes, slurm_gpus, slurm_cpus, slurm_jobs, others)
+        submit_study(study, file, runs, options)
+        return
     from eyeswap.cli.report import write_and_show
     from eyeswap.study.execute import run_study
 
     console = open_console()
-    write_and_show(run_study(study, file, runs, console), console)
+    folder = run_study(study, file, runs, console)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process is enough
+        write_and_show(folder, console)
 
 
 @app.command(epilog="Example: eyeswap study fields")
@@ -59,21 +94,20 @@ def plan(
     show_plan(load_study(file), runs, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
 
 
-@app.command(epilog="Example: eyeswap study status studies/quickstart.yaml")
-def status(file: StudyFile, runs: Runs = Path("runs")) -> None:
-    """Show how far each run is: training steps, last loss, benchmarks answered."""
-    from rich.table import Table
-
-    from eyeswap.cli.console import open_console
+@app.command(epilog="Example: eyeswap study status studies/quickstart.yaml --watch")
+def status(
+    file: StudyFile,
+    runs: Runs = Path("runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 s, until all runs are done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far each run is and who works on it: steps, loss, time left, questions answered."""
+    from eyeswap.cli.study_status import print_status, watch_status
     from eyeswap.study.plan import plan_runs
     from eyeswap.study.spec import load_study
 
-    study = load_study(file)
-    table = Table("arm", "seed", "state", "steps", "loss", "elapsed", "benchmarks answered", title=study.name)
-    for planned in plan_runs(study, runs):
-        at = planned.progress()
-        loss = "" if at.loss is None else f"{at.loss:.3f}"
-        elapsed = "" if at.elapsed_s is None else f"{at.elapsed_s:.0f} s"
-        answered = f"{at.num_answered} of {len(study.benchmarks)}"
-        table.add_row(planned.arm, str(planned.seed), planned.state(), str(at.step), loss, elapsed, answered)
-    open_console().print(table)
+    planned = plan_runs(load_study(file), runs)
+    if watch and not as_json:
+        watch_status(planned)
+    else:
+        print_status(planned, as_json)

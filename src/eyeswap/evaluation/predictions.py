@@ -9,6 +9,7 @@ examples. Rows are known by (benchmark, example id) alone, so it does not matter
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
 def is_unfinished(run_dir: Path) -> bool:
     """Return whether an evaluation was begun and has not ended; its answers so far can be read."""
     return any(_parts(run_dir).glob("part-*.parquet"))
+
+
+def num_answered(run_dir: Path, benchmarks: Iterable[str]) -> dict[str, int]:
+    """Return how many questions of each benchmark are answered, whole or in parts; others may be writing."""
+    try:
+        begun = Counter(_read_parts(run_dir, ["benchmark"]).column("benchmark").to_pylist())
+    except DataError:  # the parts are just becoming whole files
+        begun = Counter()
+    counts = {}
+    for name in benchmarks:
+        path = predictions_path(run_dir, name)
+        counts[name] = pq.read_metadata(path).num_rows if path.is_file() else begun[name]
+    return counts
 
 
 def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None:

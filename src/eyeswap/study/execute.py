@@ -41,7 +41,7 @@ from eyeswap.study.environment import environment
 from eyeswap.study.estimate import positions_problem
 from eyeswap.study.launch import alone_in, work_through
 from eyeswap.study.observed import observed
-from eyeswap.study.plan import PlannedRun, plan_runs
+from eyeswap.study.plan import PlannedRun, plan_runs, refuse_changed
 from eyeswap.study.scores import write_scores
 from eyeswap.study.spec import Study
 from eyeswap.training.examples import TrainingData
@@ -101,11 +101,7 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
     """
     study_dir = runs_dir / study.name
     planned = plan_runs(study, runs_dir)
-    for run in planned:
-        if run.state() == "changed":
-            raise SpecError(
-                f"{run.folder}: holds a run of another version of {study_file}; delete it, or choose another --runs"
-            )
+    refuse_changed(planned, study_file)
     todo = [run for run in planned if run.state() != "done"]
     if not todo:
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from eyeswap.errors import SpecError
 from eyeswap.evaluation import get_benchmark
-from eyeswap.files import digest, read_json, read_json_lines, sha256_of
+from eyeswap.files import digest, read_json, sha256_of
 from eyeswap.study.spec import Study
 
 State = Literal["new", "unfinished", "done", "changed"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: optimizer steps taken so far.
-        loss: training loss of the last step, if there was one.
-        elapsed_s: training time so far, if training began.
-        num_answered: benchmarks with stored predictions.
-    """
-
-    step: int
-    loss: float | None
-    elapsed_s: float | None
-    num_answered: int
 
 
 @dataclass(frozen=True)
@@ -64,15 +49,6 @@ class PlannedRun:
             return "changed"
         return "done" if (self.folder / "scores.json").is_file() else "unfinished"
 
-    def progress(self) -> Progress:
-        """Return how far the run is."""
-        log = self.folder / "train.jsonl"
-        rows: list[dict[str, Any]] = read_json_lines(log) if log.is_file() else []
-        last = rows[-1] if rows else {}
-        names = [get_benchmark(name).name for name in self.study.benchmarks]
-        answered = sum((self.folder / "predictions" / f"{name}.parquet").is_file() for name in names)
-        return Progress(len(rows), last.get("loss"), last.get("elapsed_s"), answered)
-
 
 def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
     """Return every run of a study, seed by seed and within a seed arm by arm: early results compare arms."""
@@ -81,3 +57,16 @@ def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
         for seed in study.seeds
         for arm in study.arms
     ]
+
+
+def refuse_changed(planned: Sequence[PlannedRun], study_file: Path) -> None:
+    """Check that no run folder holds a run of another version of the study.
+
+    Raises:
+        SpecError: naming the first that does.
+    """
+    for run in planned:
+        if run.state() == "changed":
+            raise SpecError(
+                f"{run.folder}: holds a run of another version of {study_file}; delete it, or choose another --runs"
+            )

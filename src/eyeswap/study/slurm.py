@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eyeswap.errors import EnvironmentProblem, SpecError
+
+_MOST_TIMEOUTS = 1000  # a long study may run into many time limits; each goes on from the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class SlurmOptions:
 
     def __post_init__(self) -> None:
         for name in ("hours", "nodes", "cpus", "jobs"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise SpecError(f"--slurm-{name} {getattr(self, name):g}: must be above 0")
         if self.gpus < 0:
             raise SpecError(f"--slurm-gpus {self.gpus}: must be 0 or more")
@@ -43,7 +46,7 @@ class SlurmOptions:
     def parameters(self) -> dict[str, Any]:
         """Return these options in submitit's words."""
         given: dict[str, Any] = {
-            "timeout_min": round(60 * self.hours),
+            "timeout_min": max(1, round(60 * self.hours)),
             "nodes": self.nodes,
             "tasks_per_node": max(1, self.gpus),
             "cpus_per_task": self.cpus,
@@ -52,8 +55,7 @@ class SlurmOptions:
             given["gpus_per_node"] = self.gpus
         if self.partition is not None:
             given["slurm_partition"] = self.partition
-        if self.others:
-            given["slurm_additional_parameters"] = dict(self.others)
+        given["slurm_additional_parameters"] = {"requeue": True, **(self.others or {})}
         return given
 
 
@@ -72,9 +74,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def submit(
-    study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOptions, cluster: str | None = None
-) -> list[str]:
+def submit(study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOptions) -> list[str]:
     """Submit one worker a job.
 
     Args:
@@ -82,7 +82,6 @@ def submit(
         runs_dir: folder of all studies' runs, on a disk that all jobs see.
         num_runs: runs that are not done.
         options: what is asked of Slurm.
-        cluster: another executor of submitit's than Slurm, ``local`` or ``debug``.
 
     Returns:
         The ids of the jobs.
@@ -94,23 +93,25 @@ def submit(
         submitit: Any = importlib.import_module("submitit")
     except ImportError:
         raise EnvironmentProblem("--launcher slurm needs submitit: pip install 'eyeswap[slurm]'") from None
-    logs = runs_dir / study_file.stem / "slurm"
+    if shutil.which("srun") is None:
+        raise EnvironmentProblem(
+            "--launcher slurm: srun is not on the PATH; submit where Slurm's commands are, such as on a login node"
+        )
+    folder, name = logs(study_file, runs_dir), f"eyeswap-{study_file.stem}"
+    worker = Worker(study_file.absolute(), runs_dir.absolute())
     try:
-        executor = submitit.AutoExecutor(folder=logs, cluster=cluster or "slurm")
-        executor.update_parameters(name=f"eyeswap-{study_file.stem}", **_understood(options.parameters(), cluster))
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=_MOST_TIMEOUTS)
+        executor.update_parameters(name=name, **options.parameters())
         with executor.batch():
-            count = min(num_runs, options.jobs)
-            jobs = [executor.submit(Worker(study_file.resolve(), runs_dir.resolve())) for _ in range(count)]
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            jobs = [executor.submit(worker) for _ in range(min(num_runs, options.jobs))]
+    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         raise EnvironmentProblem(f"slurm: {' '.join(str(error).split())}") from None
     return [str(job.job_id) for job in jobs]
 
 
-def _understood(parameters: dict[str, Any], cluster: str | None) -> dict[str, Any]:
-    """Leave out what only Slurm understands, where another executor takes the jobs."""
-    if cluster is None:
-        return parameters
-    return {key: value for key, value in parameters.items() if not key.startswith("slurm_")}
+def logs(study_file: Path, runs_dir: Path) -> Path:
+    """Return the folder with what the jobs say, ``<job>_<task>_log.out`` and ``.err``."""
+    return runs_dir.absolute() / study_file.stem / "slurm"
 
 
 class Worker:

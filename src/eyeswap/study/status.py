@@ -1,0 +1,143 @@
+"""How far each run of a study is, and who works on it, read from the run folders alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eyeswap.evaluation import get_benchmark
+from eyeswap.evaluation.predictions import num_answered
+from eyeswap.files import read_json
+from eyeswap.study.claim import Holder, holder_of
+from eyeswap.study.plan import PlannedRun
+
+_RECENT_STEPS = 50  # speed is that of so many last steps
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes:
+        arm: its arm.
+        seed: its seed.
+        activity: ``new``, ``preparing`` (tokens), ``training``, ``answering`` or ``done``; if nobody is at work on what
+            was begun ``failed``, ``interrupted`` or ``lost`` (its worker died); ``changed`` if the study changed.
+        step: optimizer steps taken so far.
+        num_steps: steps that training takes; None until it begins.
+        loss: training loss of the last step, if there was one.
+        elapsed_s: training time so far, if training began.
+        step_s: seconds of a step, lately.
+        left_s: training time to come, at that speed; None if it cannot be told.
+        answered: benchmark -> questions answered so far.
+        asked: benchmark -> questions; those that are not known yet are left out.
+        worker: who holds the run, ``host:pid``; None if nobody does.
+        message: why the last attempt failed, if it did.
+    """
+
+    arm: str
+    seed: int
+    activity: str
+    step: int = 0
+    num_steps: int | None = None
+    loss: float | None = None
+    elapsed_s: float | None = None
+    step_s: float | None = None
+    left_s: float | None = None
+    answered: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+    worker: str | None = None
+    message: str = ""
+
+    @property
+    def num_finished(self) -> int:
+        """Benchmarks of which every question is answered."""
+        return sum(self.answered.get(name, 0) >= count for name, count in self.asked.items())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+def status_of(run: PlannedRun) -> RunStatus:
+    """Return how far a run is."""
+    state, last = run.state(), holder_of(run.folder)
+    is_at_work = last is not None and last.is_at_work
+    rows = _log_rows(run.folder / "train.jsonl")
+    newest = rows[-1] if rows else {}
+    step = int(newest.get("step", -1)) + 1
+    num_steps = read_json(run.folder / "spec.json").get("num_steps") if state != "new" else None
+    step_s = _step_s(rows)
+    is_trained = (run.folder / "model").is_dir()
+    if state in ("done", "changed"):
+        activity: str = state
+    elif is_at_work:
+        activity = "answering" if is_trained else "training" if rows else "preparing"
+    else:
+        activity = _idle(last, has_begun=state != "new" or bool(rows))
+    answered, asked = _answers(run)
+    return RunStatus(
+        arm=run.arm,
+        seed=run.seed,
+        activity=activity,
+        step=step,
+        num_steps=num_steps,
+        loss=newest.get("loss"),
+        elapsed_s=newest.get("elapsed_s"),
+        step_s=step_s,
+        left_s=None if num_steps is None or step_s is None else max(0, num_steps - step) * step_s,
+        answered=answered,
+        asked=asked,
+        worker=last.worker if last is not None and is_at_work else None,
+        message=last.message if last is not None and activity == "failed" else "",
+    )
+
+
+def count_activities(statuses: Sequence[RunStatus]) -> Counter[str]:
+    """Return how many runs are in which activity."""
+    return Counter(status.activity for status in statuses)
+
+
+def _idle(last: Holder | None, *, has_begun: bool) -> str:
+    """Return what to call a run that nobody works on."""
+    if last is None:
+        return "interrupted" if has_begun else "new"
+    return {"failed": "failed", None: "lost"}.get(last.end, "interrupted")
+
+
+def _log_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the last rows of a log that may be growing; a line that is being written does not count yet."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - 512 * _RECENT_STEPS))
+            lines = stream.read().split(b"\n")[:-1]
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the first line, if it was cut
+            continue
+    return rows[-_RECENT_STEPS:]
+
+
+def _step_s(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Return the mean seconds of a step over the rows."""
+    if len(rows) < 2:
+        return None
+    steps = rows[-1]["step"] - rows[0]["step"]
+    return float((rows[-1]["elapsed_s"] - rows[0]["elapsed_s"]) / steps) if steps > 0 else None
+
+
+def _answers(run: PlannedRun) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the questions answered and asked so far, by benchmark."""
+    index = run.folder / "predictions" / "benchmarks.json"
+    names = [get_benchmark(name).name for name in run.study.benchmarks]
+    asked = read_json(index) if index.is_file() else {}
+    counts = num_answered(run.folder, names)
+    return counts, {name: int(asked[name]["num_examples"]) for name in names if "num_examples" in asked.get(name, {})}
