@@ -28,13 +28,13 @@ SECONDS_BETWEEN_LINES = 15.0
 class Task:
     """One piece of work with a known number of steps; `advance` it until it is complete."""
 
-    def __init__(self, description: str, total: int, board: Progress) -> None:
+    def __init__(self, description: str, total: int, board: Progress, done: int = 0) -> None:
         self.description = description
         self.total = total
-        self.done = 0
+        self.done = self._before = done
         self._board = board
         self._started = self._last_line = time.monotonic()
-        self._bar = board.bars.add_task(description, total=total, note="") if board.bars else None
+        self._bar = board.bars.add_task(description, total=total, completed=done, note="") if board.bars else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count ``count`` more steps as done; ``note`` (a loss, say) is shown beside the bar."""
@@ -49,7 +49,7 @@ class Task:
 
     def line(self, now: float, note: str = "") -> str:
         """Return the state as text: description, count, rate, time left, note."""
-        rate = self.done / max(now - self._started, 1e-9)
+        rate = (self.done - self._before) / max(now - self._started, 1e-9)
         parts = [f"{self.description}: {self.done}/{self.total}", _rate(rate)]
         if self.done < self.total:
             parts.append(f"{_clock((self.total - self.done) / rate)} left" if rate else "time left unknown")
@@ -76,9 +76,9 @@ class Progress:
                 console=console,
             )
 
-    def task(self, description: str, total: int) -> Task:
-        """Add a task of ``total`` steps."""
-        return Task(description, total, self)
+    def task(self, description: str, total: int, done: int = 0) -> Task:
+        """Add a task of ``total`` steps, of which ``done`` were done before and do not count for the rate."""
+        return Task(description, total, self, done)
 
     def track(self, items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
         """Yield every item and count it as done when the next is asked for."""

@@ -125,14 +125,6 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: Path, study_file
         run_study(load_study(changed), changed, finished.parent, quiet())
 
 
-def test_the_as_published_wiring_is_refused_because_tokens_are_cached(study_file: Path, tmp_path: Path):
-    study = load_study(study_file)
-    study = study.model_copy(update={"recipe": study.recipe.model_copy(update={"wiring": "as-published"})})
-    with pytest.raises(SpecError, match=r"arms\.vit\.wiring: as-published"):
-        run_study(study, study_file, tmp_path, quiet())
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_study_killed_at_several_moments_ends_with_the_same_numbers(finished: Path, study_file: Path, tmp_path: Path):
     program = """
 import io, sys

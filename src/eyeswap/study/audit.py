@@ -49,7 +49,7 @@ FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("LLM", "llm.name", ()),
     ("LLM weights", "llm.sha256", ()),
     ("connector", "connector.kind", ("connector",)),
-    ("connector start", "connector.init_digest", ("connector", "width", "seed")),
+    ("connector start", "connector.init_digest", ("connector", "width", "seed", "wiring")),
     ("backbone", "backbone.name", ("backbone",)),
     ("backbone weights", "backbone.weights_sha256", ("backbone",)),
     ("tap", "backbone.tap", ("backbone", "tap", "wiring")),

@@ -30,6 +30,8 @@ GPUS = {
     for gpu in (
         Gpu("h200", 989.0, 139.0),
         Gpu("h100", 989.0, 79.0),
+        Gpu("h100-nvl", 835.0, 93.0),
+        Gpu("h100-pcie", 756.0, 79.0),
         Gpu("a100", 312.0, 79.0),
         Gpu("a100-40gb", 312.0, 39.0),
         Gpu("b200", 2250.0, 178.0),
@@ -55,3 +57,21 @@ def find_gpu(text: str) -> Gpu:
             f"{nearest(text.lower(), GPUS)}"
         )
     return Gpu(text, float(described[1]), float(described[2]))
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the bf16 peak of a GPU by the name that its driver gives it, FLOP/s; None if it is not known here.
+
+    Example:
+        >>> peak_flops("NVIDIA H100 80GB HBM3")
+        989000000000000.0
+    """
+    plain = _letters(device_name)
+    known = [gpu for gpu in GPUS.values() if _letters(gpu.name) in plain]
+    if not known:
+        return None
+    return max(known, key=lambda gpu: len(gpu.name)).peak_tflops * TERA
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

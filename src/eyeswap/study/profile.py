@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from eyeswap.adaptation.shipped import SHIPPED_LLM, llm_path
+from eyeswap.adaptation.shipped import llm_source
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.measure import peak_bytes, reset_peak
@@ -106,7 +106,7 @@ def build_llm(name: str, setting: Setting) -> Any:
         config: Any = LlamaConfig(vocab_size=32064, max_position_embeddings=4096)
     else:
         with one_line_errors(f"llm {name}"):
-            config = AutoConfig.from_pretrained(find_model(llm_path(name) if name == SHIPPED_LLM else name))
+            config = AutoConfig.from_pretrained(find_model(llm_source(name)))
     with torch.device(setting.device):
         return AutoModelForCausalLM.from_config(config, dtype=setting.dtype).eval().requires_grad_(False)
 

@@ -9,6 +9,7 @@ pass, so that a resumed run draws the same.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def train(
     packs = execution.tokens_per_pass is not None and can_pack(model.llm)
     cutter = Cutter.of(data, recipe, execution, ranks.size, packs)
     layout = Layout(model.config.image_token_id, model.config.bos_first, int(model.tokenizer.pad_token_id or 0), packs)
-    feed = Feed(data, layout, cutter, ranks.rank, execution.workers if data.source.decodes else 0)
+    workers = min(execution.workers, os.cpu_count() or 1) if data.source.decodes else 0
+    feed = Feed(data, layout, cutter, ranks.rank, workers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ready_to_train(model, packs, execution.recompute))
         trainer = _Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)

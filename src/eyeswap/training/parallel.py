@@ -133,6 +133,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a model with all their parts, on the CPU; all processes must ask."""
-    return {name: whole(tensor.detach()).cpu() for name, tensor in model.state_dict().items()}
+def whole_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """Return the weights of a model with all their parts, on the CPU; all processes must ask, few need to ``keep``."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        gathered = whole(tensor.detach())
+        if keep:
+            state[name] = gathered.cpu()
+    return state

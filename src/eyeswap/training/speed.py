@@ -14,8 +14,9 @@ _RECENT = 20  # steps
 def pass_flops(vlm: VisionLanguageModel, lengths: Sequence[int]) -> float:
     """Return the FLOPs of a forward and backward pass of the LLM over whole conversations, padding not counted.
 
-    6 a token for each parameter that is multiplied, and ``6 * layers * width * length^2`` for causal attention: the
-    count of `eyeswap.study.cost`, for a model that is loaded.
+    6 a token for each parameter that is multiplied (4 if it is frozen below adapters, which saves its gradient), and
+    ``6 * layers * width * length^2`` for causal attention: the count of `eyeswap.study.cost`, for a model that is
+    loaded.
 
     Args:
         vlm: the model.
@@ -23,10 +24,14 @@ def pass_flops(vlm: VisionLanguageModel, lengths: Sequence[int]) -> float:
     """
     llm, config = vlm.llm, vlm.llm.config
     embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
-    parameters = sum(parameter.numel() for parameter in llm.parameters())
-    multiplied = parameters if embedding is head else parameters - embedding.numel()
+    looked_up = embedding if embedding is not head else None  # an embedding of its own is not multiplied
+    each = sum(
+        parameter.numel() * (6 if parameter.requires_grad else 4)
+        for parameter in llm.parameters()
+        if parameter is not looked_up
+    )
     attention = 6 * config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
-    return float(6 * multiplied * sum(lengths) + attention)
+    return float(each * sum(lengths) + attention)
 
 
 class Meter:

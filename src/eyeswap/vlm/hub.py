@@ -43,6 +43,20 @@ def find_model(name: str | Path) -> str:
     return name
 
 
+def local_folder(name: str) -> Path:
+    """Return the folder of a model on this machine: a folder itself, or the Hub's cache of one that was loaded.
+
+    Raises:
+        CheckpointError: if it is not on this machine.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception:
+        raise CheckpointError(f"{name}: no such folder, and not in the Hub's cache on this machine") from None
+
+
 @contextlib.contextmanager
 def one_line_errors(name: str | Path) -> Iterator[None]:
     """Turn what transformers raises for a broken model into one line, and hold back its reports about it.

@@ -42,16 +42,30 @@ def load_llm(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any,
         SpecError: if it computes logits in a way that training here does not follow.
     """
     found = find_model(name)
+    config = load_config(found)
     tokenizer, prompt = load_tokenizer(found)
     with one_line_errors(f"llm {name}"):
-        llm = AutoModelForCausalLM.from_pretrained(found, config=AutoConfig.from_pretrained(found), dtype=dtype)
+        llm = AutoModelForCausalLM.from_pretrained(found, config=config, dtype=dtype)
     llm.config.name_or_path = Path(name).name if Path(name).is_dir() else name  # saved folders hold no local paths
-    for setting, harmless in _LOGIT_SETTINGS.items():
-        if getattr(llm.config, setting, harmless) not in (harmless, None):
-            raise SpecError(f"llm {name}: its {setting} changes logits behind the last layer, which is not supported")
     with one_line_errors(f"llm {name}"):
         make_room(llm, tokenizer)
     return llm.eval(), tokenizer, prompt
+
+
+def load_config(name: str | Path) -> Any:
+    """Load the configuration of an LLM that can be trained here; weights are not touched.
+
+    Raises:
+        CheckpointError: if there is no such model.
+        SpecError: if it computes logits in a way that training here does not follow.
+    """
+    found = find_model(name)
+    with one_line_errors(f"llm {name}"):
+        config = AutoConfig.from_pretrained(found)
+    for setting, harmless in _LOGIT_SETTINGS.items():
+        if getattr(config, setting, harmless) not in (harmless, None):
+            raise SpecError(f"llm {name}: its {setting} changes logits behind the last layer, which is not supported")
+    return config
 
 
 def load_tokenizer(name: str | Path) -> tuple[PreTrainedTokenizerBase, Prompt]:

@@ -1,0 +1,99 @@
+"""``spec.json``: everything that decided a run, for the audit and for readers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from eyeswap.adaptation.shipped import llm_source
+from eyeswap.backbones.state import state_digest
+from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.data.order import order_digest
+from eyeswap.files import digest, sha256_of, write_json
+from eyeswap.study.environment import environment
+from eyeswap.study.observed import observed
+from eyeswap.study.plan import PlannedRun
+from eyeswap.study.study_data import StudyData
+from eyeswap.training.examples import TrainingData
+from eyeswap.vlm.hub import local_folder
+from eyeswap.vlm.model import VisionLanguageModel
+
+LEFT_OUT_FILE = "left-out.json"
+_BOX_MARK = "region this sentence describes:"
+
+
+def write_records(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
+) -> None:
+    """Write ``spec.json``, ``environment.json`` and, if records are left out, which and why (``left-out.json``)."""
+    if data.left_out:
+        write_json(run.folder / LEFT_OUT_FILE, [asdict(one) for one in data.left_out])
+    write_json(run.folder / "environment.json", environment())
+    write_json(run.folder / "spec.json", _spec(run, data, loaded, model, trained_on))
+
+
+def _spec(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
+) -> dict[str, Any]:
+    recipe = run.study.recipe
+    trained, tested = _box_requests(data)
+    return {
+        "study": run.study.name,
+        "arm": run.arm,
+        "seed": run.seed,
+        "run_digest": run.digest,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "data_digest": data.digest,
+        "order_digest": order_digest(trained_on.order, trained_on.ids),
+        "num_steps": len(trained_on.order),
+        "left_out": {"records": len(data.left_out), "images": len({one.image for one in data.left_out})},
+        "train_prompt": model.prompt.question(trained),
+        "test_prompt": model.prompt.question(tested),
+        "train_box_frame": recipe.box_frame,
+        "test_box_frame": recipe.box_frame,
+        "benchmarks": list(run.study.benchmarks),
+        "may_differ": list(run.study.may_differ),
+        "llm": {"name": recipe.llm, "sha256": folder_digest(local_folder(llm_source(recipe.llm)))},
+        "connector": {
+            "kind": run.study.connector_of(run.arm),
+            "init_digest": state_digest(model.connector.state_dict()),
+        },
+        "backbone": loaded.record(),
+        "observed": observed(
+            run.study, loaded, data.root, data.image_sets, int(model.llm.config.max_position_embeddings)
+        ),
+    }
+
+
+def _box_requests(data: StudyData) -> tuple[str, str]:
+    """Return how training and test ask for a box, expressions replaced by ``{expression}``.
+
+    The published pipeline trains without quotes and with a full stop, and tests the other way round; the audit
+    warns where the two differ. Without boxes on both sides there is nothing to compare.
+    """
+    asked = (message for instruction in data.instructions for message in instruction.messages[::2])
+    trained = next((message for message in asked if _BOX_MARK in message), None)
+    tested = [
+        benchmark.user_message(examples[0])
+        for benchmark, examples, _ in data.asked
+        if benchmark.answer_kind == "box" and examples
+    ]
+    if trained is None or not tested:
+        return "{question}", "{question}"
+    return _template(trained), _template(tested[0])
+
+
+def _template(request: str) -> str:
+    before, mark, expression = request.partition(_BOX_MARK)
+    words = expression.strip(" \"'.")
+    return before + mark + expression.replace(words, "{expression}") if words else request
+
+
+@cache
+def folder_digest(folder: Path) -> str:
+    """Return the sha256 (hex) over the names and sums of all files of a folder, read once a process."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(path.relative_to(folder)): sha256_of(path) for path in files})

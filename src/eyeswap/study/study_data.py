@@ -1,0 +1,154 @@
+"""What all runs of a study share: training conversations and benchmarks, read once and checked before hours are spent.
+
+A training image that is missing or broken is found here, not at hour nine. With ``skip_missing`` the records that show
+one are left out before the batch order is drawn, for every arm alike. What was found is kept in the study's folder, so
+that a study that goes on trains on the same records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, num_scenes, write_digits
+from eyeswap.data.formats import Example
+from eyeswap.data.instruction import Instruction, read_instructions
+from eyeswap.data.preflight import inspect_images
+from eyeswap.errors import DataError
+from eyeswap.evaluation import get_benchmark
+from eyeswap.evaluation.baselines import TrivialBaseline
+from eyeswap.evaluation.benchmark import Benchmark
+from eyeswap.files import digest, read_json, sha256_of, write_json
+from eyeswap.progress import Progress
+from eyeswap.recipe import DigitsData, FolderData
+from eyeswap.study.spec import Study
+
+IMAGES_FILE = "training-images.json"
+_NAMED = 3  # images that a message names
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A record that is not trained on.
+
+    Attributes:
+        record: its number in the file, from 1.
+        record_id: its id.
+        image: the image that cannot be used.
+        reason: why not.
+    """
+
+    record: int
+    record_id: str
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What all runs of a study share.
+
+    Attributes:
+        root: folder that image paths are relative to.
+        digest: digest of the data's bytes, and of which records are left out.
+        instructions: the training conversations.
+        asked: benchmarks with their examples and trivial baselines.
+        left_out: the records that are not trained on.
+    """
+
+    root: Path
+    digest: str
+    instructions: Sequence[Instruction]
+    asked: Sequence[tuple[Benchmark, Sequence[Example], TrivialBaseline]]
+    left_out: Sequence[LeftOut] = ()
+
+    @property
+    def image_sets(self) -> dict[str, list[str]]:
+        """The images of the training data and of each benchmark, by name."""
+        trained = [instruction.image for instruction in self.instructions if instruction.image is not None]
+        tested = {benchmark.name: [example.image for example in examples] for benchmark, examples, _ in self.asked}
+        return {"training": trained, **tested}
+
+    @property
+    def images(self) -> list[str]:
+        """Every image that a run must see, each once: training images first."""
+        return list(dict.fromkeys(image for images in self.image_sets.values() for image in images))
+
+
+def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
+    """Write the embedded data set if the study uses it, and read all training and test data.
+
+    Raises:
+        DataError: naming the file and row that is wrong, or the training images that cannot be used.
+    """
+    source = study.recipe.data
+    left_out: list[LeftOut] = []
+    if isinstance(source, DigitsData):
+        root = study_dir / "data"
+        size = DigitsSize(source.seed, source.num_train_images, source.num_val_images, source.turns)
+        task = board.task("draw the data set", num_scenes(size))
+        data_digest = write_digits(root, size, task.advance)
+        instructions = read_instructions(root / INSTRUCTION_FILE, INSTRUCTION_IMAGES)
+    else:
+        root = Path(source.folder)
+        path = root / source.instruction
+        records = read_instructions(path, str(Path(source.instruction).parent))
+        data_digest = sha256_of(path)
+        unusable = unusable_images(root, records, data_digest, study_dir / IMAGES_FILE, board)
+        instructions, left_out = _split(records, unusable)
+        _complain(path, source, len(records), left_out)
+        if left_out:
+            data_digest = digest([data_digest, [one.record for one in left_out]])
+    asked = []
+    for name in study.benchmarks:
+        benchmark = get_benchmark(name)
+        examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
+        asked.append((benchmark, examples, TrivialBaseline.of(benchmark, root)))
+    return StudyData(root, data_digest, instructions, asked, left_out)
+
+
+def unusable_images(
+    root: Path, records: Sequence[Instruction], file_digest: str, kept: Path, board: Progress
+) -> Mapping[str, str]:
+    """Return each training image that is missing or cannot be decoded, with the reason; every image is looked at once.
+
+    Args:
+        root: folder that image paths are relative to.
+        records: the training records.
+        file_digest: of the file that they come from.
+        kept: where the answer is kept for the next time.
+        board: shows how many images are decoded.
+    """
+    if kept.is_file():
+        known = read_json(kept)
+        if known["instructions"] == file_digest:
+            found: dict[str, str] = known["unusable"]
+            return found
+    unusable = inspect_images(records, root, board=board).unusable_images
+    write_json(kept, {"instructions": file_digest, "unusable": unusable})
+    return unusable
+
+
+def _split(records: Sequence[Instruction], unusable: Mapping[str, str]) -> tuple[list[Instruction], list[LeftOut]]:
+    """Tell the records that can be trained on from the others."""
+    used, left_out = [], []
+    for number, record in enumerate(records, start=1):
+        if record.image is not None and record.image in unusable:
+            left_out.append(LeftOut(number, record.record_id, record.image, unusable[record.image]))
+        else:
+            used.append(record)
+    return used, left_out
+
+
+def _complain(path: Path, source: FolderData, num_records: int, left_out: Sequence[LeftOut]) -> None:
+    reasons = {one.image: one.reason for one in left_out}
+    first = ", ".join(f"{image} ({reason})" for image, reason in list(reasons.items())[:_NAMED])
+    more = ", ..." if len(reasons) > _NAMED else ""
+    if left_out and not source.skip_missing:
+        raise DataError(
+            f"{path}: {len(left_out):,} of {num_records:,} records show an image that is missing or unreadable: "
+            f"{first}{more}; get the images, or leave these records out with recipe.data.skip_missing: true"
+        )
+    if len(left_out) == num_records:
+        raise DataError(f"{path}: no record is left to train on: {first or 'the file is empty'}{more}")

@@ -1,0 +1,108 @@
+"""Train one run: build its VLM, write down what decides it, train, save ``model/``."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+
+from eyeswap.adaptation.shipped import llm_source
+from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.data.tokens import TokenCache
+from eyeswap.evaluation.frames import messages_in_frame
+from eyeswap.files import digest
+from eyeswap.progress import Progress, Task
+from eyeswap.study.hardware import peak_flops
+from eyeswap.study.plan import PlannedRun
+from eyeswap.study.run_record import write_records
+from eyeswap.study.study_data import StudyData
+from eyeswap.training.examples import TrainingData
+from eyeswap.training.loop import train
+from eyeswap.training.lora import add_adapters, merged
+from eyeswap.training.parallel import Ranks, whole_state
+from eyeswap.training.vision import CachedTokens, LiveTokens
+from eyeswap.vlm.connector import build_connector
+from eyeswap.vlm.model import VisionLanguageModel, load_llm
+
+
+def train_run(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, cache: TokenCache | None, board: Progress, ranks: Ranks
+) -> None:
+    """Train a run's VLM and save it as ``model/``; go on from its last checkpoint if there is one.
+
+    Args:
+        run: the run.
+        data: what it trains on.
+        loaded: its frozen backbone.
+        cache: visual tokens of all images; None makes them at every step.
+        board: shows progress.
+        ranks: the processes that train together, all of which call this.
+
+    Raises:
+        RunError, CheckpointError, SpecError: see `eyeswap.training.loop.train`.
+        DataError: if a training image cannot be read.
+        EnvironmentProblem: if adapters are wanted and peft is not installed.
+    """
+    recipe = run.study.recipe
+    model = _untrained(run, loaded)
+    source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache)
+    if cache is not None:
+        cache.require([one.image for one in data.instructions if one.image is not None])
+    messages = list(messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry))
+    reading = board.task(f"{run.arm}: read conversations", len(messages))
+    trained_on = TrainingData.of(
+        data.instructions, messages, model.prompt, model.tokenizer, recipe, run.seed, source, reading.advance
+    )
+    if ranks.is_first:
+        write_records(run, data, loaded, model, trained_on)
+    if recipe.lora_rank is not None:
+        add_adapters(model.llm, recipe.lora_rank, run.seed)
+    train(
+        model,
+        trained_on,
+        recipe,
+        run.folder,
+        digest([run.digest, data.digest]),
+        run.seed,
+        run.study.execution,
+        _Shown(f"{run.arm}: train connector and LLM", len(trained_on.order), board),
+        board.console.print,
+        peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None,
+    )
+    _save(run, model, ranks)
+
+
+def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
+    recipe = run.study.recipe
+    llm, tokenizer, prompt = load_llm(llm_source(recipe.llm))
+    connector = build_connector(
+        run.study.connector_of(run.arm), loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring
+    )
+    model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
+    model.config.box_frame = recipe.box_frame
+    return model
+
+
+def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
+    """Gather the weights of all processes, and let the first one write them, whole or not at all."""
+    state = whole_state(model, keep=ranks.is_first)
+    if ranks.is_first:
+        unfinished = run.folder / "model.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished, state_dict=merged(state))
+        model.processor.save_pretrained(unfinished)
+        unfinished.rename(run.folder / "model")
+    ranks.wait()
+
+
+class _Shown:
+    """Shows how far training is; a run that goes on is timed from where it goes on."""
+
+    def __init__(self, title: str, total: int, board: Progress) -> None:
+        self._title, self._total, self._board = title, total, board
+        self._task: Task | None = None
+
+    def __call__(self, done: int, note: str) -> None:
+        if self._task is None:
+            self._task = self._board.task(self._title, self._total, done - 1)
+        self._task.advance(done - self._task.done, note)
