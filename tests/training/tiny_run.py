@@ -36,7 +36,9 @@ def instructions() -> list[Instruction]:
 
 def fresh(llm: Path) -> VisionLanguageModel:
     model, tokenizer, prompt = load_llm(llm)
-    return VisionLanguageModel.from_parts(model, tokenizer, build_connector("gelu-mlp", 8, 32, seed=1), prompt)
+    return VisionLanguageModel.from_parts(
+        model, tokenizer, build_connector("gelu-mlp", 8, model.config.hidden_size, seed=1), prompt
+    )
 
 
 def tiny_data(model: VisionLanguageModel, chosen: Recipe | None = None) -> TrainingData:

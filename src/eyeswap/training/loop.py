@@ -11,15 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from eyeswap.data.collate import Batch
 from eyeswap.errors import RunError
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training.attention import can_pack, packed_attention
@@ -28,12 +24,11 @@ from eyeswap.training.examples import TrainingData
 from eyeswap.training.feed import Feed, Layout
 from eyeswap.training.health import complaint
 from eyeswap.training.layers import recomputed
-from eyeswap.training.learner import Learner
 from eyeswap.training.log import TrainLog, open_trackers
-from eyeswap.training.optimizer import build_optimizer, learning_rate
-from eyeswap.training.parallel import Ranks, is_sharded, reduce_gradients, shard, this_process, whole
-from eyeswap.training.passes import Cutter, Pass
+from eyeswap.training.parallel import this_process
+from eyeswap.training.passes import Cutter
 from eyeswap.training.speed import Meter, pass_flops
+from eyeswap.training.step import Trainer
 from eyeswap.vlm.model import VisionLanguageModel
 
 _NAMED = 8  # examples that a message names
@@ -79,7 +74,7 @@ def train(
     feed = Feed(data, layout, cutter, ranks.rank, workers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ready_to_train(model, packs, execution.recompute))
-        trainer = _Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
+        trainer = Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
         checkpoints = stack.enter_context(
             Checkpoints(
                 run_dir / "checkpoints", digest, ranks, execution.keep_checkpoints, execution.checkpoint_every_s, warn
@@ -109,69 +104,6 @@ def train(
                 checkpoints.save(trainer.learner, trainer.optimizer, step + 1)
 
 
-@dataclass(frozen=True)
-class _Trainer:
-    """What a step needs in one process."""
-
-    learner: Learner
-    optimizer: torch.optim.Optimizer
-    data: TrainingData
-    recipe: Recipe
-    ranks: Ranks
-    seed: int
-    reduces_once: bool
-
-    @classmethod
-    def of(
-        cls,
-        model: VisionLanguageModel,
-        data: TrainingData,
-        recipe: Recipe,
-        ranks: Ranks,
-        seed: int,
-        reduces_once: bool,
-    ) -> _Trainer:
-        learner = Learner(model)
-        shard(learner, recipe, ranks)
-        optimizer = build_optimizer(learner, recipe.weight_decay)
-        return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
-
-    def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], wants: bool) -> tuple[dict[str, float], bool]:
-        """Make the gradients of a step; return its log row, and whether the first process ``wants`` a checkpoint."""
-        rows = self.data.order[step]
-        rate = learning_rate(step, len(self.data.order), self.recipe.lr, self.recipe.warmup_fraction)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        uses_images = any(self.data.images[row] is not None for row in rows)
-        own = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for number, (one, batch) in enumerate(passes):
-            torch.manual_seed(_seed_of(self.seed, step, number * self.ranks.size + self.ranks.rank))
-            if self.reduces_once:
-                reduce_gradients(self.learner, number == len(passes) - 1)
-            own += self._accumulate(one, batch, uses_images)
-        loss, wanted = self.ranks.sum(float(own), float(wants and self.ranks.is_first))
-        norm = whole(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
-        num_targets = int(self.data.conversations.num_targets[rows].sum())
-        row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
-        return row, wanted > 0
-
-    def update(self) -> None:
-        """Take the step."""
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _accumulate(self, one: Pass, batch: Batch, uses_images: bool) -> Tensor:
-        """Add the gradients of one pass; return its share of the loss, a scalar of shape ``[]``."""
-        batch = batch.to(self.ranks.device)
-        visual = None if batch.visual is None else self.data.source.encode(batch.visual, self.learner.vlm)
-        casts = self.recipe.precision == "bf16" and not is_sharded(self.learner)
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=casts):
-            summed = self.learner(batch, visual, uses_images)
-        (summed * (one.share * self.ranks.size)).backward()  # sharding averages over processes
-        counted: Tensor = summed.detach().double() * one.share  # left on the GPU, else it would be waited for here
-        return counted
-
-
 @contextlib.contextmanager
 def _ready_to_train(model: VisionLanguageModel, packs: bool, recompute: bool) -> Iterator[None]:
     """Put a model into training mode; afterwards into eval mode, its frozen backbone as it was.
@@ -192,7 +124,3 @@ def _ready_to_train(model: VisionLanguageModel, packs: bool, recompute: bool) ->
             model.eval()
             if frozen is not None:
                 frozen.load_state_dict(before)
-
-
-def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,106 @@
+"""One optimiser step in one process: the gradients of its passes, summed over all processes, and the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyeswap.data.collate import Batch
+from eyeswap.recipe import Recipe
+from eyeswap.training.examples import TrainingData
+from eyeswap.training.learner import Learner
+from eyeswap.training.optimizer import build_optimizer, learning_rate
+from eyeswap.training.parallel import Ranks, is_sharded, reduce_gradients, shard, whole
+from eyeswap.training.passes import Pass
+from eyeswap.vlm.model import VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a step needs in one process.
+
+    Attributes:
+        learner: the model with its loss, sharded if processes share it.
+        optimizer: of its trained parameters.
+        data: what is trained on.
+        recipe: schedule, clipping, precision.
+        ranks: the processes.
+        seed: of the random numbers that the model draws.
+        reduces_once: whether gradients are summed over processes after the last pass alone.
+    """
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    data: TrainingData
+    recipe: Recipe
+    ranks: Ranks
+    seed: int
+    reduces_once: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: VisionLanguageModel,
+        data: TrainingData,
+        recipe: Recipe,
+        ranks: Ranks,
+        seed: int,
+        reduces_once: bool,
+    ) -> Trainer:
+        """Share a model out and build its optimiser; ``reduces_once`` counts where it is sharded."""
+        learner = Learner(model)
+        shard(learner, recipe, ranks)
+        optimizer = build_optimizer(learner, recipe.weight_decay)
+        return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
+
+    def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], wants: bool) -> tuple[dict[str, float], bool]:
+        """Make the gradients of a step from this process's passes.
+
+        Args:
+            step: number of the step, from 0.
+            passes: with their batches.
+            wants: whether this process wants a checkpoint; the first one's wish counts.
+
+        Returns:
+            The log row, and whether there is to be a checkpoint.
+        """
+        rows = self.data.order[step]
+        rate = learning_rate(step, len(self.data.order), self.recipe.lr, self.recipe.warmup_fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        uses_images = any(self.data.images[row] is not None for row in rows)
+        own = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for number, (one, batch) in enumerate(passes):
+            torch.manual_seed(_seed_of(self.seed, step, number * self.ranks.size + self.ranks.rank))
+            if self.reduces_once:
+                reduce_gradients(self.learner, number == len(passes) - 1)
+            own += self._accumulate(one, batch, uses_images)
+        loss, wanted = self.ranks.sum(float(own), float(wants and self.ranks.is_first))
+        norm = whole(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
+        num_targets = int(self.data.conversations.num_targets[rows].sum())
+        row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
+        return row, wanted > 0
+
+    def update(self) -> None:
+        """Take the step."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _accumulate(self, one: Pass, batch: Batch, uses_images: bool) -> Tensor:
+        """Add the gradients of one pass; return its share of the loss, a scalar of shape ``[]``."""
+        batch = batch.to(self.ranks.device)
+        visual = None if batch.visual is None else self.data.source.encode(batch.visual, self.learner.vlm)
+        casts = self.recipe.precision == "bf16" and not is_sharded(self.learner)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=casts):
+            summed = self.learner(batch, visual, uses_images)
+        (summed * (one.share * self.ranks.size)).backward()  # sharding averages over processes
+        counted: Tensor = summed.detach().double() * one.share  # left on the GPU, else it would be waited for here
+        return counted
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
