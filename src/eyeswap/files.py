@@ -105,6 +105,9 @@ def _not_a_number(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_not_a_number)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

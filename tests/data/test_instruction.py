@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from eyeswap.data.instruction import Instruction, read_instructions, write_instructions
 from eyeswap.errors import DataError
+from eyeswap.progress import progress
 
 
 def turns(*texts):
@@ -51,32 +54,70 @@ GOOD = {"id": "a", "conversations": turns("q", "a")}
         ),
         ({"conversations": turns("q", None)}, "turn 2: field 'value' must be text"),
         ({"conversations": "q"}, "field 'conversations' must be a list"),
-        ({"conversations": turns("<image> q", "a")}, "shows <image> but field 'image' is missing"),
+        ({"conversations": turns("<image>\nq", "a")}, "shows <image> but field 'image' is missing"),
+        ({"conversations": turns("q\n<image>", "a")}, "shows <image> but field 'image' is missing"),
+        ({"image": "x.jpg"}, "field 'image' is given but no question shows <image>"),
+        ({"image": "x.jpg", "conversations": turns("q", "<image>")}, "no question shows <image>"),
+        ({"image": "/x.jpg"}, "must stay inside coco"),
+        ({"image": ["x.jpg"]}, "field 'image' must be text, found list"),
+        ({"image": ""}, "must stay inside coco"),
+        ({"conversations": None}, "field 'conversations' must be a list, found nothing"),
+        ({"conversations": [*turns("q"), "a"]}, "turn 2: expected an object, found str"),
+        ({"conversations": turns("q", "half \ud800")}, "turn 2: field 'value' holds half a character"),
         ({"image": "../x.jpg"}, "must stay inside coco"),
         ({"image": 5}, "field 'image' must be text"),
         ({"id": None}, "field 'id' must be an id"),
     ],
 )
 def test_a_bad_record_is_refused_with_its_row(tmp_path, change, message):
-    with pytest.raises(DataError, match=r"mix.json: row 2: .*" + message):
+    with pytest.raises(DataError, match=r"mix.json: row 2( \(id 'a'\))?: .*" + message):
         read(tmp_path, GOOD, GOOD | change)
 
 
 def test_a_file_that_is_no_list_is_refused(tmp_path):
     (tmp_path / "mix.json").write_text("{}")
-    with pytest.raises(DataError, match=r"mix.json: expected a list of rows, found dict"):
+    with pytest.raises(DataError, match=r"mix.json: expected one JSON list of records, but it begins with '{'"):
         read_instructions(tmp_path / "mix.json")
+
+
+def test_a_list_of_nothing_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"mix.json: has no record"):
+        read(tmp_path)
+
+
+def test_ids_may_repeat_and_answers_be_empty_as_in_the_published_mix(tmp_path):
+    assert read(tmp_path, GOOD, GOOD | {"conversations": turns("q", "")}) == [
+        Instruction("a", None, ("q", "a")),
+        Instruction("a", None, ("q", "")),
+    ]
+
+
+def test_a_text_that_quotes_the_placeholder_is_no_image(tmp_path):
+    quoting = GOOD | {"conversations": turns("why is <image> not valid in my feed?", "add <image>")}
+    assert read(tmp_path, quoting)[0].image is None
+
+
+def test_reading_counts_the_bytes(tmp_path):
+    read(tmp_path, GOOD, GOOD)
+    console = Console(file=io.StringIO())
+    with progress(console) as board:
+        read_instructions(tmp_path / "mix.json", board=board)
+    size = (tmp_path / "mix.json").stat().st_size
+    assert f"read mix.json (bytes): {size}/{size}" in console.file.getvalue()
 
 
 @given(
     st.lists(
         st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=9), min_size=2, max_size=5),
+        min_size=1,
         max_size=4,
     )
 )
 def test_writing_and_reading_gives_the_same(tmp_path_factory, conversations):
     path = tmp_path_factory.mktemp("mix") / "mix.json"
-    records = [Instruction(str(n), f"a/{n}.jpg", tuple(texts)) for n, texts in enumerate(conversations)]
+    records = [
+        Instruction(str(n), f"a/{n}.jpg", (f"<image>\n{texts[0]}", *texts[1:])) for n, texts in enumerate(conversations)
+    ]
     write_instructions(path, records)
     assert read_instructions(path) == records
 

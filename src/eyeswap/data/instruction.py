@@ -6,14 +6,15 @@ Turns alternate human, gpt, human, ...; records without ``image`` are text only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eyeswap.data.formats.record import Record, records, write_compact_json
+from eyeswap.data.formats.record import Record, write_compact_json
+from eyeswap.data.json_list import read_json_list
 from eyeswap.errors import DataError
-from eyeswap.files import read_json
+from eyeswap.progress import Progress
 
 IMAGE_PLACEHOLDER = "<image>"
 _SPEAKERS = ("human", "gpt")
@@ -34,35 +35,56 @@ class Instruction:
     messages: tuple[str, ...]
 
 
-def read_instructions(path: Path, image_folder: str = "") -> list[Instruction]:
-    """Read an instruction file.
+def read_instructions(path: Path, image_folder: str = "", board: Progress | None = None) -> list[Instruction]:
+    """Read an instruction file, record by record.
 
     Args:
         path: JSON list of records.
         image_folder: folder that image names are relative to, itself relative to the data root.
+        board: where progress is shown.
 
     Raises:
-        DataError: naming file, row and field.
+        DataError: naming file, row, id and field; or if the file has no record.
     """
-    return [parse_instruction(record, image_folder) for record in records(read_json(path), path)]
+    found = [parse_instruction(record, image_folder) for record in _records(path, board)]
+    if not found:
+        raise DataError(f"{path}: has no record")
+    return found
+
+
+def _records(path: Path, board: Progress | None) -> Iterator[Record]:
+    num_bytes = path.stat().st_size if board and path.is_file() else 0
+    task = board.task(f"read {path.name} (bytes)", num_bytes) if board and num_bytes else None
+    for number, row in enumerate(read_json_list(path, task.advance if task else lambda count: None), start=1):
+        yield Record.of(row, f"{path}: row {number}")
 
 
 def parse_instruction(record: Record, image_folder: str = "") -> Instruction:
     """Check one record.
 
     Raises:
-        DataError: if a field is missing, speakers do not alternate from ``human``, no answer occurs, or a
-            text shows ``<image>`` but the record has no image.
+        DataError: if a field is missing or of another kind; if speakers do not alternate from ``human``; if no answer
+            occurs; if the image leaves its folder; or if ``<image>`` and the field ``image`` do not go together.
     """
+    record_id = record.identifier("id")
+    record = Record(record.values, f"{record.where} (id {record_id!r})")
     image = record.text("image") if record.values.get("image") is not None else None
     if image is not None:
         image = record.image_path(image_folder or ".", image).removeprefix("./")
     messages = parse_messages(record)
     if len(messages) < 2:
         raise record.fail("field 'conversations' needs a question and an answer")
-    if image is None and any(IMAGE_PLACEHOLDER in message for message in messages[::2]):
+    if image is None and _asks_for_image(messages[0]):
         raise record.fail(f"a question shows {IMAGE_PLACEHOLDER} but field 'image' is missing")
-    return Instruction(record.identifier("id"), image, messages)
+    if image is not None and not any(IMAGE_PLACEHOLDER in message for message in messages[::2]):
+        raise record.fail(f"field 'image' is given but no question shows {IMAGE_PLACEHOLDER}; begin the first with it")
+    return Instruction(record_id, image, messages)
+
+
+def _asks_for_image(question: str) -> bool:
+    """Tell a placeholder, which begins or ends a question, from a text that quotes the word (an RSS file, say)."""
+    text = question.strip()
+    return text.startswith(IMAGE_PLACEHOLDER) or text.endswith(IMAGE_PLACEHOLDER)
 
 
 def parse_messages(record: Record) -> tuple[str, ...]:
@@ -71,14 +93,27 @@ def parse_messages(record: Record) -> tuple[str, ...]:
     Raises:
         DataError: if speakers do not alternate from ``human``.
     """
-    messages = []
-    for index, value in enumerate(record.items("conversations")):
-        turn = Record.of(value, f"{record.where}: turn {index + 1}")
-        speaker, expected = turn.text("from"), _SPEAKERS[index % 2]
-        if speaker != expected:
-            raise turn.fail(f"field 'from' must be {expected!r} here (turns alternate), found {speaker!r}")
-        messages.append(turn.text("value"))
-    return tuple(messages)
+    return tuple(
+        turn["value"]
+        if _is_plain(turn, index)
+        else _checked(Record.of(turn, f"{record.where}: turn {index + 1}"), index)
+        for index, turn in enumerate(record.items("conversations"))
+    )
+
+
+def _is_plain(turn: Any, index: int) -> bool:
+    """Tell whether a turn is right beyond doubt, as all but a few are; millions of them pass through here."""
+    if type(turn) is not dict or turn.get("from") != _SPEAKERS[index % 2]:
+        return False
+    value = turn.get("value")
+    return type(value) is str and value.isascii()
+
+
+def _checked(turn: Record, index: int) -> str:
+    speaker, expected = turn.text("from"), _SPEAKERS[index % 2]
+    if speaker != expected:
+        raise turn.fail(f"field 'from' must be {expected!r} here (turns alternate), found {speaker!r}")
+    return turn.text("value")
 
 
 def write_instructions(path: Path, instructions: Sequence[Instruction]) -> None:
