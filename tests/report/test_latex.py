@@ -7,14 +7,13 @@ import subprocess
 import pytest
 
 from eyeswap.files import read_json, write_json
-from eyeswap.report.compare import compare_averages, compare_benchmarks
-from eyeswap.report.gather import gather
+from eyeswap.report.analysis import analyse
 from eyeswap.report.latex import latex
 
 
 def tables(folder):
-    results = gather(folder)
-    return latex(results, compare_averages(results), compare_benchmarks(results)), results
+    analysis = analyse(folder)
+    return latex(analysis), analysis.results
 
 
 def test_every_score_stands_in_its_cell_and_the_best_is_bold(study_dir):
@@ -30,7 +29,7 @@ def test_every_score_stands_in_its_cell_and_the_best_is_bold(study_dir):
 
 def test_only_decided_differences_are_left_without_a_line(study_dir):
     text, results = tables(study_dir)
-    pairs = compare_averages(results)
+    pairs = analyse(study_dir).averages
     best = max(results.finished_arms, key=lambda arm: arm.scores.averages["localization"].value).name
     column = results.groups.index("localization") + 1
     for arm in results.finished_arms:

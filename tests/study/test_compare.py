@@ -13,7 +13,7 @@ from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.study.compare import compare_runs
 from eyeswap.study.scores import score_run
-from eyeswap.study.statistics import paired_difference
+from eyeswap.study.statistics import paired_difference, sign_flip
 from official_files import NUM_QUESTIONS, write_official_files, write_predictions
 
 
@@ -47,7 +47,8 @@ def test_the_difference_is_that_of_the_scores_and_its_interval_that_of_the_stati
             assert entry["difference"] == pytest.approx(entry["second"] - entry["first"])
             assert entry["p_holm"] >= entry["p"]
     a, b = (pq.read_table(run / "predictions" / "gqa.parquet").to_pydict() for run in runs)
-    interval, p = paired_difference(b["score"], a["score"], a["image"])
+    interval, _ = paired_difference(b["score"], a["score"], a["image"])
+    p = sign_flip([b["score"]], [a["score"]], [a["image"]])
     assert found["benchmarks"]["gqa"]["interval"] == pytest.approx([100 * interval.low, 100 * interval.high])
     assert found["benchmarks"]["gqa"]["p"] == pytest.approx(p)
     only_a = sum(x > y for x, y in zip(a["score"], b["score"], strict=True))

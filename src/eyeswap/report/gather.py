@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eyeswap.errors import DataError
+from eyeswap.backbones import catalog
+from eyeswap.errors import DataError, EyeswapError
 from eyeswap.files import read_json, read_json_lines
 from eyeswap.study.scores import Predictions, check_paired, pool_seeds, read_run_predictions, summarize
 
@@ -139,6 +140,14 @@ class Arm:
         """What ``spec.json`` says of the backbone: name, family, parameters, token grid, geometry."""
         about: dict[str, Any] = self.runs[0].spec.get("backbone", {})
         return about
+
+    @cached_property
+    def objective(self) -> str:
+        """What the backbone was trained for, as the catalog has it; ``other`` for a backbone of one's own."""
+        try:
+            return catalog.entry(str(self.backbone.get("name"))).objective
+        except EyeswapError:
+            return "other"
 
     @property
     def num_parameters(self) -> int | None:

@@ -1,30 +1,36 @@
 """The report as one HTML file that needs nothing else: no network, no fonts, no framework.
 
-Style sheet, script, figures (SVG) and images (data URIs) are all inside; a content security policy in the
-page forbids every request. Whatever comes from data or models is escaped by the template or set as text by
-the script.
+Style sheet, script, figures (SVG), images and downloads (data URIs) are all inside; a content security policy in the
+page forbids every request. Whatever comes from data or models is escaped by the templates or set as text by the
+script. ``templates/report.html.j2`` is the page, ``templates/sections`` has one file a section.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from eyeswap.report import figures, style
-from eyeswap.report.compare import Comparison
+from eyeswap.report import style
+from eyeswap.report.analysis import Analysis
+from eyeswap.report.data import as_json, long_csv
 from eyeswap.report.examples import example_data
+from eyeswap.report.figures import NARROW, WIDE, Plot, plots, svg
 from eyeswap.report.fixed import fact_rows, recipe_rows
-from eyeswap.report.gather import GROUP_TITLES, StudyResults
-from eyeswap.report.verdict import Verdict
-from eyeswap.study.audit import AuditReport
+from eyeswap.report.gather import GROUP_TITLES
+from eyeswap.report.grounding import FATE_TITLES, FATES
+from eyeswap.report.matrix import difference_matrix
+from eyeswap.report.verdict import correlation
 
 TEMPLATES = Path(__file__).parent / "templates"
+STYLES = ("page.css", "tables.css", "examples.css", "screens.css")
 KIND_LABELS = {"decided": "Decided", "open": "Not decided", "warning": "Caution", "note": "Note"}
 FACT_LABELS = {
     "undeclared": "differs, not declared",
@@ -34,66 +40,90 @@ FACT_LABELS = {
 }
 
 
-def render(
-    results: StudyResults,
-    verdict: Verdict,
-    averages: list[Comparison],
-    benchmarks: list[Comparison],
-    audit: AuditReport | None,
-) -> str:
+def render(analysis: Analysis) -> str:
     """Return the whole page."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    results = analysis.results
     colors = {arm.name: f"var(--arm-{index % style.NUM_COLORS})" for index, arm in enumerate(results.arms)}
+    return (
+        _environment(colors)
+        .get_template("report.html.j2")
+        .render(
+            analysis=analysis,
+            results=results,
+            titles=GROUP_TITLES | {one.name: one.title for one in results.benchmarks},
+            colors=colors,
+            figures=_figures(analysis),
+            matrices={group: difference_matrix(analysis, group) for group in results.groups if analysis.averages},
+            facts=fact_rows(analysis.audit) if analysis.audit else [],
+            recipe=recipe_rows(results),
+            kind_labels=KIND_LABELS,
+            fact_labels=FACT_LABELS,
+            fates={fate: FATE_TITLES[fate] for fate in FATES},
+            examples=Markup(_script_json(example_data(results))) if results.finished_arms else None,
+            downloads=_downloads(analysis) if results.finished_arms else [],
+            css=Markup(_css()),
+            js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        )
+    )
+
+
+def _environment(colors: Mapping[str, str]) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     environment.filters |= {
         "percent": style.percent,
         "points": style.points,
         "count": style.count,
         "size": style.size,
+        "cost": style.cost,
+        "correlation": correlation,
         "bare_p_value": lambda p: style.p_value(p).removeprefix("p ").removeprefix("= "),
         "arms": partial(_with_arms, colors=colors),
     }
-    css = (
+    return environment
+
+
+def _css() -> str:
+    sheets = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES)
+    return (
         f":root{{{style.css_variables(style.LIGHT)}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{style.css_variables(style.DARK)}}}}}\n"
-        + (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    )
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        verdict=verdict,
-        pairs=averages,
-        benchmark_pairs=benchmarks,
-        titles=GROUP_TITLES | {one.name: one.title for one in results.benchmarks},
-        audit=audit,
-        facts=fact_rows(audit) if audit else [],
-        recipe=recipe_rows(results),
-        colors=colors,
-        kind_labels=KIND_LABELS,
-        fact_labels=FACT_LABELS,
-        figures=_figures(results) if results.finished_arms else {},
-        examples=Markup(_script_json(example_data(results))) if results.finished_arms else None,
-        css=Markup(css),
-        js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{style.css_variables(style.DARK)}}}}}\n{sheets}"
     )
 
 
-def _figures(results: StudyResults) -> dict[str, dict[str, Markup]]:
-    """Return each figure as SVG for a wide and for a narrow page."""
-    drawings = {
-        "averages": (figures.averages, "Weighted averages of all arms with 95% intervals"),
-        "size": (figures.overall_against_size, "Overall score against backbone parameters"),
-        "benchmarks": (figures.benchmarks, "Score of every arm on every benchmark with 95% intervals"),
-        "learning": (figures.learning_curves, "Training loss of every arm over the steps"),
-    }
+def _figures(analysis: Analysis) -> dict[str, tuple[Plot, dict[str, Markup]]]:
+    """Return each figure with its drawings as SVG, for a wide and for a narrow page."""
     return {
-        name: {
-            kind: Markup(figures.svg(draw, results, width, f"{name}-{kind}", title))
-            for kind, width in (("wide", figures.WIDE), ("narrow", figures.NARROW))
-        }
-        for name, (draw, title) in drawings.items()
+        name: (
+            plot,
+            {
+                kind: Markup(svg(plot, analysis, width, f"{name}-{kind}"))
+                for kind, width in (("wide", WIDE), ("narrow", NARROW))
+            },
+        )
+        for name, plot in plots(analysis).items()
     }
 
 
-def _with_arms(text: str, colors: dict[str, str]) -> Markup:
+def _downloads(analysis: Analysis) -> list[tuple[str, str, str]]:
+    """Return (file name, what it is, data URI) of the files that lie beside the page."""
+    content = json.dumps(as_json(analysis), ensure_ascii=False)
+    return [
+        ("results.csv", "every score of every run", _data_uri("text/csv", long_csv(analysis.results))),
+        ("results.json", "everything on this page", _data_uri("application/json", content)),
+    ]
+
+
+def _data_uri(kind: str, content: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content.encode()).decode()}"
+
+
+def _with_arms(text: str, colors: Mapping[str, str]) -> Markup:
     """Turn ``**name**`` into the arm's mark: its colour as a dot, its name in bold."""
 
     def mark(match: re.Match[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from eyeswap.files import atomic_path
 from eyeswap.report.style import LIGHT, RC, color, marker
@@ -19,34 +20,46 @@ PANELS = (
     ("decode_s", "One more token, ms", 1e3),
     ("peak_bytes", "Peak memory, GiB", 2**-30),
 )
+MOST_TICKS = 7
 
 
 def draw_profile(cells: Sequence[Cell], title: str, path: Path) -> None:
     """Draw four panels, one line a backbone, and write them as PNG or SVG, by the path's ending."""
     with mpl.rc_context(RC | {"savefig.facecolor": LIGHT["paper"]}):
-        figure = Figure(figsize=(10.5, 7.2), layout="constrained")
-        names = list(dict.fromkeys(cell.backbone for cell in cells))
-        for axes, (field, label, factor) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-            for index, name in enumerate(names):
-                places = [
-                    (cell.side_px, getattr(cell, field) * factor)
-                    for cell in cells
-                    if cell.backbone == name and getattr(cell, field) is not None
-                ]
-                if places:
-                    axes.plot(*zip(*places, strict=True), color=color(index), marker=marker(index), label=name, ms=4)
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            axes.set_xticks(sorted({cell.side_px for cell in cells}))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.tick_params(axis="x", labelrotation=45)
-            axes.yaxis.set_major_formatter(plain := FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(plain)
-            axes.set_title(label, loc="left")
-            axes.set_xlabel("side of the square image, px")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+        figure = profile_figure(cells, 10.5, columns=2)
         figure.suptitle(title, x=0.01, ha="left")
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
+
+
+def profile_figure(cells: Sequence[Cell], width: float, columns: int) -> Figure:
+    """Draw the four panels in so many columns; both axes are logarithmic."""
+    names = list(dict.fromkeys(cell.backbone for cell in cells))
+    rows, in_legend = math.ceil(len(PANELS) / columns), 5 if columns > 1 else 2
+    height = rows * (3.2 if columns > 1 else 2.5) + 0.22 * math.ceil(len(names) / in_legend)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    sides = sorted({cell.side_px for cell in cells})
+    every = math.ceil(len(sides) / MOST_TICKS)
+    for position, (field, label, factor) in enumerate(PANELS):
+        axes = figure.add_subplot(rows, columns, position + 1)
+        for index, name in enumerate(names):
+            places = [
+                (cell.side_px, getattr(cell, field) * factor)
+                for cell in cells
+                if cell.backbone == name and getattr(cell, field) is not None
+            ]
+            if places:
+                axes.plot(*zip(*places, strict=True), color=color(index), marker=marker(index), label=name, ms=4)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sides[::every])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(plain := FuncFormatter(lambda value, _: f"{value:g}"))
+        low, high = axes.get_ylim()
+        axes.yaxis.set_minor_formatter(plain if high / low < 10 else NullFormatter())
+        axes.set_title(label, loc="left")
+        axes.set_xlabel("side of the square image, px")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=in_legend, frameon=False, fontsize=8)
+    return figure

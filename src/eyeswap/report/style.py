@@ -11,6 +11,8 @@ import re
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+BELOW = "†"
+BELOW_NOTE = "not above the trivial baseline"
 
 LIGHT = {
     "paper": "#fdfdfb",
@@ -119,6 +121,20 @@ def size(num_parameters: int | None) -> str:
         return f"{num_parameters / 1e3:.0f}k"
     millions = num_parameters / 1e6
     return f"{millions:.1f}M" if millions < 10 else f"{millions:.0f}M"
+
+
+def cost(kind: str, value: float) -> str:
+    """Write a cost: ``tokens`` as a count, ``parameters``, ``flops`` (``1.3 TFLOPs``) or ``seconds`` (``41 ms``)."""
+    if kind == "tokens":
+        return count(round(value))
+    if kind == "parameters":
+        return size(round(value))
+    if kind == "seconds":
+        return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+    for unit, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}FLOPs"
+    return f"{value / 1e6:.3g} MFLOPs"
 
 
 def p_value(p: float) -> str:

@@ -6,16 +6,20 @@ page can set them apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eyeswap.report.compare import Comparison
+from eyeswap.report.compare import ALPHA, Comparison
 from eyeswap.report.gather import Arm, Score, StudyResults
-from eyeswap.report.style import count, listed, percent, points, size
+from eyeswap.report.predictors import Predictor
+from eyeswap.report.style import MINUS, count, listed, p_value, percent, points, size
+from eyeswap.study.correlation import Correlation
 
 IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
 LISTED_PAIRS = 6
 NAMED_LEADERS = 3
 MANY_INVALID = 5.0  # percent of localization answers
+FEWEST_FOR_A_RANKING = 3
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Verdict:
     findings: list[Finding]
 
 
-def judge(results: StudyResults, comparisons: list[Comparison]) -> Verdict:
-    """Write the verdict of a study from its scores and the comparisons of its averages."""
+def judge(results: StudyResults, comparisons: list[Comparison], known: Sequence[Predictor] = ()) -> Verdict:
+    """Write the verdict of a study from its scores, the comparisons of its averages, and what was known beforehand."""
     findings = []
     groups = [group for group in results.groups if group != "overall"]
     if len(results.finished_arms) < 2:
@@ -49,6 +53,7 @@ def judge(results: StudyResults, comparisons: list[Comparison]) -> Verdict:
         headline = _headline(results, groups, comparisons)
         differences = [_difference_finding(results, group, comparisons) for group in groups]
         findings += sorted(differences, key=lambda finding: finding.kind)  # decided before open
+        findings += filter(None, (_equal_finding(groups, comparisons), _prediction_finding(known)))
     if results.finished_arms:
         findings += [_baseline_finding(results, groups), _seed_finding(results)]
     for finding in (_invalid_finding(results), _size_finding(results), _missing_finding(results)):
@@ -95,7 +100,8 @@ def _difference_finding(results: StudyResults, group: str, comparisons: list[Com
         return Finding(
             "open",
             f"{title}: {count(n)} questions do not tell the arms apart. The largest difference, "
-            f"**{widest.ahead}** over **{widest.behind}**, is {_span(widest)}.",
+            f"**{widest.ahead}** over **{widest.behind}**, is {_span(widest)}; a true difference of "
+            f"{percent(widest.detectable)} would have been found in four of five such studies.",
         )
     best = leaders(results, group, comparisons)
     if len(best) == 1:
@@ -126,6 +132,56 @@ def _pair_list(pairs: list[Comparison]) -> str:
     return f"Decided: {'; '.join(clauses)}. Not decided: {listed(still_open)}."
 
 
+def _equal_finding(groups: list[str], comparisons: list[Comparison]) -> Finding | None:
+    """Say which arms are shown to be as good as each other, which "not decided" alone never says."""
+    told = []
+    for group in groups:
+        pairs = [pair for pair in comparisons if pair.where == group]
+        equal = [f"**{pair.ahead}** and **{pair.behind}**" for pair in pairs if pair.in_words == "equivalent"]
+        no_worse = [f"**{pair.behind}** than **{pair.ahead}**" for pair in pairs if pair.in_words == "no worse"]
+        told += [f"as good as each other in {IN_WORDS[group]}: {_few(equal)}"] if equal else []
+        told += [f"no worse in {IN_WORDS[group]}: {_few(no_worse)}"] if no_worse else []
+    if not told:
+        return None
+    text = "; ".join(told)
+    margin = comparisons[0].equivalence.margin
+    return Finding("decided", f"Within {margin:g} points, {text}.")
+
+
+def _prediction_finding(known: Sequence[Predictor]) -> Finding | None:
+    """Answer "does ImageNet accuracy predict it?" with how far so few arms can answer."""
+    accuracy = next((one for one in known if one.key == "accuracy" and len(one.values) >= FEWEST_FOR_A_RANKING), None)
+    if accuracy is None:
+        return None
+    parts, decided = [], False
+    for group, (spearman, *_) in accuracy.correlations.items():
+        if group != "overall" and spearman.value is not None and spearman.p is not None:
+            decided |= spearman.decided
+            parts.append(f"{correlation(spearman)} with {IN_WORDS[group]}")
+    if not parts:
+        return None
+    n = len(accuracy.values)
+    text = f"Rank correlation of {accuracy.title} over {n} arms: {listed(parts)}."
+    smallest = next(iter(accuracy.correlations.values()))[0].smallest_p or 0.0
+    if smallest >= ALPHA:
+        text += f" With {n} arms no order reaches a p-value below {smallest:.2g}, so this cannot be decided."
+    elif not decided:
+        text += " Whether one predicts the other is not decided."
+    return Finding("decided" if decided else "open", text)
+
+
+def correlation(one: Correlation) -> str:
+    """Write a rank correlation with its interval and p-value, or why there is none."""
+    if one.value is None:
+        return f"none ({one.why_not})"
+    bounds = "" if one.low is None or one.high is None else f", 95% interval {one.low:+.2f} to {one.high:+.2f}"
+    return f"{one.value:+.2f} ({p_value(one.p or 0.0)}{bounds})".replace("-", MINUS)
+
+
+def _few(texts: list[str]) -> str:
+    return listed(texts) if len(texts) <= LISTED_PAIRS else f"{listed(texts[:LISTED_PAIRS])} and more"
+
+
 def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
     below = [
         f"**{arm.name}** in {IN_WORDS[group]} (gain {_gain(arm.scores.averages[group])})"
@@ -149,8 +205,8 @@ def _seed_finding(results: StudyResults) -> Finding:
         )
     return Finding(
         "note",
-        f"{fewest} seeds an arm, averaged example by example. A difference counts as decided only when "
-        "every seed agrees on its sign; the intervals cover the choice of test images.",
+        f"{fewest} seeds an arm. Intervals and p-values cover both the choice of test images and the luck of training "
+        "runs.",
     )
 
 

@@ -8,14 +8,15 @@ examples of each benchmark, the published counts may be taken as weights instead
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.study.statistics import Interval, weighted_average, weighted_difference
+from eyeswap.study.statistics import Interval, Sample, sample_differences, sample_intervals
 
 GROUPS = ("vqa", "localization")
 Weights = Literal["counts", "published"]
@@ -27,8 +28,8 @@ class Piece:
 
     Attributes:
         weight: in examples.
-        score: ``[n]`` in 0..1.
-        baseline: ``[n]`` scores of the trivial baseline.
+        score: ``[S, n]`` in 0..1, one row a seed.
+        baseline: ``[S, n]`` scores of the trivial baseline, all rows equal.
         image: ``[n]`` image paths, what resampling keeps together.
     """
 
@@ -57,30 +58,41 @@ def pieces(
 
     Args:
         name: the benchmark.
-        score: ``[n]`` in 0..1.
+        score: ``[n]`` in 0..1, or ``[S, n]`` of ``S`` seeds.
         baseline: ``[n]`` scores of the trivial baseline.
         image: ``[n]`` image paths.
         subset: ``[n]`` subset of each example.
         weights: by the examples at hand, or by those of the full published set.
     """
     published = BENCHMARKS.get(name)
-    total = published.num_published if published and weights == "published" else len(score)
+    score = np.atleast_2d(score)
+    baseline = np.broadcast_to(baseline, score.shape)
+    total = published.num_published if published and weights == "published" else len(image)
     if published is None or not published.averages_subsets:
         return [Piece(total, score, baseline, image)]
     parts = [subset == part for part in np.unique(subset)]
-    return [Piece(total / len(parts), score[part], baseline[part], image[part]) for part in parts]
+    return [Piece(total / len(parts), score[:, part], baseline[:, part], image[part]) for part in parts]
 
 
 def average(parts: Sequence[Piece]) -> Interval:
     """Return the weighted average of the pieces' means, as a fraction with its interval."""
-    return weighted_average([part.score for part in parts], [part.image for part in parts], _weights(parts))
+    return sample_intervals(gather_pieces([parts]))[0]
 
 
 def gain(parts: Sequence[Piece]) -> Interval:
     """Return by how much the weighted average lies above that of the trivial baselines, with its interval."""
-    scores, baselines = [part.score for part in parts], [part.baseline for part in parts]
-    return weighted_difference(scores, baselines, [part.image for part in parts], _weights(parts))[0]
+    trivial = [replace(part, score=part.baseline) for part in parts]
+    return sample_differences(gather_pieces([parts, trivial]))[0, 1]
 
 
-def _weights(parts: Sequence[Piece]) -> list[float]:
-    return [part.weight for part in parts]
+def gather_pieces(arms: Sequence[Sequence[Piece]]) -> Sample:
+    """Gather the pieces of several arms, on the same examples and with as many seeds each, into one sample.
+
+    Raises:
+        DataError: if pieces differ in length or seeds.
+    """
+    shapes = {tuple(part.score.shape for part in parts) for parts in arms}
+    if len(shapes) > 1:
+        raise DataError(f"arms of unequal shape cannot be paired: {', '.join(map(str, sorted(shapes)))}")
+    scores = [np.stack([part.score for part in same]) for same in zip(*arms, strict=True)]
+    return Sample(scores, [part.image for part in arms[0]], [part.weight for part in arms[0]])

@@ -1,7 +1,7 @@
 """Compare any two runs, example by example: examples are joined by their raw ids, differences are paired.
 
-Differences are the second run minus the first. Intervals and p-values resample images (`statistics`); where every
-score is 0 or 1, McNemar's exact test is given too.
+Differences are the second run minus the first. Intervals resample images and p-values flip them (`statistics`); where
+every score is 0 or 1, McNemar's exact test is given too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.files import read_json
-from eyeswap.study.averages import Piece, average, gain, members, pieces
+from eyeswap.study.averages import Piece, gather_pieces, members, pieces
 from eyeswap.study.scores import Predictions, read_run_predictions
-from eyeswap.study.statistics import holm, mcnemar
+from eyeswap.study.statistics import holm, judged_differences, mcnemar
 
 _MOST_IDS = 20  # of unjoined examples listed
 
@@ -49,12 +49,14 @@ class Joined:
         return self.first.score[self.rows[:, 0]], self.second.score[self.rows[:, 1]]
 
     @property
-    def pieces(self) -> list[Piece]:
-        """The pieces whose average is the second run's score and whose gain is the difference to the first."""
+    def pieces(self) -> list[tuple[Piece, Piece]]:
+        """The pieces that enter averages, of the first and of the second run."""
         one, rows = self.second, self.rows[:, 1]
-        before, after = self.scores
         subset = np.asarray(one.column("subset"), np.str_)[rows]
-        return pieces(one.name, after, before, one.image[rows], subset)
+        before, after = (
+            pieces(one.name, score, one.baseline_score[rows], one.image[rows], subset) for score in self.scores
+        )
+        return list(zip(before, after, strict=True))
 
 
 def compare_runs(first: Path, second: Path, names: Iterable[str] = (), num_examples: int = 3) -> dict[str, Any]:
@@ -135,15 +137,18 @@ def _asked(one: Predictions) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * len(one.score)
 
 
-def _difference(parts: Sequence[Piece]) -> dict[str, Any]:
-    second, ahead = average(parts), gain(parts)
+def _difference(parts: Sequence[tuple[Piece, Piece]]) -> dict[str, Any]:
+    before, after = zip(*parts, strict=True)
+    sample = gather_pieces([after, before])
+    ahead, p = judged_differences(sample)[0, 1]
+    second, first = (100 * float(value) for value in sample.values.mean(axis=1))
     return {
-        "n": sum(len(part.score) for part in parts),
-        "first": 100 * (second.value - ahead.value),
-        "second": 100 * second.value,
+        "n": sum(len(part.image) for part in before),
+        "first": first,
+        "second": second,
         "difference": 100 * ahead.value,
         "interval": [100 * ahead.low, 100 * ahead.high],
-        "p": ahead.p_value(),
+        "p": p,
     }
 
 

@@ -24,7 +24,7 @@ from eyeswap.adaptation.shipped import llm_source
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.measure import peak_bytes, reset_peak
-from eyeswap.errors import ShapeError
+from eyeswap.errors import DataError, ShapeError
 from eyeswap.files import write_text
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.hub import find_model, one_line_errors
@@ -200,3 +200,34 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
     writer.writeheader()
     writer.writerows(dataclasses.asdict(cell) for cell in cells)
     write_text(path, buffer.getvalue())
+
+
+def read_csv(path: Path) -> list[Cell]:
+    """Read the cells that `write_csv` wrote.
+
+    Raises:
+        DataError: naming file and line of what is no such cell.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as problem:
+        raise DataError(f"{path}: cannot be read ({problem})") from None
+    cells = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            cells.append(
+                Cell(**{field.name: _value(field.name, row[field.name]) for field in dataclasses.fields(Cell)})
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as problem:
+            raise DataError(f"{path}: line {number}: not what `eyeswap profile` writes ({problem})") from None
+    return cells
+
+
+def _value(field: str, text: str) -> Any:
+    if field in ("backbone", "problem"):
+        return text
+    if field == "beyond_positions":
+        return text == "True"
+    if not text.strip():
+        return None
+    return int(text) if field in ("side_px", "tokens", "peak_bytes") else float(text)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, predictions_path, read_predictions
 from eyeswap.files import read_json, write_json
-from eyeswap.study.averages import GROUPS, Weights, average, gain, members, pieces
+from eyeswap.study.averages import GROUPS, Piece, Weights, average, gain, members, pieces
 from eyeswap.study.statistics import Interval
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
@@ -39,8 +39,9 @@ class Predictions:
         iou_threshold: overlap from which a box is right; None for answers that are no boxes.
         table: the whole file as a ``pyarrow.Table``.
         image: ``[n]`` image paths, what resampling keeps together.
-        score: ``[n]`` in 0..1.
+        score: ``[n]`` in 0..1; the mean over seeds where they are pooled.
         baseline_score: ``[n]`` in 0..1, the trivial baseline on the same examples.
+        seed_scores: ``[S, n]``, the scores of each seed; None for a single run.
     """
 
     path: Path
@@ -55,6 +56,13 @@ class Predictions:
     image: NDArray[np.str_]
     score: NDArray[np.float64]
     baseline_score: NDArray[np.float64]
+    seed_scores: NDArray[np.float64] | None = None
+
+    def pieces(self, weights: Weights = "counts") -> list[Piece]:
+        """Return the pieces that enter averages, weighted by the examples at hand or by the published ones."""
+        score = self.score if self.seed_scores is None else self.seed_scores
+        subset = np.asarray(self.column("subset"), np.str_)
+        return pieces(self.name, score, self.baseline_score, self.image, subset, weights)
 
     def column(self, name: str) -> list[Any]:
         """Return one column as a list of Python values.
@@ -123,7 +131,8 @@ def pool_seeds(runs: Sequence[list[Predictions]]) -> list[Predictions]:
         first = same_benchmark[0]
         for other in same_benchmark[1:]:
             check_paired(first, other)
-        pooled.append(replace(first, score=np.mean([run.score for run in same_benchmark], axis=0)))
+        scores = np.stack([run.score for run in same_benchmark])
+        pooled.append(replace(first, score=scores.mean(axis=0), seed_scores=scores))
     return pooled
 
 
@@ -189,13 +198,7 @@ def _readings(one: Predictions) -> dict[str, float | None]:
 
 def _scores(those: Sequence[Predictions], weights: Weights) -> dict[str, Any]:
     """Return unit, n, score, interval, trivial baseline and gain over it for some benchmarks together."""
-    parts = [
-        part
-        for one in those
-        for part in pieces(
-            one.name, one.score, one.baseline_score, one.image, np.asarray(one.column("subset"), np.str_), weights
-        )
-    ]
+    parts = [part for one in those for part in one.pieces(weights)]
     score, ahead = average(parts), gain(parts)
     names = {one.baseline for one in those}
     return {

@@ -18,9 +18,24 @@ from eyeswap.errors import DataError
 from eyeswap.study.resampling import LEVEL, NUM_RESAMPLES, Floats, Interval, Sample, make_interval, seed_weights
 
 __all__ = [
-    "LEVEL", "NUM_FLIPS", "NUM_RESAMPLES", "Interval", "Pair", "Sample", "bootstrap_mean", "holm", "mcnemar",
-    "paired_difference", "pairwise_differences", "sample_differences", "sample_intervals", "sign_flip", "sign_flips",
-    "weighted_average", "weighted_difference",
+    "LEVEL",
+    "NUM_FLIPS",
+    "NUM_RESAMPLES",
+    "Interval",
+    "Pair",
+    "Sample",
+    "bootstrap_mean",
+    "holm",
+    "judged_differences",
+    "mcnemar",
+    "paired_difference",
+    "pairwise_differences",
+    "sample_differences",
+    "sample_intervals",
+    "sign_flip",
+    "sign_flips",
+    "weighted_average",
+    "weighted_difference",
 ]  # fmt: skip
 
 Pair = tuple[int, int]
@@ -166,6 +181,26 @@ def sample_differences(
             (-1.0, 1.0),
         )
         for i, j in _chosen(sample, pairs)
+    }
+
+
+def judged_differences(
+    sample: Sample, num_resamples: int = NUM_RESAMPLES, seed: int = 0, pairs: Sequence[Pair] | None = None
+) -> dict[Pair, tuple[Interval, float]]:
+    """Return interval and p-value of arm ``i`` minus arm ``j``: what decides whether two arms are told apart.
+
+    With one seed the p-value is that of the sign-flip test, which holds its level whatever the scores look like; where
+    no pattern that was drawn comes as far, the tail beyond is that of the interval. With several seeds it is the
+    interval's, which has the seeds as a second level.
+    """
+    intervals = sample_differences(sample, num_resamples, seed, pairs)
+    if sample.values.shape[1] > 1:
+        return {pair: (interval, interval.p_value()) for pair, interval in intervals.items()}
+    flips = sign_flips(sample, NUM_FLIPS, seed, pairs)
+    never = 1.5 / (NUM_FLIPS + 1) if sample.num_images > _MOST_IMAGES_TO_ENUMERATE else 0.0
+    return {
+        pair: (interval, min(flips[pair], interval.p_value()) if flips[pair] < never else flips[pair])
+        for pair, interval in intervals.items()
     }
 
 

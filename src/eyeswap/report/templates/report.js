@@ -3,7 +3,8 @@
 (() => {
   const { benchmarks, arms, images, examples } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
-  const filters = { benchmark: by("filter-benchmark"), arm: by("filter-arm"), outcome: by("filter-outcome"), disagree: by("filter-disagree") };
+  const filters = { benchmark: by("filter-benchmark"), arm: by("filter-arm"), outcome: by("filter-outcome"),
+    text: by("filter-text"), disagree: by("filter-disagree") };
   const hiddenArms = new Set();
   let shown = [];
   let at = 0;
@@ -17,8 +18,12 @@
 
   const disagrees = (example) => new Set(example.answers.map((answer) => answer.right)).size > 1;
 
+  const words = (example) => [example.question, example.truth, example.subset, ...example.answers.map((answer) => answer.text)]
+    .join("\n").toLowerCase();
+
   const fits = (example) => {
-    const { benchmark, arm, outcome, disagree } = filters;
+    const { benchmark, arm, outcome, text, disagree } = filters;
+    if (!words(example).includes(text.value.trim().toLowerCase())) return false;
     if (benchmark.value && example.benchmark !== Number(benchmark.value)) return false;
     if (disagree.checked && !disagrees(example)) return false;
     if (!outcome.value) return true;
@@ -138,7 +143,7 @@
 
   filters.benchmark.append(make("option", { value: "" }, "all"), ...benchmarks.map((one, index) => make("option", { value: index }, one.title)));
   filters.arm.append(make("option", { value: "" }, "any arm"), ...arms.map((one, index) => make("option", { value: index }, one.name)));
-  Object.values(filters).forEach((filter) => filter.addEventListener("change", refresh));
+  Object.values(filters).forEach((filter) => filter.addEventListener("input", refresh));
   by("clear").addEventListener("click", () => {
     Object.values(filters).forEach((filter) => { filter.value = ""; filter.checked = false; });
     refresh();

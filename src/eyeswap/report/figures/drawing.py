@@ -1,0 +1,197 @@
+"""What all figures share: from matplotlib to inline SVG that follows the page's theme, axes, labels that find room.
+
+A figure is a function of the analysis and a width in inches that returns a matplotlib figure. Nothing here goes
+through pyplot, so no figure stays in memory.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from eyeswap.report.analysis import Analysis
+from eyeswap.report.gather import Arm, Score, StudyResults
+from eyeswap.report.style import LIGHT, RC, color, size, themed
+
+WIDE, NARROW = 9.4, 3.6  # inches; the page shows one or the other
+DASHED = (0, (4, 3))
+
+Draw = Callable[[Analysis, float], Figure]
+Rows = list[list[str]]
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with all that a reader needs who cannot see it.
+
+    Attributes:
+        name: for ids and file names.
+        title: what it shows, for a screen reader.
+        caption: how to read it.
+        draw: draws it.
+        data: the numbers in it, the first row being the head.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Draw
+    data: Rows
+
+
+def svg(plot: Plot, analysis: Analysis, width: float, name: str) -> str:
+    """Draw a figure and return it as one ``<svg>`` element that a screen reader calls by the plot's title."""
+    with mpl.rc_context(RC):
+        figure = plot.draw(analysis, width)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    markup = buffer.getvalue()
+    markup = markup[markup.index("<svg") :]
+    markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.DOTALL)
+    markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.DOTALL)
+    markup = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", markup)  # ids are unique in the page
+    markup = re.sub(r"<style.*?</style>\s*", "", markup, count=1, flags=re.DOTALL)  # it would reach the whole page
+    box = re.search(r'viewBox="[^"]*"', markup)
+    head = f'<svg role="img" aria-label="{plot.title}" {box.group() if box else ""}>'
+    return themed(head + markup[markup.index(">") + 1 :])
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure whose parts make room for each other."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.07, hspace=0.03)
+    return figure
+
+
+def indexed(results: StudyResults) -> list[tuple[int, Arm]]:
+    """Return the finished arms with their position in the study, which decides their colour."""
+    return [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
+
+
+def set_rows(axes: Any, names: list[str], num_rows: int) -> None:
+    """Set up horizontal rows from top to bottom with names where there are any."""
+    axes.set_ylim(num_rows - 0.4, -0.7)
+    axes.set_yticks(range(num_rows), names or [""] * num_rows)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def set_percent_limits(axes: Any, scores: Sequence[Score]) -> None:
+    """Fit the horizontal axis to the intervals and the baseline."""
+    low = min(min(score.low, score.baseline) for score in scores)
+    high = max(max(score.high, score.baseline) for score in scores)
+    margin = max(0.08 * (high - low), 1.0)
+    axes.set_xlim(max(low - margin, -2), min(high + margin, 102))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def draw_interval(axes: Any, x: float, score: Score, index: int) -> None:
+    """Draw the 95% interval of a score as a line upwards."""
+    axes.plot([x, x], [score.low, score.high], color=color(index), linewidth=1.6, solid_capstyle="butt", alpha=0.75)
+
+
+def draw_baseline(axes: Any, baseline: float) -> None:
+    """Draw the trivial baseline across, with its name."""
+    axes.axhline(baseline, color=LIGHT["muted"], linewidth=1.1, linestyle=DASHED)
+    axes.annotate(
+        "trivial baseline", (0, baseline), (2, 4), xycoords=("axes fraction", "data"), fontsize=8,
+        textcoords="offset points", color=LIGHT["muted"],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A mark that wants its name beside it.
+
+    Attributes:
+        name: the name.
+        x: place on the axes.
+        y: place on the axes.
+        low: lower end of the interval through it; ``y`` without one.
+        high: upper end.
+        across: width of the mark, points.
+        color: of the name.
+    """
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    across: float = 7.0
+    color: str = LIGHT["ink"]
+
+
+def name_dots(axes: Any, figure: Figure, dots: Sequence[Dot], above: bool = False) -> None:
+    """Write each name beside its dot, in the first place that is free of marks, intervals and other names.
+
+    A name that finds no free place is left out; the table below the figure has it. ``above`` tries the places above and
+    below first, where lines run to the sides.
+    """
+    if not dots:
+        return
+    figure.draw_without_rendering()  # so that the axes know where they are
+    pixels = figure.dpi / 72
+    em = 8.5 * pixels
+    left, bottom, right, top = axes.bbox.extents
+    taken: list[Box] = []
+    for dot in dots:
+        (x, y), (_, low), (_, high) = axes.transData.transform([(dot.x, dot.y), (dot.x, dot.low), (dot.x, dot.high)])
+        half = dot.across * pixels / 2 + 1
+        taken += [(x - half, y - half, x + half, y + half), (x - 2, low, x + 2, high)]
+    for dot in dots:
+        x, y = axes.transData.transform((dot.x, dot.y))
+        places = _places(dot, above)
+        for side, dx, dy in places:
+            start = x + dx * pixels - (0.6 * em * len(dot.name) if side == "right" else 0)
+            box = (start, y + dy * pixels - em / 2, start + 0.6 * em * len(dot.name), y + dy * pixels + em / 2)
+            inside = left <= box[0] and box[2] <= right + 2 * em and bottom <= box[1] and box[3] <= top + em
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                axes.annotate(
+                    dot.name, (dot.x, dot.y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5,
+                    color=dot.color,
+                )  # fmt: skip
+                break
+
+
+def _places(dot: Dot, above: bool) -> list[tuple[str, float, float]]:
+    """Return where a name may stand: alignment, and offset from the dot in points."""
+    away, up = dot.across / 2 + 5, dot.across / 2 + 7
+    beside = [("left", away, 0.0), ("right", -away, 0.0)]
+    around = [("left", 5.0, up), ("left", 5.0, -up), ("right", -5.0, up), ("right", -5.0, -up)]
+    return [*around, *beside] if above else [*beside, *around]
+
+
+def set_size_axis(axes: Any, sizes: Sequence[float]) -> None:
+    """Use a log axis of parameters with a label at 1, 2 and 5 of every decade, and room for names on the right."""
+    low, high = min(sizes) / 1.35, max(sizes) * 1.6
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    set_log_ticks(axes, low, high, lambda value: size(round(value)))
+
+
+def set_log_ticks(axes: Any, low: float, high: float, write: Callable[[float], str]) -> None:
+    """Label a horizontal log axis at 1, 2 and 5 of every decade; at round steps where it spans little."""
+    if high / low < 6:
+        ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    else:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = (1, 2, 5) if high / low < 300 else (1,)
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axes.minorticks_off()
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
