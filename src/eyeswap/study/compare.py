@@ -7,7 +7,7 @@ every score is 0 or 1, McNemar's exact test is given too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,12 @@ class Joined:
         return self.first.score[self.rows[:, 0]], self.second.score[self.rows[:, 1]]
 
     @property
-    def pieces(self) -> list[tuple[Piece, Piece]]:
-        """The pieces that enter averages, of the first and of the second run."""
+    def pieces(self) -> list[Piece]:
+        """The pieces of the second run, with the first run's scores for a baseline."""
         one, rows = self.second, self.rows[:, 1]
+        before, after = self.scores
         subset = np.asarray(one.column("subset"), np.str_)[rows]
-        before, after = (
-            pieces(one.name, score, one.baseline_score[rows], one.image[rows], subset) for score in self.scores
-        )
-        return list(zip(before, after, strict=True))
+        return pieces(one.name, after, before, one.image[rows], subset)
 
 
 def compare_runs(first: Path, second: Path, names: Iterable[str] = (), num_examples: int = 3) -> dict[str, Any]:
@@ -137,13 +135,13 @@ def _asked(one: Predictions) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * len(one.score)
 
 
-def _difference(parts: Sequence[tuple[Piece, Piece]]) -> dict[str, Any]:
-    before, after = zip(*parts, strict=True)
+def _difference(after: Sequence[Piece]) -> dict[str, Any]:
+    before = [replace(part, score=part.baseline) for part in after]
     sample = gather_pieces([after, before])
     ahead, p = judged_differences(sample)[0, 1]
     second, first = (100 * float(value) for value in sample.values.mean(axis=1))
     return {
-        "n": sum(len(part.image) for part in before),
+        "n": sum(len(part.image) for part in after),
         "first": first,
         "second": second,
         "difference": 100 * ahead.value,
