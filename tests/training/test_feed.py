@@ -1,5 +1,6 @@
 """Feeding the loop: workers, resuming and processes change who makes a batch, never what is in it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 import torch
 from tiny_run import fresh, recipe, tiny_data
 
+from eyeswap.backbones import catalog
+from eyeswap.errors import DataError
 from eyeswap.recipe import Execution
 from eyeswap.training.feed import Feed, Layout
 from eyeswap.training.passes import Cutter
+from eyeswap.training.vision import LiveTokens
 
 
 @pytest.fixture
@@ -65,3 +69,13 @@ def test_the_order_is_drawn_from_data_recipe_and_seed_alone(tiny_llm: Path):
     assert np.array_equal(order(), order(micro_batch=1))
     assert np.array_equal(order(), order(loss="micro-batch-mean", micro_batch=2))
     assert not np.array_equal(order(), order(order="shuffled"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_told_in_one_line(data, tmp_path, workers):
+    geometry = catalog.entry("digits-vit").geometry
+    data = dataclasses.replace(data, source=LiveTokens(geometry, tmp_path, num_tokens=4))
+    with pytest.raises(DataError) as caught:
+        next(feed(data, Execution(), workers=workers).steps(0))
+    assert "\n" not in str(caught.value)
+    assert "no such image" in str(caught.value)

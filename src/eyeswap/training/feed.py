@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from eyeswap.data.collate import Batch, pack, pad
+from eyeswap.errors import EyeswapError
 from eyeswap.training.examples import TrainingData
 from eyeswap.training.passes import Cutter, Pass
 
@@ -35,14 +36,20 @@ class Layout:
     packs: bool
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch | EyeswapError]):
     """Makes the batch of a pass when it is asked for it."""
 
     def __init__(self, data: TrainingData, layout: Layout) -> None:
         self._data, self._layout = data, layout
 
-    def __getitem__(self, rows: tuple[int, ...]) -> Batch:
-        """Return the batch of some conversations."""
+    def __getitem__(self, rows: tuple[int, ...]) -> Batch | EyeswapError:
+        """Return the batch of some conversations, or what is wrong with them: raised here, it would lose its form."""
+        try:
+            return self._make(rows)
+        except EyeswapError as error:
+            return error
+
+    def _make(self, rows: tuple[int, ...]) -> Batch:
         data, layout = self._data, self._layout
         encoded = [data.conversations[row] for row in rows]
         images = [data.images[row] for row in rows]
@@ -73,7 +80,11 @@ class Feed:
         self._batches, self._num_workers = _Batches(data, layout), num_workers
 
     def steps(self, first: int) -> Iterator[list[tuple[Pass, Batch]]]:
-        """Yield the passes of each step from ``first`` on."""
+        """Yield the passes of each step from ``first`` on.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
         ahead = DataLoader(
             self._batches,
             batch_size=None,
@@ -84,11 +95,17 @@ class Feed:
         )
         made = iter(ahead)
         for step in range(first, len(self._data.order)):
-            yield [(one, next(made)) for one in self.passes(step)]
+            yield [(one, _raised(next(made))) for one in self.passes(step)]
 
     def passes(self, step: int) -> list[Pass]:
         """Return the passes of this process in one step."""
         return [turn[self._rank] for turn in self._cutter.cut(self._data.order[step])]
+
+
+def _raised(made: Batch | EyeswapError) -> Batch:
+    if isinstance(made, EyeswapError):
+        raise made
+    return made
 
 
 class _Ahead:
