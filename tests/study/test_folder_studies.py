@@ -3,16 +3,20 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 
 from eyeswap.data.digits.write import INSTRUCTION_FILE, DigitsSize, write_digits
 from eyeswap.errors import DataError
+from eyeswap.files import read_safetensors
 from eyeswap.progress import progress
 from eyeswap.study.audit import audit, find_runs
 from eyeswap.study.execute import run_study
@@ -165,3 +169,26 @@ def test_a_twin_wired_as_published_trains_beside_its_controlled_one(
     assert not report.undeclared
     assert {"frozen mode", "connector start"} <= {fact.title for fact in report.declared}
     assert any("was not in eval mode" in finding.message for finding in report.warnings)
+
+
+def test_two_processes_under_torchrun_do_what_one_does(root: Path, study: Callable[..., Study], tmp_path: Path) -> None:
+    asked = study(root, lora_rank=2, micro_batch=4)
+    one, _ = run(asked, tmp_path / "one")
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(asked.model_dump(mode="json", exclude={"name"})))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eyeswap.cli"]
+    done = subprocess.run(
+        [sys.executable, *command, "study", "run", str(file), "--runs", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    a, b = (folder / "tiny" / "vit" / "seed-7" for folder in (one.parent, tmp_path / "two"))
+    assert losses(b) == pytest.approx(losses(a), rel=1e-5)
+    assert spec(b) == spec(a)
+    saved, wanted = (read_safetensors(folder / "model" / "model.safetensors") for folder in (b, a))
+    assert saved.keys() == wanted.keys()
+    assert all(torch.allclose(saved[key], wanted[key], rtol=1e-3, atol=1e-4) for key in wanted)
+    assert [len(rows) for rows in answers(b)] == [len(rows) for rows in answers(a)]
+    assert done.stdout.count("report: ") == 1

@@ -134,10 +134,14 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """Return the weights of a model with all their parts, on the CPU; all processes must ask, few need to ``keep``."""
-    state = {}
-    for name, tensor in model.state_dict().items():
-        gathered = whole(tensor.detach())
-        if keep:
-            state[name] = gathered.cpu()
-    return state
+    """Return the weights of a model with all their parts, on the CPU; all processes must ask, few need to ``keep``.
+
+    A weight that stands under two names is one tensor here too.
+    """
+    state, gathered = {}, dict[int, Tensor]()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in gathered:
+            one = whole(tensor.detach())
+            gathered[id(tensor)] = one.cpu() if keep else one.new_empty(0)
+        state[name] = gathered[id(tensor)]
+    return state if keep else {}
