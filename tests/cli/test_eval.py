@@ -156,3 +156,28 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path):
     result = run(tmp_path, "--benchmarks", "pope")
     assert result.exit_code == 1
     assert "no trained model here" in result.stderr
+
+
+def test_blanked_and_shuffled_images_are_evaluations_of_their_own(saved: Path, tmp_path: Path):
+    shutil.copytree(saved / "model", tmp_path / "model")
+    (tmp_path / "data").symlink_to(saved / "data")
+    options = ["--benchmarks", "pope,refcoco", "--subset", "6", "--data", str(tmp_path / "data")]
+    answers = {}
+    for images in ("as-is", "blanked", "shuffled"):
+        result = CliRunner().invoke(app, ["eval", str(tmp_path), *options, "--images", images])
+        assert result.exit_code == 0, result.output
+        suffix = "" if images == "as-is" else f"-{images}"
+        folder = tmp_path / "evaluations" / f"data-6-study{suffix}"
+        about = read_json(folder / "evaluation.json")
+        assert about.get("images", "as-is") == images
+        table = read_predictions(folder, "pope")
+        answers[images] = dict(zip(table["example_id"].to_pylist(), table["probabilities"].to_pylist(), strict=True))
+    assert answers["as-is"].keys() == answers["blanked"].keys() == answers["shuffled"].keys()
+    assert answers["as-is"] != answers["blanked"]
+    assert answers["as-is"] != answers["shuffled"]
+
+
+def test_images_are_as_is_blanked_or_shuffled(saved: Path):
+    result = run(saved, "--benchmarks", "pope", "--images", "blank")
+    assert result.exit_code == 2
+    assert "--images blank: Did you mean blanked?" in result.stderr

@@ -18,6 +18,7 @@ _CHOICES = {
     "--mode": ("study", "official"),
     "--box-frame": ("", "original", "canvas"),
     "--precision": ("auto", "fp32", "bf16"),
+    "--images": ("as-is", "blanked", "shuffled"),
 }
 _MOST_ERRORS = 5  # shown; scores.json has the number, predictions/*.parquet all of them
 
@@ -44,6 +45,10 @@ def evaluate(
     ] = "",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Questions answered together; changes no answer.")] = 128,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 on a GPU.")] = "auto",
+    images: Annotated[
+        str,
+        typer.Option("--images", help="as-is; blanked or shuffled show what the image is worth (eyeswap collapse)."),
+    ] = "as-is",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the result; RUN/evaluations/... by default.")
     ] = None,
@@ -61,7 +66,13 @@ def evaluate(
     from eyeswap.cli.console import open_console
     from eyeswap.errors import SpecError, nearest
 
-    given = {"--split": split, "--mode": mode, "--box-frame": box_frame, "--precision": precision}
+    given = {
+        "--split": split,
+        "--mode": mode,
+        "--box-frame": box_frame,
+        "--precision": precision,
+        "--images": images,
+    }
     for option, value in given.items():
         if value not in _CHOICES[option]:
             raise SpecError(f"{option} {value}: {nearest(value, filter(None, _CHOICES[option]))}")
@@ -85,6 +96,7 @@ def evaluate(
             "mode": mode,
             "box_frame": box_frame or None,
             "precision": precision,
+            "images": images,
         }
     )
     if show_prompts:

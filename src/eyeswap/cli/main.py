@@ -18,6 +18,7 @@ from eyeswap.cli import (
     audit,
     backbones,
     check,
+    collapse,
     compare,
     data,
     doctor,
@@ -26,6 +27,7 @@ from eyeswap.cli import (
     models,
     pretrain,
     profile,
+    published,
     report,
     score,
     study,
@@ -38,9 +40,11 @@ ORDER = (
     "estimate",
     "report",
     "audit",
+    "collapse",
     "eval",
     "score",
     "compare",
+    "published",
     "ask",
     "backbones",
     "check",
@@ -109,10 +113,12 @@ def options(
 app.add_typer(study.app, name="study")
 app.command("estimate", epilog="Example: eyeswap estimate studies/paper/matched-in1k-224.yaml")(estimate.estimate)
 app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
+app.command("collapse", epilog=collapse.EXAMPLE)(collapse.collapse)
 app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
 app.command("eval", epilog=eval.EXAMPLE)(eval.evaluate)
 app.command("score", epilog=score.EXAMPLE)(score.score)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
+app.command("published", epilog=published.EXAMPLE)(published.published)
 app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
 app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
 app.add_typer(backbones.app, name="backbones")

@@ -38,7 +38,9 @@ SUFFIX = ".eyeswap.zip"
 
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _RUN = rf"{_NAME}/seed-[0-9]+"
-_RUN_FILE = rf"{_RUN}/(?:(?:spec|environment|scores)\.json|train\.jsonl|predictions/[a-z0-9_+.-]+\.(?:parquet|json))"
+_RUN_FILE = (
+    rf"{_RUN}/(?:(?:spec|environment|scores|seal)\.json|train\.jsonl|predictions/[a-z0-9_+.-]+\.(?:parquet|json))"
+)
 _STUDY_FILE = r"(?:study|analysis)\.json|report/[a-z0-9_-]+\.(?:html|md|csv|json|tex|svg|png)"
 _KNOWN = re.compile(rf"(?:{_STUDY_FILE}|{_RUN_FILE})")
 _ADDED_UP = ("arms", "seeds")  # what two parts of one study may have different

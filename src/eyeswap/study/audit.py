@@ -17,6 +17,7 @@ from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
 from eyeswap.study import audit_backbones, audit_canvas, audit_design
 from eyeswap.study.record import Finding, Record, at, find_runs, merged, read_records
+from eyeswap.study.seal import check_files
 
 __all__ = ["AuditReport", "Fact", "Finding", "audit", "find_runs"]
 
@@ -136,6 +137,9 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
             continue
         fact = Fact(title, values, tuple(name for name in factors if name in (*may_differ, *ALWAYS_ALLOWED)))
         found[_verdict(fact, records)].append(fact)
+    findings = [finding for check in CHECKS for finding in check(records)]
+    for (name, record), path in zip(records.items(), run_dirs, strict=True):
+        findings += check_files(name, path, record)
     return AuditReport(
         runs=tuple(records),
         may_differ=may_differ,
@@ -143,7 +147,7 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
         declared=tuple(found["declared"]),
         undeclared=tuple(found["undeclared"]),
         unknown=tuple(unknown),
-        warnings=tuple(merged(finding for check in CHECKS for finding in check(records))),
+        warnings=tuple(merged(findings)),
     )
 
 

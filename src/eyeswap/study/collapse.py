@@ -6,9 +6,10 @@ from the other arms (Theil-Sen line through at least four of them), or 10 points
 
 * collapsed: some gain is not above zero (its interval reaches it) and shown to be small (its upper end is under half
   of the expected); or the gain over the constant box is under half of the expected, and outside of what peers scatter.
-* weak: above the constant box, but less than the peers' scatter allows, or than 10 points.
+* weak: above the constant box, but by less than the peers' scatter allows, or than 10 points; or the image is worth
+  something, but under half of the expected.
 * healthy: above the constant box by as much as expected.
-* cannot tell: what was measured allows either.
+* cannot tell: what was measured allows either, or a probe shows less than expected and no gain for sure.
 
 ``docs/collapse.md`` has the reasons for each number, and how often the verdicts are right on arms of known kind.
 """
@@ -34,7 +35,7 @@ FAR_BELOW = 0.5  # of what is expected
 SCATTER = 3.0  # robust standard deviations of the peers around their line
 LOW_DIVERSITY = 0.25
 _MOST_INVALID = 0.5
-_LEAST_SCATTER = 1.0  # points; four peers on one line by chance are no proof of a law
+_NORMAL_95 = 1.96
 _HIGH_LOSS = 1.1  # times the median of the peers
 
 
@@ -44,7 +45,7 @@ class Expected:
 
     Attributes:
         value: the peers' line at the run's VQA score, or `FLOOR`.
-        low: where the peers' scatter ends; None without enough peers.
+        low: where the peers' scatter, or the run's own error if that is larger, ends; None without enough peers.
         num_peers: arms that the line goes through.
         why: how it was found, or why the peers cannot tell.
     """
@@ -144,7 +145,9 @@ def expect(one: Signs, points: dict[str, tuple[float, float]]) -> Expected:
     spread = stats.median_abs_deviation(gains - level - slope * vqa, scale="normal") * np.sqrt(
         len(peers) / (len(peers) - 2)
     )
-    low = value - SCATTER * max(float(spread), _LEAST_SCATTER)
+    gain = one.gains[CONSTANT_BOX]
+    own = (gain.high - gain.low) / (2 * _NORMAL_95)  # four peers on one line by chance are no proof of a law
+    low = value - SCATTER * max(float(spread), own)
     return Expected(value, low, len(peers), f"the line through {len(peers)} peers at its VQA of {one.vqa:.1f}")
 
 
@@ -173,7 +176,8 @@ def _judged(one: Signs, signs: Sequence[Signs], points: dict[str, tuple[float, f
         return Diagnosis(one, None, "cannot tell", ("no localization benchmark with boxes was asked",))
     expected = expect(one, points)
     verdict, reason = _decided(one, expected)
-    return Diagnosis(one, expected, verdict, (reason, *_circumstances(one, expected, signs)))
+    others = (said for said in _circumstances(one, expected, signs) if not reason.startswith(said))
+    return Diagnosis(one, expected, verdict, (reason, *others))
 
 
 def _decided(one: Signs, expected: Expected) -> tuple[Verdict, str]:
@@ -196,6 +200,12 @@ def _decided(one: Signs, expected: Expected) -> tuple[Verdict, str]:
             "cannot tell",
             f"localization gains {ahead}: the interval allows no gain and a fair one; ask more examples",
         )
+    for than, other in one.gains.items():
+        said = f"localization gains {_points_of(other)} over {_the(than)}"
+        if other.low <= 0 and other.high < expected.value:
+            return "cannot tell", f"{said}: above zero or not, and less than expected; probe more examples"
+        if other.high < FAR_BELOW * expected.value and than != CONSTANT_BOX:
+            return "weak", f"{said}: most of its hits need no image"
     if expected.low is None and gain.value < FLOOR:
         return "weak", f"localization gains {ahead}: above it, but by less than {FLOOR:.0f} points"
     if expected.low is not None and gain.value < expected.low:

@@ -2,7 +2,8 @@
 
 The result is a folder that reads like a run: ``predictions/``, ``scores.json`` and the run's ``spec.json`` with what
 the evaluation changed, so that `eyeswap score`, `compare` and `audit` take it as one. Unless told otherwise it lies
-beside the run's model, in ``evaluations/<data>-<subset>-<mode>``.
+beside the run's model, in ``evaluations/<data>-<subset>-<mode>``; ``-blanked`` or ``-shuffled`` follows where images
+are not shown as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from eyeswap.evaluation.ask import model_folder
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark, Mode
 from eyeswap.evaluation.frames import asked_in_frame
-from eyeswap.evaluation.runner import Asked, evaluate
+from eyeswap.evaluation.probes import BlankedImages, ImagesShown, ShuffledImages, shuffle
+from eyeswap.evaluation.runner import Asked, Images, evaluate
 from eyeswap.evaluation.workers import Workers, best_device
 from eyeswap.files import read_json, write_json
 from eyeswap.progress import Progress
@@ -47,6 +49,7 @@ class Settings(BaseModel):
         mode: ``study`` or ``official``.
         box_frame: what the model's boxes are fractions of; None for what it was trained on.
         precision: arithmetic of the LLM; ``auto`` is bf16 on a GPU, as published, and fp32 on a CPU.
+        images: ``as-is``; or ``blanked`` or ``shuffled``, to see what the image is worth (`eyeswap.evaluation.probes`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,12 +60,14 @@ class Settings(BaseModel):
     mode: Mode = "study"
     box_frame: BoxFrame | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    images: ImagesShown = "as-is"
 
     @property
     def name(self) -> str:
         """A folder name that says most of it."""
         parts = [Path(self.data).resolve().name, "" if self.split == "eval" else self.split, self.subset, self.mode]
-        return "-".join(str(part) for part in [*parts, self.box_frame] if part)
+        shown = "" if self.images == "as-is" else self.images
+        return "-".join(str(part) for part in [*parts, self.box_frame, shown] if part)
 
 
 def parse_subset(text: str) -> int | Literal["full"]:
@@ -192,20 +197,30 @@ def evaluate_run(
     if workers.is_first:
         _write_records(out, run, settings, frame, half)
     workers.wait()
-    encoder = ImageEncoder(model.backbone.network.to(device), geometry, root)
+    kind = BlankedImages if settings.images == "blanked" else ImageEncoder
+    encoder = kind(model.backbone.network.to(device), geometry, root)
     task = board.task(f"{run}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    evaluate(
-        model,
-        encoder,
-        asked_in_frame(asked, root, frame, geometry),
-        out,
-        lambda name, count: task.advance(count, note=name),
-        batch,
-        workers,
-    )
+    asked = asked_in_frame(asked, root, frame, geometry)
+    for part in [[one] for one in asked] if settings.images == "shuffled" else [asked]:
+        evaluate(
+            model,
+            _shown(encoder, settings, part),
+            part,
+            out,
+            lambda name, count: task.advance(count, note=name),
+            batch,
+            workers,
+        )
     if workers.is_first:
         write_scores(out)
     return out
+
+
+def _shown(encoder: ImageEncoder, settings: Settings, asked: Sequence[Asked]) -> Images:
+    """Return where the tokens of some benchmarks' images come from."""
+    if settings.images != "shuffled":
+        return encoder
+    return ShuffledImages(encoder, shuffle([example.image for _, examples, _ in asked for example in examples]))
 
 
 def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, half: bool) -> None:
@@ -218,7 +233,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
     record = {
         "run": str(run),
         "weights": weights,
-        **settings.model_dump(),
+        **settings.model_dump(exclude={"images"} if settings.images == "as-is" else None),
         "box_frame": frame,
         "precision": "bf16" if half else "fp32",
     }
@@ -229,4 +244,4 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
     write_json(out / "environment.json", environment())
     spec = run_spec(run)
     if spec is not None:
-        write_json(out / "spec.json", spec | {"test_box_frame": frame})
+        write_json(out / "spec.json", spec | {"test_box_frame": frame, "images": settings.images})

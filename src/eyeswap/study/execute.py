@@ -27,6 +27,7 @@ from eyeswap.study.estimate import positions_problem
 from eyeswap.study.launch import alone_in, work_through
 from eyeswap.study.plan import PlannedRun, plan_runs, refuse_changed
 from eyeswap.study.scores import write_scores
+from eyeswap.study.seal import write_seal
 from eyeswap.study.spec import Study
 from eyeswap.study.study_data import StudyData, prepare_data
 from eyeswap.study.train_run import train_run
@@ -104,6 +105,7 @@ def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progre
     _answer(run, data, loaded, cache, board, ranks)
     if ranks.is_first:
         write_scores(run.folder)
+        write_seal(run.folder)
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     ranks.wait()
 

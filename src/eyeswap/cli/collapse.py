@@ -1,0 +1,126 @@
+"""`eyeswap collapse RUNS...`: has an arm's localization collapsed, what says so, and which cures to try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from eyeswap.study.collapse import ArmDiagnosis
+
+EXAMPLE = "Example: eyeswap collapse runs/quickstart --probe 64"
+_COLOURS = {"healthy": "green", "weak": "yellow", "collapsed": "bold red", "cannot tell": "cyan"}
+
+
+def collapse(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Run folders, or a study's folder for all of its finished runs."),
+    ],
+    probe: Annotated[
+        int,
+        typer.Option(
+            "--probe", min=0, metavar="N", help="First ask N examples of each part again, images blanked and shuffled."
+        ),
+    ] = 0,
+    stabilized: Annotated[
+        Path | None,
+        typer.Option("--write-stabilized", metavar="FILE", help="Write a study of the collapsed arms and their cures."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdicts and evidence as JSON.")] = False,
+) -> None:
+    """Judge the localization of trained runs: healthy, weak, collapsed or cannot tell, with the evidence.
+
+    A localization has collapsed if it is no better than the best constant box or than the same model on other images,
+    or far below what its VQA score predicts from its peers; docs/collapse.md has the definition.
+    """
+    from eyeswap.cli.console import open_console
+    from eyeswap.study.collapse import diagnose
+    from eyeswap.study.record import find_runs
+
+    finished = [path for path in find_runs(runs) if (path / "scores.json").is_file()]
+    _check(runs, finished)
+    if probe:
+        _probe(finished, probe)
+    arms = diagnose(finished)
+    if stabilized is not None:
+        _stabilize(stabilized, finished, arms)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps([arm.as_dict() for arm in arms], indent=1, ensure_ascii=False))
+        return
+    _show(arms, open_console())
+    if stabilized is not None:
+        typer.echo(f"stabilized arms: {stabilized}")
+
+
+def _check(runs: Sequence[Path], finished: Sequence[Path]) -> None:
+    from eyeswap.errors import SpecError
+
+    if not finished:
+        raise SpecError(f"{runs[0]}: no finished run here (a finished run has a scores.json)")
+
+
+def _probe(runs: Sequence[Path], subset: int) -> None:
+    """Ask every run a part of its questions again, without the right images; done once."""
+    from rich.console import Console
+
+    from eyeswap.progress import progress
+    from eyeswap.study.evaluate import Settings, evaluate_run, study_settings
+
+    with progress(Console(stderr=True)) as board:
+        for run in runs:
+            data, _, names = study_settings(run)
+            for images in ("blanked", "shuffled"):
+                settings = Settings.model_validate({"data": data, "subset": subset, "images": images})
+                evaluate_run(run, names, settings, board)
+
+
+def _stabilize(path: Path, runs: Sequence[Path], arms: Sequence[ArmDiagnosis]) -> None:
+    from eyeswap.errors import SpecError
+    from eyeswap.files import read_json
+    from eyeswap.study.stabilize import write_stabilized
+
+    studies = {run.parents[1] for run in runs}
+    study = next(iter(studies)) / "study.json"
+    if len(studies) > 1 or not study.is_file():
+        raise SpecError("--write-stabilized: needs the runs of one study, with its study.json")
+    write_stabilized(path, read_json(study), [arm.arm for arm in arms if arm.verdict == "collapsed"])
+
+
+def _show(arms: Sequence[ArmDiagnosis], console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("arm", "verdict", "VQA", "localization", "over constant box", "over shuffled", "boxes", "why")
+    for arm in arms:
+        signs = [run.signs for run in arm.runs]
+        gains = [sign.gains for sign in signs]
+        table.add_row(
+            arm.arm,
+            f"[{_COLOURS[arm.verdict]}]{arm.verdict}[/]",
+            _mean([sign.vqa for sign in signs]),
+            _mean([sign.localization for sign in signs]),
+            _mean([gain["best constant box"].value if "best constant box" in gain else None for gain in gains]),
+            _mean([gain["shuffled images"].value if "shuffled images" in gain else None for gain in gains]),
+            _mean([sign.boxes.diversity if sign.boxes else None for sign in signs], "{:.2f}"),
+            escape("\n".join(arm.reasons)),
+        )
+    console.print(table)
+    console.print(
+        "percent and points; boxes: entropy as a share of the true boxes'; see docs/collapse.md",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _mean(values: Sequence[Any], form: str = "{:.1f}") -> str:
+    known = [value for value in values if value is not None]
+    return form.format(sum(known) / len(known)) if known else ""
