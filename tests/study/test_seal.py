@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eyeswap.backbones import catalog
+from eyeswap.backbones.state import state_digest
 from eyeswap.errors import DataError
 from eyeswap.files import digest, sha256_of
 from eyeswap.study import seal
@@ -23,7 +24,7 @@ LLM_WIDTH = 16
 
 def connector_digest(seed: int = 7) -> str:
     connector = build_connector("gelu-mlp", 128, LLM_WIDTH, seed)
-    return digest({key: value.tolist() for key, value in connector.state_dict().items()})
+    return state_digest(connector.state_dict())
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ ALWAYS_ALLOWED = ("seed", "width")
 FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("recipe", "recipe_digest", ()),
     ("training data", "data_digest", ()),
+    ("left-out records", "left_out", ()),
     ("batch order", "order_digest", ("seed",)),
     ("training steps", "num_steps", ()),
     ("training prompt", "train_prompt", ()),

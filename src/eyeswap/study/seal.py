@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from eyeswap.backbones import catalog
+from eyeswap.backbones.state import state_digest
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import digest, read_json, sha256_of, write_json
 from eyeswap.study.environment import code_version
 from eyeswap.study.record import Finding, at
+from eyeswap.vlm.connector import build_connector
 
 SEAL = "seal.json"
 LARGE_BYTES = 1 << 28  # files beyond this are compared by size alone, so that an audit takes seconds
 _SEALED = ("spec.json", "environment.json", "train.jsonl", "scores.json", "predictions/*.*", "model/**/*.*")
-_MOST_CONNECTOR = 2_000_000  # parameters of a connector that is drawn again
+_MOST_CONNECTOR = 50_000_000  # parameters of a connector that is drawn again
 
 
 def write_seal(run_dir: Path) -> None:
@@ -123,8 +125,6 @@ def _against_catalog(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _against_connector(run_dir: Path, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Draw the connector's first weights again from the seed, where that is a matter of a moment."""
-    from eyeswap.vlm.connector import build_connector
-
     kind, told = at(record, "connector.kind"), at(record, "connector.init_digest")
     width, config = at(record, "backbone.embed_dim"), run_dir / "model" / "config.json"
     if kind is None or told is None or width is None or not config.is_file() or not _same_code(record):
@@ -134,7 +134,7 @@ def _against_connector(run_dir: Path, record: Mapping[str, Any]) -> Iterator[tup
         return
     wiring = "as-published" if at(record, "backbone.frozen_mode") == "train" else "controlled"
     connector = build_connector(str(kind), int(width), llm_width, int(record["seed"]), wiring)
-    if digest({key: value.tolist() for key, value in connector.state_dict().items()}) != told:
+    if state_digest(connector.state_dict()) != told:
         yield "connector.init_digest", f"is not that of a {kind} drawn with seed {record['seed']}"
 
 
