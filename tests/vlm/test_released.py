@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,10 @@ from eyeswap.backbones.weights import load_backbone
 from eyeswap.cli.main import app
 from eyeswap.errors import CheckpointError, EyeswapError, SpecError
 from eyeswap.evaluation.ask import ask
+from eyeswap.files import sha256_of
 from eyeswap.vlm import VisionLanguageModel
-from eyeswap.vlm.catalog import fetch_archive, released_model, released_models, unpack_archive
+from eyeswap.vlm import catalog as catalog_module
+from eyeswap.vlm.catalog import REPOSITORY, fetch_archive, released_model, released_models, unpack_archive
 from eyeswap.vlm.prompt import VICUNA_SYSTEM
 from eyeswap.vlm.released import export_released, import_released
 
@@ -286,20 +291,62 @@ def test_the_eight_released_ids_are_in_the_catalog():
         released_model("vit-s-in1k")
 
 
-def test_a_fetched_archive_is_checked_and_an_offline_hub_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    archive = tmp_path / "vit-s-in1k-224.tar"
-    archive.write_bytes(b"not it")
-    asked = []
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The folder of the released repository on a Hub of this machine."""
+    served = tmp_path / "hub" / REPOSITORY / "resolve" / "main"
+    served.mkdir(parents=True)
+    monkeypatch.setenv("EYESWAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *words: None)
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *words, **named: None)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words: asked.append(words) or str(archive))
-    with pytest.raises(CheckpointError, match="expected 9359fc2e2bcd"):
-        fetch_archive(released_model("vit-s-in1k-224"))
-    assert asked == [("raykuo188/vlm-ssm-vision-encoders-checkpoints", "vit-s-in1k-224.tar")]
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path / "hub")) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield served
+        server.shutdown()
 
-    def offline(*words, **named):
-        raise OSError("no network\nat all")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
-    with pytest.raises(CheckpointError, match="not to be had from the Hub: no network at all"):
+def test_a_released_id_is_fetched_checked_and_unpacked(
+    hub: Path, official: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with tarfile.open(hub / "vit-s-in1k-224.tar", "w") as content:
+        content.add(official, arcname="vit-s-in1k-224")
+    wrong = run("models", "fetch", "vit-s-in1k-224", "--out", tmp_path / "out")
+    assert wrong.exit_code == 2
+    assert "sha256 of the download differs" in wrong.output
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "cache").rglob("*.tar*"))
+    model = released_model("vit-s-in1k-224").model_copy(update={"sha256": sha256_of(hub / "vit-s-in1k-224.tar")})
+    monkeypatch.setattr(catalog_module, "released_models", lambda: {model.id: model})
+    done = run("models", "fetch", "vit-s-in1k-224", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "out" / "vit-s-in1k-224").keys() == load(official).keys()
+    (hub / "vit-s-in1k-224.tar").unlink()  # from now on the copy on this machine serves
+    assert run("models", "import", "vit-s-in1k-224", tmp_path / "ours", "--llm", base).exit_code == 0
+    export_released(tmp_path / "ours", tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (official / "config.json").read_bytes()
+
+
+def test_without_the_hub_one_line_says_where_to_put_the_archive(hub: Path):
+    with pytest.raises(CheckpointError, match=r"answers 404 .*; or get the file elsewhere and put it at .*224\.tar"):
         fetch_archive(released_model("vit-s-in1k-224"))
+
+
+def test_an_archive_that_claims_more_than_the_disk_has_is_refused_before_it_is_unpacked(tmp_path: Path):
+    bomb = tarfile.TarInfo("config.json")
+    bomb.size = 10**17
+    archive = tmp_path / "bomb.tar"
+    archive.write_bytes(bomb.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(EyeswapError, match=r"needs 100000000\.0 GB"):
+        unpack_archive(archive, tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_path_that_is_not_there_is_not_taken_for_an_id(tmp_path: Path):
+    wrong = run("models", "import", tmp_path / "nothing.tar", tmp_path / "ours")
+    assert wrong.exit_code == 2
+    assert "no such folder or archive" in wrong.output

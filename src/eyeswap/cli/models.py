@@ -64,7 +64,7 @@ def fetch(
     name: Annotated[str, typer.Argument(metavar="ID", help="A public id, see `eyeswap models list`.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for <ID>/config.json and its weights.")],
 ) -> None:
-    """Get a released checkpoint (27 GB): resumed after a cut, checked against the manifest, unpacked."""
+    """Get a released checkpoint (27 GB, twice that on disk): resumed after a cut, checked, unpacked."""
     from eyeswap.vlm.catalog import fetch_archive, released_model, unpack_archive
 
     model = released_model(name)
@@ -122,6 +122,7 @@ def export(
 
 def _unpacked(source: str, scratch: Path, sha256: str | None) -> tuple[Path, ReleasedModel | None]:
     """Return the folder of a public id, an archive or a folder, checked, and what the catalog says of it."""
+    from eyeswap.errors import CheckpointError
     from eyeswap.vlm.catalog import (
         WEIGHTS_FILE,
         check_archive,
@@ -142,5 +143,7 @@ def _unpacked(source: str, scratch: Path, sha256: str | None) -> tuple[Path, Rel
         if digest is not None:
             check_archive(path, digest)
         return unpack_archive(path, scratch / path.stem), model
+    if path.suffix == ".tar" or len(path.parts) > 1:
+        raise CheckpointError(f"{source}: no such folder or archive; ids are listed by `eyeswap models list`")
     model = released_model(source)
     return unpack_archive(fetch_archive(model), scratch / model.id), model

@@ -1,7 +1,7 @@
 """The released VLM checkpoints of the study: who they are, where they lie, how an archive becomes a folder.
 
-Archives come through the Hub's own client, which resumes and shares a cache with every other tool; they are checked
-against the sha256 of the authors' manifest before anything in them is read.
+Archives come from the Hub, resumed where an earlier call ended (`eyeswap.backbones.download`); they are checked against
+the sha256 of the authors' manifest before anything in them is read.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from eyeswap.errors import CheckpointError, SpecError, nearest
+from eyeswap.backbones.catalog import WeightsSource
+from eyeswap.backbones.download import fetch
+from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError, nearest
 from eyeswap.files import atomic_path, sha256_of
 
 REPOSITORY = "raykuo188/vlm-ssm-vision-encoders-checkpoints"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "checkpoints/latest-checkpoint.pt"
-_TIMEOUT_S = 10.0
 
 
 class Scores(BaseModel):
@@ -85,23 +86,31 @@ def released_model(name: str) -> ReleasedModel:
 
 
 def fetch_archive(model: ReleasedModel) -> Path:
-    """Return the checked archive of a released checkpoint, downloading it the first time; a cut download goes on.
+    """Return the checked archive of a released checkpoint, downloading it the first time.
 
     Raises:
         CheckpointError: if it cannot be got, or is not the file of the manifest.
     """
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    source = WeightsSource(
+        file=model.archive, layout="released", licence="Llama 2 community", hub=REPOSITORY, sha256=model.sha256
+    )
+    return fetch(source)
 
-    try:
-        cached = try_to_load_from_cache(REPOSITORY, model.archive)
-        if not isinstance(cached, str):
-            HfApi().model_info(REPOSITORY, timeout=_TIMEOUT_S)  # the download itself would try for half a minute
-            cached = hf_hub_download(REPOSITORY, model.archive)
-    except Exception as error:  # the client raises many kinds, most of them for no network
-        reason = " ".join(str(error).split())[:150]
-        raise CheckpointError(f"{REPOSITORY}/{model.archive}: not to be had from the Hub: {reason}") from None
-    check_archive(Path(cached), model.sha256)
-    return Path(cached)
+
+def check_room(folder: Path, needed: int) -> None:
+    """Check that a disk has room for so many bytes.
+
+    Args:
+        folder: what is to be written to; need not exist.
+        needed: bytes.
+
+    Raises:
+        EnvironmentProblem: if it has not.
+    """
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise EnvironmentProblem(f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on this disk")
 
 
 def check_archive(path: Path, sha256: str) -> None:
@@ -122,6 +131,7 @@ def unpack_archive(archive: Path, folder: Path) -> Path:
 
     Raises:
         CheckpointError: if it is no whole tar archive, or lacks one of them.
+        EnvironmentProblem: if the disk has no room for what the archive says it holds.
     """
     wanted = {file: folder / file for file in (CONFIG_FILE, WEIGHTS_FILE)}
     try:
@@ -133,6 +143,7 @@ def unpack_archive(archive: Path, folder: Path) -> Path:
                 stream = content.extractfile(member) if name is not None and member.isfile() else None
                 if name is None or stream is None:
                     continue
+                check_room(folder, member.size)
                 with stream, atomic_path(wanted.pop(name)) as temporary, temporary.open("wb") as target:
                     shutil.copyfileobj(stream, target, 1 << 22)
     except (tarfile.TarError, EOFError, OSError) as error:

@@ -21,9 +21,9 @@ from transformers import AutoConfig, GenerationConfig
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError
+from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import atomic_path, read_json, write_json, write_safetensors, write_text
-from eyeswap.vlm.catalog import CONFIG_FILE, WEIGHTS_FILE
+from eyeswap.vlm.catalog import CONFIG_FILE, WEIGHTS_FILE, check_room
 from eyeswap.vlm.configuration import VisionLanguageConfig
 from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import load_tokenizer
@@ -67,7 +67,7 @@ def import_released(
     _check(tensors, ours, folder / WEIGHTS_FILE)
     if out.exists():
         raise CheckpointError(f"{out}: already exists; name another folder, or delete it")
-    _check_room(out, sum(tensor.nbytes for tensor in tensors.values()))
+    check_room(out, sum(tensor.nbytes for tensor in tensors.values()))
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -109,7 +109,7 @@ def export_released(folder: Path, out: Path) -> None:
                 raise CheckpointError(f"{folder}: no tensor {name}")
             with safe_open(where[name], "pt") as file:
                 payload[part][key] = file.get_tensor(name)
-    _check_room(out, sum(tensor.nbytes for tensors in payload.values() for tensor in tensors.values()))
+    check_room(out, sum(tensor.nbytes for tensors in payload.values() for tensor in tensors.values()))
     with atomic_path(out / WEIGHTS_FILE) as temporary:
         torch.save({"model": payload}, temporary)
     write_text(out / CONFIG_FILE, record["config"])
@@ -202,10 +202,3 @@ def _generation_config(tokenizer: Any) -> GenerationConfig:
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise EnvironmentProblem(f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on this disk")
