@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
 from eyeswap.data.families import FAMILIES
+from eyeswap.data.training_sets import TRAINING_SETS
 from official_files import write_official_files
 
 
@@ -29,8 +30,8 @@ def test_list_names_every_family_with_licence_and_what_is_there(root: Path) -> N
     for name in FAMILIES:
         assert name in shown.stdout
     rows = json.loads(invoke("list", "--root", root, "--json").stdout)
-    assert [row["family"] for row in rows] == list(FAMILIES)
-    assert all(file["exists"] for row in rows for file in row["files"])
+    assert [row.get("family", row.get("training_set")) for row in rows] == [*FAMILIES, *TRAINING_SETS]
+    assert all(file["exists"] for row in rows for file in row["files"] if "family" in row)
     assert all(row["licence"] for row in rows)
 
 
@@ -52,7 +53,10 @@ def test_prepare_all_writes_every_index_and_says_what_differs_from_the_published
 def test_check_writes_nothing(root: Path) -> None:
     rows = json.loads(invoke("check", "all", "--root", root, "--json").stdout)
     assert not (root / "datasets").exists()
-    assert {row["family"] for row in rows if not row["complete"]} == set(FAMILIES)
+    assert {row.get("family", row.get("training_set")) for row in rows if not row["complete"]} == {
+        *FAMILIES,
+        *TRAINING_SETS,
+    }
 
 
 def test_a_broken_file_is_one_line_that_names_it_and_the_others_are_still_checked(root: Path) -> None:

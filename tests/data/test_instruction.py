@@ -97,13 +97,12 @@ def test_a_text_that_quotes_the_placeholder_is_no_image(tmp_path):
     assert read(tmp_path, quoting)[0].image is None
 
 
-def test_reading_counts_the_bytes(tmp_path):
-    read(tmp_path, GOOD, GOOD)
+def test_a_long_file_is_counted_while_it_is_read(tmp_path):
+    read(tmp_path, *[GOOD | {"conversations": turns("q", "a" * 1_000_000)}] * 3)
     console = Console(file=io.StringIO())
     with progress(console) as board:
         read_instructions(tmp_path / "mix.json", board=board)
-    size = (tmp_path / "mix.json").stat().st_size
-    assert f"read mix.json (bytes): {size}/{size}" in console.file.getvalue()
+    assert "read mix.json (MiB): 2/2" in console.file.getvalue()
 
 
 @given(

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from eyeswap.data.catalogue import sets_named
 from eyeswap.data.families import FAMILIES
 from eyeswap.data.formats import POPE_SPLITS
-from eyeswap.data.prepare import families_named, inspect
+from eyeswap.data.prepare import inspect
+from eyeswap.data.training_sets import TRAINING_SETS
 from eyeswap.errors import DataError, MissingFileError, SpecError
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS, get_benchmark
 from eyeswap.files import digest
@@ -185,10 +187,10 @@ def test_the_pinned_pope_is_recognised_and_complete_but_for_its_images(tmp_path)
 
 
 def test_names_of_families_and_benchmarks():
-    assert [family.name for family in families_named("refcoco+")] == ["refcoco"]
-    assert len(families_named("all")) == len(FAMILIES) == 8
+    assert [family.name for family in sets_named("refcoco+")] == ["refcoco"]
+    assert len(sets_named("all")) == len(FAMILIES) + len(TRAINING_SETS) == 9
     with pytest.raises(SpecError, match="Did you mean vqav2"):
-        families_named("vqav")
+        sets_named("vqav")
     counts = {name: sum(dict(family.counts[0]).values()) for name, family in FAMILIES.items()}
     for name, family in FAMILIES.items():
         own = [BENCHMARKS[benchmark].num_published for benchmark in family.benchmarks]

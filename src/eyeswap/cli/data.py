@@ -1,4 +1,4 @@
-"""`eyeswap data list|prepare|check|make`: the benchmark files on disk, and the embedded data set."""
+"""`eyeswap data list|fetch|check|prepare|make`: the official files of all data sets, and the embedded one."""
 
 from __future__ import annotations
 
@@ -10,38 +10,48 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from eyeswap.data.families import Family
+    from eyeswap.data.instruction_check import InstructionCheck
     from eyeswap.data.prepare import Inspection
 
-app = typer.Typer(no_args_is_help=True, help="Benchmark files: what they are, what is on disk; make data sets.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: what they are, get them, check what is on disk; make one.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A benchmark, a family of them, or all.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, a benchmark, or all.")]
 Root = Annotated[Path, typer.Option("--root", help="Data root; files lie below DIR/download/FAMILY.", metavar="DIR")]
 OpenImages = Annotated[bool, typer.Option("--check-images", help="Also decode every image and compare its size.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list", epilog="Example: eyeswap data list --root data")
-def list_families(root: Root = Path("data"), as_json: AsJson = False) -> None:
-    """List the benchmark files that eyeswap reads, with licence and size, and which of them are on disk."""
+def list_sets(root: Root = Path("data"), as_json: AsJson = False) -> None:
+    """List the data sets that eyeswap reads, with licence and size, and which of their files are on disk."""
     import json
 
     from rich.table import Table
 
     from eyeswap.cli.console import open_console
-    from eyeswap.data.families import FAMILIES
-    from eyeswap.data.prepare import Inspection, look
+    from eyeswap.data.catalogue import look, sets_named
+    from eyeswap.data.families import Family
+    from eyeswap.data.instruction_check import described
+    from eyeswap.data.prepare import Inspection
 
-    found = [Inspection(family, look(family, root)) for family in FAMILIES.values()]
+    found = [(one, look(one, root)) for one in sets_named("all")]
     if as_json:
-        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
+        rows = [
+            Inspection(one, files).as_json() if isinstance(one, Family) else described(one, files)
+            for one, files in found
+        ]
+        typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table("family", "benchmarks", "examples", "downloads", "licence", "on disk", title=f"below {root}")
-    for one in found:
-        family = one.family
-        sizes = " + ".join(dict.fromkeys(source.size for source in family.sources if source.size)) or "not stated"
-        counts = " or ".join(f"{sum(counts.values()):,}" for counts in family.counts)
-        here = f"{sum(file.exists for file in one.files)} of {len(one.files)}"
-        table.add_row(family.name, ", ".join(family.benchmarks), counts, sizes, family.licence, here)
+    table = Table("name", "benchmarks", "examples", "downloads", "licence", "on disk", title=f"below {root}")
+    for one, files in found:
+        if isinstance(one, Family):
+            use, counts = ", ".join(one.benchmarks), [sum(counts.values()) for counts in one.counts]
+        else:
+            use, counts = "(training)", [sum(one.counts.values())]
+        sizes = " + ".join(dict.fromkeys(source.size for source in one.sources if source.size)) or "not stated"
+        here = f"{sum(file.exists for file in files)} of {len(files)}"
+        table.add_row(one.name, use, " or ".join(f"{count:,}" for count in counts), sizes, one.licence, here)
     open_console().print(table)
 
 
@@ -57,7 +67,7 @@ def prepare(
 ) -> None:
     """Check a benchmark's official files, and write its full, subsampled and slim index files.
 
-    Nothing is downloaded: what is missing is named with the place where it is published. Index files go to
+    What is missing is named with the place where it is published; `eyeswap data fetch` gets it. Index files go to
     DIR/datasets/FAMILY in the layout of the published evaluation suite; those that are there already are kept.
     """
     from eyeswap.errors import SpecError
@@ -65,24 +75,68 @@ def prepare(
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in slim.split(",")] if slim else []
     if 0 in sizes:
         raise SpecError(f"--slim {slim}: sizes are whole numbers above 0, such as 1024,8192")
-    _inspect(name, root, sizes, check_images, as_json)
+    from eyeswap.data.catalogue import sets_named
+    from eyeswap.data.families import Family
+
+    families = [one for one in sets_named(name) if isinstance(one, Family)]
+    if not families:
+        raise SpecError(f"{name}: training data need no preparation; look at them with `eyeswap data check {name}`")
+    _finish(_inspect(families, root, sizes, check_images, as_json), [], None, as_json)
 
 
 @app.command(epilog="Example: eyeswap data check all --root data --check-images")
-def check(name: Name, root: Root = Path("data"), check_images: OpenImages = False, as_json: AsJson = False) -> None:
-    """Check a benchmark's official files as prepare does; write nothing."""
-    _inspect(name, root, None, check_images, as_json)
+def check(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A data set, a benchmark, all, or an instruction file.")
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="Data root (data); of a FILE, the folder that image names are relative to (its own).",
+        ),
+    ] = None,
+    check_images: OpenImages = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write missing and broken training images to FILE.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check official files, or instruction data of your own, before hours are spent on them; changes nothing.
 
-
-def _inspect(name: str, root: Path, sizes: list[int] | None, check_images: bool, as_json: bool) -> None:
-    """Inspect, print, and leave with 1 if something is not as published."""
-    import json
-
-    from eyeswap.cli.console import open_console
-    from eyeswap.data.prepare import SUBSAMPLED_SIZES, families_named, inspect
+    Benchmark files are read and compared with what was published. Of instruction data every record is checked, and its
+    image is looked for and, with --check-images, decoded. Leaves with 1 if something is missing or differs.
+    """
+    from eyeswap.data.catalogue import sets_named
+    from eyeswap.data.families import Family
+    from eyeswap.data.instruction_check import check_instruction_file, check_training_set
+    from eyeswap.errors import SpecError
     from eyeswap.progress import progress
 
-    families = families_named(name)
+    if Path(name).suffix == ".json" or Path(name).is_file():
+        with progress() as board:
+            own = check_instruction_file(Path(name), root or Path(name).parent, check_images, board)
+        _finish([], [own], out, as_json)
+        return
+    root, sets = root or Path("data"), sets_named(name)
+    if out is not None and (len(sets) > 1 or isinstance(sets[0], Family)):
+        raise SpecError("--out lists the images of one instruction file: name a training set or a file")
+    families = [one for one in sets if isinstance(one, Family)]
+    found = _inspect(families, root, None, check_images, as_json)
+    with progress() as board:
+        trained = [check_training_set(one, root, check_images, board) for one in sets if not isinstance(one, Family)]
+    _finish(found, trained, out, as_json)
+
+
+def _inspect(
+    families: list[Family], root: Path, sizes: list[int] | None, check_images: bool, as_json: bool
+) -> list[Inspection]:
+    """Inspect benchmark files and print each as soon as it is done."""
+    from eyeswap.cli.console import open_console
+    from eyeswap.data.prepare import SUBSAMPLED_SIZES, inspect
+    from eyeswap.progress import progress
+
     console = open_console()
     found = []
     with progress() as board:
@@ -91,9 +145,27 @@ def _inspect(name: str, root: Path, sizes: list[int] | None, check_images: bool,
             found.append(inspect(family, root, own, check_images, board))
             if not as_json:
                 _print(found[-1], console)
+    return found
+
+
+def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: Path | None, as_json: bool) -> None:
+    """Print what is not printed yet, write the list of images, and leave with 1 if something is missing or differs."""
+    import json
+
+    from eyeswap.cli.console import open_console
+    from eyeswap.cli.data_training import print_check
+    from eyeswap.data.instruction_check import write_unusable
+
+    everything: list[Inspection | InstructionCheck] = [*benchmarks, *trained]
     if as_json:
-        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
-    if any(one.complaints for one in found):
+        typer.echo(json.dumps([one.as_json() for one in everything], indent=1))
+    else:
+        for one in trained:
+            print_check(one, open_console())
+    if out is not None:
+        count = write_unusable(out, trained[0])
+        typer.echo(f"{out}: {count:,} images", err=True)
+    if any(one.complaints for one in everything):
         raise typer.Exit(1)
 
 

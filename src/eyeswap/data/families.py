@@ -1,7 +1,4 @@
-"""The catalogue of benchmark files: what each family is, where it is published, what it must hold.
-
-Nothing here downloads anything.
-"""
+"""The catalogue of benchmark files: what each family is, where it is published, what it must hold."""
 
 from __future__ import annotations
 
@@ -22,8 +19,11 @@ class Source:
         names: accepted names, that of the published suite first.
         url: where it is published.
         size: of the download, as its publisher states it; empty if it does not.
-        digests: known sha256 of the file, and which version has it.
+        digests: known sha256 of the file, and which version has it; that of the url first.
         is_images: a folder of images.
+        member: where it lies in the archive that the url gives, whatever folders lie around it; empty if the url
+            gives the file itself.
+        manual: what a person has to do to get it, where the url gives no file; empty if it does.
     """
 
     names: tuple[str, ...]
@@ -31,6 +31,8 @@ class Source:
     size: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
     is_images: bool = False
+    member: str = ""
+    manual: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class Family:
         return root / "download" / self.name
 
 
-_COCO = "http://images.cocodataset.org/zips"
+COCO_IMAGES = "http://images.cocodataset.org/zips"
+GQA_IMAGES = "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip"
+TEXTVQA_IMAGES = "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip"
+VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 _VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 _POPE = "https://raw.githubusercontent.com/AoiDragon/POPE"
 _POPE_PINNED, _POPE_CURRENT = "e3e39262c85a6a83f26cf5094022a782cb0df58d", "08d957b917e5a378a2f99d35b6293c536a66298b"
@@ -103,13 +108,15 @@ _FAMILIES = (
         (
             Source(
                 ("v2_val2014_questions.json", "v2_OpenEnded_mscoco_val2014_questions.json"),
-                f"{_VQA}/v2_Questions_Val_mscoco.zip",
+                f"{_VQA}/v2_Questions_Val_mscoco.zip", member="v2_OpenEnded_mscoco_val2014_questions.json",
             ),
             Source(
                 ("v2_val2014_annotations.json", "v2_mscoco_val2014_annotations.json"),
-                f"{_VQA}/v2_Annotations_Val_mscoco.zip",
+                f"{_VQA}/v2_Annotations_Val_mscoco.zip", member="v2_mscoco_val2014_annotations.json",
             ),
-            Source(("images_val2014", "val2014"), f"{_COCO}/val2014.zip", "6 GB", is_images=True),
+            Source(
+                ("images_val2014", "val2014"), f"{COCO_IMAGES}/val2014.zip", "6 GB", is_images=True, member="val2014"
+            ),
         ),
         ({"": 214_354},), 40_504, layout.read_vqa_v2_files,
     ),
@@ -121,10 +128,9 @@ _FAMILIES = (
             Source(
                 ("testdev_balanced_questions.json",),
                 "https://downloads.cs.stanford.edu/nlp/data/gqa/questions1.2.zip", "1.4 GB",
+                member="testdev_balanced_questions.json",
             ),
-            Source(
-                ("images",), "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip", "20.3 GB", is_images=True
-            ),
+            Source(("images",), GQA_IMAGES, "20.3 GB", is_images=True, member="images"),
         ),
         ({"": 12_578},), 398, layout.read_gqa_files,
     ),
@@ -135,10 +141,11 @@ _FAMILIES = (
         (
             Source(
                 ("val.json", "Annotations/val.json"),
-                "https://vizwiz.cs.colorado.edu/VizWiz_final/vqa_data/Annotations.zip",
+                "https://vizwiz.cs.colorado.edu/VizWiz_final/vqa_data/Annotations.zip", member="val.json",
             ),
             Source(
-                ("val_images", "val"), "https://vizwiz.cs.colorado.edu/VizWiz_final/images/val.zip", is_images=True
+                ("val_images", "val"), "https://vizwiz.cs.colorado.edu/VizWiz_final/images/val.zip",
+                is_images=True, member="val",
             ),
         ),
         ({"": 4_319},), 4_319, layout.read_vizwiz_files,
@@ -157,8 +164,8 @@ _FAMILIES = (
                 "74e367e79a23b1043eb469b36168945fbac01601/textvqa_val_v051_ocr.jsonl",
             ),
             Source(
-                ("train_val_images", "train_images"),
-                "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip", "6.6 GB", is_images=True,
+                ("train_val_images", "train_images"), TEXTVQA_IMAGES, "6.6 GB",
+                is_images=True, member="train_images",
             ),
         ),
         ({"": 5_000},), 3_166, lambda root, split: layout.read_text_vqa_files(root, split, with_ocr=True),
@@ -169,7 +176,7 @@ _FAMILIES = (
         "MIT; COCO images by Flickr's terms",
         (
             *(_pope_source(split) for split in POPE_SPLITS),
-            Source(("val_images", "val2014"), f"{_COCO}/val2014.zip", "6 GB", is_images=True),
+            Source(("val_images", "val2014"), f"{COCO_IMAGES}/val2014.zip", "6 GB", is_images=True, member="val2014"),
         ),
         (dict.fromkeys(POPE_SPLITS, 3_000) | {"random": 2_910}, dict.fromkeys(POPE_SPLITS, 3_000)), 500,
         layout.read_pope_files, lambda example: example.subset,
@@ -179,13 +186,12 @@ _FAMILIES = (
         "how many? simple and complex counting questions; test set",
         "questions: none stated; Visual Genome images CC BY 4.0",
         (
-            Source(("test.json",), "https://github.com/manoja328/tallyqa/blob/master/tallyqa.zip?raw=true"),
             Source(
-                ("VG_100K",), "https://cs.stanford.edu/people/rak248/VG_100K_2/images.zip", "9.2 GB", is_images=True
+                ("test.json",), "https://github.com/manoja328/tallyqa/blob/master/tallyqa.zip?raw=true",
+                member="test.json",
             ),
-            Source(
-                ("VG_100K_2",), "https://cs.stanford.edu/people/rak248/VG_100K_2/images2.zip", "5.5 GB", is_images=True
-            ),
+            Source(("VG_100K",), f"{VISUAL_GENOME}/images.zip", "9.2 GB", is_images=True, member="VG_100K"),
+            Source(("VG_100K_2",), f"{VISUAL_GENOME}/images2.zip", "5.5 GB", is_images=True, member="VG_100K_2"),
         ),
         ({"simple": 22_991, "complex": 15_598},), None, layout.read_tally_qa_files, lambda example: example.subset,
     ),
@@ -195,11 +201,14 @@ _FAMILIES = (
         "annotations: none stated; COCO images by Flickr's terms",
         (
             *(
-                Source((f"{name}/{file}",), f"https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}.zip")
+                Source(
+                    (f"{name}/{file}",), f"https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}.zip",
+                    member=file,
+                )
                 for name, authors in REFER_AUTHORS.items()
                 for file in (f"refs({authors}).p", "instances.json")
             ),
-            Source(("train2014",), f"{_COCO}/train2014.zip", "13 GB", is_images=True),
+            Source(("train2014",), f"{COCO_IMAGES}/train2014.zip", "13 GB", is_images=True, member="train2014"),
         ),
         ({"refcoco": 10_834, "refcoco+": 10_758, "refcocog": 4_896},), None,
         layout.read_refcoco_files, lambda example: example.example_id.partition("/")[0], layout.refcoco_splits,
@@ -212,9 +221,11 @@ _FAMILIES = (
             Source(
                 ("val_expressions.json",),
                 "https://drive.google.com/uc?export=download&id=19dD65ABxWiOLrpNea7mUW1RjJDBLo3Yp",
+                manual="open the address in a browser (Google Drive asks before it sends the file)",
             ),
             Source(
-                ("OCID-dataset",), "https://data.acin.tuwien.ac.at/index.php/s/g3EkcgcPioolQmJ/download", is_images=True
+                ("OCID-dataset",), "https://data.acin.tuwien.ac.at/index.php/s/g3EkcgcPioolQmJ/download",
+                is_images=True, member="OCID-dataset",
             ),
         ),
         ({"": 18_342},), None, layout.read_ocid_ref_files, lambda example: example.subset,

@@ -53,9 +53,17 @@ def read_instructions(path: Path, image_folder: str = "", board: Progress | None
 
 
 def _records(path: Path, board: Progress | None) -> Iterator[Record]:
-    num_bytes = path.stat().st_size if board and path.is_file() else 0
-    task = board.task(f"read {path.name} (bytes)", num_bytes) if board and num_bytes else None
-    for number, row in enumerate(read_json_list(path, task.advance if task else lambda count: None), start=1):
+    size_mib = path.stat().st_size >> 20 if board and path.is_file() else 0
+    task = board.task(f"read {path.name} (MiB)", size_mib) if board and size_mib else None
+    num_bytes = 0
+
+    def advance(count: int) -> None:
+        nonlocal num_bytes
+        num_bytes += count
+        if task:
+            task.advance((num_bytes >> 20) - task.done)
+
+    for number, row in enumerate(read_json_list(path, advance), start=1):
         yield Record.of(row, f"{path}: row {number}")
 
 

@@ -11,39 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eyeswap.data.families import FAMILIES, Family, Source
+from eyeswap.data.catalogue import FoundFile, look
+from eyeswap.data.families import Family
 from eyeswap.data.formats import Example
 from eyeswap.data.images import bad_images, missing_images
-from eyeswap.data.layout import find
 from eyeswap.data.reference_index import write_index
 from eyeswap.data.subsets import shuffled, subsample
-from eyeswap.errors import DataError, MissingFileError, SpecError, nearest
+from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress
 
 SLIM_SIZES = (1024, 8192)  # of each part; the published suite writes these
 SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # which it evaluates too
-
-
-@dataclass(frozen=True)
-class FoundFile:
-    """A source on disk.
-
-    Attributes:
-        source: what was looked for.
-        path: relative to the root.
-        exists: whether it is there.
-        num_bytes: size of a file; None for a folder of images.
-        sha256: of a file.
-        version: which known version it is, if any.
-    """
-
-    source: Source
-    path: str
-    exists: bool
-    num_bytes: int | None = None
-    sha256: str | None = None
-    version: str | None = None
 
 
 @dataclass
@@ -136,24 +115,6 @@ class Inspection:
         }
 
 
-def families_named(name: str) -> list[Family]:
-    """Return the families that a name stands for: a family, one of its benchmarks, or ``all``.
-
-    Raises:
-        SpecError: if there is none of that name.
-    """
-    found = [family for family in FAMILIES.values() if name in ("all", family.name, *family.benchmarks)]
-    if not found:
-        names = ["all", *FAMILIES, *(benchmark for family in FAMILIES.values() for benchmark in family.benchmarks)]
-        raise SpecError(f"data set {name!r} does not exist. {nearest(name, dict.fromkeys(names))}")
-    return found
-
-
-def look(family: Family, root: Path) -> list[FoundFile]:
-    """Return which sources of a family are on disk; reads nothing."""
-    return [_look_for(source, family, root) for source in family.sources]
-
-
 def inspect(
     family: Family,
     root: Path,
@@ -191,12 +152,6 @@ def inspect(
         found.written = write_index(family, root, examples, slim_sizes)
         _write_summary(found, root, examples, slim_sizes)
     return found
-
-
-def _look_for(source: Source, family: Family, root: Path) -> FoundFile:
-    path = find(root, family.name, *source.names)
-    exists = path.is_dir() if source.is_images else path.is_file()
-    return FoundFile(source, path.relative_to(root).as_posix(), exists)
 
 
 def _weigh(file: FoundFile, root: Path) -> FoundFile:
