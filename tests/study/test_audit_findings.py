@@ -24,11 +24,11 @@ CLEAN: dict[str, Any] = {
     "seed": 7,
     "recipe": {"max_text_tokens": 512},
     "backbone": {
-        "name": "vmamba-small-s2l15",
+        "name": "digits-vmamba",
         "family": "vmamba",
         "weights_sha256": "w",
         "embed_dim": 384,
-        "num_parameters": 1000,
+        "num_parameters": 31_000_000,
         "token_grid": [14, 14],
         "tap": [3, -1],
         "frozen_mode": "eval",
@@ -42,7 +42,7 @@ CLEAN: dict[str, Any] = {
         "matched": ["tokens"],
         "llm_positions": 4096,
         "tap_norm": "trained",
-        "parameters_run": 1000,
+        "parameters_run": 31_000_000,
         "canvas": {"training": USE, "ocid-ref": USE},
     },
 }
@@ -79,8 +79,8 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "convolutions alone": (
         "early-tap",
         "warning",
-        {"backbone__family": "mambavision", "backbone__name": "mambavision-b-s3", "backbone__tap": [1, "after"]},
-        "mambavision-b-s3 is read at level 1, after its downsampling, before its first mixer (level 2)",
+        {"backbone__family": "mambavision", "backbone__name": "digits-mambavision", "backbone__tap": [1, "after"]},
+        "digits-mambavision is read at level 1, after its downsampling, before its first mixer (level 2)",
     ),
     "untrained norm": ("tap-norm", "warning", {"observed__tap_norm": "untrained"}, "never trained"),
     "no norm": ("tap-norm", "note", {"observed__tap_norm": "none"}, "no norm follows the tap"),
@@ -90,7 +90,7 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"backbone__name": "in1k-384px-maxvit-t-s3"},
         "the weights of in1k-384px-maxvit-t-s3 were trained with mean 0.5/0.5/0.5",
     ),
-    "idle layers": ("idle-parameters", "warning", {"observed__parameters_run": 600}, "vmamba 600 of 1,000 do"),
+    "idle layers": ("idle-parameters", "warning", {"observed__parameters_run": 600}, "vmamba 600 of 31,000,000 do"),
     "empty corner": (
         "padding",
         "warning",
@@ -101,7 +101,7 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "object-scale",
         "warning",
         {"observed__canvas": {"training": USE | {"scale": 1.0, "own_scale": 1.6667}}},
-        "objects are 1.67 times larger or smaller than these weights know them in training",
+        "objects are 0.60 times as large as these weights know them in training",
     ),
     "two scales": (
         "object-scale",
@@ -119,7 +119,7 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "crop-loss",
         "warning",
         {"observed__canvas": {"training": USE | {"cut": 0.184}, "ocid-ref": USE | {"cut": 0.25}}},
-        "25.0% of the image lies beyond the canvas in ocid-ref (and above 0.01 in 1 more data sets)",
+        "25.0% of the image lies beyond the canvas in ocid-ref (and much in training)",
     ),
     "no position left": (
         "beyond-positions",
@@ -180,9 +180,15 @@ def test_sizes_within_ten_percent_are_equal(matched: list[str], severity: str) -
         run = {"backbone__num_parameters": size, "observed__parameters_run": size, "observed__matched": matched}
         return findings(planted(**run), planted(arm="vit", seed=8, observed__matched=matched))
 
-    assert pair(1100) == []
-    (finding,) = pair(1101)
+    assert pair(34_100_000) == []
+    (finding,) = pair(34_100_001)
     assert (finding.key, finding.severity) == ("unequal-sizes", severity)
+
+
+def test_what_the_published_study_counts_is_told() -> None:
+    (finding,) = findings(planted(backbone__name="vmamba-small-s2l15"), OTHER_ARM, OTHER_SEED)
+    assert (finding.key, finding.severity) == ("idle-parameters", "note")
+    assert "counts 50M parameters for vmamba-small-s2l15, of which 31.0M run" in finding.message
 
 
 def test_one_seed_for_all_is_said_of_the_runs_together() -> None:

@@ -64,7 +64,8 @@ def show(findings: AuditReport, console: Console) -> None:
     summary = f"{len(findings.equal)} facts equal, {len(findings.declared)} declared differences"
     summary += f" (arms may differ in {declared}), {len(findings.undeclared)} undeclared"
     if findings.errors:
-        summary += f"; {len(findings.errors)} records do not fit their files"
+        doubtful = sorted({run for finding in findings.errors for run in finding.runs})
+        summary += f"; records and files do not fit each other in {', '.join(doubtful)}"
     console.print(
         summary, style="bold red" if findings.undeclared or findings.errors else "bold green", highlight=False
     )

@@ -12,10 +12,12 @@ from typing import Any
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.errors import SpecError
+from eyeswap.study.published import published_for
 from eyeswap.study.record import Finding, Record, at, runs_of
 
 Records = Mapping[str, Record]
 
+_WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding
 FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are convolutions alone; all other families mix from the start
 
 
@@ -117,6 +119,21 @@ def idle_parameters(records: Records) -> Iterator[Finding]:
         )
 
 
+def published_sizes(records: Records) -> Iterator[Finding]:
+    """Backbones for which the published study counts the whole network, detector and head included."""
+    for name, record in records.items():
+        published, run = published_for(str(at(record, "backbone.name"))), at(record, "backbone.num_parameters")
+        if published is not None and run and published.parameters_m * 1e6 > _WHOLE_NETWORK * run:
+            yield Finding(
+                "idle-parameters",
+                "note",
+                (name,),
+                f"the published study counts {published.parameters_m:g}M parameters for {published.backbone}, of which "
+                f"{run / 1e6:.1f}M run up to the tap",
+                {"published": published.parameters_m * 1e6, "run": run},
+            )
+
+
 def _entry(record: Record) -> BackboneEntry | None:
     """Return the catalog entry of a run's backbone; None outside of the catalog."""
     try:
@@ -141,4 +158,4 @@ def _colour(values: list[float]) -> str:
     return "/".join(f"{value:g}" for value in values)
 
 
-CHECKS = (not_frozen, unknown_weights, early_tap, norm_at_tap, other_colours, idle_parameters)
+CHECKS = (not_frozen, unknown_weights, early_tap, norm_at_tap, other_colours, idle_parameters, published_sizes)

@@ -24,7 +24,7 @@ def padding(records: Records) -> Iterator[Finding]:
         "padding",
         lambda use: use["padding"],
         MOST_PADDING,
-        lambda share, where: f"{share:.0%} of the canvas is padding in {where}",
+        lambda use: f"{use['padding']:.0%} of the canvas is padding",
     )
 
 
@@ -35,7 +35,7 @@ def crop_loss(records: Records) -> Iterator[Finding]:
         "crop-loss",
         lambda use: use["cut"],
         MOST_CUT,
-        lambda share, where: f"{share:.1%} of the image lies beyond the canvas in {where}",
+        lambda use: f"{use['cut']:.1%} of the image lies beyond the canvas",
     )
 
 
@@ -46,7 +46,7 @@ def stretched(records: Records) -> Iterator[Finding]:
         "stretch",
         lambda use: use["stretch"],
         MOST_STRETCH,
-        lambda factor, where: f"images are stretched by {factor:.2f} along one side in {where}",
+        lambda use: f"images are stretched by {use['stretch']:.2f} along one side",
     )
 
 
@@ -57,9 +57,7 @@ def object_scale(records: Records) -> Iterator[Finding]:
         "object-scale",
         _rescaled,
         MOST_RESCALED,
-        lambda factor, where: (
-            f"objects are {factor:.2f} times larger or smaller than these weights know them in {where}"
-        ),
+        lambda use: f"objects are {use['scale'] / use['own_scale']:.2f} times as large as these weights know them",
     )
     for name, record in records.items():
         scales = {data: float(use["scale"]) for data, use in uses_of(record).items()}
@@ -93,7 +91,7 @@ def _warned(
     key: str,
     value_of: Callable[[Mapping[str, Any]], float],
     limit: float,
-    told: Callable[[float, str], str],
+    told: Callable[[Mapping[str, Any]], str],
 ) -> Iterator[Finding]:
     """Warn once of every run with a value beyond a limit in any data set; the worst is told, all are evidence."""
     for name, record in records.items():
@@ -102,12 +100,12 @@ def _warned(
         over = {data: value for data, value in values.items() if value > limit}
         if over:
             worst = max(over, key=over.__getitem__)
-            more = f" (and above {limit:.3g} in {len(over) - 1} more data sets)" if len(over) > 1 else ""
+            others = f" (and much in {', '.join(data for data in over if data != worst)})" if len(over) > 1 else ""
             yield Finding(
                 key,
                 "warning",
                 (name,),
-                f"{told(over[worst], worst)}{more}",
+                f"{told(uses[worst])} in {worst}{others}",
                 {key.replace("-", "_"): values, "scale": {data: use["scale"] for data, use in uses.items()}},
             )
 
