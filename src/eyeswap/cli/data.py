@@ -55,6 +55,24 @@ def list_sets(root: Root = Path("data"), as_json: AsJson = False) -> None:
     open_console().print(table)
 
 
+@app.command(epilog="Example: eyeswap data fetch pope --root data")
+def fetch(
+    name: Name,
+    root: Root = Path("data"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
+) -> None:
+    """Download the official files of a data set into their folders; what is there already is kept.
+
+    A download that was cut goes on where it ended. Images that several sets share are downloaded once and linked.
+    What only a person can get (a form, a page that asks) is named with what to do.
+    """
+    from eyeswap.cli.data_fetch import fetch_sets
+    from eyeswap.data.catalogue import sets_named
+
+    if fetch_sets(sets_named(name), root, yes):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: eyeswap data prepare vqav2 --root data")
 def prepare(
     name: Name,
