@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.ask import ask
 from eyeswap.study.audit import audit
@@ -166,3 +168,19 @@ def test_the_record_shows_how_training_and_test_ask_for_a_box(finished: Path):
     assert spec["test_prompt"] == request + '"{expression}" ASSISTANT:'
     report = audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")])
     assert "prompt-mismatch" in {finding.key for finding in report.warnings}
+
+
+def test_finished_runs_are_sealed_and_can_be_probed(finished: Path):
+    for arm in ("vit", "vmamba"):
+        assert (finished / arm / "seed-7" / "seal.json").is_file()
+    assert not audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")]).errors
+    for arm in ("vit", "vmamba"):
+        for images in ("blanked", "shuffled"):
+            result = CliRunner().invoke(app, ["eval", str(finished / arm / "seed-7"), "--images", images])
+            assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, ["collapse", str(finished), "--json"])
+    for arm in json.loads(result.stdout):
+        (run,) = arm["runs"]
+        assert set(run["signs"]["gains"]) == {"best constant box", "blanked images", "shuffled images"}
+        assert set(run["signs"]["vqa_gains"]) == {"blanked images", "shuffled images"}
+        assert arm["verdict"] in ("collapsed", "cannot tell")  # four steps of training
