@@ -178,7 +178,7 @@ def test_first_release_has_a_gate_and_no_mlp():
     assert state["layers.0.blocks.0.op.in_proj.weight"].shape == (64, 16)
     assert state["layers.0.blocks.0.op.conv2d.bias"].shape == (32,)
     assert state["patch_embed.0.weight"].shape == (16, 3, 4, 4)
-    assert state["layers.0.downsample.2.weight"].shape == (32, 64)
+    assert state["layers.0.downsample.reduction.weight"].shape == (32, 64)
     assert not any("mlp" in key or "norm2" in key for key in state)
 
 

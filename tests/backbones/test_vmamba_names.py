@@ -71,8 +71,6 @@ def test_first_release_has_older_module_names():
         (r"patch_embed\.2", "patch_embed.norm"),
         (r"(blocks\.\d+)\.norm", r"\1.ln_1"),
         (r"(blocks\.\d+)\.op", r"\1.self_attention"),
-        (r"downsample\.1", "downsample.norm"),
-        (r"downsample\.2", "downsample.reduction"),
         (r"classifier\.", ""),
     )
     renamed = {}

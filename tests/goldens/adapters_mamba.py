@@ -24,11 +24,14 @@ def _vmamba(golden: dict[str, Any]) -> nn.Module:
         "d_state": kwargs["ssm_d_state"],
         "ssm_ratio": kwargs["ssm_ratio"],
         "mlp_ratio": kwargs["mlp_ratio"],
+        "forward_type": "v0" if kwargs.get("forward_type") == "v0" else "v05_noz",
     }
     if "logits" in golden["tap"]:
         return VMambaClassifier(**network)
     stage = int(re.search(r"stage (\d)", golden["tap"])[1])
-    return VMamba(**network, tap=(stage, -1), norm="trained")
+    layer = re.search(r"blocks\.(\d+)", golden["tap"])
+    norm = "none" if "no norm" in golden["tap"] else "trained"
+    return VMamba(**network, tap=(stage, int(layer[1]) if layer else -1), norm=norm)
 
 
 def _mambavision(golden: dict[str, Any]) -> nn.Module:

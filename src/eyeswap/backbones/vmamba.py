@@ -69,7 +69,7 @@ class VMamba(VisionBackbone):
         self.num_stages, self.norm, self.is_v0 = stage, norm, forward_type == "v0"
         self.embed_dim = embed_dim * 2 ** (stage - 1)
         self.patch_embed = _patch_stem(embed_dim) if self.is_v0 else _stem(embed_dim)
-        downsample = _merge_patches if self.is_v0 else _downsample
+        downsample = MergePatches if self.is_v0 else _downsample
         rates = drop_path_rates(drop_path_rate, depths)
         self.layers = nn.ModuleList()
         for index in range(stage):
@@ -232,17 +232,19 @@ def _patch_stem(dim: int) -> nn.Sequential:
 
 
 class MergePatches(nn.Module):
-    """Join the channels of 2x2 neighbours, ``[B, H, W, C]`` to ``[B, H/2, W/2, 4C]``; odd sizes get zeros."""
+    """Halve the map and double the channels as in ``v0``: join 2x2 neighbours, norm, project; odd sizes get zeros."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, h, w, C]`` to ``[B, h/2, w/2, 4C]``: four neighbours in the official order, column by column."""
+        """Map ``[B, h, w, C]`` to ``[B, h/2, w/2, 2C]``: four neighbours in the official order, column by column."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        return torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=3)
-
-
-def _merge_patches(dim: int) -> nn.Sequential:
-    """Halve the map and double the channels as in ``v0``; parameters at the official places 1 and 2."""
-    return nn.Sequential(MergePatches(), nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False))
+        joined = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=3)
+        halved: Tensor = self.reduction(self.norm(joined))
+        return halved
 
 
 def _locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:

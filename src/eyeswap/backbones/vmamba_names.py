@@ -17,8 +17,6 @@ from torch import Tensor
 RENAMES = (
     (r"\.ln_1\.", ".norm."),
     (r"\.self_attention\.", ".op."),
-    (r"\.downsample\.norm\.", ".downsample.1."),
-    (r"\.downsample\.reduction\.", ".downsample.2."),
     (r"^patch_embed\.proj\.", "patch_embed.0."),
     (r"^patch_embed\.norm\.", "patch_embed.2."),
     (r"^norm\.", "classifier.norm."),
