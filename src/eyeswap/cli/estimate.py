@@ -79,12 +79,9 @@ def _study(file: Path, assumptions: Assumptions, as_json: bool) -> None:
             }
         )
     else:
-        wide = console.width >= shown.WIDE
-        table = shown.arm_table(wide=wide)
-        for name, arm in found.arms.items():
-            table.add_row(name, *shown.arm_cells(arm, wide=wide))
+        rows = [[name, *shown.estimate_cells(arm)] for name, arm in found.arms.items()]
         console.print(study.question, style="bold", highlight=False)
-        console.print(table)
+        console.print(shown.estimate_table({"arm": 0, **shown.NUMBERS}, rows, console.width))
         runs = [arm for arm in found.arms.values() for _ in study.seeds]
         lines = [shown.sum_line(runs, f"all {len(runs)} runs, seed {', '.join(map(str, study.seeds))}")]
         lines += shown.summary_lines(found.workload, assumptions)
@@ -108,12 +105,10 @@ def _recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: bool)
         shown.print_json({"recipe": recipe.digest, "assumptions": assumptions, "workload": work, "arms": arms})
         return
     console = open_console()
-    wide = console.width >= shown.WIDE
     console.print(f"{file}: what a backbone costs by its visual tokens", style="bold", highlight=False)
-    table = shown.arm_table(wide=wide, what="backbone with")
-    for one in found:
-        table.add_row(one.arm, *shown.arm_cells(one, wide=wide))
-    console.print(table)
+    numbers = dict(list(shown.NUMBERS.items())[2:-1])  # without those of a backbone and of questions
+    rows = [[one.arm, *shown.estimate_cells(one)[2:-1]] for one in found]
+    console.print(shown.estimate_table({"backbone with": 0, **numbers}, rows, console.width))
     for line in (*shown.summary_lines(work, assumptions), *shown.memory_lines(found, assumptions)):
         console.print(line, highlight=False)
     for one in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,46 +19,52 @@ if TYPE_CHECKING:
     from eyeswap.study.estimate import ArmEstimate, Assumptions, StudyEstimate, Workload
 
 UNKNOWN = "?"
-WIDE = 120  # columns from which a table shows everything
-WIDE_NAMES = ("connector", "FLOP a sample", "FLOP a run", "GiB a GPU")
+# Heading of each column, and its rank: where a table is too wide, columns of the highest rank are left out first.
+NUMBERS = {
+    "tokens": 0, "at tap": 1, "connector": 4, "FLOP a sample": 4, "FLOP a run": 3, "GiB a GPU": 2, "GPU time": 0,
+    "questions": 2,
+}  # fmt: skip
+_GAP = 2  # columns between two cells
 
 
-def arm_table(*, wide: bool, what: str = "arm", seeds: bool = False, runs: bool = False) -> Table:
-    """Return an empty table of estimates.
+def estimate_table(heads: Mapping[str, int], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Return a table with as many columns as fit; names that are still too long are broken at hyphens.
 
     Args:
-        wide: whether there is room for everything.
-        what: heading of the first column.
-        seeds: whether rows name a seed.
-        runs: whether rows end with a run's digest (where wide) and state.
+        heads: heading of each column and its rank; those of rank 0 always stay. The first is the column of names.
+        rows: all cells.
+        width: columns of the screen.
     """
     from rich import box
     from rich.table import Column, Table
 
-    columns = [Column(what, overflow="fold")]
-    names = ["seed"] if seeds else []
-    names += ["tokens", "at tap", *(WIDE_NAMES if wide else ()), "GPU time", *(["questions"] if wide else ())]
-    columns += [Column(name, justify="right") for name in names]
-    columns += [Column(name, no_wrap=True) for name in (("digest", "state") if wide else ("state",)) if runs]
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else 0)
+    names = list(heads)
+    widths = [max(len(name), *(len(row[place]) for row in rows)) + _GAP for place, name in enumerate(names)]
+    for limit in sorted(set(heads.values()), reverse=True):
+        kept = [place for place, rank in enumerate(heads.values()) if rank <= limit]
+        if sum(widths[place] for place in kept) + _GAP <= width:
+            break
+    room = max(20, width - sum(widths[place] for place in kept[1:]) - 2 * _GAP)
+    columns = [Column(names[place], justify="left" if place == 0 else "right", no_wrap=True) for place in kept]
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    for row in rows:
+        table.add_row("\n".join(textwrap.wrap(row[0], room)), *(row[place] for place in kept[1:]))
+    return table
 
 
-def arm_cells(estimate: ArmEstimate, *, wide: bool) -> list[str]:
-    """Return the numbers of one arm, in the order of `arm_table`; what is not known is a question mark."""
+def estimate_cells(estimate: ArmEstimate) -> list[str]:
+    """Return the numbers of one arm, in the order of `NUMBERS`; what is not known is a question mark."""
     footprint, memory = estimate.footprint, estimate.memory
-    sizes = [
+    return [
         UNKNOWN if footprint is None else f"{footprint.tokens:,}",
         UNKNOWN if footprint is None else scaled(footprint.parameters, "kMB") if footprint.parameters else "-",
-    ]
-    work = [
         scaled(estimate.connector_parameters, "kMB"),
         scaled(estimate.flops_per_sample, "kMGTPEZ"),
         scaled(estimate.train_flops, "kMGTPEZ"),
         UNKNOWN if memory is None else f"{memory.states_gib:.1f}",
+        duration(estimate.train_gpu_hours),
+        duration(estimate.eval_gpu_hours),
     ]
-    if not wide:
-        return [*sizes, duration(estimate.train_gpu_hours)]
-    return [*sizes, *work, duration(estimate.train_gpu_hours), duration(estimate.eval_gpu_hours)]
 
 
 def sum_line(estimates: Sequence[ArmEstimate], what: str) -> str:

@@ -25,15 +25,19 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
         shown.print_json(_as_dict(study, planned, found))
         return
     console = open_console()
-    wide = console.width >= shown.WIDE
-    seeds = len(study.seeds) > 1
-    table = shown.arm_table(wide=wide, seeds=seeds, runs=True)
-    for run in sorted(planned, key=lambda run: list(study.arms).index(run.arm)):
-        end = [run.digest[:8], run.state()] if wide else [run.state()]
-        start = [run.arm, str(run.seed)] if seeds else [run.arm]
-        table.add_row(*start, *shown.arm_cells(found.arms[run.arm], wide=wide), *end)
+    heads = {"arm": 0, **({"seed": 0} if len(study.seeds) > 1 else {}), **shown.NUMBERS, "digest": 3, "state": 0}
+    rows = [
+        [
+            run.arm,
+            *([str(run.seed)] if "seed" in heads else []),
+            *shown.estimate_cells(found.arms[run.arm]),
+            run.digest[:8],
+            run.state(),
+        ]
+        for run in sorted(planned, key=lambda run: list(study.arms).index(run.arm))
+    ]
     console.print(study.question, style="bold", highlight=False)
-    console.print(table)
+    console.print(shown.estimate_table(heads, rows, console.width))
     for line in _summary(study, planned, found):
         console.print(line, highlight=False)
     shown.print_notes(console, found)
