@@ -8,7 +8,9 @@ from PIL import Image
 
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.report.profile_figure import draw_profile
-from eyeswap.study.profile import BACKBONES, STAGES, Cell, Setting, build_llm, profile, write_csv
+from eyeswap.study.profile import BACKBONES, IN_FIGURE, STAGES, Cell, Setting, build_llm, profile, study_grid, write_csv
+from eyeswap.study.published import published_profile
+from eyeswap.study.spec import Study
 
 SETTING = Setting(torch.device("cpu"), torch.float32, batch=2, prompt_tokens=4, longest_s=1.0)
 
@@ -69,3 +71,17 @@ def test_csv_and_picture(cells, tmp_path):
     draw_profile([*cells, Cell("digits-vit", 512, problem="out of memory")], "a machine", tmp_path / "profile.png")
     with Image.open(tmp_path / "profile.png") as picture:
         assert picture.width > 1000
+
+
+def test_the_grid_of_a_study_is_that_of_its_arms(tmp_path):
+    study = {
+        "name": "s", "question": "?", "recipe": {"data": "digits", "llm": "digits-llm"}, "benchmarks": ["pope"],
+        "arms": {"vit": "digits-vit", "same": "digits-vit", "vmamba": "digits-vmamba", "timm": "timm:resnet10t"},
+    }  # fmt: skip
+    assert study_grid(Study.model_validate(study)) == (("digits-vit", "digits-vmamba"), (128,))
+    with pytest.raises(SpecError, match="no arm has a backbone of the catalog"):
+        study_grid(Study.model_validate({**study, "arms": {"timm": "timm:resnet10t"}}))
+
+
+def test_every_point_of_figure_4_has_its_backbone():
+    assert {point.model for point in published_profile()} == set(IN_FIGURE.values())

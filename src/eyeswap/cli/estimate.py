@@ -57,7 +57,7 @@ def estimate(
 
 def _study(file: Path, assumptions: Assumptions, as_json: bool) -> None:
     from eyeswap.cli import estimate_tables as shown
-    from eyeswap.cli.console import open_console
+    from eyeswap.cli.console import fitted_table, open_console
     from eyeswap.progress import progress
     from eyeswap.study.estimate import estimate_study
     from eyeswap.study.spec import load_study
@@ -81,7 +81,7 @@ def _study(file: Path, assumptions: Assumptions, as_json: bool) -> None:
     else:
         rows = [[name, *shown.estimate_cells(arm)] for name, arm in found.arms.items()]
         console.print(study.question, style="bold", highlight=False)
-        console.print(shown.estimate_table({"arm": 0, **shown.NUMBERS}, rows, console.width))
+        console.print(fitted_table({"arm": 0, **shown.NUMBERS}, rows, console.width))
         runs = [arm for arm in found.arms.values() for _ in study.seeds]
         lines = [shown.sum_line(runs, f"all {len(runs)} runs, seed {', '.join(map(str, study.seeds))}")]
         lines += shown.summary_lines(found.workload, assumptions)
@@ -95,7 +95,7 @@ def _study(file: Path, assumptions: Assumptions, as_json: bool) -> None:
 
 def _recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: bool) -> None:
     from eyeswap.cli import estimate_tables as shown
-    from eyeswap.cli.console import open_console
+    from eyeswap.cli.console import fitted_table, open_console
     from eyeswap.study.estimate import estimate_recipe, workload
 
     found = [estimate_recipe(recipe, tokens, assumptions) for tokens in TOKEN_COUNTS]
@@ -108,7 +108,7 @@ def _recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: bool)
     console.print(f"{file}: what a backbone costs by its visual tokens", style="bold", highlight=False)
     numbers = dict(list(shown.NUMBERS.items())[2:-1])  # without those of a backbone and of questions
     rows = [[one.arm, *shown.estimate_cells(one)[2:-1]] for one in found]
-    console.print(shown.estimate_table({"backbone with": 0, **numbers}, rows, console.width))
+    console.print(fitted_table({"backbone with": 0, **numbers}, rows, console.width))
     for line in (*shown.summary_lines(work, assumptions), *shown.memory_lines(found, assumptions)):
         console.print(line, highlight=False)
     for one in found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from eyeswap.study.estimate import ArmEstimate, Assumptions, StudyEstimate, Workload
 
@@ -24,32 +22,6 @@ NUMBERS = {
     "tokens": 0, "at tap": 1, "connector": 4, "FLOP a sample": 4, "FLOP a run": 3, "GiB a GPU": 2, "GPU time": 0,
     "questions": 2,
 }  # fmt: skip
-_GAP = 2  # columns between two cells
-
-
-def estimate_table(heads: Mapping[str, int], rows: Sequence[Sequence[str]], width: int) -> Table:
-    """Return a table with as many columns as fit; names that are still too long are broken at hyphens.
-
-    Args:
-        heads: heading of each column and its rank; those of rank 0 always stay. The first is the column of names.
-        rows: all cells.
-        width: columns of the screen.
-    """
-    from rich import box
-    from rich.table import Column, Table
-
-    names = list(heads)
-    widths = [max(len(name), *(len(row[place]) for row in rows)) + _GAP for place, name in enumerate(names)]
-    for limit in sorted(set(heads.values()), reverse=True):
-        kept = [place for place, rank in enumerate(heads.values()) if rank <= limit]
-        if sum(widths[place] for place in kept) + _GAP <= width:
-            break
-    room = max(20, width - sum(widths[place] for place in kept[1:]) - 2 * _GAP)
-    columns = [Column(names[place], justify="left" if place == 0 else "right", no_wrap=True) for place in kept]
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-    for row in rows:
-        table.add_row("\n".join(textwrap.wrap(row[0], room)), *(row[place] for place in kept[1:]))
-    return table
 
 
 def estimate_cells(estimate: ArmEstimate) -> list[str]:

@@ -2,77 +2,149 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from eyeswap.study.profile import Cell
 
 EXAMPLE = "Example: eyeswap profile --backbone vmamba-tiny-s1l8 --backbone in21k-vit-s --side 224 --side 512"
+CPU_LONGEST_S, GPU_LONGEST_S = 5.0, 20.0
 
 
 def profile(
     backbone: Annotated[list[str] | None, typer.Option(help="Catalog name; repeat it. Default: Figure 4's.")] = None,
-    side: Annotated[list[int] | None, typer.Option(min=32, help="Pixels; repeat it. Default: 224 to 6144.")] = None,
+    side: Annotated[
+        list[int] | None, typer.Option(min=32, help="Pixels; repeat it. Default: Figure 4's, 224 to 6144.")
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure a study's arms; its report will show the result.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all studies' runs, for --study.")] = Path("runs"),
     llm: Annotated[
         str | None,
         typer.Option(help='LLM of this shape, fresh weights. Default: "vicuna-7b" on a GPU, else "digits-llm".'),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images of the throughput measurement.")] = 8,
-    longest: Annotated[float, typer.Option(help="Leave out larger images once a cell took longer, seconds.")] = 20.0,
-    out: Annotated[Path, typer.Option(help="Where profile.csv and profile.png go.")] = Path("profile"),
+    batch: Annotated[int | None, typer.Option(min=1, help="Images of the throughput measurement.")] = None,
+    longest: Annotated[
+        float | None,
+        typer.Option(help="Leave out larger images once a cell took longer, seconds. Default: 20, or 5 on a CPU."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where profile.csv and profile.png go; ./profile, or the study's folder.")
+    ] = None,
 ) -> None:
-    """Measure this machine: vision, connector, prefill, decoding, memory and throughput against resolution."""
+    """Measure this machine: vision, connector, prefill, decoding, memory and throughput against resolution.
+
+    On a CPU the default is a part of Figure 4's grid that ends in minutes.
+    """
     import torch
 
     from eyeswap.cli.console import open_console
     from eyeswap.progress import progress
     from eyeswap.report.profile_figure import draw_profile
     from eyeswap.study.environment import cpu_model
-    from eyeswap.study.profile import BACKBONES, SIDES, Setting, build_llm, write_csv
+    from eyeswap.study.profile import (
+        BACKBONES,
+        CPU_BACKBONES,
+        CPU_SIDES,
+        SIDES,
+        Setting,
+        build_llm,
+        study_grid,
+        write_csv,
+    )
     from eyeswap.study.profile import profile as measure
+    from eyeswap.study.spec import load_study
 
     on_gpu = torch.cuda.is_available()
     device, dtype = (torch.device("cuda"), torch.bfloat16) if on_gpu else (torch.device("cpu"), torch.float32)
-    setting = Setting(device, dtype, batch, longest_s=longest)
+    longest = longest or (GPU_LONGEST_S if on_gpu else CPU_LONGEST_S)
+    setting = Setting(device, dtype, batch or (8 if on_gpu else 2), longest_s=longest)
     shape = llm or ("vicuna-7b" if on_gpu else "digits-llm")
-    names, sides = backbone or list(BACKBONES), side or list(SIDES)
+    names: tuple[str, ...] = BACKBONES if on_gpu else CPU_BACKBONES
+    sides: tuple[int, ...] = SIDES if on_gpu else CPU_SIDES
+    folder = out or Path("profile")
+    console = open_console()
+    if study is not None:
+        asked = load_study(study)
+        names, sides = study_grid(asked)
+        folder = out or runs / asked.name
+    elif not (on_gpu or backbone or side):
+        console.print(
+            f"on a CPU: {len(names)} of Figure 4's {len(BACKBONES)} backbones, up to {sides[-1]:,} of "
+            f"{SIDES[-1]:,} px; others with --backbone and --side",
+            highlight=False,
+        )
+    names, sides = tuple(backbone or names), tuple(side or sides)
     where = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {torch.get_num_threads()} threads"
     title = f"{where}; torch {torch.__version__}, {str(dtype).removeprefix('torch.')}, LLM {shape}, batch 1"
-    console = open_console()
     cells: list[Cell] = []
     with progress(console) as board:
         task = board.task("profile", len(names) * len(sides))
         for cell in measure(names, sides, build_llm(shape, setting), setting):
             cells.append(cell)
-            write_csv(out / "profile.csv", cells)  # whatever happens later, this much is there
+            write_csv(folder / "profile.csv", cells)  # whatever happens later, this much is there
             task.advance(1, note=f"{cell.backbone} {cell.side_px}")
-    draw_profile(cells, title, out / "profile.png")
-    console.print(_table(title, cells))
-    for cell in cells:
-        if cell.problem:
-            console.print(f"{cell.backbone} at {cell.side_px}: {cell.problem}", highlight=False, soft_wrap=True)
-    console.print(f"{out / 'profile.csv'} and {out / 'profile.png'}", highlight=False, soft_wrap=True)
+    draw_profile(cells, title, folder / "profile.png")
+    console.print(title, style="bold", highlight=False)
+    console.print(table_of(cells, console.width, beside_published=on_gpu and shape == "vicuna-7b"))
+    _print_notes(console, cells)
+    console.print(f"{folder / 'profile.csv'} and {folder / 'profile.png'}", highlight=False, soft_wrap=True)
 
 
-def _table(title: str, cells: list[Cell]) -> Table:
-    from rich.table import Column, Table
+def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table:
+    """Return what was measured, times in milliseconds, and beside it the points of Figure 4 if they are wanted."""
+    from eyeswap.cli.console import fitted_table
+    from eyeswap.study.profile import IN_FIGURE
+    from eyeswap.study.published import published_profile
 
-    heads = ("side", "tokens", "vision ms", "connect ms", "prefill ms", "decode ms", "images/s", "peak GiB")
-    table = Table(Column("backbone", no_wrap=True), *(Column(head, justify="right") for head in heads), title=title)
+    heads = {
+        "backbone": 0, "side": 0, "tokens": 2, "vision ms": 0, "connect ms": 3, "prefill ms": 1, "decode ms": 1,
+        "images/s": 2, "peak GiB": 1,
+    }  # fmt: skip
+    if beside_published:
+        heads |= {"Figure 4: vision ms": 0, "first token ms": 1, "peak GiB there": 3}
+    figure = {(point.model, point.side_px): point for point in published_profile()}
+    rows = []
     for cell in cells:
         if cell.problem:
             continue
         seconds = (cell.vision_s, cell.connector_s, cell.prefill_s, cell.decode_s)
-        tokens = f"{cell.tokens}{'*' if cell.beyond_positions else ''}"
-        table.add_row(
-            cell.backbone, str(cell.side_px), tokens, *(f"{(value or 0) * 1e3:.1f}" for value in seconds),
-            f"{cell.images_per_s:.1f}", "" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**30:.1f}",
-        )  # fmt: skip
+        row = [
+            cell.backbone, str(cell.side_px), f"{cell.tokens}{'*' if cell.beyond_positions else ''}",
+            *(_ms(value) for value in seconds), f"{cell.images_per_s:.1f}",
+            "" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**30:.1f}",
+        ]  # fmt: skip
+        if beside_published:
+            point = figure.get((IN_FIGURE.get(cell.backbone, ""), cell.side_px))
+            row += [
+                "" if point is None else _ms(point.gpu_vision_s),
+                "" if point is None else _ms(point.end_to_end_s),
+                "" if point is None else f"{point.peak_gb:.1f}",
+            ]
+        rows.append(row)
+    return fitted_table(heads, rows, width)
+
+
+def _print_notes(console: Console, cells: Sequence[Cell]) -> None:
+    """Print what the table does not hold: one line for all sizes of a backbone that share a reason."""
     if any(cell.beyond_positions for cell in cells):
-        table.caption = "* more tokens than the LLM was made for"
-    return table
+        console.print("* more tokens than the LLM was made for", highlight=False)
+    missing: dict[tuple[str, str], list[int]] = {}
+    for cell in cells:
+        if cell.problem:
+            missing.setdefault((cell.backbone, cell.problem), []).append(cell.side_px)
+    for (name, problem), sides in missing.items():
+        console.print(f"{name} at {', '.join(map(str, sides))} px: {problem}", highlight=False, soft_wrap=True)
+
+
+def _ms(seconds: float | None) -> str:
+    milliseconds = (seconds or 0.0) * 1e3
+    return f"{milliseconds:.1f}" if milliseconds < 1000 else f"{milliseconds:,.0f}"

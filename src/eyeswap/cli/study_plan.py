@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from eyeswap.cli import estimate_tables as shown
-from eyeswap.cli.console import open_console
+from eyeswap.cli.console import fitted_table, open_console
 from eyeswap.progress import progress
 from eyeswap.study.estimate import Assumptions, StudyEstimate, estimate_study
 from eyeswap.study.plan import PlannedRun, plan_runs
@@ -37,7 +37,7 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
         for run in sorted(planned, key=lambda run: list(study.arms).index(run.arm))
     ]
     console.print(study.question, style="bold", highlight=False)
-    console.print(shown.estimate_table(heads, rows, console.width))
+    console.print(fitted_table(heads, rows, console.width))
     for line in _summary(study, planned, found):
         console.print(line, highlight=False)
     shown.print_notes(console, found)

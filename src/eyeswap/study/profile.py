@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,18 +25,29 @@ from eyeswap.adaptation.shipped import llm_source
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.measure import peak_bytes, reset_peak
-from eyeswap.errors import DataError, ShapeError
+from eyeswap.errors import DataError, ShapeError, SpecError
 from eyeswap.files import write_text
+from eyeswap.study.spec import Study
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import cache_argument
 
-BACKBONES = (
-    "vmamba-tiny-s1l8", "vmamba-small-s2l15", "vmamba-base-s2l15",
-    "in21k-vit-t", "in21k-vit-s", "in21k-vit-b", "in21k-vit-l",
-    "vitdet-b-maskrcnn", "vitdet-l-maskrcnn", "vitdet-h-maskrcnn",
-)  # fmt: skip
+IN_FIGURE = {
+    "vmamba-tiny-s1l8": "VMamba-T",
+    "vmamba-small-s2l15": "VMamba-S",
+    "vmamba-base-s2l15": "VMamba-B",
+    "in21k-vit-t": "ViT-T",
+    "in21k-vit-s": "ViT-S",
+    "in21k-vit-b": "ViT-B",
+    "in21k-vit-l": "ViT-L",
+    "vitdet-b-maskrcnn": "ViTDet-B",
+    "vitdet-l-maskrcnn": "ViTDet-L",
+    "vitdet-h-maskrcnn": "ViTDet-H",
+}  # catalog name -> name in Figure 4
+BACKBONES = tuple(IN_FIGURE)
 SIDES = (224, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 3072, 4096, 5120, 6144)
+CPU_BACKBONES = ("vmamba-tiny-s1l8", "in21k-vit-t", "in21k-vit-s", "vitdet-b-maskrcnn")  # what ends in minutes there
+CPU_SIDES = SIDES[:6]
 MOST_REPEATS = 20
 STAGES = ("vision_s", "connector_s", "prefill_s", "decode_s")
 
@@ -90,6 +102,23 @@ class Setting:
     batch: int = 8
     prompt_tokens: int = 64
     longest_s: float = 20.0
+
+
+def study_grid(study: Study) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the backbones of a study's arms, and the sides of squares of the size of their canvases.
+
+    Raises:
+        SpecError: if no arm has a backbone of the catalog; others cannot be built for any size.
+    """
+    known = set(catalog.names())
+    arms = {name: arm for name, arm in study.arms.items() if arm.backbone in known}
+    if not arms:
+        raise SpecError(f"{study.name}: no arm has a backbone of the catalog, which is what can be profiled")
+    canvases = [
+        catalog.entry(arm.backbone).with_changes(geometry=arm.geometry).geometry.canvas for arm in arms.values()
+    ]
+    sides = sorted({32 * round(math.sqrt(height * width) / 32) for height, width in canvases})
+    return tuple(dict.fromkeys(arm.backbone for arm in arms.values())), tuple(sides)
 
 
 def build_llm(name: str, setting: Setting) -> Any:

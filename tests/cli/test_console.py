@@ -1,4 +1,4 @@
-"""Tables of estimates fit the screen: they leave out what matters least, and cut nothing."""
+"""Tables fit the screen: they leave out what matters least, and cut nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from eyeswap.cli.estimate_tables import estimate_table
+from eyeswap.cli.console import fitted_table
 
 HEADS = {"arm": 0, "tokens": 0, "at tap": 1, "FLOP a run": 2, "digest": 3}
 SHORT = [["vit", "196", "19.9M", "13.2E", "71b46462"], ["vmamba", "4,200", "31.3M", "95E", "2b5e4562"]]
@@ -16,7 +16,7 @@ LONG = [["vit-adapter-upernet-deit-s-ade20k-512-letterbox-as-published", "1,024"
 
 def shown(rows: list[list[str]], width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(estimate_table(HEADS, rows, width))
+    console.print(fitted_table(HEADS, rows, width))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
