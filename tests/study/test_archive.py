@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import stat
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def test_what_travels_is_all_but_weights_tokens_and_data(study, archive, tmp_pat
     done = import_study(archive, tmp_path / "there")
     sent, got = files_of(study), files_of(done.folder)
     del got["imports.json"]
-    assert set(sent) - set(got) == {"vit/seed-7/model/connector.safetensors"}
+    assert set(sent) - set(got) == {"vit/seed-7/model/connector.safetensors", "report/report.md"}
+    assert "report/report.md" in packed(archive)
     assert {name: sent[name] for name in got} == {**got, "study.json": sent["study.json"]}
     assert done.added == ["vit/seed-7", "vmamba/seed-7"]
     assert not list((tmp_path / "there").glob(".import-*"))
@@ -119,7 +121,7 @@ def test_unfinished_runs_stay_at_home(study, archive, tmp_path):
 def test_another_study_of_the_same_name_is_refused(archive, tmp_path):
     there = write_study(tmp_path / "there" / "small", question="Another?")
     before = files_of(there)
-    with pytest.raises(SpecError, match="question of this study differs"):
+    with pytest.raises(SpecError, match=r"question is \"Which\?\", but \"Another\?\" in"):
         import_study(archive, tmp_path / "there")
     assert files_of(there) == before
 
@@ -213,12 +215,78 @@ def test_an_archive_that_says_it_is_huge_is_refused(archive, tmp_path):
     refused(archive, tmp_path, "too large")
 
 
+def test_an_archive_that_packs_a_lot_of_nothing_is_refused(archive, tmp_path):
+    pack(archive, {**packed(archive), "report/report.md": b"0" * 100_000_000})
+    refused(archive, tmp_path, "too large")
+
+
+def test_an_archive_of_too_many_files_is_refused(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("eyeswap.study.archive.MAX_FILES", 20)
+    pack(archive, {**packed(archive), **{f"vit/seed-{n}/spec.json": b"{}" for n in range(20)}})
+    refused(archive, tmp_path, "too large")
+
+
+def test_two_files_of_one_name_are_refused(archive, tmp_path):
+    with zipfile.ZipFile(archive, "a") as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opened.writestr("vit/seed-7/spec.json", '{"arm": "other"}')
+    refused(archive, tmp_path, "was changed")
+
+
+def test_files_that_lie_within_each_other_are_refused(archive, tmp_path):
+    """Two entries that share their bytes, as in bombs without nesting."""
+    name = "vit/seed-7/spec.json"
+    pack(archive, {**packed(archive), "vmamba/seed-7/spec.json": packed(archive)[name]})
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.getinfo("vmamba/seed-7/spec.json").header_offset = opened.getinfo(name).header_offset
+        opened._didModify = True
+    refused(archive, tmp_path, Path(archive).name)
+
+
+def test_predictions_of_too_many_rows_are_refused(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("eyeswap.study.archive.MAX_ROWS", 50)
+    refused(archive, tmp_path, "60 rows")
+
+
+def test_an_encrypted_file_and_an_unknown_packing_are_refused(archive, tmp_path):
+    whole = archive.read_bytes()
+    for offset, value in ((8, 1), (10, 99)):  # in the central directory: flags, and kind of packing
+        changed = bytearray(whole)
+        start = whole.rindex(b"PK\x01\x02")
+        changed[start + offset] = value
+        archive.write_bytes(changed)
+        refused(archive, tmp_path, Path(archive).name)
+
+
+def test_arms_of_one_name_that_differ_are_told_apart(archive, tmp_path):
+    there = write_study(tmp_path / "there" / "small")
+    study = json.loads((there / "study.json").read_text())
+    study["arms"]["vit"]["connector"] = "linear"
+    write_json(there / "study.json", study)
+    with pytest.raises(SpecError, match=r'arms.vit.connector is null, but "linear" in'):
+        import_study(archive, tmp_path / "there")
+
+
+def test_recipes_that_differ_are_refused_by_the_field(study, tmp_path):
+    archives = []
+    for lr in (1e-3, 2e-3):
+        written = json.loads((study / "study.json").read_text())
+        write_json(study / "study.json", {**written, "recipe": {"llm": "x", "lr": lr}})
+        archives.append(tmp_path / f"{lr}.zip")
+        export_study(study, archives[-1])
+    import_study(archives[0], tmp_path / "there")
+    with pytest.raises(SpecError, match=r"recipe.lr is 0.002, but 0.001 in .*use another --runs folder"):
+        import_study(archives[1], tmp_path / "there")
+
+
 def test_links_are_refused(archive, tmp_path):
     pack(archive, packed(archive), links=("vit/seed-7/spec.json",))
     refused(archive, tmp_path, "link")
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "no manifest", "not parquet", "not json", "unlisted"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "text", "cut", "no manifest", "not parquet", "not json", "deep", "unlisted"]
+)
 def test_a_broken_file_is_told_in_one_line(archive, tmp_path, damage):
     contents, whole = packed(archive), archive.read_bytes()
     if damage == "empty":
@@ -234,6 +302,8 @@ def test_a_broken_file_is_told_in_one_line(archive, tmp_path, damage):
         pack(archive, {**contents, "vit/seed-7/predictions/pope.parquet": b"PAR1"})
     elif damage == "not json":
         pack(archive, {**contents, "vit/seed-7/spec.json": b'{"a": NaN}'})
+    elif damage == "deep":
+        pack(archive, {**contents, "vit/seed-7/spec.json": b"[" * 100_000 + b"]" * 100_000})
     else:
         with zipfile.ZipFile(archive, "a") as opened:
             opened.writestr("analysis.json", "{}")

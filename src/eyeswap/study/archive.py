@@ -4,7 +4,8 @@ An archive is a zip: what describes, scores and reports the runs, and a manifest
 file. Weights, tokens and data stay at home. The same results give the same bytes, and so the same digest. An archive
 is opened as if hostile: only names of the known layout are read, no path leads out, nothing may unpack to more than
 it says, nothing of it is run, and the scores must follow from the predictions. Runs appear in the study's folder
-whole, by rename, or not at all.
+whole, by rename, or not at all. The report in an archive is for who unpacks it by hand: the merged runs need one of
+their own, and a page from elsewhere is not put where one opens pages without a thought.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shutil
 import stat
 import tempfile
+import textwrap
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,6 +36,8 @@ FORMAT = 1
 MAX_FILES = 20_000
 MAX_FILE_BYTES = 2 << 30
 MAX_TOTAL_BYTES = 16 << 30
+MAX_RATIO, SMALL_BYTES = 100, 64 << 20  # beyond so many bytes, what unpacks to so many times its size is a bomb
+MAX_ROWS = 5_000_000  # predictions of a benchmark; the largest published one has 214,354
 SUFFIX = ".eyeswap.zip"
 
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
@@ -121,8 +125,6 @@ def import_study(archive: Path, runs_dir: Path) -> Imported:
         for run in added:
             (folder / run).parent.mkdir(parents=True, exist_ok=True)
             (workplace / run).rename(folder / run)
-        if (workplace / "report").is_dir() and not (folder / "report").exists():
-            (workplace / "report").rename(folder / "report")
         write_json(folder / "study.json", study)
         sources = read_json(folder / "imports.json") if (folder / "imports.json").is_file() else []
         if all(source["digest"] != digest for source in sources):
@@ -190,7 +192,8 @@ def _manifest(
         raise DataError(f"{archive}: its files are not those of its manifest: the archive was changed")
     if any(stat.S_ISLNK(entry.external_attr >> 16) for entry in entries.values()):
         raise DataError(f"{archive}: holds a link; refused")
-    if len(files) > MAX_FILES or sum(sizes) > MAX_TOTAL_BYTES:
+    is_bomb = sum(sizes) > max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
+    if len(files) > MAX_FILES or sum(sizes) > MAX_TOTAL_BYTES or is_bomb:
         raise DataError(f"{archive}: unpacks to {len(files)} files of {sum(sizes):,} bytes; refused as too large")
     return manifest, hashlib.sha256(content).hexdigest()
 
@@ -214,8 +217,10 @@ def _check_content(archive: Path, name: str, path: Path) -> None:
         if path.suffix == ".json":
             parse_json(path.read_text(encoding="utf-8"))
         elif path.suffix == ".parquet":
-            pq.read_schema(path)
-    except (ValueError, pa.ArrowException) as problem:
+            num_rows = pq.read_metadata(path).num_rows
+            if num_rows > MAX_ROWS:
+                raise DataError(f"{archive}: {name} has {num_rows:,} rows; refused as too large")
+    except (ValueError, RecursionError, pa.ArrowException) as problem:
         raise DataError(f"{archive}: {name} cannot be read: {str(problem).splitlines()[0]}") from None
 
 
@@ -227,12 +232,23 @@ def _merged_study(archive: Path, workplace: Path, folder: Path) -> dict[str, Any
     ours: dict[str, Any] = read_json(folder / "study.json")
     for key in sorted(set(ours) | set(theirs)):
         if key not in _ADDED_UP and ours.get(key) != theirs.get(key):
-            raise SpecError(f"{archive}: {key} of this study differs from that in {folder}; use another --runs folder")
+            there, here = _difference(key, theirs.get(key), ours.get(key))
+            raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
     for arm in set(ours["arms"]) & set(theirs["arms"]):
         if ours["arms"][arm] != theirs["arms"][arm]:
-            raise SpecError(f"{archive}: arm {arm} is another one than in {folder}; use another --runs folder")
+            there, here = _difference(f"arms.{arm}", theirs["arms"][arm], ours["arms"][arm])
+            raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
     arms, seeds = {**ours["arms"], **theirs["arms"]}, [*ours["seeds"]]
     return {**ours, "arms": arms, "seeds": [*seeds, *(seed for seed in theirs["seeds"] if seed not in seeds)]}
+
+
+def _difference(path: str, theirs: Any, ours: Any) -> tuple[str, str]:
+    """Return the first place where two values differ, and what stands there, on either side."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        key = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
+        return _difference(f"{path}.{key}", theirs.get(key), ours.get(key))
+    there, here = (textwrap.shorten(json.dumps(value, ensure_ascii=False), 80) for value in (theirs, ours))
+    return f"{path} is {there}", here
 
 
 def _study_of(archive: Path, workplace: Path) -> dict[str, Any]:
