@@ -44,20 +44,34 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        for event in yaml.parse(text, _StrictLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few aliases can stand for gigabytes
-                line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
-                raise SpecError(f"{path}: not valid YAML here{line}: aliases (*{event.anchor}) are not supported")
-        return yaml.load(text, _StrictLoader)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError) as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read the text of one YAML document.
+
+    Args:
+        text: the document.
+        source: where it comes from, for messages.
+
+    Raises:
+        SpecError: if it is not YAML; the message names source, line and column.
+    """
+    try:
+        for event in yaml.parse(text, _StrictLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few aliases can stand for gigabytes
+                line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+                raise SpecError(f"{source}: not valid YAML here{line}: aliases (*{event.anchor}) are not supported")
+        return yaml.load(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise SpecError(f"{path}: not valid YAML{where}: {error.problem}") from None
+        raise SpecError(f"{source}: not valid YAML{where}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise SpecError(f"{source}: not valid YAML: {' '.join(str(error).split())[:200]}") from None

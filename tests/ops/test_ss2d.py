@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eyeswap.errors import ShapeError
 from eyeswap.ops import cross_merge, cross_scan, ss2d, ss2d_reference
@@ -121,3 +122,10 @@ def test_weights_that_do_not_fit_are_named(position):
     inputs[position] = inputs[position][..., :-1]
     with pytest.raises(ShapeError, match="expected"):
         ss2d(*inputs)
+
+
+def test_orders_made_while_sizes_are_counted_stay_real():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        cross_scan(torch.empty(1, 2, 7, 3))  # a size that no other test uses
+    assert type(cross_scan_order(2, 7)) is torch.Tensor
+    assert cross_scan_order(2, 7)[0].tolist() == list(range(14))

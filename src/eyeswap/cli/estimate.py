@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from eyeswap.recipe import Recipe
     from eyeswap.study.estimate import Assumptions
+    from eyeswap.study.spec import Study
 
 GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="h200, h100, a100, b200, ..., or <TFLOP/s>:<GiB> such as 71:24.")
@@ -52,17 +53,18 @@ def estimate(
 
         _recipe(load_recipe(file), file, assumptions, as_json)
     else:
-        _study(file, assumptions, as_json)
+        from eyeswap.study.spec import load_study
+
+        show_estimate(load_study(file), assumptions, as_json)
 
 
-def _study(file: Path, assumptions: Assumptions, as_json: bool) -> None:
+def show_estimate(study: Study, assumptions: Assumptions, as_json: bool) -> None:
+    """Print what a study will take, arm by arm; leave with 2 if an arm cannot run as it is."""
     from eyeswap.cli import estimate_tables as shown
     from eyeswap.cli.console import fitted_table, open_console
     from eyeswap.progress import progress
     from eyeswap.study.estimate import estimate_study
-    from eyeswap.study.spec import load_study
 
-    study = load_study(file)
     console = open_console()
     with progress() as board:
         found = estimate_study(study, assumptions, board.task("measure the backbones", len(study.arms)).advance)

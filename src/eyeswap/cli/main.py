@@ -32,11 +32,13 @@ from eyeswap.cli import (
     score,
     study,
     tokens,
+    train,
 )
 from eyeswap.errors import EyeswapError
 
 ORDER = (
     "study",
+    "train",
     "estimate",
     "report",
     "audit",
@@ -111,6 +113,7 @@ def options(
 
 
 app.add_typer(study.app, name="study")
+app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("estimate", epilog="Example: eyeswap estimate studies/paper/matched-in1k-224.yaml")(estimate.estimate)
 app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
 app.command("collapse", epilog=collapse.EXAMPLE)(collapse.collapse)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,16 +26,19 @@ CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay
 
 def cross_scan_order(height: int, width: int) -> Tensor:
     """Return ``[4, H*W]`` int64: at step ``t`` direction ``k`` visits position ``order[k, t]``."""
-    return _order(height, width) if torch.compiler.is_compiling() else _remembered_order(height, width)
+    if torch.compiler.is_compiling():
+        rows = torch.arange(height * width)
+        columns = rows.view(height, width).t().flatten()
+        return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])  # [4, L]
+    return torch.from_numpy(_remembered_order(height, width))
 
 
-def _order(height: int, width: int) -> Tensor:
-    rows = torch.arange(height * width)
-    columns = rows.view(height, width).t().flatten()
-    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])  # [4, L]
-
-
-_remembered_order = functools.lru_cache(maxsize=64)(_order)
+@functools.lru_cache(maxsize=64)
+def _remembered_order(height: int, width: int) -> npt.NDArray[np.int64]:
+    """Return the same as an array: a tensor that is kept would belong to whatever mode of torch it was made under."""
+    rows = np.arange(height * width)
+    columns = rows.reshape(height, width).T.flatten()
+    return np.stack([rows, columns, rows[::-1], columns[::-1]])  # [4, L]
 
 
 def cross_scan(x: Tensor) -> Tensor:

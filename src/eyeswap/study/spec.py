@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -143,6 +143,9 @@ class Study(Spec):
         return self.arms[arm].wiring or self.recipe.wiring
 
 
+AnyStudy = TypeVar("AnyStudy", bound=Study)
+
+
 def load_study(path: Path) -> Study:
     """Read and check a study file.
 
@@ -156,10 +159,25 @@ def load_study(path: Path) -> Study:
         raise SpecError(f"{path}: name: a study is named by its file; remove this key")
     if not KEBAB.fullmatch(path.stem):
         raise SpecError(f"{path}: the file name is the study's name and must be kebab-case, such as my-study.yaml")
+    return checked(Study, {"name": path.stem, **value}, path, path.parent)
+
+
+def checked(model: type[AnyStudy], value: Mapping[str, Any], file: Path, folder: Path) -> AnyStudy:
+    """Return a study made of plain values.
+
+    Args:
+        model: which kind.
+        value: the values.
+        file: where they come from, for messages.
+        folder: what paths in it are relative to.
+
+    Raises:
+        SpecError: as `load_study`.
+    """
     try:
-        return Study.model_validate({"name": path.stem, **value}, context={"folder": path.parent})
+        return model.model_validate(value, context={"folder": folder})
     except ValidationError as problem:
-        raise SpecError(f"{path}: {_one_line(problem)}") from None
+        raise SpecError(f"{file}: {_one_line(problem)}") from None
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -1,0 +1,130 @@
+"""One VLM outside of a study: a recipe, a backbone, a seed; trained as a run of a study is, and asked nothing.
+
+It lies where a study's run would, ``runs/<recipe>/<arm>/seed-<n>``, so that `eyeswap eval`, `compare` and `audit` take
+it as one, and several backbones trained by one recipe stand side by side.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from rich.console import Console
+
+from eyeswap.data.tokens import token_folder
+from eyeswap.errors import SpecError
+from eyeswap.progress import progress
+from eyeswap.study.execute import check_arms, load_arm
+from eyeswap.study.launch import alone_in
+from eyeswap.study.plan import PlannedRun, plan_runs, refuse_changed
+from eyeswap.study.spec import Study, checked
+from eyeswap.study.study_data import prepare_data
+from eyeswap.study.train_run import train_run
+from eyeswap.study.visual_tokens import cached_tokens
+from eyeswap.training.parallel import join
+from eyeswap.yaml_reader import parse_yaml, read_yaml
+
+
+class OneArm(Study):
+    """A study of one arm that asks no benchmark."""
+
+    benchmarks: tuple[str, ...] = Field((), description="none; `eyeswap eval` asks them afterwards")
+
+
+def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Sequence[str] = ()) -> OneArm:
+    """Return what is to be trained.
+
+    Args:
+        recipe_file: what stands under ``recipe`` in a study, by itself.
+        arm: ``backbone``, and whatever else an arm may set.
+        seed: of the run.
+        changes: of the recipe as ``key=value``, such as ``lr=1e-5`` or ``data.folder=data``; ``execution.<key>`` says
+            how it is carried out, and ``beyond_positions=allow`` is known too.
+
+    Raises:
+        SpecError: for whatever is wrong, in one line.
+    """
+    content = read_yaml(recipe_file)
+    if not isinstance(content, dict):
+        raise SpecError(f"{recipe_file}: expected the keys of a recipe, such as data and llm")
+    if "recipe" in content or "arms" in content:
+        raise SpecError(f"{recipe_file}: this is a study; run it with `eyeswap study run {recipe_file}`")
+    value: dict[str, Any] = {"recipe": content, "execution": {}}
+    for change in changes:
+        _apply(change, value)
+    own = [key for key in arm if key != "backbone"]
+    return checked(
+        OneArm,
+        {
+            "name": recipe_file.stem,
+            "question": f"What does {arm['backbone']} make of {recipe_file.name}?",
+            "arms": {"-".join(_kebab(part) for part in arm.values()): dict(arm)},
+            "may_differ": ["backbone", *own],
+            "seeds": [seed],
+            **value,
+        },
+        recipe_file,
+        Path(),
+    )
+
+
+def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console) -> Path:
+    """Train the one run of a study of one arm, unless it is trained; go on from its last checkpoint if there is one.
+
+    Args:
+        study: the study.
+        recipe_file: where it comes from, for messages.
+        runs_dir: folder of all runs.
+        console: where progress is shown.
+
+    Returns:
+        The run's folder, with the trained VLM in ``model/``.
+
+    Raises:
+        SpecError, DataError, RunError, ...: as `run_study`.
+    """
+    study_dir = runs_dir / study.name
+    (run,) = plan_runs(study, runs_dir)
+    refuse_changed([run], recipe_file)
+    if _is_trained(run):
+        return run.folder
+    check_arms(study)
+    with join() as ranks, progress(console if ranks.is_first else Console(quiet=True)) as board:
+        with ranks.first_alone(), alone_in(study_dir / "data", console) if ranks.is_first else nullcontext():
+            data = prepare_data(study, study_dir, board)
+        loaded = load_arm(study, run.arm)
+        with alone_in(run.folder, console) if ranks.is_first else nullcontext():
+            cache = cached_tokens(run, data, loaded, token_folder(study_dir), board, ranks)
+            if not _is_trained(run):
+                train_run(run, data, loaded, cache, board, ranks)
+        if ranks.is_first:
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    return run.folder
+
+
+def _is_trained(run: PlannedRun) -> bool:
+    return (run.folder / "model").is_dir()
+
+
+def _apply(change: str, value: dict[str, Any]) -> None:
+    """Carry out one ``key=value``."""
+    key, equals, text = change.partition("=")
+    place = key.split(".")
+    if not equals or not all(place):
+        raise SpecError(f"--set {change}: write key=value, such as lr=1e-5 or execution.recompute=true")
+    if place[0] not in ("execution", "beyond_positions"):
+        place.insert(0, "recipe")
+    for part in place[:-1]:
+        if not isinstance(value.setdefault(part, {}), dict):
+            value[part] = {}
+        value = value[part]
+    value[place[-1]] = parse_yaml(text, f"--set {key}")
+
+
+def _kebab(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.rpartition("/")[2].lower()).strip("-")
