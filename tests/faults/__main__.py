@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import signal
@@ -35,6 +36,7 @@ TRAININGS = ("packed", "padded, dropout")
 KINDS = ("at a random time", "at a file operation", "within a file's write")
 FILE_OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 NUM_EPOCHS = 5  # of 4 steps
+PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,24 @@ def ended(child: int) -> int:
 
 
 def uninterrupted(training: str, folder: Path) -> Ending:
-    began = time.perf_counter()
     if ended(start(training, folder)) != 0:
         raise SystemExit(f"{training}: does not even train without a kill")
-    seconds = time.perf_counter() - began
+    seconds = json.loads((folder / "train.jsonl").read_text().splitlines()[-1])["elapsed_s"]
     weights = (folder / "weights.safetensors").read_bytes()
     return Ending(losses(folder), weights, seconds, int((folder / "file-operations").read_text()))
 
 
 def is_being_written(checkpoints: Path) -> bool:
-    return any(file.stat().st_size > 0 for file in checkpoints.glob(".step-*/*.safetensors"))
+    try:
+        return any(file.stat().st_size > 0 for file in checkpoints.glob(".step-*/*.safetensors"))
+    except FileNotFoundError:  # renamed while we looked
+        return False
+
+
+def wait_until(holds: Callable[[], bool], patience_s: float) -> None:
+    end = time.perf_counter() + patience_s
+    while not holds() and time.perf_counter() < end:
+        time.sleep(0.0005)
 
 
 def kill(training: str, kind: str, folder: Path, whole: Ending, draw: random.Random) -> str:
@@ -115,17 +125,12 @@ def kill(training: str, kind: str, folder: Path, whole: Ending, draw: random.Ran
         code = ended(start(training, folder, number))
         return f"file operation {number:3d} of {whole.file_operations}" if code == -signal.SIGKILL else ""
     child = start(training, folder)
+    wait_until((folder / "train.jsonl").exists, PATIENCE_S)
     moment_s = draw.uniform(0, 0.9) * whole.seconds
     time.sleep(moment_s)
     said = f"after {moment_s:.2f} s"
     if kind == "within a file's write":
-        patience = time.perf_counter() + whole.seconds
-        while time.perf_counter() < patience:
-            try:
-                if is_being_written(folder / "checkpoints"):
-                    break
-            except FileNotFoundError:  # renamed between two looks
-                pass
+        wait_until(lambda: is_being_written(folder / "checkpoints"), whole.seconds)
         said += ", in a write"
     os.kill(child, signal.SIGKILL)
     return said if ended(child) == -signal.SIGKILL else ""
@@ -151,7 +156,7 @@ def main() -> int:
         print(f"training {len(TRAININGS)} times without a kill ...", flush=True)
         wholes = {training: uninterrupted(training, Path(top) / training) for training in TRAININGS}
         header = ("kill", "training", "killed", "begun, not finished", "went on from", "ending")
-        layout = "{:>4}  {:15}  {:24}  {:26}  {:13}  {}"
+        layout = "{:>4}  {:15}  {:25}  {:28}  {:13}  {}"
         print(layout.format(*header), flush=True)
         for number, kind, training in zip(
             range(1, options.kills + 1), itertools.cycle(KINDS), itertools.cycle(TRAININGS), strict=False

@@ -48,7 +48,7 @@ def close(runs: Path, one: str, other: str) -> bool:
     np.testing.assert_allclose(losses(runs / one), losses(runs / other), rtol=1e-5)
     for key, value in weights(runs, one).items():
         torch.testing.assert_close(weights(runs, other)[key], value, rtol=1e-3, atol=1e-4)
-    return len(losses(runs / one)) == 8
+    return len(losses(runs / one)) == 4
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -104,6 +104,14 @@ def test_a_bad_loss_ends_all_processes_with_one_message(runs: Path):
     assert first == second
     assert "loss is nan at step 3 (examples id-" in first
     assert "step-00000003" in first
+
+
+def test_a_process_that_fails_alone_leaves_no_other_waiting(runs: Path):
+    ((first, second),) = ended(runs, "failing")
+    assert first != 0
+    assert second == 0
+    assert said(runs, "failing", 1)["error"] == "images/5.png: not a readable image"
+    assert "Connection closed by peer" in (runs / "stderr").read_text()
 
 
 def test_a_checkpoint_that_one_process_cannot_write_ends_all(runs: Path):
