@@ -53,6 +53,28 @@ def test_benchmarks_are_asked_scored_and_shown(saved: Path):
     assert json.loads(rescored.stdout)["benchmarks"]["pope"]["score"] == scores["benchmarks"]["pope"]["score"]
 
 
+def test_an_evaluation_reads_a_shared_store_of_tokens_and_answers_the_same(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = ("--benchmarks", "tallyqa,refcoco", "--subset", "3")
+    assert run(saved, *options, "--out", str(tmp_path / "computed")).exit_code == 0
+    words = ["--backbone", "digits-vit", "--data", str(saved / "data"), "--out", str(tmp_path / "tokens")]
+    assert CliRunner().invoke(app, ["tokens", "cache", "--device", "cpu", *words]).exit_code == 0
+    monkeypatch.setenv("EYESWAP_TOKENS", str(tmp_path / "tokens"))
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the backbone was run")
+
+    monkeypatch.setattr("eyeswap.data.tokens.encode", refuse)
+    result = run(saved, *options, "--out", str(tmp_path / "stored"))
+    assert result.exit_code == 0, result.output
+    for name in ("tallyqa", "refcoco"):
+        computed, stored = (
+            read_predictions(tmp_path / folder, name).drop(["latency_s"]) for folder in ("computed", "stored")
+        )
+        assert computed.equals(stored)
+
+
 def add_the_other_three(root: Path) -> None:
     """Write GQA, VizWiz and TextVQA, which the embedded data set lacks, from its VQA v2 questions."""
     vqa = get_benchmark("vqav2").examples(root)

@@ -10,7 +10,7 @@ from torch import Tensor
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.data.tokens import ImageEncoder, cache_tokens
+from eyeswap.data.tokens import ImageEncoder, StoredImages, cache_tokens
 from eyeswap.errors import DataError
 from eyeswap.geometry import ImageGeometry
 
@@ -120,6 +120,27 @@ def test_the_backbone_itself_gives_the_tokens_of_the_cache(tmp_path: Path, image
     tokens, unreadable = ImageEncoder(Pooling(), GEOMETRY, tmp_path).read(["4.png", "1.png", "0.png"])
     assert torch.stack(tokens).equal(cache[["4.png", "0.png"]])
     assert list(unreadable) == ["1.png"]
+
+
+def test_stored_images_are_read_and_only_the_others_encoded(tmp_path: Path, images: list[str]):
+    cache_tokens(tmp_path / "cache", POOLING, tmp_path, images[:3])
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    asked = ["4.png", "2.png", "broken.png", "gone.png", "0.png"]
+    encoder = ImageEncoder(Pooling(), GEOMETRY, tmp_path)
+    expected, reasons = encoder.read(asked)
+    Pooling.calls = 0
+    found, unreadable = StoredImages(encoder, tmp_path / "cache", POOLING).read(asked)
+    assert Pooling.calls == 1
+    assert len(found) == 3
+    assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
+    assert unreadable == reasons
+    before = sorted(path.name for path in (tmp_path / "cache").rglob("*"))
+    Pooling.calls = 0
+    StoredImages(encoder, tmp_path / "cache", POOLING).read(images[:3])
+    assert Pooling.calls == 0
+    other = loaded(Pooling(), weights="others")
+    assert len(StoredImages(encoder, tmp_path / "cache", other).read(images)[0]) == 5
+    assert sorted(path.name for path in (tmp_path / "cache").rglob("*")) == before
 
 
 def test_canvases_that_vary_are_encoded_but_not_cached(tmp_path: Path, images: list[str]):

@@ -42,6 +42,11 @@ class ImageEncoder:
         self.backbone, self.geometry, self.root = backbone, geometry, root
         self._readers = ThreadPoolExecutor(_READERS)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lies."""
+        return next(self.backbone.parameters(), torch.empty(0)).device  # a network may have none
+
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
         """Return the tokens of the images that can be read, and why the others cannot.
 
@@ -54,13 +59,12 @@ class ImageEncoder:
         found = list(self._readers.map(self._place, images))
         unreadable = {image: one for image, one in zip(images, found, strict=True) if isinstance(one, str)}
         pixels = [one for one in found if isinstance(one, Tensor)]
-        device = next(self.backbone.parameters(), torch.empty(0)).device  # a network may have none
         tokens: dict[int, Tensor] = {}
         for shape in {one.shape for one in pixels}:  # one, unless canvases vary with the image
             rows = [row for row, one in enumerate(pixels) if one.shape == shape]
             for start in range(0, len(rows), _BATCH):
                 part = rows[start : start + _BATCH]
-                batch = torch.stack([pixels[row] for row in part]).to(device)  # [B, 3, H, W]
+                batch = torch.stack([pixels[row] for row in part]).to(self.device)  # [B, 3, H, W]
                 tokens |= zip(part, encode(self.backbone, batch), strict=True)
         return [tokens[row] for row in range(len(pixels))], unreadable
 
@@ -74,6 +78,36 @@ class ImageEncoder:
             return self.geometry.place(open_image(self.root / image))[0]
         except DataError as error:
             return str(error)
+
+
+class StoredImages:
+    """Images whose tokens are read from a store where it has them, and encoded where it has not; nothing is written.
+
+    Args:
+        encoder: the backbone, for what the store lacks.
+        folder: where stores live.
+        loaded: the same backbone and geometry, to find its store by.
+    """
+
+    def __init__(self, encoder: ImageEncoder, folder: Path, loaded: LoadedBackbone) -> None:
+        self.encoder, self.store = encoder, open_store(folder, loaded)
+        self.known = ImageDigests(folder / "digests.jsonl")
+
+    def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
+        """Return the tokens ``[N, D]`` of each image that can be read, in order, and why the others cannot."""
+        sums = self.encoder.digests(images, self.known) if len(self.store) else []
+        rows = {image: self.store.rows[one] for image, one in zip(images, sums, strict=False) if one in self.store.rows}
+        lacking = [image for image in images if image not in rows]
+        encoded, unreadable = self.encoder.read(lacking)
+        fresh = iter(encoded)
+        stored = self.store.tokens() if rows else None
+        tokens = []
+        for image in images:
+            if stored is not None and image in rows:
+                tokens.append(torch.from_numpy(np.array(stored[rows[image]])).float().to(self.encoder.device))
+            elif image not in unreadable:
+                tokens.append(next(fresh))
+        return tokens, unreadable
 
 
 class TokenCache:
@@ -167,8 +201,13 @@ def cache_tokens(
 
 def token_folder(study_dir: Path) -> Path:
     """Return where a study keeps visual tokens: ``EYESWAP_TOKENS``, which studies can share, or its own folder."""
+    return shared_token_folder() or study_dir / "tokens"
+
+
+def shared_token_folder() -> Path | None:
+    """Return the folder of ``EYESWAP_TOKENS``, if it is set."""
     shared = os.environ.get("EYESWAP_TOKENS")
-    return Path(shared) if shared else study_dir / "tokens"
+    return Path(shared) if shared else None
 
 
 def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:

@@ -9,16 +9,18 @@ are not shown as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.data.formats import Example
 from eyeswap.data.layout import Split
 from eyeswap.data.subsets import subsample
-from eyeswap.data.tokens import ImageEncoder
+from eyeswap.data.tokens import ImageEncoder, StoredImages, shared_token_folder
 from eyeswap.errors import DataError, RunError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.ask import model_folder
@@ -204,7 +206,7 @@ def evaluate_run(
     for part in [[one] for one in asked] if settings.images == "shuffled" else [asked]:
         evaluate(
             model,
-            _shown(encoder, settings, part),
+            _shown(encoder, replace(model.backbone, geometry=geometry), settings, part),
             part,
             out,
             lambda name, count: task.advance(count, note=name),
@@ -216,11 +218,13 @@ def evaluate_run(
     return out
 
 
-def _shown(encoder: ImageEncoder, settings: Settings, asked: Sequence[Asked]) -> Images:
-    """Return where the tokens of some benchmarks' images come from."""
+def _shown(encoder: ImageEncoder, loaded: LoadedBackbone, settings: Settings, asked: Sequence[Asked]) -> Images:
+    """Return where the tokens of some benchmarks' images come from: a shared store if there is one, or the backbone."""
+    shared = shared_token_folder()
+    known = StoredImages(encoder, shared, loaded) if shared and settings.images != "blanked" else encoder
     if settings.images != "shuffled":
-        return encoder
-    return ShuffledImages(encoder, shuffle([example.image for _, examples, _ in asked for example in examples]))
+        return known
+    return ShuffledImages(known, shuffle([example.image for _, examples, _ in asked for example in examples]))
 
 
 def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, half: bool) -> None:
