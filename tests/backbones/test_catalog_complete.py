@@ -49,6 +49,7 @@ LEFT_OUT = [
     "vit-adapter-mask2former-beit-l-ade20k-640",
     "vit-adapter-mask2former-beit-l-coco-ade20k-896",
     "vit-adapter-mask2former-beitv2-l-coco-ade20k-896",
+    *("vim-tiny", "vim-tiny-ft", "vim-small", "vim-small-ft", "vim-base"),
 ]
 WITH_LAST_STAGE_TWIN = [*MAXVIT, *MAMBAVISION]
 PUBLISHED = [*VIT, *WITH_LAST_STAGE_TWIN, *(f"{name}-s3" for name in WITH_LAST_STAGE_TWIN), *VMAMBA, *VITDET, *ADAPTER]

@@ -35,6 +35,7 @@ def test_everything_that_is_broken_is_found_and_nothing_else(tmp_path: Path) -> 
         },
         "note": {"tap-norm", "unequal-sizes", "idle-parameters"},
     }  # fmt: skip
+    assert found["canvas"]["mambavision/seed-7"]["refcoco"]["padding"] == 0.71
     changed = next(one for one in found["warnings"] if one["key"] == "changed-files")
     assert changed["evidence"] == {"changed": ["model/model.safetensors", "spec.json"]}
 

@@ -160,7 +160,7 @@ def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
     if not all(entry.weights.commercial_use for entry in entries):
         lines.append("* for non-commercial use only.")
     if any(entry.family == "vit-adapter" for entry in entries):
-        lines.append(f"Not here, of the published study: {len(catalog.left_out())} ViT-Adapters; `eyeswap backbones")
+        lines.append(f"Not here, of the published study: {len(catalog.left_out())} variants; `eyeswap backbones")
         lines[-1] += " show NAME` says why: " + ", ".join(catalog.left_out()) + "."
     if not is_wide:
         lines.append(f"A terminal of {WIDE} columns shows tap, geometry and data too; so do --json and show NAME.")

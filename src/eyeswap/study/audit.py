@@ -98,6 +98,7 @@ class AuditReport:
         undeclared: every other difference.
         unknown: titles of facts that no run recorded, so that nothing is proven about them.
         warnings: what else a reader must know, errors first; see `Finding`.
+        canvas: run to data set to how its images lie on the canvas, see `eyeswap.study.observed.CanvasUse`.
     """
 
     runs: tuple[str, ...]
@@ -107,6 +108,7 @@ class AuditReport:
     undeclared: tuple[Fact, ...]
     unknown: tuple[str, ...]
     warnings: tuple[Finding, ...]
+    canvas: dict[str, Mapping[str, Any]]
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -149,6 +151,7 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
         undeclared=tuple(found["undeclared"]),
         unknown=tuple(unknown),
         warnings=tuple(merged(findings)),
+        canvas={name: audit_canvas.uses_of(record) for name, record in records.items()},
     )
 
 

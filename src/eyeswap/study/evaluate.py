@@ -31,9 +31,11 @@ from eyeswap.evaluation.probes import BlankedImages, ImagesShown, ShuffledImages
 from eyeswap.evaluation.runner import Asked, Images, evaluate
 from eyeswap.evaluation.workers import Workers, best_device
 from eyeswap.files import read_json, write_json
+from eyeswap.geometry import ImageGeometry
 from eyeswap.progress import Progress
 from eyeswap.recipe import BoxFrame
 from eyeswap.study.environment import environment
+from eyeswap.study.observed import canvas_of
 from eyeswap.study.scores import write_scores
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.prompt import Prompt
@@ -198,6 +200,7 @@ def evaluate_run(
     geometry = model.processor.image_geometry
     if workers.is_first:
         _write_records(out, run, settings, frame, half)
+        _write_spec(out, run, settings, frame, asked, geometry)
     workers.wait()
     kind = BlankedImages if settings.images == "blanked" else ImageEncoder
     encoder = kind(model.backbone.network.to(device), geometry, root)
@@ -246,6 +249,18 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
         raise RunError(f"{out}: holds an evaluation with other {changed}; choose another --out, or delete it")
     write_json(path, record)
     write_json(out / "environment.json", environment())
+
+
+def _write_spec(
+    out: Path, run: Path, settings: Settings, frame: BoxFrame, asked: Sequence[Asked], geometry: ImageGeometry
+) -> None:
+    """Write the run's record with what the evaluation changed: questions, box frame, images, where they lie."""
     spec = run_spec(run)
-    if spec is not None:
-        write_json(out / "spec.json", spec | {"test_box_frame": frame, "images": settings.images})
+    if spec is None:
+        return
+    images = {benchmark.name: [example.image for example in examples] for benchmark, examples, _ in asked}
+    changed = {"benchmarks": list(images), "test_box_frame": frame, "images": settings.images}
+    seen = spec.get("observed", {}) | {
+        "canvas": canvas_of(geometry, str(spec["backbone"]["name"]), Path(settings.data), images)
+    }
+    write_json(out / "spec.json", spec | changed | {"observed": seen})

@@ -15,6 +15,7 @@ import numpy as np
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.errors import SpecError
 from eyeswap.files import image_size
 from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.study.footprint import measure
@@ -65,14 +66,26 @@ def observed(
         "llm_positions": positions,
         "tap_norm": tap_norm(loaded),
         "parameters_run": parameters_run(loaded),
-        "canvas": canvas_of(loaded, root, image_sets),
+        "canvas": canvas_of(loaded.geometry, loaded.name, root, image_sets),
     }
 
 
-def canvas_of(loaded: LoadedBackbone, root: Path, image_sets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return how each data set lies on a backbone's canvas; data sets without a readable image are left out."""
-    own = None if loaded.entry is None else catalog.entry(loaded.name).geometry
-    uses = {name: canvas_use(loaded.geometry, own, root, images) for name, images in image_sets.items()}
+def canvas_of(
+    geometry: ImageGeometry, backbone: str, root: Path, image_sets: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return how data sets lie on a canvas, as plain data; those without a readable image are left out.
+
+    Args:
+        geometry: how images meet the canvas.
+        backbone: its name; in the catalog it has a geometry of its own to compare the scale with.
+        root: folder that image paths are relative to.
+        image_sets: images of each data set.
+    """
+    try:
+        own = catalog.entry(backbone).geometry
+    except SpecError:
+        own = None
+    uses = {name: canvas_use(geometry, own, root, images) for name, images in image_sets.items()}
     return {name: asdict(use) for name, use in uses.items() if use is not None}
 
 
