@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from eyeswap.data import images
 from eyeswap.data.images import bad_images
 from eyeswap.data.instruction import Instruction
 from eyeswap.data.preflight import inspect_images
+from eyeswap.errors import EnvironmentProblem
 
 COCO, VG = "mix/coco/train2017", "mix/vg/VG_100K"
 
@@ -77,3 +80,12 @@ def test_worker_processes_find_the_same(root: Path) -> None:
     assert list(found) == [name for number, name in enumerate(names) if number % 2 or number == 150]
     assert found[names[1]] == "is 4x5, stated 4x4"
     assert "not a readable image" in found[names[150]]
+
+
+def test_a_process_that_is_ended_from_outside_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*arguments: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(images, "_reasons", ended)
+    with pytest.raises(EnvironmentProblem, match="was ended from outside"):
+        inspect_images(RECORDS, root)

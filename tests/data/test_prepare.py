@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from eyeswap.data.prepare import inspect
 from eyeswap.data.training_sets import TRAINING_SETS
 from eyeswap.errors import DataError, MissingFileError, SpecError
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS, get_benchmark
-from eyeswap.files import digest
+from eyeswap.files import digest, read_plain_pickle
 from official_files import write_official_files
 
 POPE_PINNED = Path(__file__).parents[1] / "fixtures" / "pope" / "e3e39262"
@@ -148,12 +149,25 @@ def test_a_further_split_is_read_if_the_files_carry_it(files, name):
         assert len(benchmark.examples(root)) == 10
         assert len(benchmark.slim(root, 4)) == 4
         assert inspect(FAMILIES["refcoco"], root).splits[name.replace("-", " ")] == 10
-    elif name == "ocid-ref-test":
-        with pytest.raises(MissingFileError, match=r"test_expressions.json"):
+    elif name in ("ocid-ref-test", "refcocog-google"):
+        with pytest.raises(MissingFileError, match=r"test_expressions.json|refs\(google\).p: no such file"):
             benchmark.examples(root)
     else:
         with pytest.raises(DataError, match=r"refs\(unc\).p: has no expression of split 'test[AB]', only val, test"):
             benchmark.examples(root)
+
+
+def test_googles_division_of_refcocog_is_a_benchmark_beside_the_studys(tmp_path):
+    write_official_files(tmp_path)
+    folder = tmp_path / "download" / "refcoco" / "refcocog"
+    refs = read_plain_pickle(folder / "refs(umd).p")
+    (folder / "refs(google).p").write_bytes(pickle.dumps([ref for ref in refs if ref["split"] == "val"][:4], 2))
+    found = get_benchmark("refcocog-google").examples(tmp_path)
+    assert found == get_benchmark("refcocog").examples(tmp_path)[: len(found)]
+    assert get_benchmark("refcocog-google").slim(tmp_path, 3)
+    splits = inspect(FAMILIES["refcoco"], tmp_path).splits
+    assert splits["refcocog google-val"] == len(found)
+    assert splits["refcocog val"] == 60
 
 
 def test_names_inside_the_archives_are_accepted_too(tmp_path):
@@ -184,6 +198,23 @@ def test_the_pinned_pope_is_recognised_and_complete_but_for_its_images(tmp_path)
     assert [line.split(":")[0] for line in found.complaints] == ["500 images are not on disk"]
     (folder / "coco_pope_random.json").write_text("{}{}")
     assert "coco_pope_random.json: line 1 is not valid JSON" in inspect(FAMILIES["pope"], tmp_path).problem
+
+
+def test_the_version_of_pope_with_nine_thousand_questions_is_complete_too(tmp_path):
+    folder = tmp_path / "download" / "pope"
+    (folder / "val_images").mkdir(parents=True)
+    names = [f"COCO_val2014_{number:012d}.jpg" for number in range(500)]
+    for name in names:
+        (folder / "val_images" / name).touch()
+    for split in POPE_SPLITS:
+        rows = [
+            {"question_id": number + 1, "image": names[number // 6], "text": "q?", "label": ("yes", "no")[number % 2]}
+            for number in range(3000)
+        ]
+        (folder / f"coco_pope_{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = inspect(FAMILIES["pope"], tmp_path)
+    assert found.complaints == []
+    assert found.published == dict.fromkeys(POPE_SPLITS, 3000)
 
 
 def test_names_of_families_and_benchmarks():

@@ -105,30 +105,38 @@ def read_refcoco_files(root: Path, split: str, names: Iterable[str] = REFER_AUTH
 
     Args:
         root: the data root.
-        split: a split by its own name (``val``, ``train``, ``testA``, ``testB``, ``test``); ``eval`` is ``val``.
+        split: a split by its own name (``val``, ``train``, ``testA``, ``testB``, ``test``); ``eval`` is ``val``, and
+            ``google-val`` is ``val`` of Google's division, ``refs(google).p``.
         names: sets to read.
 
     Raises:
         DataError: naming file and row; of class MissingFileError if a set has no example of that split.
     """
     examples = []
+    author, _, own = split.rpartition("-")
     for name in names:
-        refs = need(root, "refcoco", f"{name}/refs({REFER_AUTHORS[name]}).p")
+        refs = need(root, "refcoco", f"{name}/refs({author or REFER_AUTHORS[name]}).p")
         instances = need(root, "refcoco", f"{name}/instances.json")
         images = _images(root, "refcoco", "train2014")
-        found = read_refer(refs, instances, images, name, "val" if split == "eval" else split)
+        found = read_refer(refs, instances, images, name, "val" if own == "eval" else own)
         if not found:
             carried = ", ".join(refer_splits(refs))
-            raise MissingFileError(f"{refs}: has no expression of split {split!r}, only {carried}")
+            raise MissingFileError(f"{refs}: has no expression of split {own!r}, only {carried}")
         examples += found
     return examples
 
 
 def refcoco_splits(root: Path) -> dict[str, int]:
-    """Return how many sentences each split of each RefCOCO set has, ``refcoco testA`` and so on."""
+    """Return how many sentences each split of each RefCOCO set has, ``refcoco testA`` and so on.
+
+    Those of Google's division of RefCOCOg are among them if its file is there, ``refcocog google-val``.
+    """
     found = {
         name: refer_splits(need(root, "refcoco", f"{name}/refs({REFER_AUTHORS[name]}).p")) for name in REFER_AUTHORS
     }
+    google = find(root, "refcoco", "refcocog/refs(google).p")
+    if google.is_file():
+        found["refcocog"] |= {f"google-{split}": count for split, count in refer_splits(google).items()}
     return {f"{name} {split}": count for name, splits in found.items() for split, count in splits.items()}
 
 

@@ -39,6 +39,7 @@ _TEST_SPLITS: tuple[Benchmark, ...] = (
     RefCOCO("refcoco+-testA", "RefCOCO+ testA", "refcoco", 5_726, part="testA"),
     RefCOCO("refcoco+-testB", "RefCOCO+ testB", "refcoco", 4_889, part="testB"),
     RefCOCO("refcocog-test", "RefCOCOg test", "refcoco", 9_602, part="test"),
+    RefCOCO("refcocog-google", "RefCOCOg val (Google)", "refcoco", 9_536, part="google-val"),
     OCIDRef("ocid-ref-test", "OCID-Ref test", "ocid-ref", 27_513, part="test"),
 )
 TEST_SPLITS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _TEST_SPLITS}
