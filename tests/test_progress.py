@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from eyeswap.progress import progress
+from eyeswap.progress import Progress, progress
 
 
 def shown(*, terminal: bool, total: int = 4) -> str:
@@ -44,3 +44,10 @@ def test_slow_work_is_told_in_seconds_a_step() -> None:
         assert "time left unknown" in task.line(task._started + 1.0)
         task.done = 1
         assert task.line(task._started + 4000.0) == "train: 1/2, 4000.0 s each, 1:06:40 left"
+
+
+def test_what_was_done_before_does_not_count_for_the_rate() -> None:
+    task = Progress(Console(quiet=True)).task("train", total=100, done=80)
+    task.advance(10)
+    line = task.line(task._started + 5)
+    assert line.startswith("train: 90/100, 2.0/s, 0:05 left")

@@ -7,6 +7,7 @@ processes take each run together.
 
 from __future__ import annotations
 
+import gc
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,6 +34,7 @@ from eyeswap.study.study_data import StudyData, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.study.visual_tokens import cached_tokens
 from eyeswap.training.parallel import Ranks, join
+from eyeswap.training.vision import check_canvas
 from eyeswap.vlm.llm import load_config, load_tokenizer
 from eyeswap.vlm.model import VisionLanguageModel
 
@@ -81,6 +83,7 @@ def check_arms(study: Study) -> None:
     load_tokenizer(llm_source(study.recipe.llm))
     for arm in study.arms:
         loaded = load_arm(study, arm)
+        check_canvas(loaded)
         rows, columns = loaded.token_grid
         stride_px = loaded.geometry.canvas[0] / rows
         problem = positions_problem(study.recipe.llm, positions, rows * columns, stride_px)
@@ -102,6 +105,7 @@ def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progre
     cache = cached_tokens(run, data, loaded, token_folder(study_dir), board, ranks)
     if not (run.folder / "model").is_dir():
         train_run(run, data, loaded, cache, board, ranks)
+        gc.collect()  # a sharded model holds itself; its memory is needed now
     _answer(run, data, loaded, cache, board, ranks)
     if ranks.is_first:
         write_scores(run.folder)

@@ -13,11 +13,22 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.data.tokens import TokenCache
 from eyeswap.errors import SpecError
 from eyeswap.files import open_image
 from eyeswap.geometry import ImageGeometry
 from eyeswap.vlm.model import VisionLanguageModel
+
+
+def check_canvas(loaded: LoadedBackbone) -> None:
+    """Check that a backbone gives every image the same number of tokens.
+
+    Raises:
+        SpecError: if its canvas varies with the image.
+    """
+    if loaded.geometry.strategy == "keep-ratio":
+        raise SpecError(f"backbone {loaded.name}: training needs a canvas that does not vary; choose a letterbox")
 
 
 class VisualSource(Protocol):
@@ -95,8 +106,7 @@ class LiveTokens:
             SpecError: if the canvas varies with the image.
         """
         loaded = vlm.backbone
-        if loaded.geometry.strategy == "keep-ratio":
-            raise SpecError(f"backbone {loaded.name}: training needs a canvas that does not vary; choose a letterbox")
+        check_canvas(loaded)
         rows, columns = loaded.token_grid
         return cls(loaded.geometry, root, rows * columns)
 

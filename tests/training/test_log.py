@@ -1,0 +1,101 @@
+"""The training log goes to train.jsonl always, and to trackers when asked for."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import pytest
+from tiny_run import run
+
+from eyeswap.errors import EnvironmentProblem
+from eyeswap.recipe import Execution
+from eyeswap.training.log import TrainLog, open_trackers
+
+
+class Service(ModuleType):
+    """Speaks as wandb and trackio do."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.opened: dict = {}
+        self.rows: list = []
+        self.finished = 0
+
+    def init(self, **about: object) -> None:
+        self.opened = about
+
+    def log(self, values: dict, step: int) -> None:
+        self.rows.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+class Writer:
+    """Speaks as TensorBoard's SummaryWriter does."""
+
+    opened: ClassVar[list] = []
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.rows, self.closed = folder, [], False
+        self.opened.append(self)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.rows.append((name, value, step))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_service_gets_every_step(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    service = Service(name)
+    monkeypatch.setitem(sys.modules, name, service)
+    folder = tmp_path / "study" / "arm" / "seed-7"
+    run(tiny_llm, folder, execution=Execution(track=(name,)))
+    assert (service.opened["project"], service.opened["name"]) == ("eyeswap", "study/arm/seed-7")
+    assert service.opened["config"]["lr"] == 1e-2
+    assert [step for step, _ in service.rows] == [row["step"] for row in rows(folder)]
+    assert [values["train/loss"] for _, values in service.rows] == [row["loss"] for row in rows(folder)]
+    assert service.finished == 1
+
+
+def test_tensorboard_gets_every_step(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr(Writer, "opened", [])
+    run(tiny_llm, tmp_path, execution=Execution(track=("tensorboard",)))
+    (writer,) = Writer.opened
+    assert writer.folder == str(tmp_path / "tensorboard")
+    assert [value for name, value, _ in writer.rows if name == "train/loss"] == [row["loss"] for row in rows(tmp_path)]
+    assert writer.closed
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+def test_a_tracker_that_is_not_installed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
+    with pytest.raises(EnvironmentProblem, match=f"track: {name} is not installed; pip install {name}"):
+        open_trackers([name], tmp_path, {})
+
+
+def test_steps_that_are_taken_again_are_logged_once(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    log = TrainLog(path, 0)
+    for step in range(4):
+        log.add({"step": step, "loss": float(step), "elapsed_s": step / 2})
+    log.close()
+    path.write_text(path.read_text() + '{"step": 4, "lo')  # cut off
+    log = TrainLog(path, 2)
+    assert (log.losses, log.elapsed_s) == ([0.0, 1.0], 0.5)
+    log.add({"step": 2, "loss": 9.0, "elapsed_s": 1.0})
+    log.close()
+    assert [row["loss"] for row in rows(tmp_path)] == [0.0, 1.0, 9.0]
