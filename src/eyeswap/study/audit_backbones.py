@@ -18,6 +18,7 @@ from eyeswap.study.record import Finding, Record, at, runs_of
 Records = Mapping[str, Record]
 
 _WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding
+WITH_BATCH_NORM = ("maxvit", "mambavision", "vit-adapter")
 FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are convolutions alone; all other families mix from the start
 
 
@@ -28,15 +29,19 @@ def not_frozen(records: Records) -> Iterator[Finding]:
         if mode in (None, "eval"):
             continue
         entry = _entry(record)
-        published = {} if entry is None else entry.as_published.get("architecture", {})
-        rate = published.get("drop_path_rate")
-        noise = f"; drop path {rate} was active" if rate else ""
+        rate = None if entry is None else entry.as_published.get("architecture", {}).get("drop_path_rate")
+        has_norms = entry is not None and entry.family in WITH_BATCH_NORM
+        noise = [f"drop path {rate} was active"] if rate else []
+        noise += ["BatchNorm followed each batch"] if has_norms else []
+        harmless = entry is not None and not noise
+        if harmless:
+            noise = ["it has neither drop path nor BatchNorm, so its tokens are the same"]
         yield Finding(
             "train-mode",
-            "warning",
+            "note" if harmless else "warning",
             (name,),
-            f"the frozen backbone was not in eval mode while its tokens were made (mode {mode}){noise}",
-            {"frozen_mode": mode, "drop_path_rate": rate},
+            "; ".join(["the frozen backbone was not in eval mode while its tokens were made", *noise]),
+            {"frozen_mode": mode, "drop_path_rate": rate, "batch_norm": has_norms},
         )
 
 
