@@ -44,6 +44,13 @@ def test_a_folder_is_taken_out_whatever_lies_around_it(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "photos" / "deep" / "b.jpg").read_bytes() == b"2"
 
 
+def test_what_a_killed_unpacking_left_is_no_part_of_the_next(tmp_path: Path) -> None:
+    (tmp_path / "out" / ".photos.unpacking").mkdir(parents=True)
+    (tmp_path / "out" / ".photos.unpacking" / "torn.jpg").write_bytes(b"x")
+    run(zip_of(tmp_path / "a.zip", images__a=b"1"), "images", tmp_path / "out" / "photos")
+    assert everything(tmp_path / "out") == ["photos/a"]
+
+
 def test_a_file_is_taken_out(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "a.zip", Annotations__val=b"wrong", Annotations__train=b"x")
     run(archive, "val", tmp_path / "out" / "val.json")

@@ -8,6 +8,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from eyeswap.backbones import download
 from eyeswap.cli.main import app
 from eyeswap.data import fetch as module
 from eyeswap.data.catalogue import sets_named
-from eyeswap.data.families import Source
+from eyeswap.data.families import FAMILIES, Family, Source
 from eyeswap.data.fetch import fetch, plan_fetch
+from eyeswap.data.prepare import inspect
 from eyeswap.data.training_sets import TRAINING_SETS, TrainingSet
 from eyeswap.errors import EnvironmentProblem
+from official_files import write_official_files
 
 
 class Server(ThreadingHTTPServer):
@@ -196,6 +199,7 @@ def run(*arguments: str | Path) -> Result:
 def test_the_command_says_what_it_will_do_and_asks(mix: TrainingSet, server: Server, tmp_path: Path) -> None:
     shown = run("mix", "--root", tmp_path)
     assert shown.exit_code == 2
+    assert "Mix (mix): a mix; licence: none" in shown.stdout
     assert f"download  download/mix/mix.json <- {mix.sources[0].url} (0.0 MB)" in shown.stdout
     assert "by hand   download/mix/scans <- " in shown.stdout
     assert "fill in the form at the address" in shown.stdout
@@ -232,6 +236,48 @@ def test_a_root_that_is_a_file_is_told(mix: TrainingSet, tmp_path: Path) -> None
     (tmp_path / "root").write_text("")
     with pytest.raises(EnvironmentProblem, match="cannot be made: Not a directory"):
         fetch(plan_fetch([mix], tmp_path / "root"), tmp_path / "root")
+
+
+def serve_official_files(server: Server, official: Path) -> dict[str, Family]:
+    """Serve what lies below ``official`` as the catalogue's archives; return the catalogue with their addresses."""
+    archives: dict[str, dict[str, bytes]] = {}
+    families = {}
+    for family in FAMILIES.values():
+        sources = []
+        for source in family.sources:
+            path = family.folder(official) / source.names[0]
+            name = "/" + hashlib.sha256(source.url.encode()).hexdigest()
+            files = [file for file in path.rglob("*") if file.is_file()] if source.is_images else [path]
+            for file in files if source.member else []:
+                inside = f"around/{source.member}/{file.relative_to(path)}".removesuffix("/.")
+                archives.setdefault(name, {})[inside] = file.read_bytes()
+            if not source.member and not source.manual:
+                server.files[name] = path.read_bytes()
+            sources.append(replace(source, url=f"http://127.0.0.1:{server.server_port}{name}", digests={}))
+        families[family.name] = replace(family, sources=tuple(sources))
+    server.files |= {name: zipped(**files) for name, files in archives.items()}
+    return families
+
+
+def test_every_family_is_fetched_into_its_official_folders(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = write_official_files(tmp_path / "official")
+    (tmp_path / "official" / "download" / "tally-qa" / "VG_100K_2" / "other.jpg").touch()
+    for name, family in serve_official_files(server, tmp_path / "official").items():
+        monkeypatch.setitem(FAMILIES, name, family)
+    root = tmp_path / "root"
+    plan = plan_fetch(list(FAMILIES.values()), root)
+    assert fetch(plan, root) == []
+    assert [found.path for found in plan.by_hand] == ["download/ocid-ref/val_expressions.json"]
+    by_hand = root / plan.by_hand[0].path
+    by_hand.write_bytes((tmp_path / "official" / plan.by_hand[0].path).read_bytes())
+    for name, family in FAMILIES.items():
+        found = inspect(family, root)
+        assert all(file.exists for file in found.files), name
+        assert not found.problem
+        assert not found.missing_images
+        assert sum(found.counts.values()) == len(expected[name])
 
 
 @pytest.mark.parametrize("data_set", sets_named("all"), ids=lambda one: one.name)

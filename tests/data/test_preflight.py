@@ -56,6 +56,12 @@ def test_usable_records_and_the_reasons_of_the_others_are_told(root: Path) -> No
     assert (found.num_records, found.num_text_only, found.num_turns) == (8, 1, 11)
 
 
+def test_an_image_that_lies_there_under_another_ending_is_told(root: Path) -> None:
+    (root / COCO / "gone.gif").write_bytes(b"GIF89a")
+    found = inspect_images(RECORDS, root, decode=False)
+    assert found.unusable_images[f"{COCO}/gone.jpg"] == "no such file, but gone.gif: convert it"
+
+
 def test_every_folder_says_what_is_missing_and_what_is_broken(root: Path) -> None:
     coco, vg, nowhere = inspect_images(RECORDS, root).sources
     assert (coco.folder, coco.num_records, coco.num_images) == (COCO, 3, 2)

@@ -25,6 +25,8 @@ def fetch_sets(sets: Sequence[DataSet], root: Path, yes: bool) -> list[str]:
     """
     from eyeswap.data.fetch import check_room, fetch, plan_fetch
 
+    for one in sets:
+        typer.echo(f"{one.title} ({one.name}): {one.about}; licence: {one.licence}")
     plan = plan_fetch(sets, root)
     for line in _planned(plan):
         typer.echo(line)

@@ -32,6 +32,20 @@ def missing_images(root: Path, images: Sequence[str]) -> list[str]:
     return missing
 
 
+def other_endings(root: Path, images: Sequence[str]) -> dict[str, str]:
+    """Return, of images that are missing, those that lie there under another ending, and under which name."""
+    names: dict[Path, dict[str, str]] = {}
+    found = {}
+    for image in images:
+        path = root / image
+        if path.parent not in names:
+            there = path.parent.iterdir() if path.parent.is_dir() else ()
+            names[path.parent] = {file.stem: file.name for file in there}
+        if path.stem in names[path.parent]:
+            found[image] = names[path.parent][path.stem]
+    return found
+
+
 def bad_images(
     root: Path,
     sizes: Mapping[str, tuple[int, int] | None],

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eyeswap.data.images import bad_images, missing_images
+from eyeswap.data.images import bad_images, missing_images, other_endings
 from eyeswap.data.instruction import Instruction
 from eyeswap.progress import Progress
 
@@ -86,6 +86,9 @@ def inspect_images(
     shown = [instruction.image for instruction in instructions if instruction.image is not None]
     images = list(dict.fromkeys(shown))
     missing = dict.fromkeys(missing_images(root, images), MISSING)
+    missing |= {
+        image: f"{MISSING}, but {name}: convert it" for image, name in other_endings(root, list(missing)).items()
+    }
     undecodable = {}
     if decode:
         here = {image: None for image in images if image not in missing}
