@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from eyeswap.backbones import catalog
 from eyeswap.files import digest, write_json, write_text
 from eyeswap.study.scores import write_scores
 
@@ -21,12 +22,19 @@ BENCHMARKS = {
     },
     "pope": {"group": "vqa", "title": "POPE", "metric": "accuracy", "baseline": "always yes"},
     "tallyqa": {"group": "vqa", "title": "TallyQA", "metric": "accuracy", "baseline": "most frequent count"},
-    "refcoco": {"group": "localization", "title": "RefCOCO", "metric": "IoU >= 0.5", "baseline": "mean box"},
+    "refcoco": {
+        "group": "localization",
+        "title": "RefCOCO",
+        "metric": "IoU >= 0.5",
+        "baseline": "mean box",
+        "iou_threshold": 0.5,
+    },
     "ocid-ref": {
         "group": "localization",
         "title": "OCID-Ref",
         "metric": "IoU >= 0.25",
         "baseline": "mean box",
+        "iou_threshold": 0.25,
     },
 }
 SKILL = {  # chance of a right answer in VQA and in localization
@@ -35,6 +43,7 @@ SKILL = {  # chance of a right answer in VQA and in localization
     "vmamba": (0.67, 0.60),
     "mambavision": (0.65, 0.41),
 }
+OTHERS = (0.62, 0.35)
 SIZES = {"vit": 212_000, "maxvit": 431_000, "vmamba": 318_000, "mambavision": 655_000}
 COLORS = {"red": (204, 62, 48), "green": (58, 140, 84), "blue": (52, 98, 190), "yellow": (222, 178, 50)}
 SHAPES = [(320, 240), (240, 320), (256, 256), (480, 200), (180, 360), (300, 220)]
@@ -45,6 +54,11 @@ FIELDS = {
     "invalid": pa.bool_(), "margin": pa.float64(), "num_tokens": pa.int32(), "latency_s": pa.float64(),
     "baseline_score": pa.float64(),
 }  # fmt: skip
+
+
+def _number(arm):
+    """Return a number of an arm that seeds what is drawn for it; the four known arms come first."""
+    return list(SKILL).index(arm) if arm in SKILL else 10 + int(digest(arm)[:6], 16)
 
 
 def draw_scenes(folder, num_images, generator):
@@ -99,12 +113,14 @@ def answer_row(benchmark, number, scene, skill, generator):
     }  # fmt: skip
 
 
-def write_predictions(run, scenes, arm, seed, num_examples):
+def write_predictions(run, scenes, arm, seed, num_examples, benchmarks):
     """Write all predictions of a run, with difficulty shared by the arms as in life."""
-    skills = SKILL[arm]
+    skills = SKILL.get(arm, OTHERS)
     for index, (name, about) in enumerate(BENCHMARKS.items()):
+        if name not in benchmarks:
+            continue
         shared = np.random.default_rng(index)
-        own = np.random.default_rng([index, seed, list(SKILL).index(arm)])
+        own = np.random.default_rng([index, seed, _number(arm)])
         rows = []
         for number in range(num_examples):
             image = int(shared.integers(len(scenes)))
@@ -118,13 +134,13 @@ def write_predictions(run, scenes, arm, seed, num_examples):
         path = run / "predictions" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(FIELDS)), path)
-    write_json(run / "predictions" / "benchmarks.json", BENCHMARKS)
+    write_json(run / "predictions" / "benchmarks.json", {name: BENCHMARKS[name] for name in benchmarks})
 
 
 def write_training(run, arm, seed, num_steps):
-    generator = np.random.default_rng([seed, list(SKILL).index(arm)])
+    generator = np.random.default_rng([seed, _number(arm)])
     steps = np.arange(1, num_steps + 1)
-    floor = 1.15 - 0.6 * np.mean(SKILL[arm])
+    floor = 1.15 - 0.6 * np.mean(SKILL.get(arm, OTHERS))
     losses = floor + 2.6 * np.exp(-steps / 45) + generator.normal(0, 0.05, num_steps)
     rows = [
         {
@@ -140,13 +156,14 @@ def write_training(run, arm, seed, num_steps):
     write_text(run / "train.jsonl", "".join(json.dumps(row, default=float) + "\n" for row in rows))
 
 
-def write_spec(run, arm, seed, recipe):
+def write_spec(run, arm, seed, recipe, backbone):
+    size = SIZES.get(arm) or catalog.entry(backbone).num_parameters
     spec = {
         "study": "synthetic", "arm": arm, "seed": seed, "recipe": recipe, "recipe_digest": digest(recipe),
         "backbone": {
-            "name": f"digits-{arm}", "family": arm, "weights_sha256": digest(arm), "embed_dim": 64,
-            "num_parameters": SIZES[arm], "token_grid": [8, 8], "frozen_mode": "controlled",
-            "geometry": {"name": "letterbox", "height": 128, "width": 128, "mean": [0.5], "std": [0.5]},
+            "name": backbone, "family": catalog.entry(backbone).family, "weights_sha256": digest(arm), "embed_dim": 64,
+            "num_parameters": size, "token_grid": [8, 8], "frozen_mode": "controlled",
+            "geometry": catalog.entry(backbone).geometry.canonical(),
         },
         "data_digest": digest("data"), "order_digest": digest(["order", seed]),
         "llm": {"name": "digits-llm", "sha256": digest("llm")},
@@ -157,26 +174,32 @@ def write_spec(run, arm, seed, recipe):
     write_json(run / "environment.json", {"packages": {"torch": "2.13.0"}, "cpu": "a CPU", "num_threads": 1})
 
 
-def write_study(folder, arms=tuple(SKILL), seeds=(7,), unfinished=(), num_examples=120, num_images=60):
-    """Write a whole study folder; arms in ``unfinished`` have trained but not been evaluated."""
+def write_study(
+    folder, arms=tuple(SKILL), seeds=(7,), unfinished=(), num_examples=120, num_images=60, benchmarks=tuple(BENCHMARKS)
+):
+    """Write a whole study folder; arms in ``unfinished`` have trained but not been evaluated.
+
+    ``arms`` are names, of which the backbones are digits-<name>, or map names to backbones of the catalog.
+    """
+    arms = arms if isinstance(arms, dict) else {arm: f"digits-{arm}" for arm in arms}
     recipe = {
         "data": {"name": "digits", "seed": 0, "num_train_images": 4000}, "llm": "digits-llm",
         "connector": "gelu-mlp", "lr": 2e-3, "global_batch": 64, "micro_batch": None, "precision": "fp32",
     }  # fmt: skip
     study = {
         "name": "synthetic", "question": "Does the vision backbone decide how well a small VLM localizes?",
-        "recipe": recipe, "arms": {arm: {"backbone": f"digits-{arm}"} for arm in arms},
-        "may_differ": ["backbone"], "benchmarks": list(BENCHMARKS), "seeds": list(seeds),
+        "recipe": recipe, "arms": {arm: {"backbone": backbone} for arm, backbone in arms.items()},
+        "may_differ": ["backbone"], "benchmarks": list(benchmarks), "seeds": list(seeds),
     }  # fmt: skip
     write_json(folder / "study.json", study)
     scenes = draw_scenes(folder / "data" / "images", num_images, np.random.default_rng(0))
     for arm in arms:
         for seed in seeds:
             run = folder / arm / f"seed-{seed}"
-            write_spec(run, arm, seed, recipe)
+            write_spec(run, arm, seed, recipe, arms[arm])
             write_training(run, arm, seed, 240)
             if arm not in unfinished:
-                write_predictions(run, scenes, arm, seed, num_examples)
+                write_predictions(run, scenes, arm, seed, num_examples, benchmarks)
                 write_scores(run)
     return Path(folder)
 

@@ -41,7 +41,15 @@ def test_a_shared_lead_is_called_shared(results, pairs):
         return replace(pair, p=1.0) if same else pair
 
     headline = judge(results, [tie(pair) for pair in pairs]).headline
-    assert "**vmamba** and **mambavision** share the lead in localization" in headline
+    assert headline == "**vmamba** and **mambavision** share the lead in localization; VQA is not decided."
+
+
+def test_one_that_trails_is_named_instead_of_all_who_lead(results, pairs):
+    behind = [replace(pair, p=0.0 if pair.behind == "vit" else 1.0) for pair in pairs]
+    behind = [pair for pair in behind if pair.ahead != "vit"]
+    headline = judge(results, behind).headline
+    assert headline.startswith("**vit** trails in ")
+    assert headline.endswith("the other three are not told apart from the best.")
 
 
 def test_one_leader_everywhere_is_said_once(results, pairs):

@@ -9,14 +9,17 @@ from typing import Literal
 
 from eyeswap.report.compare import MARGIN, Comparison, compare_averages, compare_benchmarks, rank_averages
 from eyeswap.report.costs import Budget, budgets, find_profile
-from eyeswap.report.fixed import audited
+from eyeswap.report.fixed import audited, diagnosed
 from eyeswap.report.gather import StudyResults, gather
 from eyeswap.report.grounding import Grounding, grounding
 from eyeswap.report.predictors import Predictor, predictors
-from eyeswap.report.published import PublishedPoint, published_points
+from eyeswap.report.published import Beside, published_beside, published_points
+from eyeswap.report.style import short_names
 from eyeswap.report.verdict import Verdict, judge
 from eyeswap.study.audit import AuditReport
+from eyeswap.study.collapse import ArmDiagnosis
 from eyeswap.study.profile import Cell
+from eyeswap.study.published import PublishedResult
 from eyeswap.study.ranks import Rank
 
 Standing = Literal["best", "level", "behind"]
@@ -34,8 +37,10 @@ class Analysis:
         ranks: average to arm to its rank, with the places that it may truly have.
         predictors: what is known of the arms beforehand, against their scores.
         budgets: what each arm costs, in four currencies.
+        beside: averages of ours that have a published one.
         published_points: the published study's Figure 1 beside ours, where arms are of it.
         grounding: why boxes are wrong; empty without localization benchmarks.
+        collapse: whether each arm's localization has collapsed, with the evidence; empty without localization.
         profile: latency and memory against resolution, where the study's folder holds it.
         audit: what was held fixed; None if fewer than two runs are finished.
         verdict: all of it in words.
@@ -48,8 +53,10 @@ class Analysis:
     ranks: dict[str, dict[str, Rank]]
     predictors: list[Predictor]
     budgets: list[Budget]
-    published_points: list[PublishedPoint]
+    beside: list[Beside]
+    published_points: list[PublishedResult]
     grounding: list[Grounding]
+    collapse: list[ArmDiagnosis]
     profile: list[Cell]
     audit: AuditReport | None
     verdict: Verdict
@@ -65,6 +72,12 @@ class Analysis:
             return "best" if len(self.results.finished_arms) > 1 else "behind"
         pair = self.pair(where, arm, best)
         return "behind" if pair is None or pair.decided else "level"
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The arms' names for figures, shortened where they are long."""
+        families = {str(arm.backbone.get("family")) for arm in self.results.finished_arms}
+        return short_names([arm.name for arm in self.results.arms], families)
 
     @cached_property
     def _pairs(self) -> dict[tuple[str, frozenset[str]], Comparison]:
@@ -95,7 +108,8 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
     results = gather(study_dir)
     averages = compare_averages(results, margin)
     profile = find_profile(study_dir)
-    audit, known = audited(results), predictors(results)
+    audit, known, collapse = audited(results), predictors(results), diagnosed(results)
+    beside = published_beside(results)
     return Analysis(
         results=results,
         margin=margin,
@@ -104,9 +118,11 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
         ranks=rank_averages(results, averages) if averages else {},
         predictors=known,
         budgets=budgets(results, profile) if results.finished_arms else [],
-        published_points=published_points(results),
+        beside=beside,
+        published_points=published_points(results, beside),
         grounding=grounding(results),
+        collapse=collapse,
         profile=profile,
         audit=audit,
-        verdict=judge(results, averages, known),
+        verdict=judge(results, averages, known, collapse),
     )

@@ -1,15 +1,14 @@
 """What each arm costs: tokens, FLOPs, time and parameters, so that scores can be compared at equal budgets.
 
-FLOPs are counted on paper for one question with its image: backbone, connector and the LLM's reading. Time is the
-measured time to the first token where the study's folder holds a profile of this machine, else the LLM's time a
-question, as noted while answering; the backbone's is not in that.
+FLOPs are counted on paper for one question with its image: backbone, connector and the LLM's reading. Time is that to
+the first token, from a profile of this machine (`eyeswap profile`) in the study's folder; the times noted while
+answering are no substitute, because visual tokens are cached and machines are shared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from pydantic import ValidationError
 
@@ -51,11 +50,11 @@ def budgets(results: StudyResults, profile: list[Cell]) -> list[Budget]:
     """Return the four kinds of cost of every finished arm."""
     arms = results.finished_arms
     flops, note = _flops(results)
-    seconds, source = _seconds(arms, profile)
+    seconds, source = _seconds(arms, profile, results.folder)
     return [
         Budget("tokens", "visual tokens", {arm.name: float(arm.num_tokens) for arm in arms if arm.num_tokens}, ""),
         Budget("flops", "FLOPs a question", flops, note),
-        Budget("seconds", "seconds a question", seconds, source),
+        Budget("seconds", "seconds to the first token", seconds, source),
         Budget(
             "parameters", "backbone parameters",
             {arm.name: float(arm.num_parameters) for arm in arms if arm.num_parameters}, "up to the tap",
@@ -105,18 +104,9 @@ def _flops(results: StudyResults) -> tuple[dict[str, float], str]:
     return found, f"backbone, connector, and {study.recipe.llm} reading image and {QUESTION_TOKENS} text tokens"
 
 
-def _seconds(arms: list[Arm], profile: list[Cell]) -> tuple[dict[str, float], str]:
+def _seconds(arms: list[Arm], profile: list[Cell], study_dir: Path) -> tuple[dict[str, float], str]:
     measured = {(cell.backbone, cell.tokens): cell.end_to_end_s for cell in profile if cell.end_to_end_s}
     found = {arm.name: measured.get((str(arm.backbone.get("name")), arm.num_tokens)) for arm in arms}
-    if profile and all(found.values()):
-        return {name: seconds for name, seconds in found.items() if seconds}, "to the first token, by the profile"
-    return {name: took for arm in arms if (took := _answer_seconds(arm)) for name in [arm.name]}, (
-        "median of the LLM's time to read and answer, noted while evaluating; without the backbone's"
-    )
-
-
-def _answer_seconds(arm: Arm) -> float | None:
-    """Return the median over all questions of the LLM's time; None where it was not noted."""
-    tables = [one.table for one in arm.runs[0].predictions if "latency_s" in one.table.column_names]
-    times = [value for table in tables for value in table.column("latency_s").to_pylist() if value]
-    return median(times) if times else None
+    if any(found.values()):
+        return {name: seconds for name, seconds in found.items() if seconds}, "by the profile of this machine"
+    return {}, f"not measured; `eyeswap profile --out {study_dir}/profile` measures backbones at the sides asked for"

@@ -10,6 +10,7 @@ from typing import Any
 from eyeswap.report.analysis import Analysis
 from eyeswap.report.compare import Comparison
 from eyeswap.report.gather import Arm, Run, Score, Scores, StudyResults
+from eyeswap.report.published import Beside
 
 CSV_COLUMNS = (
     *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
@@ -46,9 +47,15 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "predictors": [asdict(one) for one in analysis.predictors],
         "budgets": [asdict(one) for one in analysis.budgets],
         "grounding": [asdict(one) for one in analysis.grounding],
+        "collapse": [one.as_dict() for one in analysis.collapse],
+        "published": [_beside_json(one) for one in analysis.beside],
         "profile": [asdict(cell) for cell in analysis.profile],
         "audit": analysis.audit.as_dict() if analysis.audit else None,
     }
+
+
+def _beside_json(one: Beside) -> dict[str, Any]:
+    return asdict(one) | {"result": one.result.as_dict(), "in_words": one.in_words}
 
 
 def _pair_json(pair: Comparison) -> dict[str, Any]:

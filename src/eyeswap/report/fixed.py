@@ -1,4 +1,4 @@
-"""What was held fixed and what was not: the audit of the finished runs, laid out for reading."""
+"""What was held fixed and what was not: audit and collapse of the finished runs, laid out for reading."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from eyeswap.report.gather import StudyResults
 from eyeswap.report.style import DASH
 from eyeswap.study.audit import AuditReport, Fact, audit
+from eyeswap.study.collapse import ArmDiagnosis, diagnose
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ def audited(results: StudyResults) -> AuditReport | None:
     """
     runs = [run.folder for arm in results.finished_arms for run in arm.runs]
     return audit(runs) if len(runs) > 1 else None
+
+
+def diagnosed(results: StudyResults) -> list[ArmDiagnosis]:
+    """Ask of every finished arm whether its localization has collapsed; nothing without localization benchmarks.
+
+    Raises:
+        DataError: as `eyeswap.study.collapse.diagnose`.
+    """
+    if "localization" not in results.groups:
+        return []
+    return diagnose(run.folder for arm in results.finished_arms for run in arm.runs)
 
 
 def fact_rows(report: AuditReport) -> list[Row]:

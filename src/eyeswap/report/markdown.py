@@ -23,6 +23,10 @@ def markdown(analysis: Analysis) -> str:
         parts += ["## What predicts the scores", _predictors(analysis)]
     if analysis.grounding:
         parts += ["## What became of the boxes", _grounding(analysis)]
+    if analysis.collapse:
+        parts += ["## Has localization collapsed?", _collapse(analysis)]
+    if analysis.beside:
+        parts += ["## Beside the published study", _beside(analysis)]
     parts += ["## Held fixed", _fixed(analysis)]
     return "\n\n".join(parts) + "\n"
 
@@ -114,6 +118,26 @@ def _grounding(analysis: Analysis) -> str:
     return f"{pipes(heads, rows)}\n\nPercent of all answers."
 
 
+def _collapse(analysis: Analysis) -> str:
+    return "\n".join(f"- {one.arm}: **{one.verdict}**. {'; '.join(one.reasons)}." for one in analysis.collapse)
+
+
+def _beside(analysis: Analysis) -> str:
+    rows = [
+        [
+            one.arm,
+            GROUP_TITLES[one.group],
+            f"{percent(one.value)} [{percent(one.low)}, {percent(one.high)}]",
+            f"{one.published:.2f}",
+            one.in_words + (f" ({', '.join(one.differs)})" if one.differs else ""),
+            f"{one.result.model}, {one.result.source}",
+        ]
+        for one in analysis.beside
+    ]
+    note = "Ours with the published weights of the benchmarks; published values are of one seed."
+    return f"{pipes(['arm', 'average', 'ours', 'published', 'published lies', 'source'], rows)}\n\n{note}"
+
+
 def _fixed(analysis: Analysis) -> str:
     recipe = "Recipe:\n\n" + "\n".join(f"- `{field}`: {value}" for field, value in recipe_rows(analysis.results))
     if analysis.audit is None:
@@ -122,5 +146,5 @@ def _fixed(analysis: Analysis) -> str:
         [row.title, row.verdict, "; ".join(f"{value} ({runs})" if runs else value for value, runs in row.values)]
         for row in fact_rows(analysis.audit)
     ]
-    warnings = "\n".join(f"- {warning}" for warning in analysis.audit.warnings)
+    warnings = "\n".join(f"- {one.severity}: {one} ({one.docs})" for one in analysis.audit.warnings)
     return "\n\n".join(part for part in (pipes(["what", "between runs", "value"], rows), warnings, recipe) if part)

@@ -8,6 +8,8 @@ variable, so that the same drawing follows the reader's light or dark mode.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Collection
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -43,6 +45,7 @@ DARK = {
     "arm-7": "#dc8e98",
 }
 NUM_COLORS = 8
+LONGEST_NAME = 16
 MARKERS = "osD^vPX*"
 
 RC = {
@@ -85,6 +88,27 @@ def marker(index: int) -> str:
     return MARKERS[(index + index // NUM_COLORS) % len(MARKERS)]  # shifted where colours start again
 
 
+def short_names(names: list[str], keep: Collection[str] = ()) -> dict[str, str]:
+    """Return names for narrow places: without the parts that all can miss and still be told apart.
+
+    Short names stay as they are. Parts are what stands between hyphens; the commonest go first, and two are left.
+
+    Args:
+        names: the names.
+        keep: parts that always stay, such as the families of backbones.
+    """
+    parts = {name: name.split("-") for name in names}
+    if max(map(len, names), default=0) <= LONGEST_NAME:
+        return {name: name for name in names}
+    counted = Counter(part for own in parts.values() for part in set(own))
+    for part, times in counted.most_common():
+        without = {name: [one for one in own if one != part] for name, own in parts.items()}
+        kept = all(len(without[name]) >= min(2, len(own)) for name, own in parts.items())
+        if part not in keep and times > 1 and kept and len({tuple(own) for own in without.values()}) == len(names):
+            parts = without
+    return {name: "-".join(own) for name, own in parts.items()}
+
+
 def themed(svg: str) -> str:
     """Replace every colour of the light palette in an SVG by its CSS variable, and the font by the page's."""
     for name, value in LIGHT.items():
@@ -111,6 +135,12 @@ def points(value: float) -> str:
 def count(value: int) -> str:
     """Write a count with thin separators: ``214,354``."""
     return f"{value:,}"
+
+
+def number(value: int) -> str:
+    """Write a small number as a word, as a sentence does."""
+    words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[value] if value < len(words) else count(value)
 
 
 def size(num_parameters: int | None) -> str:

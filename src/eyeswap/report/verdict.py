@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from eyeswap.report.compare import ALPHA, Comparison
 from eyeswap.report.gather import Arm, Score, StudyResults
 from eyeswap.report.predictors import Predictor
-from eyeswap.report.style import MINUS, count, listed, p_value, percent, points, size
+from eyeswap.report.style import MINUS, count, listed, number, p_value, percent, points, size
+from eyeswap.study.collapse import ArmDiagnosis
 from eyeswap.study.correlation import Correlation
 
 IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
@@ -43,8 +44,20 @@ class Verdict:
     findings: list[Finding]
 
 
-def judge(results: StudyResults, comparisons: list[Comparison], known: Sequence[Predictor] = ()) -> Verdict:
-    """Write the verdict of a study from its scores, the comparisons of its averages, and what was known beforehand."""
+def judge(
+    results: StudyResults,
+    comparisons: list[Comparison],
+    known: Sequence[Predictor] = (),
+    collapse: Sequence[ArmDiagnosis] = (),
+) -> Verdict:
+    """Write the verdict of a study.
+
+    Args:
+        results: the runs.
+        comparisons: of the averages, all pairs of arms.
+        known: what was known of the arms beforehand.
+        collapse: whether the arms' localization has collapsed.
+    """
     findings = []
     groups = [group for group in results.groups if group != "overall"]
     if len(results.finished_arms) < 2:
@@ -56,7 +69,12 @@ def judge(results: StudyResults, comparisons: list[Comparison], known: Sequence[
         findings += filter(None, (_equal_finding(groups, comparisons), _prediction_finding(known)))
     if results.finished_arms:
         findings += [_baseline_finding(results, groups), _seed_finding(results)]
-    for finding in (_invalid_finding(results), _size_finding(results), _missing_finding(results)):
+    for finding in (
+        _collapse_finding(collapse),
+        _invalid_finding(results),
+        _size_finding(results),
+        _missing_finding(results),
+    ):
         if finding:
             findings.append(finding)
     return Verdict(headline, findings)
@@ -72,22 +90,32 @@ def leaders(results: StudyResults, group: str, comparisons: list[Comparison]) ->
 
 
 def _headline(results: StudyResults, groups: list[str], comparisons: list[Comparison]) -> str:
-    alone: dict[str, list[str]] = {}
-    others = []
+    """Say who leads where; groups with the same leaders are said together, those that are not decided last."""
+    by_leaders: dict[tuple[str, ...], list[str]] = {}
+    still_open = []
     for group in groups:
-        if not any(pair.decided for pair in comparisons if pair.where == group):
-            others.append(f"{IN_WORDS[group]} is not decided")
-            continue
-        best = leaders(results, group, comparisons)
-        if len(best) == 1:
-            alone.setdefault(best[0].name, []).append(IN_WORDS[group])
+        if any(pair.decided for pair in comparisons if pair.where == group):
+            best = {arm.name for arm in leaders(results, group, comparisons)}
+            named = tuple(arm.name for arm in results.finished_arms if arm.name in best)
+            by_leaders.setdefault(named, []).append(IN_WORDS[group])
         else:
-            names = _names(best) if len(best) <= NAMED_LEADERS else f"{len(best)} arms"
-            others.append(f"{names} share the lead in {IN_WORDS[group]}")
-    if len(others) == len(groups) and all(text.endswith("not decided") for text in others):
-        return f"Not decided: the arms are not told apart in {' or in '.join(IN_WORDS[g] for g in groups)}."
-    parts = [f"**{name}** leads in {' and in '.join(where)}" for name, where in alone.items()] + others
-    return f"{'; '.join(parts)}."
+            still_open.append(IN_WORDS[group])
+    if not by_leaders:
+        return f"Not decided: the arms are not told apart in {' or in '.join(still_open)}."
+    parts = [_lead(results, names, " and in ".join(where)) for names, where in by_leaders.items()]
+    return f"{'; '.join(parts + [f'{where} is not decided' for where in still_open])}."
+
+
+def _lead(results: StudyResults, names: tuple[str, ...], where: str) -> str:
+    """Say who leads, or who trails where that is shorter."""
+    if len(names) == 1:
+        return f"**{names[0]}** leads in {where}"
+    behind = [f"**{arm.name}**" for arm in results.finished_arms if arm.name not in names]
+    if len(behind) < len(names):
+        trail = "trails" if len(behind) == 1 else "trail"
+        return f"{listed(behind)} {trail} in {where}; the other {number(len(names))} are not told apart from the best"
+    best = [f"**{name}**" for name in names]
+    return f"{listed(best) if len(best) <= NAMED_LEADERS else f'{len(best)} arms'} share the lead in {where}"
 
 
 def _difference_finding(results: StudyResults, group: str, comparisons: list[Comparison]) -> Finding:
@@ -179,7 +207,8 @@ def correlation(one: Correlation) -> str:
 
 
 def _few(texts: list[str]) -> str:
-    return listed(texts) if len(texts) <= LISTED_PAIRS else f"{listed(texts[:LISTED_PAIRS])} and more"
+    more = len(texts) - LISTED_PAIRS
+    return listed(texts) if more <= 1 else f"{', '.join(texts[:LISTED_PAIRS])} and {more} more"
 
 
 def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
@@ -210,6 +239,18 @@ def _seed_finding(results: StudyResults) -> Finding:
     )
 
 
+def _collapse_finding(collapse: Sequence[ArmDiagnosis]) -> Finding | None:
+    told = []
+    for verdict in ("collapsed", "weak", "cannot tell"):
+        names = [f"**{one.arm}**" for one in collapse if one.verdict == verdict]
+        if names:
+            told.append(f"{listed(names)} ({verdict})")
+    if not told:
+        return Finding("note", "No arm's localization has collapsed.") if collapse else None
+    kind = "warning" if any(one.verdict == "collapsed" for one in collapse) else "note"
+    return Finding(kind, f"Localization is not healthy in every arm: {listed(told)}.")
+
+
 def _invalid_finding(results: StudyResults) -> Finding | None:
     rates = [(arm.name, arm.scores.invalid_boxes or 0.0) for arm in results.finished_arms]
     many = [f"**{name}** ({percent(rate)}%)" for name, rate in rates if rate > MANY_INVALID]
@@ -217,7 +258,7 @@ def _invalid_finding(results: StudyResults) -> Finding | None:
         return None
     return Finding(
         "warning",
-        f"Localization answers without a valid box, counted as wrong: {listed(many)}. Part of their score is "
+        f"Localization answers without a valid box, counted as wrong: {_few(many)}. Part of their score is "
         "about format, not sight.",
     )
 
@@ -252,7 +293,3 @@ def _span(pair: Comparison) -> str:
 
 def _gain(score: Score) -> str:
     return f"{points(score.gain)}, {percent(score.gain_low)} to {percent(score.gain_high)}"
-
-
-def _names(arms: list[Arm]) -> str:
-    return listed([f"**{arm.name}**" for arm in arms])

@@ -236,7 +236,7 @@ def sign_flips(
     seen = np.abs(added[first].sum(axis=1) - added[second].sum(axis=1))
     least = seen - _TIE * np.abs(added[first] - added[second]).sum(axis=1)
     as_far, total = np.zeros(len(chosen)), 0
-    for signs in _sign_patterns(sample.num_images, num_flips, seed):  # [r, m]
+    for signs in _sign_patterns(sample.num_images, num_flips, seed, len(chosen)):  # [r, m]
         sums = signs @ added.T  # [r, k]
         as_far += (np.abs(sums[:, first] - sums[:, second]) >= least).sum(axis=0)
         total += len(signs)
@@ -293,13 +293,13 @@ def _over_seeds(draws: Floats, seed: int) -> Floats:
     return np.asarray(np.einsum("rks,rs->rk", draws, weights))
 
 
-def _sign_patterns(num_images: int, num_flips: int, seed: int) -> Iterator[Floats]:
+def _sign_patterns(num_images: int, num_flips: int, seed: int, num_pairs: int) -> Iterator[Floats]:
     """Yield blocks ``[r, m]`` of -1 and +1: all patterns if the images are few, else random ones."""
     if num_images <= _MOST_IMAGES_TO_ENUMERATE:
         yield np.array(list(product((-1.0, 1.0), repeat=num_images)))
         return
     generator = np.random.default_rng(seed)
-    block = max(1, _FLIPS_AT_ONCE // num_images)
+    block = max(1, _FLIPS_AT_ONCE // max(num_images, num_pairs))
     for start in range(0, num_flips, block):
         bits = generator.integers(0, 2, (min(block, num_flips - start), num_images), dtype=np.int8)
         yield np.asarray(2 * bits - 1, dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -25,9 +26,8 @@ from eyeswap.report.figures.drawing import (
     set_log_ticks,
     set_size_axis,
 )
-from eyeswap.report.gather import StudyResults
-from eyeswap.report.published import PublishedPoint
 from eyeswap.report.style import LIGHT, color, cost, listed, percent, size
+from eyeswap.study.published import PublishedResult
 
 SHAPES = {"classification": "o", "detection": "s", "segmentation": "^", "other": "D"}
 LARGEST, SMALLEST = 15.0, 5.0  # points across a mark
@@ -51,10 +51,15 @@ def _size_plot(analysis: Analysis) -> Plot:
         rows.append([arm.name, arm.objective, size(arm.num_parameters), percent(score.value), bounds])
     rows += [
         [f"{point.model} (published{', ' + point.status if point.status != 'ok' else ''})", point.objective,
-         size(round(point.parameters)), percent(point.overall), "not published"]
+         size(round(1e6 * point.parameters_m)), percent(point.overall), "not published"]
         for point in analysis.published_points
     ]  # fmt: skip
-    hollow = " Hollow marks are the published study's, which has no intervals." if analysis.published_points else ""
+    hollow = (
+        " Hollow marks are the published study's, at the parameters that it draws: of detectors and segmentors those "
+        "of the whole network. It has one seed and no intervals; crossed ones it calls collapsed."
+        if analysis.published_points
+        else ""
+    )
     return Plot(
         "size", "Overall score against the parameters of the backbone, by objective",
         "Overall score with its 95% interval over the parameters of the backbone up to its tap, logarithmic. The shape "
@@ -70,30 +75,33 @@ def overall_against_size(analysis: Analysis, width: float) -> Figure:
     figure = new_figure(width, (4.4 if published else 3.4) if width >= WIDE else 3.4)
     axes = figure.add_subplot()
     sizes = [float(arm.num_parameters or 1) for _, arm in arms]
-    biggest = max([*sizes, *(point.parameters for point in published)])
+    biggest = max([*sizes, *(1e6 * point.parameters_m for point in published)])
     for point in published:
+        x = 1e6 * point.parameters_m
         axes.plot(
-            point.parameters, point.overall, SHAPES[point.objective], markersize=_across(point.parameters, biggest),
-            markerfacecolor="none", markeredgecolor=LIGHT["muted"], markeredgewidth=1.1,
+            x, point.overall, SHAPES[point.objective], markersize=_across(x, biggest), markerfacecolor="none",
+            markeredgecolor=LIGHT["muted"], markeredgewidth=1.1,
         )  # fmt: skip
+        if point.status == "collapsed":
+            axes.plot(x, point.overall, "x", color=LIGHT["muted"], markersize=5)
     for index, arm in arms:
         x, score = float(arm.num_parameters or 1), arm.scores.averages["overall"]
         draw_interval(axes, x, score, index)
         axes.plot(x, score.value, SHAPES[arm.objective], color=color(index), markersize=_across(x, biggest))
     draw_baseline(axes, arms[0][1].scores.averages["overall"].baseline)
-    set_size_axis(axes, [*sizes, *(point.parameters for point in published)])
+    set_size_axis(axes, [*sizes, *(1e6 * point.parameters_m for point in published)])
     axes.set_xlabel("parameters of the backbone up to its tap (log scale)")
     axes.set_ylabel("overall score, %")
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     _legend(axes, [arm.objective for _, arm in arms], published)
     dots = [
-        Dot(arm.name, x, score.value, score.low, score.high, _across(x, biggest))
+        Dot(analysis.labels[arm.name], x, score.value, score.low, score.high, _across(x, biggest))
         for x, (_, arm) in zip(sizes, arms, strict=True)
         for score in [arm.scores.averages["overall"]]
     ]
     for point in published:
-        y, across = point.overall, _across(point.parameters, biggest)
-        dots.append(Dot(point.model, point.parameters, y, y, y, across, LIGHT["muted"]))
+        y, across = point.overall, _across(1e6 * point.parameters_m, biggest)
+        dots.append(Dot(point.model, 1e6 * point.parameters_m, y, y, y, across, LIGHT["muted"]))
     name_dots(axes, figure, dots)
     return figure
 
@@ -106,14 +114,14 @@ def budgets(analysis: Analysis, width: float) -> Figure:
     figure = new_figure(width, rows * 2.7)
     for position, budget in enumerate(shown):
         axes = figure.add_subplot(rows, columns, position + 1)
-        _panel(axes, figure, analysis.results, budget)
+        _panel(axes, figure, analysis, budget)
         if position % columns == 0:
             axes.set_ylabel("overall score, %")
     return figure
 
 
-def _panel(axes: Any, figure: Figure, results: StudyResults, budget: Budget) -> None:
-    arms = [(index, arm) for index, arm in indexed(results) if arm.name in budget.values]
+def _panel(axes: Any, figure: Figure, analysis: Analysis, budget: Budget) -> None:
+    arms = [(index, arm) for index, arm in indexed(analysis.results) if arm.name in budget.values]
     scores = {arm.name: arm.scores.averages["overall"].value for _, arm in arms}
     low, high = min(budget.values.values()) / 1.25, max(budget.values.values()) * 1.6
     front = frontier(budget.values, scores)
@@ -133,11 +141,13 @@ def _panel(axes: Any, figure: Figure, results: StudyResults, budget: Budget) -> 
     axes.set_title(f"{budget.title[0].upper()}{budget.title[1:]}")
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     dots = [
-        Dot(arm.name, budget.values[arm.name], score.value, score.low, score.high)
-        for _, arm in arms
+        Dot(analysis.labels[arm.name], budget.values[arm.name], score.value, score.low, score.high)
+        for _, arm in sorted(arms, key=lambda one: one[1].name not in front)  # who leads is named first
         for score in [arm.scores.averages["overall"]]
     ]
-    name_dots(axes, figure, dots, above=True)
+    level = [(x, y, x_after, y) for (x, y), (x_after, _) in pairwise(steps)]
+    upright = [(x_after, y, x_after, after) for (_, y), (x_after, after) in pairwise(steps)]
+    name_dots(axes, figure, dots, [*level, *upright])
 
 
 def _budget_plot(analysis: Analysis) -> Plot:
@@ -168,7 +178,7 @@ def _across(parameters: float, biggest: float) -> float:
     return max(SMALLEST, LARGEST * math.sqrt(parameters / biggest))
 
 
-def _legend(axes: Any, objectives: Sequence[str], published: Sequence[PublishedPoint]) -> None:
+def _legend(axes: Any, objectives: Sequence[str], published: Sequence[PublishedResult]) -> None:
     kinds = [kind for kind in SHAPES if kind in {*objectives, *(point.objective for point in published)}]
     marks = [Line2D([], [], marker=SHAPES[kind], color=LIGHT["muted"], linestyle="", label=kind) for kind in kinds]
     if published:
@@ -176,4 +186,7 @@ def _legend(axes: Any, objectives: Sequence[str], published: Sequence[PublishedP
             Line2D([], [], marker="o", color=LIGHT["muted"], markerfacecolor="none", linestyle="", label="published")
         )
     if len(marks) > 1:
-        axes.legend(handles=marks, frameon=False, loc="lower right", fontsize=8, labelcolor=LIGHT["muted"])
+        axes.legend(
+            handles=marks, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(marks), fontsize=8,
+            labelcolor=LIGHT["muted"], handletextpad=0.1, borderaxespad=0,
+        )  # fmt: skip

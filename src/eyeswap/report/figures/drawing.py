@@ -131,11 +131,10 @@ class Dot:
     color: str = LIGHT["ink"]
 
 
-def name_dots(axes: Any, figure: Figure, dots: Sequence[Dot], above: bool = False) -> None:
-    """Write each name beside its dot, in the first place that is free of marks, intervals and other names.
+def name_dots(axes: Any, figure: Figure, dots: Sequence[Dot], lines: Sequence[Box] = ()) -> None:
+    """Write each name beside its dot, in the first place that is free of marks, intervals, lines and other names.
 
-    A name that finds no free place is left out; the table below the figure has it. ``above`` tries the places above and
-    below first, where lines run to the sides.
+    A name that finds no free place is left out; the table below the figure has it. ``lines`` run level or upright.
     """
     if not dots:
         return
@@ -144,14 +143,16 @@ def name_dots(axes: Any, figure: Figure, dots: Sequence[Dot], above: bool = Fals
     em = 8.5 * pixels
     left, bottom, right, top = axes.bbox.extents
     taken: list[Box] = []
+    for line in lines:
+        (x1, y1), (x2, y2) = axes.transData.transform([line[:2], line[2:]])
+        taken.append((x1 - 2, y1 - 2, x2 + 2, y2 + 2))
     for dot in dots:
         (x, y), (_, low), (_, high) = axes.transData.transform([(dot.x, dot.y), (dot.x, dot.low), (dot.x, dot.high)])
         half = dot.across * pixels / 2 + 1
         taken += [(x - half, y - half, x + half, y + half), (x - 2, low, x + 2, high)]
     for dot in dots:
         x, y = axes.transData.transform((dot.x, dot.y))
-        places = _places(dot, above)
-        for side, dx, dy in places:
+        for side, dx, dy in _places(dot):
             start = x + dx * pixels - (0.6 * em * len(dot.name) if side == "right" else 0)
             box = (start, y + dy * pixels - em / 2, start + 0.6 * em * len(dot.name), y + dy * pixels + em / 2)
             inside = left <= box[0] and box[2] <= right + 2 * em and bottom <= box[1] and box[3] <= top + em
@@ -164,12 +165,11 @@ def name_dots(axes: Any, figure: Figure, dots: Sequence[Dot], above: bool = Fals
                 break
 
 
-def _places(dot: Dot, above: bool) -> list[tuple[str, float, float]]:
+def _places(dot: Dot) -> list[tuple[str, float, float]]:
     """Return where a name may stand: alignment, and offset from the dot in points."""
     away, up = dot.across / 2 + 5, dot.across / 2 + 7
     beside = [("left", away, 0.0), ("right", -away, 0.0)]
-    around = [("left", 5.0, up), ("left", 5.0, -up), ("right", -5.0, up), ("right", -5.0, -up)]
-    return [*around, *beside] if above else [*beside, *around]
+    return [*beside, ("left", 5.0, up), ("left", 5.0, -up), ("right", -5.0, up), ("right", -5.0, -up)]
 
 
 def set_size_axis(axes: Any, sizes: Sequence[float]) -> None:

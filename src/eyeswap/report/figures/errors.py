@@ -62,7 +62,7 @@ def fates(analysis: Analysis, width: float) -> Figure:
         axes.set_title(title)
         note = f"right from IoU {bars[0].threshold:g}"
         axes.set_title(note, loc="right", color=LIGHT["muted"], fontsize=8, weight="normal")
-        set_rows(axes, [one.arm for one in bars] if position % columns == 0 else [], num_arms)
+        set_rows(axes, [analysis.labels[one.arm] for one in bars] if position % columns == 0 else [], num_arms)
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 25, 50, 75, 100])
     handles = [Patch(color=LIGHT[COLORS[fate]], label=FATE_TITLES[fate]) for fate in FATES]

@@ -46,7 +46,13 @@ def learning_curves(analysis: Analysis, width: float) -> Figure:
             if not len(steps):
                 continue
             axes.plot(steps, losses, color=color(index), linewidth=0.7, alpha=0.3)
-            axes.plot(steps, smooth, color=color(index), linewidth=1.8, label=arm.name if number == 0 else None)
+            axes.plot(
+                steps,
+                smooth,
+                color=color(index),
+                linewidth=1.8,
+                label=analysis.labels[arm.name] if number == 0 else None,
+            )
             smooth_max = max(smooth_max or 0.0, float(smooth.max()))
             smooth_min = min(smooth_min or math.inf, float(smooth.min()))
     if smooth_max is not None and smooth_min is not None:

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from eyeswap.report.analysis import Analysis
 from eyeswap.report.figures.drawing import WIDE, Dot, Plot, Rows, draw_interval, indexed, name_dots, new_figure
 from eyeswap.report.gather import GROUP_TITLES
-from eyeswap.report.style import LIGHT, color, marker, percent
+from eyeswap.report.style import LIGHT, MINUS, color, marker, percent
 
 FEWEST = 2  # arms; a single dot predicts nothing
 
@@ -47,9 +47,13 @@ def scatter(analysis: Analysis, width: float) -> Figure:
             x, score = found.values[arm.name], arm.scores.averages[group]
             draw_interval(axes, x, score, index)
             axes.plot(x, score.value, marker(index), color=color(index), markersize=7)
-            dots.append(Dot(arm.name, x, score.value, score.low, score.high))
+            dots.append(Dot(analysis.labels[arm.name], x, score.value, score.low, score.high))
         spearman = found.correlations[group][0]
-        rho = "" if spearman.value is None else f"rank correlation {spearman.value:+.2f}, {len(arms)} arms"
+        rho = (
+            ""
+            if spearman.value is None
+            else f"rank correlation {spearman.value:+.2f}, {len(arms)} arms".replace("-", MINUS)
+        )
         axes.set_title(f"{GROUP_TITLES[group]}, %")
         axes.set_title(rho, loc="right", color=LIGHT["muted"], fontsize=8, weight="normal")
         axes.set_xlabel(f"{found.title}, %")

@@ -65,7 +65,7 @@ def averages(analysis: Analysis, width: float) -> Figure:
             _dot(axes, index, score, row)
         axes.axvline(scores[0].baseline, color=LIGHT["muted"], linewidth=1.1, linestyle=DASHED)
         axes.set_title(f"{GROUP_TITLES[group]}, %", pad=10)
-        set_rows(axes, [arm.name for _, arm in arms] if stacked or position == 0 else [], len(arms))
+        set_rows(axes, [analysis.labels[arm.name] for _, arm in arms] if stacked or position == 0 else [], len(arms))
         set_percent_limits(axes, scores)
         _baseline_label(axes, scores)
     return figure
@@ -88,7 +88,7 @@ def benchmarks(analysis: Analysis, width: float) -> Figure:
             axes.plot(baseline, [row - 0.44, row + 0.44], color=LIGHT["ink"], linewidth=1.6)
         axes.set_title(benchmark.title)
         axes.set_title(f"n = {benchmark.score.n:,}", loc="right", color=LIGHT["muted"], fontsize=8, weight="normal")
-        set_rows(axes, [arm.name for _, arm in arms] if position % columns == 0 else [], len(arms))
+        set_rows(axes, [analysis.labels[arm.name] for _, arm in arms] if position % columns == 0 else [], len(arms))
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 25, 50, 75, 100])
     return figure
