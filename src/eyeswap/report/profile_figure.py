@@ -8,10 +8,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from eyeswap.files import atomic_path
-from eyeswap.report.style import LIGHT, RC, color, marker
+from eyeswap.report.style import LIGHT, NUM_COLORS, RC, color, marker
 from eyeswap.study.profile import Cell
 
 PANELS = (
@@ -21,6 +21,7 @@ PANELS = (
     ("peak_bytes", "Peak memory, GiB", 2**-30),
 )
 MOST_TICKS = 7
+NARROWEST = 5.0  # largest over smallest number of a panel, at least
 
 
 def draw_profile(cells: Sequence[Cell], title: str, path: Path) -> None:
@@ -49,15 +50,22 @@ def profile_figure(cells: Sequence[Cell], width: float, columns: int) -> Figure:
                 if cell.backbone == name and getattr(cell, field) is not None
             ]
             if places:
-                axes.plot(*zip(*places, strict=True), color=color(index), marker=marker(index), label=name, ms=4)
+                style = "-" if index < NUM_COLORS else "--"
+                axes.plot(*zip(*places, strict=True), style, color=color(index), marker=marker(index), label=name, ms=4)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sides[::every])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(plain := FuncFormatter(lambda value, _: f"{value:g}"))
         low, high = axes.get_ylim()
-        axes.yaxis.set_minor_formatter(plain if high / low < 10 else NullFormatter())
+        if high / low < NARROWEST:  # else what hardly differs looks far apart, and no round number falls into it
+            middle = math.sqrt(low * high)
+            axes.set_ylim(middle / math.sqrt(NARROWEST), middle * math.sqrt(NARROWEST))
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high / low > 100 else (1, 1.5, 2, 3, 5, 7), numticks=12)
+        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_title(label, loc="left")
         axes.set_xlabel("side of the square image, px")
     handles, labels = figure.axes[0].get_legend_handles_labels()
