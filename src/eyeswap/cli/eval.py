@@ -84,6 +84,8 @@ def evaluate(
     from eyeswap.study.evaluate import Settings, evaluate_run, parse_subset, study_settings
     from eyeswap.study.evaluate import show_prompts as prompts_of
 
+    if not run.is_dir():
+        raise SpecError(f"{run}: no such folder; name a run, such as runs/quickstart/vit/seed-7, or a saved VLM")
     root, study_subset, study_benchmarks = study_settings(run)
     names = [name.strip() for name in benchmarks.split(",") if name.strip()] or study_benchmarks
     if not names or (data is None and root is None):

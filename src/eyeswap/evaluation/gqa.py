@@ -26,6 +26,7 @@ from eyeswap.evaluation.benchmark import (
     grouped,
     percent,
 )
+from eyeswap.evaluation.text import checked_text
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SHORT_STEPS = ("exist", "query: name", "choose name")
@@ -33,7 +34,7 @@ _SHORT_STEPS = ("exist", "query: name", "choose name")
 
 def clean_gqa(prediction: str) -> str:
     """Return a prediction as GQA compares it: no ASCII punctuation, lower case, white space kept."""
-    return prediction.translate(_NO_PUNCTUATION).lower()
+    return checked_text(prediction).translate(_NO_PUNCTUATION).lower()
 
 
 @dataclass(frozen=True)

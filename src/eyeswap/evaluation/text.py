@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from eyeswap.errors import DataError
+
 
 def _words(text: str) -> list[str]:
     return text.split()
@@ -76,9 +78,20 @@ VIZWIZ_CONTRACTIONS: Mapping[str, str] = _vizwiz_contractions("`")
 VIZWIZ_OFFICIAL_CONTRACTIONS: Mapping[str, str] = _vizwiz_contractions("\u2019")
 
 
+def checked_text(value: object) -> str:
+    """Return an answer that must be text.
+
+    Raises:
+        DataError: if it is not; the published scorers crash there.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"an answer must be text, found {type(value).__name__}")
+    return value
+
+
 def strip_lines(text: str) -> str:
     """Replace line breaks and tabs by spaces, then strip."""
-    return text.replace("\n", " ").replace("\t", " ").strip()
+    return checked_text(text).replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_punctuation(text: str) -> str:
@@ -88,7 +101,7 @@ def strip_punctuation(text: str) -> str:
         >>> strip_punctuation("1,000"), strip_punctuation("t-shirt"), strip_punctuation("U.S.A")
         ('1000', 't shirt', 'USA')
     """
-    has_number = _DIGIT_COMMA_DIGIT.search(text) is not None
+    has_number = _DIGIT_COMMA_DIGIT.search(checked_text(text)) is not None
     result = text
     for mark in _PUNCTUATION:
         if mark in text:
@@ -115,5 +128,5 @@ def normalise_answer(text: str, contractions: Mapping[str, str] = CONTRACTIONS) 
 
 def normalise_textvqa(text: str) -> str:
     """Return a text as the TextVQA (M4C) scorer compares it; commas go first, so "1,000" needs no rule."""
-    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = checked_text(text).lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return normalise_answer(text)
