@@ -72,12 +72,15 @@ def _probe(runs: Sequence[Path], subset: int) -> None:
     """Ask every run a part of its questions again, without the right images; done once."""
     from rich.console import Console
 
+    from eyeswap.errors import SpecError
     from eyeswap.progress import progress
     from eyeswap.study.evaluate import Settings, evaluate_run, study_settings
 
     with progress(Console(stderr=True)) as board:
         for run in runs:
             data, _, names = study_settings(run)
+            if data is None:
+                raise SpecError(f"{run}: has no trained model to probe (model/ is missing)")
             for images in ("blanked", "shuffled"):
                 settings = Settings.model_validate({"data": data, "subset": subset, "images": images})
                 evaluate_run(run, names, settings, board)
