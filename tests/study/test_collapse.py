@@ -172,6 +172,14 @@ def test_one_wild_peer_moves_no_expectation_far(others: list[float], vqa: float)
         assert abs(found.value - max(10 + (vqa - 45) / 3, 0)) < 4
 
 
+def test_weak_peers_make_no_arm_healthy() -> None:
+    peers = [signs(f"peer-{n}", 58 + n, gain(4 + n / 10)) for n in range(5)]
+    found = judge([signs(over=gain(4)), *peers])[0]
+    assert found.verdict == "weak"
+    assert found.expected is not None
+    assert found.expected.why == "the 5 peers gain under 10 points at its VQA"
+
+
 def test_the_worst_seed_is_the_arms_verdict() -> None:
     runs = [replace(signs(over=over), seed=seed) for seed, over in ((7, gain(25)), (8, gain(0)), (9, gain(24)))]
     (arm,) = by_arm(judge(runs))

@@ -2,7 +2,8 @@
 
 Let *gain* be the localization score minus that of something that cannot locate: the best constant box, or the same
 model on blanked or shuffled images. Let *expected* be the gain over the constant box that the run's VQA score predicts
-from the other arms (Theil-Sen line through at least four of them), or 10 points where the others cannot tell.
+from the other arms (Theil-Sen line through at least four of them), or 10 points where the others cannot tell or lead
+to expect less.
 
 * collapsed: some gain is not above zero (its interval reaches it) and shown to be small (its upper end is under half
   of the expected); or the gain over the constant box is under half of the expected, and outside of what peers scatter.
@@ -141,7 +142,9 @@ def expect(one: Signs, points: dict[str, tuple[float, float]]) -> Expected:
         return Expected(FLOOR, None, len(peers), f"its VQA of {one.vqa:.1f} is far from all {len(peers)} peers'")
     slope = float(stats.theilslopes(gains, vqa).slope) if np.ptp(vqa) > 0 else 0.0
     level = float(np.median(gains - slope * vqa))
-    value = max(level + slope * one.vqa, 0.0)
+    value = level + slope * one.vqa
+    if value < FLOOR:
+        return Expected(FLOOR, None, len(peers), f"the {len(peers)} peers gain under {FLOOR:.0f} points at its VQA")
     spread = stats.median_abs_deviation(gains - level - slope * vqa, scale="normal") * np.sqrt(
         len(peers) / (len(peers) - 2)
     )
