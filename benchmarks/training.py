@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -103,13 +103,13 @@ class Way:
     Attributes:
         feed: makes the passes of a step.
         packs: whether conversations share a row.
-        recompute: whether decoder layers are recomputed.
-        losses: and gradient norms of all steps so far.
+        recompute: what decoder layers compute again.
+        steps: numbers of its steps.
     """
 
     feed: Feed
     packs: bool = False
-    recompute: bool = False
+    recompute: bool | Literal["elementwise"] = False
     steps: count[int] = field(default_factory=count)
 
     def passes(self, step: int, data: TrainingData, even: bool) -> list[Any]:
@@ -131,10 +131,9 @@ class Bench:
     def gradients(self, name: str, way: Way, step: int) -> dict[str, float]:
         """Make the gradients of a step; return its loss and their norm."""
         packs = packed_attention(self.model.llm) if way.packs else contextlib.nullcontext()
-        again = recomputed(self.model.llm) if way.recompute else contextlib.nullcontext()
         passes = way.passes(step, self.data, even=True)
         self.positions.setdefault(name, []).append(sum(batch.num_positions for one, batch in passes if one.share))
-        with packs, again:
+        with packs, recomputed(self.model.llm, way.recompute):
             row, _ = self.trainer.step(step, passes, False)
         return row
 
@@ -201,7 +200,9 @@ def draw_data(source: RandomTokens | RandomPixels, steps: int, batch: int) -> Tr
     return TrainingData(conversations, images, images, words, order, source)
 
 
-def make_ways(data: TrainingData, recipe: Recipe, budget: int, image_id: int, ranks: Ranks) -> dict[str, Way]:
+def make_ways(
+    data: TrainingData, recipe: Recipe, budget: int, again: bool | Literal["elementwise"], image_id: int, ranks: Ranks
+) -> dict[str, Way]:
     """Return the ways by name."""
 
     def feed(chosen: Recipe, execution: Execution, packs: bool) -> Feed:
@@ -212,8 +213,8 @@ def make_ways(data: TrainingData, recipe: Recipe, budget: int, image_id: int, ra
     within_budget = Execution(tokens_per_pass=budget)
     return {
         "published": Way(feed(published, Execution(), False), recompute=True),
-        "bucketed": Way(feed(recipe, within_budget, False)),
-        "packed": Way(feed(recipe, within_budget, True), packs=True),
+        "bucketed": Way(feed(recipe, within_budget, False), recompute=again),
+        "packed": Way(feed(recipe, within_budget, True), packs=True, recompute=again),
     }
 
 
@@ -249,6 +250,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="conversations in a global batch; the recipe's is 128")
     parser.add_argument("--micro-batch", type=int, default=16, help="of the published way")
     parser.add_argument("--tokens-per-pass", type=int, default=8192)
+    parser.add_argument(
+        "--recompute", choices=("no", "elementwise", "yes"), default="no", help="in bucketed and packed passes"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="by default bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where to write all numbers")
@@ -261,7 +265,8 @@ def main() -> None:
         )  # fmt: skip
         model, source = build_model(options.shape, options.backbone, options.geometry, ranks.device)
         data = draw_data(source, options.rounds + 1, options.batch)
-        ways = make_ways(data, recipe, options.tokens_per_pass, model.config.image_token_id, ranks)
+        again: Any = {"no": False, "yes": True}.get(options.recompute, options.recompute)
+        ways = make_ways(data, recipe, options.tokens_per_pass, again, model.config.image_token_id, ranks)
         bench = Bench(model, data, recipe, ranks)
         rows = bench.compare(ways)
         differs = {
@@ -273,7 +278,8 @@ def main() -> None:
     about = {
         "shape": options.shape, "backbone": options.backbone, "visual_tokens": source.num_tokens,
         "batch": options.batch, "precision": precision, "tokens_per_pass": options.tokens_per_pass,
-        "device": str(ranks.device), "processes": ranks.size, "threads": torch.get_num_threads(), "matmul_flops": rate,
+        "recompute": options.recompute, "device": str(ranks.device), "processes": ranks.size,
+        "threads": torch.get_num_threads(), "matmul_flops": rate,
         "differences_to_packed": differs,
     }  # fmt: skip
     results = [result(name, bench, timings, data, rate * ranks.size) for name in ways]

@@ -142,7 +142,11 @@ class Execution(Spec):
         description="pack conversations of a global batch into passes of up to this many tokens, without padding "
         "(loss token-mean only); null takes the recipe's micro-batches, padded",
     )
-    recompute: bool = Field(False, description="recompute every layer in the backward pass, to save memory")
+    recompute: bool | Literal["elementwise"] = Field(
+        False,
+        description="compute every layer again in the backward pass, to save memory; elementwise keeps the results of "
+        "matrix products and attention, which saves about half of it and costs little time",
+    )
     reduce_once: bool = Field(
         False,
         description="sum gradients over GPUs once a step, not after every pass: less traffic, where a step has several "

@@ -38,10 +38,13 @@ PACKS = {"tokens_per_pass": 48}
 WAYS: dict[str, tuple[Recipe, Execution]] = {
     "padded": (recipe(micro_batch=1, order="shuffled", **CALM), Execution()),
     "packed": (recipe(**CALM), Execution(**PACKS)),
-    "packed and more": (recipe(order="shuffled", **CALM), Execution(**PACKS, reduce_once=True, recompute=True)),
+    "packed and more": (
+        recipe(order="shuffled", **CALM),
+        Execution(**PACKS, reduce_once=True, recompute="elementwise"),
+    ),
     "published": (recipe(micro_batch=2, loss="micro-batch-mean", **CALM), Execution()),
 }
-BF16 = (recipe(precision="bf16", **CALM), Execution(**PACKS))
+BF16 = (recipe(precision="bf16", **CALM), Execution(**PACKS, recompute=True))
 
 
 def stop_at(stop: int, end: Callable[[], None]) -> Callable[[int, str], None]:

@@ -36,6 +36,8 @@ HOW = {
     "packed": ({}, Execution(tokens_per_pass=64)),
     "packed alone": ({}, Execution(tokens_per_pass=1)),
     "recomputed": ({}, Execution(recompute=True)),
+    "elementwise recomputed": ({"micro_batch": 2}, Execution(recompute="elementwise")),
+    "packed, elementwise recomputed": ({}, Execution(tokens_per_pass=64, recompute="elementwise")),
     "packed and recomputed": ({}, Execution(tokens_per_pass=128, recompute=True)),
 }
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -105,7 +106,9 @@ def train(
 
 
 @contextlib.contextmanager
-def _ready_to_train(model: VisionLanguageModel, packs: bool, recompute: bool) -> Iterator[None]:
+def _ready_to_train(
+    model: VisionLanguageModel, packs: bool, recompute: bool | Literal["elementwise"]
+) -> Iterator[None]:
     """Put a model into training mode; afterwards into eval mode, its frozen backbone as it was.
 
     As published, batch norms of the backbone drift while training goes on, and are thrown away with it.
@@ -115,7 +118,7 @@ def _ready_to_train(model: VisionLanguageModel, packs: bool, recompute: bool) ->
     with (
         torch.random.fork_rng(),
         packed_attention(model.llm) if packs else contextlib.nullcontext(),
-        recomputed(model.llm) if recompute else contextlib.nullcontext(),
+        recomputed(model.llm, recompute),
     ):
         model.train()
         try:
