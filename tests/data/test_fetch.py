@@ -192,6 +192,16 @@ def test_a_page_in_place_of_a_file_is_no_file(mix: TrainingSet, server: Server, 
     assert below(tmp_path) == []
 
 
+def test_a_mirror_of_the_hub_is_asked_in_its_place(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    server.files["/datasets/a.json"] = b"[]"
+    source = Source(("a.json",), "https://huggingface.co/datasets/a.json")
+    assert fetch(plan_fetch([TrainingSet("mix", "", "", "", (source,), {})], tmp_path), tmp_path) == []
+    assert below(tmp_path) == ["mix/a.json"]
+
+
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["data", "fetch", *map(str, arguments)])
 

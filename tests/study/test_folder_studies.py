@@ -192,3 +192,17 @@ def test_two_processes_under_torchrun_do_what_one_does(root: Path, study: Callab
     assert all(torch.allclose(saved[key], wanted[key], rtol=1e-3, atol=1e-4) for key in wanted)
     assert [len(rows) for rows in answers(b)] == [len(rows) for rows in answers(a)]
     assert done.stdout.count("report: ") == 1
+
+
+def test_another_connector_reads_the_tokens_that_a_study_left(
+    root: Path, study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EYESWAP_TOKENS", str(tmp_path / "tokens"))
+    run(study(root), tmp_path / "first")
+    (store,) = (tmp_path / "tokens").glob("*/tokens.f16")
+    content = store.read_bytes()
+    monkeypatch.setattr("eyeswap.data.tokens.encode", None)  # the backbone is not run again
+    folder, _ = run(study(root, connector="linear"), tmp_path / "second")
+    assert (folder / "vit" / "seed-7" / "scores.json").is_file()
+    assert list((tmp_path / "tokens").glob("*/tokens.f16")) == [store]
+    assert store.read_bytes() == content

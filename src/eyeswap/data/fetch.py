@@ -94,7 +94,7 @@ def remote_bytes(url: str) -> int | None:
     Raises:
         DataError: if there is no such file, or no answer.
     """
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "eyeswap"})
+    request = urllib.request.Request(_mirrored(url), method="HEAD", headers={"User-Agent": "eyeswap"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             length = response.headers.get("Content-Length")
@@ -105,6 +105,12 @@ def remote_bytes(url: str) -> int | None:
     except OSError as error:
         raise DataError(f"{url}: {getattr(error, 'reason', None) or error}") from None
     return int(length) if length and length.isdecimal() else None
+
+
+def _mirrored(url: str) -> str:
+    """Return an address at the mirror of the Hugging Face hub that ``HF_ENDPOINT`` names, as its own tools do."""
+    hub, mirror = "https://huggingface.co/", os.environ.get("HF_ENDPOINT")
+    return f"{mirror.rstrip('/')}/{url.removeprefix(hub)}" if mirror and url.startswith(hub) else url
 
 
 def check_room(plan: FetchPlan, root: Path) -> None:
@@ -159,7 +165,7 @@ def _get(url: str, wanted: Sequence[FoundFile], root: Path, folder: Path) -> Non
         return
     name = PurePosixPath(urlsplit(url).path).name
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
-    download(url, path, next(iter(wanted[0].source.digests), None))
+    download(_mirrored(url), path, next(iter(wanted[0].source.digests), None))
     try:
         for found in wanted:
             _put(path, found.source, root / found.path)
