@@ -77,6 +77,7 @@ def test_what_is_not_there_is_named_with_its_address(tmp_path: Path) -> None:
     shown = check("llava-v1.5-instruct", "--root", tmp_path)
     assert shown.exit_code == 1
     assert "<- http://images.cocodataset.org/zips/train2017.zip, 18 GB" in shown.stdout
+    assert "usp=sharing; run the download script at the address (Google Drive)" in shown.stdout
     assert "! not on disk: download/llava-v1.5-instruct/llava_v1_5_mix665k.json" in shown.stdout
 
 

@@ -171,7 +171,7 @@ def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: 
     import json
 
     from eyeswap.cli.console import open_console
-    from eyeswap.cli.data_training import print_check
+    from eyeswap.cli.data_check import print_check
     from eyeswap.data.instruction_check import write_unusable
 
     everything: list[Inspection | InstructionCheck] = [*benchmarks, *trained]
@@ -189,13 +189,12 @@ def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: 
 
 def _print(found: Inspection, console: Console) -> None:
     """Print one family: what it is, its files, its counts, what is wrong, what was written."""
+    from eyeswap.cli.data_check import file_line
+
     family = found.family
     lines = [f"[bold]{family.title}[/bold] ({', '.join(family.benchmarks)}): {family.about}"]
     lines += [f"  licence: {family.licence}"]
-    for file in found.files:
-        size = f", {file.source.size}" if file.source.size else ""
-        about = f"found{f', {file.version}' if file.version else ''}" if file.exists else "missing"
-        lines.append(f"  {about:<8} {file.path}" + ("" if file.exists else f"  <- {file.source.url}{size}"))
+    lines += [f"  {file_line(file)}" for file in found.files]
     if found.counts:
         parts = " + ".join(f"{name} {count:,}".strip() for name, count in found.counts.items())
         total = sum(found.counts.values())

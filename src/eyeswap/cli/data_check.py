@@ -1,4 +1,4 @@
-"""What `eyeswap data check` prints about instruction data."""
+"""What `eyeswap data check` prints about files, and about instruction data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from eyeswap.data.catalogue import FoundFile
     from eyeswap.data.instruction_check import InstructionCheck
 
 _MOST_FOLDERS = 20
+
+
+def file_line(file: FoundFile) -> str:
+    """Return what is known of a source: whether it is there and in which version, or where and how to get it."""
+    source = file.source
+    if file.exists:
+        return f"found{f', {file.version}' if file.version else ''}".ljust(8) + f" {file.path}"
+    size = f", {source.size}" if source.size else ""
+    by_hand = f"; {source.manual}" if source.manual else ""
+    return f"missing  {file.path}  <- {source.url}{size}{by_hand}"
 
 
 def print_check(found: InstructionCheck, console: Console) -> None:
@@ -18,10 +29,7 @@ def print_check(found: InstructionCheck, console: Console) -> None:
     if found.data_set is not None:
         lines = [f"[bold]{found.data_set.title}[/bold] ({found.data_set.name}): {found.data_set.about}"]
         lines.append(f"  licence: {found.data_set.licence}")
-    for file in found.files:
-        size = f", {file.source.size}" if file.source.size else ""
-        address = "" if file.exists else f"  <- {file.source.url}{size}"
-        lines.append(f"  {'found' if file.exists else 'missing':<8} {file.path}{address}")
+    lines += [f"  {file_line(file)}" for file in found.files]
     if found.preflight is not None:
         preflight = found.preflight
         shown = preflight.num_records - preflight.num_text_only
