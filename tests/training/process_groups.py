@@ -24,6 +24,7 @@ from eyeswap.files import write_json, write_safetensors
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training import checkpoint, learner
 from eyeswap.training.examples import TrainingData
+from eyeswap.training.lora import add_adapters
 from eyeswap.training.parallel import join, whole_state
 from eyeswap.training.vision import LiveTokens
 from eyeswap.vlm.connector import build_connector
@@ -42,6 +43,7 @@ WAYS: dict[str, tuple[Recipe, Execution]] = {
         recipe(order="shuffled", **CALM),
         Execution(**PACKS, reduce_once=True, recompute="elementwise"),
     ),
+    "adapters": (recipe(lora_rank=2, **CALM), Execution(**PACKS)),
     "published": (recipe(micro_batch=2, loss="micro-batch-mean", **CALM), Execution()),
 }
 BF16 = (recipe(precision="bf16", **CALM), Execution(**PACKS, recompute=True))
@@ -67,6 +69,8 @@ def make_run(llm: Path, folder: Path, way: tuple[Recipe, Execution], report=lamb
     """Train in this process, one of its group; return what it has to say."""
     chosen, execution = way
     model = fresh(llm)
+    if chosen.lora_rank is not None:
+        add_adapters(model.llm, chosen.lora_rank, seed=3)
     told: list[str] = []
     train(model, tiny_data(model, chosen), chosen, folder, "d", execution=execution, report=report, warn=told.append)
     return {"weights": model, "told": told}

@@ -15,7 +15,7 @@ from eyeswap.files import read_safetensors
 from eyeswap.recipe import Execution
 from eyeswap.training.parallel import this_process, whole_state
 
-WAYS = ["padded", "packed", "packed and more", "published"]
+WAYS = ["padded", "packed", "packed and more", "adapters", "published"]
 
 
 @pytest.fixture(scope="module")
