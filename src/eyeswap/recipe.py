@@ -147,6 +147,9 @@ class Execution(Spec):
         description="compute every layer again in the backward pass, to save memory; elementwise keeps the results of "
         "matrix products and attention, which saves about half of it and costs little time",
     )
+    compile: bool = Field(
+        False, description="compile every layer of the language model with torch.compile, for GPUs; starts slower"
+    )
     reduce_once: bool = Field(
         False,
         description="sum gradients over GPUs once a step, not after every pass: less traffic, where a step has several "
@@ -167,6 +170,12 @@ class Execution(Spec):
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         (), description="where the training log is sent besides train.jsonl"
     )
+
+    @model_validator(mode="after")
+    def _compiles_what_it_keeps(self) -> Self:
+        if self.compile and self.recompute == "elementwise":
+            raise ValueError("compile hides from recompute: elementwise what to keep; take recompute: true, or false")
+        return self
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The decoder layers of an LLM: what is sharded one by one, and what is recomputed to save memory."""
+"""The decoder layers of an LLM: what is sharded one by one, recomputed to save memory, compiled to save time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+COMPILER = "inductor"
 
 
 def decoder_layers(llm: Any) -> list[nn.Module]:
@@ -38,6 +40,22 @@ def recomputed(llm: Any, how: bool | Literal["elementwise"]) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward  # the class's own is underneath
+
+
+@contextlib.contextmanager
+def compiled(llm: Any, wanted: bool) -> Iterator[None]:
+    """Let `torch.compile` fuse what happens inside of every decoder layer, as long as the block lasts, if wanted.
+
+    Rows may have any length without being compiled anew. Enter it before `recomputed`.
+    """
+    layers = decoder_layers(llm) if wanted else []
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, backend=COMPILER, dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)  # the class's own is underneath
 
 
 def _costly() -> list[Any]:

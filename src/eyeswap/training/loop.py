@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -24,7 +23,7 @@ from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.examples import TrainingData
 from eyeswap.training.feed import Feed, Layout
 from eyeswap.training.health import complaint
-from eyeswap.training.layers import recomputed
+from eyeswap.training.layers import compiled, recomputed
 from eyeswap.training.log import TrainLog, open_trackers
 from eyeswap.training.parallel import this_process
 from eyeswap.training.passes import Cutter
@@ -74,7 +73,7 @@ def train(
     workers = min(execution.workers, os.cpu_count() or 1) if data.source.decodes else 0
     feed = Feed(data, layout, cutter, ranks.rank, workers)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_ready_to_train(model, packs, execution.recompute))
+        stack.enter_context(_ready_to_train(model, packs, execution))
         trainer = Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -106,9 +105,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _ready_to_train(
-    model: VisionLanguageModel, packs: bool, recompute: bool | Literal["elementwise"]
-) -> Iterator[None]:
+def _ready_to_train(model: VisionLanguageModel, packs: bool, execution: Execution) -> Iterator[None]:
     """Put a model into training mode; afterwards into eval mode, its frozen backbone as it was.
 
     As published, batch norms of the backbone drift while training goes on, and are thrown away with it.
@@ -118,7 +115,8 @@ def _ready_to_train(
     with (
         torch.random.fork_rng(),
         packed_attention(model.llm) if packs else contextlib.nullcontext(),
-        recomputed(model.llm, recompute),
+        compiled(model.llm, execution.compile),
+        recomputed(model.llm, execution.recompute),
     ):
         model.train()
         try:
