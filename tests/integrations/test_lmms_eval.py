@@ -146,6 +146,19 @@ def test_an_image_of_several_questions_is_encoded_once_a_batch(lmms_eval, run, m
     assert sum(seen) == 3
 
 
+def test_images_of_the_same_bytes_and_other_sides_are_two(lmms_eval, run, monkeypatch):
+    model = make(run)
+    seen = []
+    place = type(model.vlm.processor.image_geometry).place
+    monkeypatch.setattr(
+        type(model.vlm.processor.image_geometry),
+        "place",
+        lambda self, image: seen.append(image.size) or place(self, image),
+    )
+    ask(model, [{"image": Image.new("RGB", size), "question": "What?"} for size in ((40, 20), (20, 40))])
+    assert seen == [(40, 20), (20, 40)]
+
+
 def test_the_answer_ends_where_the_task_says(lmms_eval, run):
     model = make(run)
     (whole,) = ask(model, DOCUMENTS[:1])

@@ -117,7 +117,7 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         asking: list[Request] = []
         for number, (context, settings, doc_to_visual, doc_id, task, split) in enumerate(arguments):
             image = self._image(doc_to_visual(self.task_dict[task][split][doc_id]), task)
-            key = "" if image is None else hashlib.sha256(image.tobytes()).hexdigest()
+            key = "" if image is None else hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
             images[key] = image
             asked.setdefault(key, []).append(number)
             asking.append(self._request(str(context), settings))
