@@ -69,10 +69,10 @@ def test_speed_and_time_left_are_those_of_the_last_steps(run: PlannedRun) -> Non
     assert status_of(run).left_s is None
 
 
-def test_a_line_that_is_being_written_does_not_count_yet(run: PlannedRun) -> None:
+def test_a_line_that_is_being_written_or_is_no_row_does_not_count(run: PlannedRun) -> None:
     begin(run, rows=3)
     with (run.folder / "train.jsonl").open("a", encoding="utf-8") as log:
-        log.write('{"step": 3, "lo')
+        log.write('{"step": 9}\n[]\nfree text\n{"step": 3, "lo')
     assert status_of(run).step == 3
 
 

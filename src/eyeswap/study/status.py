@@ -120,8 +120,9 @@ def _log_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            rows.append(json.loads(line))
-        except ValueError:  # the first line, if it was cut
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "elapsed_s": float(row["elapsed_s"])})
+        except (ValueError, KeyError, TypeError):  # the first line, if it was cut; a line that is none of a log
             continue
     return rows[-_RECENT_STEPS:]
 
