@@ -28,7 +28,7 @@ def print_field(console: Console, label: str, text: str, style: str) -> None:
         console.print(Text.assemble((indent if number else label, style), line), soft_wrap=True)
 
 
-def fitted_table(heads: Mapping[str, int], rows: Sequence[Sequence[str]], width: int) -> Table:
+def fitted_table(heads: Mapping[str, int], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
     """Return a table with as many columns as fit; names that are still too long are broken at hyphens.
 
     Args:
@@ -46,5 +46,5 @@ def fitted_table(heads: Mapping[str, int], rows: Sequence[Sequence[str]], width:
     columns = [Column(names[place], justify="left" if place == 0 else "right", no_wrap=True) for place in kept]
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     for row in rows:
-        table.add_row("\n".join(textwrap.wrap(row[0], room)), *(row[place] for place in kept[1:]))
+        table.add_row("\n".join(textwrap.wrap(str(row[0]), room)), *(row[place] for place in kept[1:]))
     return table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eyeswap.cli.console import open_console
+from eyeswap.cli.console import fitted_table, open_console
 from eyeswap.study.plan import PlannedRun
 from eyeswap.study.status import RunStatus, count_activities, status_of
 
@@ -25,7 +25,6 @@ _STYLES = {
     "failed": "red",
     "lost": "red",
 }
-_WIDE = 110  # columns from which the table shows speed and worker
 
 
 def print_status(planned: Sequence[PlannedRun], as_json: bool) -> None:
@@ -93,37 +92,41 @@ def _line(status: RunStatus) -> str:
 
 
 def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: int) -> Group:
-    """Return the table and what is below it."""
-    from rich import box
+    """Return the table and what is below it; columns without any content are left out."""
     from rich.console import Group
-    from rich.table import Column, Table
     from rich.text import Text
 
     study = planned[0].study
-    seeds, wide = len(study.seeds) > 1, width >= _WIDE
-    names = [*(["seed"] if seeds else []), "state", "steps", "loss", *(["a step"] if wide else []), "left", "answers"]
-    columns = [Column("arm", overflow="fold"), *(Column(name, justify="right", no_wrap=True) for name in names)]
-    columns += [Column("benchmarks", justify="right", no_wrap=True), Column("worker", overflow="fold")] if wide else []
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, title=study.name, title_justify="left")
-    for status in statuses:
-        table.add_row(
+    heads = {"arm": 0, "seed": 0, "state": 0, "steps": 0, "loss": 3, "a step": 5, "left": 1, "answers": 1,
+             "benchmarks": 4, "worker": 2}  # fmt: skip
+    rows: list[list[str | Text]] = [
+        [
             status.arm,
-            *([str(status.seed)] if seeds else []),
+            str(status.seed) if len(study.seeds) > 1 else "",
             Text(status.activity, _STYLES.get(status.activity, "")),
             _steps(status) if status.step else "",
             "" if status.loss is None else f"{status.loss:.3f}",
-            *(["" if status.step_s is None else _seconds(status.step_s)] if wide else []),
+            "" if status.step_s is None else _seconds(status.step_s),
             _clock(status.left_s) if status.activity == "training" and status.left_s is not None else "",
             _answers(status),
-            *([f"{status.num_finished} of {len(study.benchmarks)}", status.worker or ""] if wide else []),
-        )
+            f"{status.num_finished} of {len(study.benchmarks)}",
+            status.worker or "",
+        ]
+        for status in statuses
+    ]
+    filled = [place for place in range(len(heads)) if any(len(row[place]) for row in rows)]
+    table = fitted_table(
+        {name: rank for place, (name, rank) in enumerate(heads.items()) if place in filled},
+        [[row[place] for place in filled] for row in rows],
+        width,
+    )
     lines = [Text(", ".join(f"{count} {name}" for name, count in count_activities(statuses).items()))]
     lines += [
         Text.assemble((f"{status.arm}, seed {status.seed}: ", "red"), status.message)
         for status in statuses
         if status.message
     ]
-    return Group(table, *lines)
+    return Group(Text(study.name, "bold"), table, *lines)
 
 
 def _steps(status: RunStatus) -> str:
