@@ -2,8 +2,9 @@
 
 A checkpoint holds what is trained, the optimiser's moments, and the next step. Learning rate, data position and random
 numbers are functions of the step and the seed, so there is nothing else to keep. Each process writes its own shards as
-safetensors, through torch's distributed checkpointing, in a thread of its own while training goes on; another number
-of processes can read them. When all are written, their sums go into ``checkpoint.json`` and the folder gets its name.
+safetensors, through torch's distributed checkpointing, in a thread of its own while training goes on, from a copy in
+the host's memory (12 bytes for each trained parameter that the process holds); another number of processes can read
+them. When all are written, their sums go into ``checkpoint.json`` and the folder gets its name.
 
     checkpoints/step-00001200/{checkpoint.json, shard-00001-....safetensors, ...}
 
