@@ -8,9 +8,10 @@ that a study that goes on trains on the same records.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from eyeswap.data.collate import EncodedConversations
 from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, num_scenes, write_digits
 from eyeswap.data.formats import Example
 from eyeswap.data.instruction import Instruction, read_instructions
@@ -55,6 +56,7 @@ class StudyData:
         instructions: the training conversations.
         asked: benchmarks with their examples and trivial baselines.
         left_out: the records that are not trained on.
+        encoded: conversations in tokens, for arms to come; filled by `eyeswap.study.train_run`.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class StudyData:
     instructions: Sequence[Instruction]
     asked: Sequence[tuple[Benchmark, Sequence[Example], TrivialBaseline]]
     left_out: Sequence[LeftOut] = ()
+    encoded: dict[str, EncodedConversations] = field(default_factory=dict)
 
     @property
     def image_sets(self) -> dict[str, list[str]]:

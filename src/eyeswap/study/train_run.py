@@ -8,6 +8,7 @@ import torch
 
 from eyeswap.adaptation.shipped import llm_source
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.data.collate import EncodedConversations
 from eyeswap.data.tokens import TokenCache
 from eyeswap.evaluation.frames import messages_in_frame
 from eyeswap.files import digest
@@ -48,11 +49,8 @@ def train_run(
     source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache)
     if cache is not None:
         cache.require([one.image for one in data.instructions if one.image is not None])
-    messages = list(messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry))
-    reading = board.task(f"{run.arm}: read conversations", len(messages))
-    trained_on = TrainingData.of(
-        data.instructions, messages, model.prompt, model.tokenizer, recipe, run.seed, source, reading.advance
-    )
+    encoded = _encoded(run, data, loaded, model, board)
+    trained_on = TrainingData.ordered(data.instructions, encoded, recipe, run.seed, source)
     if ranks.is_first:
         write_records(run, data, loaded, model, trained_on)
     if recipe.lora_rank is not None:
@@ -81,6 +79,22 @@ def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
     model.config.box_frame = recipe.box_frame
     return model
+
+
+def _encoded(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, board: Progress
+) -> EncodedConversations:
+    """Return the conversations in tokens; of many they take minutes, so runs to which the same is said share them."""
+    recipe = run.study.recipe
+    key = "" if recipe.box_frame == "original" else digest(loaded.geometry.canonical())
+    if key not in data.encoded:
+        data.encoded.clear()
+        task = board.task(f"{run.arm}: read conversations", len(data.instructions))
+        messages = list(messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry))
+        data.encoded[key] = EncodedConversations.of(
+            messages, model.prompt, model.tokenizer, recipe.max_text_tokens, task.advance
+        )
+    return data.encoded[key]
 
 
 def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:

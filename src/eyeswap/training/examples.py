@@ -66,6 +66,18 @@ class TrainingData:
             advance: told how many more conversations are encoded.
         """
         encoded = EncodedConversations.of(messages, prompt, tokenizer, recipe.max_text_tokens, advance)
+        return cls.ordered(instructions, encoded, recipe, seed, source)
+
+    @classmethod
+    def ordered(
+        cls,
+        instructions: Sequence[Instruction],
+        encoded: EncodedConversations,
+        recipe: Recipe,
+        seed: int,
+        source: VisualSource,
+    ) -> TrainingData:
+        """Draw the order of the batches of conversations that are encoded; arguments as in `of`."""
         images = [instruction.image for instruction in instructions]
         words = [count_words(instruction.messages) for instruction in instructions]
         order = training_order(instructions, words, recipe, seed)
