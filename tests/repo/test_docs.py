@@ -93,7 +93,7 @@ def test_a_command_in_the_documents_exists(page: Path, words: list[str]) -> None
     if program == "eyeswap":
         check_eyeswap(words)
         for word in words:
-            if word.startswith("studies/"):
+            if word.startswith(("studies/", "recipes/")):
                 assert (ROOT / word).is_file(), f"{relative(page)} names {word}"
     elif program == "make":
         targets = [word for word in words[1:] if "=" not in word]

@@ -206,3 +206,16 @@ def test_another_connector_reads_the_tokens_that_a_study_left(
     assert (folder / "vit" / "seed-7" / "scores.json").is_file()
     assert list((tmp_path / "tokens").glob("*/tokens.f16")) == [store]
     assert store.read_bytes() == content
+
+
+def test_own_data_in_the_same_format_need_nothing_but_their_place(
+    root: Path, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    records = json.loads((root / INSTRUCTION_FILE).read_text())[:3]
+    for record in records:
+        record["image"] = f"{FOLDER.as_posix()}/{record['image']}"
+    (root / "mine.json").write_text(json.dumps(records))
+    with progress(Console(quiet=True)) as board:
+        data = prepare_data(study(root, data={"instruction": "mine.json"}), tmp_path, board)
+    assert [one.image for one in data.instructions] == [record["image"] for record in records]
+    assert all((root / one.image).is_file() for one in data.instructions)
