@@ -1,9 +1,10 @@
 """Time training steps: conversations packed without padding, against padded micro-batches with full recompute.
 
-    python benchmarks/training.py                                         # about 5 minutes on 2 CPU cores
-    python benchmarks/training.py --shape 4096x32 --backbone vmamba-small-s2l15 --tokens-per-pass 8192   # a GPU: 7B
-    python benchmarks/training.py --shape 4096x32 --backbone vitdet-b-maskrcnn --geometry corner-letterbox-512
-    torchrun --nproc-per-node 8 benchmarks/training.py --shape 4096x32    # FSDP2
+    python benchmarks/training.py                               # about 5 minutes on 2 CPU cores
+    python benchmarks/training.py --shape 4096x32 --batch 128 --tokens-per-pass 6144 --recompute elementwise \\
+        --backbone vmamba-small-s2l15                           # 7B and 196 tokens, on a GPU of 140 GB
+        --backbone vitdet-b-maskrcnn --geometry corner-letterbox-512   # or 1,024 tokens
+    torchrun --nproc-per-node 8 benchmarks/training.py --shape 4096x32 --batch 128    # FSDP2
 
 Three ways to take the same optimiser step over the same global batch, with one model, its weights random:
 

@@ -159,7 +159,8 @@ class Checkpoints:
         try:
             with _failures_as_oserror():
                 unfinished.mkdir(parents=True, exist_ok=True)
-                writer = HuggingFaceStorageWriter(str(unfinished), _file_of(self._copy), save_distributed=True)
+                files = _file_of(self._copy)
+                writer = HuggingFaceStorageWriter(str(unfinished), fqn_to_index_mapping=files, save_distributed=True)
                 save(self._copy, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
                 if self.ranks.is_first:
                     self._name(unfinished, path, next_step)
