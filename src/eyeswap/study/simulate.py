@@ -20,6 +20,7 @@ from scipy import stats
 from eyeswap.study.equivalence import equivalence, minimum_detectable
 from eyeswap.study.ranks import rank_intervals
 from eyeswap.study.resampling import LEVEL, Floats
+from eyeswap.study.simulate_correlation import print_table
 from eyeswap.study.statistics import Sample, holm, sample_differences, sample_intervals, sign_flips
 
 ALPHA = 1 - LEVEL
@@ -266,7 +267,7 @@ def _true_ranks(truth: Floats) -> tuple[Floats, Floats]:
 
 
 def main(num_studies: int) -> None:
-    """Print both tables as Markdown."""
+    """Print all tables as Markdown."""
     print("| studies | score | difference | sign flip | interval | McNemar | no worse | power |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for scenario in SCENARIOS:
@@ -279,6 +280,8 @@ def main(num_studies: int) -> None:
     for title in FAMILIES:
         family = try_family(title, num_studies)
         print(f"| {family.title} | {100 * family.any_wrong:.1f} | {100 * family.all_ranks:.1f} |", flush=True)
+    print()
+    print_table(num_studies)
 
 
 if __name__ == "__main__":
