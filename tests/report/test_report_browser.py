@@ -153,8 +153,63 @@ def test_a_screen_reader_hears_names_and_right_or_wrong(page):
     assert page.locator("figure svg:visible").first.get_attribute("aria-label")
 
 
-def test_text_is_readable_in_the_dark(browser, address):
-    page = browser.new_page(color_scheme="dark")
+def test_text_search_finds_questions_truths_and_answers(page):
+    page.fill("#filter-text", "HOW MANY discs")
+    found = page.locator("#strip button").count()
+    assert 0 < found < 60
+    assert page.locator("#question").inner_text() == "How many discs are there?"
+    page.fill("#filter-text", "no such words anywhere")
+    assert page.is_visible("#nothing")
+    page.click("#clear")
+    assert page.locator("#strip button").count() == 60
+
+
+def test_a_reader_with_a_keyboard_can_skip_to_the_verdict(page):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "verdict"
+
+
+def test_every_figure_has_its_numbers_as_a_table(page):
+    for figure in page.locator("figure").all():
+        assert figure.locator("figcaption").inner_text()
+        figure.locator("summary").click()
+        assert figure.locator("table tbody tr").count() > 0
+        assert figure.locator("table").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_every_control_has_a_name_and_every_region_can_be_reached(page):
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, select, input, a, summary')].filter((one) =>
+          !(one.ariaLabel || one.textContent.trim() || (one.labels && one.labels.length))).length"""
+    )
+    assert nameless == 0
+    assert page.evaluate(
+        "[...document.querySelectorAll('.scroll')].every((one) => one.tabIndex === 0 && one.ariaLabel)"
+    )
+
+
+def test_numbers_can_be_taken_along(page):
+    with page.expect_download() as download:
+        page.click("a[download='results.csv']")
+    assert download.value.path().read_text().startswith("study,arm,seed,benchmark")
+
+
+def test_print_keeps_what_can_be_read_and_drops_what_can_be_pressed(browser, address):
+    page = browser.new_page(viewport={"width": 1000, "height": 1400})
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(address)
+    assert page.locator("nav, .filters, .strip, .skip").evaluate_all("all => all.every((one) => !one.offsetParent)")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 251)"
+    assert page.locator("figure .wide svg").first.is_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable(browser, address, scheme):
+    page = browser.new_page(color_scheme=scheme)
     page.goto(address)
     ratios = page.evaluate(
         """() => {

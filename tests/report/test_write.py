@@ -44,6 +44,12 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Leave figures empty, for tests of words."""
+    monkeypatch.setattr("eyeswap.report.page.svg", lambda *_: "<svg></svg>")
+
+
 @pytest.fixture(scope="module")
 def written(study_dir):
     return write_report(analyse(study_dir))
@@ -162,7 +168,7 @@ def test_a_study_without_any_result_still_has_a_page(make_study):
     assert "<table" not in page
 
 
-def test_an_unfinished_study_of_several_seeds_is_reported_as_far_as_it_is(make_study):
+def test_an_unfinished_study_of_several_seeds_is_reported_as_far_as_it_is(make_study, no_drawing):
     study = make_study(arms=("vit", "vmamba", "maxvit"), seeds=(1, 2), unfinished=("maxvit",))
     page = write_report(analyse(study))["report.html"].read_text()
     assert "Not in this report: " in page
@@ -171,7 +177,7 @@ def test_an_unfinished_study_of_several_seeds_is_reported_as_far_as_it_is(make_s
     assert "Answers are those of the first seed." in page
 
 
-def test_what_a_model_says_cannot_become_markup(make_study):
+def test_what_a_model_says_cannot_become_markup(make_study, no_drawing):
     study = make_study(arms=("vit", "maxvit"))
     content = read_json(study / "study.json")
     content["question"] = "Is <b>bold</b> & </script><script>alert(1)</script> safe?"

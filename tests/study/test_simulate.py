@@ -1,7 +1,7 @@
 """The statistics on made-up studies of known truth: intervals hold it, tests raise no more alarms than they may.
 
-The full run, ten thousand studies of every kind, stands in ``docs/statistics.md``. Here are fewer: an alarm rate of just
-5% may show up as three standard errors more, and no more than that.
+The full run, ten thousand studies of every kind, stands in ``docs/statistics.md``. Here are fewer: an alarm rate of
+just 5% may show up as three standard errors more, and no more than that.
 """
 
 import math

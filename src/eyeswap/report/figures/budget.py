@@ -16,6 +16,7 @@ from eyeswap.report.costs import Budget, frontier
 from eyeswap.report.figures.drawing import (
     WIDE,
     Dot,
+    Named,
     Plot,
     Rows,
     draw_baseline,
@@ -102,7 +103,7 @@ def overall_against_size(analysis: Analysis, width: float) -> Figure:
     for point in published:
         y, across = point.overall, _across(1e6 * point.parameters_m, biggest)
         dots.append(Dot(point.model, 1e6 * point.parameters_m, y, y, y, across, LIGHT["muted"]))
-    name_dots(axes, figure, dots)
+    name_dots(figure, [Named(axes, dots)])
     return figure
 
 
@@ -111,16 +112,17 @@ def budgets(analysis: Analysis, width: float) -> Figure:
     shown = [budget for budget in analysis.budgets if not budget.equal]
     columns = min(2, len(shown)) if width >= WIDE else 1
     rows = math.ceil(len(shown) / columns)
-    figure = new_figure(width, rows * 2.7)
+    figure, panels = new_figure(width, rows * 2.7), []
     for position, budget in enumerate(shown):
         axes = figure.add_subplot(rows, columns, position + 1)
-        _panel(axes, figure, analysis, budget)
+        panels.append(_panel(axes, analysis, budget))
         if position % columns == 0:
             axes.set_ylabel("overall score, %")
+    name_dots(figure, panels)
     return figure
 
 
-def _panel(axes: Any, figure: Figure, analysis: Analysis, budget: Budget) -> None:
+def _panel(axes: Any, analysis: Analysis, budget: Budget) -> Named:
     arms = [(index, arm) for index, arm in indexed(analysis.results) if arm.name in budget.values]
     scores = {arm.name: arm.scores.averages["overall"].value for _, arm in arms}
     low, high = min(budget.values.values()) / 1.25, max(budget.values.values()) * 1.6
@@ -147,7 +149,7 @@ def _panel(axes: Any, figure: Figure, analysis: Analysis, budget: Budget) -> Non
     ]
     level = [(x, y, x_after, y) for (x, y), (x_after, _) in pairwise(steps)]
     upright = [(x_after, y, x_after, after) for (_, y), (x_after, after) in pairwise(steps)]
-    name_dots(axes, figure, dots, [*level, *upright])
+    return Named(axes, dots, [*level, *upright])
 
 
 def _budget_plot(analysis: Analysis) -> Plot:

@@ -131,34 +131,47 @@ class Dot:
     color: str = LIGHT["ink"]
 
 
-def name_dots(axes: Any, figure: Figure, dots: Sequence[Dot], lines: Sequence[Box] = ()) -> None:
+@dataclass(frozen=True)
+class Named:
+    """A panel whose dots want names; ``lines`` run level or upright and are kept clear."""
+
+    axes: Any
+    dots: Sequence[Dot]
+    lines: Sequence[Box] = ()
+
+
+def name_dots(figure: Figure, panels: Sequence[Named]) -> None:
     """Write each name beside its dot, in the first place that is free of marks, intervals, lines and other names.
 
-    A name that finds no free place is left out; the table below the figure has it. ``lines`` run level or upright.
+    A name that finds no free place is left out; the table below the figure has it.
     """
-    if not dots:
-        return
     figure.draw_without_rendering()  # so that the axes know where they are
-    pixels = figure.dpi / 72
+    for panel in panels:
+        _name_dots(panel, figure.dpi / 72)
+
+
+def _name_dots(panel: Named, pixels: float) -> None:
+    """Name the dots of one panel; ``pixels`` make a point."""
+    place = panel.axes.transData.transform
     em = 8.5 * pixels
-    left, bottom, right, top = axes.bbox.extents
+    left, bottom, right, top = panel.axes.bbox.extents
     taken: list[Box] = []
-    for line in lines:
-        (x1, y1), (x2, y2) = axes.transData.transform([line[:2], line[2:]])
+    for line in panel.lines:
+        (x1, y1), (x2, y2) = place([line[:2], line[2:]])
         taken.append((x1 - 2, y1 - 2, x2 + 2, y2 + 2))
-    for dot in dots:
-        (x, y), (_, low), (_, high) = axes.transData.transform([(dot.x, dot.y), (dot.x, dot.low), (dot.x, dot.high)])
+    for dot in panel.dots:
+        (x, y), (_, low), (_, high) = place([(dot.x, dot.y), (dot.x, dot.low), (dot.x, dot.high)])
         half = dot.across * pixels / 2 + 1
         taken += [(x - half, y - half, x + half, y + half), (x - 2, low, x + 2, high)]
-    for dot in dots:
-        x, y = axes.transData.transform((dot.x, dot.y))
+    for dot in panel.dots:
+        x, y = place((dot.x, dot.y))
         for side, dx, dy in _places(dot):
             start = x + dx * pixels - (0.6 * em * len(dot.name) if side == "right" else 0)
             box = (start, y + dy * pixels - em / 2, start + 0.6 * em * len(dot.name), y + dy * pixels + em / 2)
             inside = left <= box[0] and box[2] <= right + 2 * em and bottom <= box[1] and box[3] <= top + em
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                axes.annotate(
+                panel.axes.annotate(
                     dot.name, (dot.x, dot.y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5,
                     color=dot.color,
                 )  # fmt: skip

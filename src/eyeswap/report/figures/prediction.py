@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eyeswap.report.analysis import Analysis
-from eyeswap.report.figures.drawing import WIDE, Dot, Plot, Rows, draw_interval, indexed, name_dots, new_figure
+from eyeswap.report.figures.drawing import WIDE, Dot, Named, Plot, Rows, draw_interval, indexed, name_dots, new_figure
 from eyeswap.report.gather import GROUP_TITLES
 from eyeswap.report.style import LIGHT, MINUS, color, marker, percent
 
@@ -39,7 +39,7 @@ def scatter(analysis: Analysis, width: float) -> Figure:
     arms = [(index, arm) for index, arm in indexed(analysis.results) if arm.name in found.values]
     groups = [group for group in ("vqa", "localization") if group in analysis.results.groups]
     rows, columns = (1, len(groups)) if width >= WIDE else (len(groups), 1)
-    figure = new_figure(width, rows * 3.0)
+    figure, panels = new_figure(width, rows * 3.0), []
     for position, group in enumerate(groups):
         axes = figure.add_subplot(rows, columns, position + 1)
         dots = []
@@ -60,5 +60,6 @@ def scatter(analysis: Analysis, width: float) -> Figure:
         axes.margins(x=0.14, y=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        name_dots(axes, figure, dots)
+        panels.append(Named(axes, dots))
+    name_dots(figure, panels)
     return figure
