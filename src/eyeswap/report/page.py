@@ -82,6 +82,7 @@ def _environment(colors: Mapping[str, str]) -> Environment:
         "size": style.size,
         "cost": style.cost,
         "correlation": correlation,
+        "caption": _caption,
         "bare_p_value": lambda p: style.p_value(p).removeprefix("p ").removeprefix("= "),
         "arms": partial(_with_arms, colors=colors),
     }
@@ -131,6 +132,11 @@ def _with_arms(text: str, colors: Mapping[str, str]) -> Markup:
         return str(Markup('<b class="arm" style="--c:{}">{}</b>').format(colors.get(name, "currentColor"), name))
 
     return Markup(re.sub(r"\*\*(.+?)\*\*", mark, str(escape(text))))
+
+
+def _caption(text: str) -> Markup:
+    """Set what stands between backticks as code, and apostrophes as type does."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text.replace("'", "’")))))  # noqa: RUF001
 
 
 def _script_json(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -33,9 +33,17 @@ def draw_profile(cells: Sequence[Cell], title: str, path: Path) -> None:
             figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
 
 
-def profile_figure(cells: Sequence[Cell], width: float, columns: int) -> Figure:
-    """Draw the four panels in so many columns; both axes are logarithmic."""
+def profile_figure(cells: Sequence[Cell], width: float, columns: int, looks: Mapping[str, int] | None = None) -> Figure:
+    """Draw the four panels in so many columns; both axes are logarithmic.
+
+    Args:
+        cells: what was measured.
+        width: in inches.
+        columns: of panels.
+        looks: backbone to the number that decides its colour and marker; in the order of the cells if not given.
+    """
     names = list(dict.fromkeys(cell.backbone for cell in cells))
+    looks = looks or {name: index for index, name in enumerate(names)}
     rows, in_legend = math.ceil(len(PANELS) / columns), 5 if columns > 1 else 2
     height = rows * (3.2 if columns > 1 else 2.5) + 0.22 * math.ceil(len(names) / in_legend)
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -43,15 +51,22 @@ def profile_figure(cells: Sequence[Cell], width: float, columns: int) -> Figure:
     every = math.ceil(len(sides) / MOST_TICKS)
     for position, (field, label, factor) in enumerate(PANELS):
         axes = figure.add_subplot(rows, columns, position + 1)
-        for index, name in enumerate(names):
+        for name in names:
             places = [
                 (cell.side_px, getattr(cell, field) * factor)
                 for cell in cells
                 if cell.backbone == name and getattr(cell, field) is not None
             ]
             if places:
-                style = "-" if index < NUM_COLORS else "--"
-                axes.plot(*zip(*places, strict=True), style, color=color(index), marker=marker(index), label=name, ms=4)
+                style = "-" if looks[name] < NUM_COLORS else "--"
+                axes.plot(
+                    *zip(*places, strict=True),
+                    style,
+                    color=color(looks[name]),
+                    marker=marker(looks[name]),
+                    label=name,
+                    ms=4,
+                )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sides[::every])

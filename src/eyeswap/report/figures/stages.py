@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from eyeswap.report.analysis import Analysis
-from eyeswap.report.figures.drawing import WIDE, Plot, Rows
+from eyeswap.report.figures.drawing import WIDE, Plot, Rows, indexed
 from eyeswap.report.profile_figure import profile_figure
 
 
@@ -35,5 +35,9 @@ def plots(analysis: Analysis) -> list[Plot]:
 
 
 def stages(analysis: Analysis, width: float) -> Figure:
-    """Draw four panels, one line a backbone."""
-    return profile_figure(analysis.profile, width, columns=2 if width >= WIDE else 1)
+    """Draw four panels, one line a backbone, in the colour of its arm where it has one."""
+    of_arms = {str(arm.backbone.get("name")): index for index, arm in indexed(analysis.results)}
+    names = dict.fromkeys(cell.backbone for cell in analysis.profile)
+    others = [name for name in names if name not in of_arms]
+    looks = of_arms | {name: len(analysis.results.arms) + number for number, name in enumerate(others)}
+    return profile_figure(analysis.profile, width, 2 if width >= WIDE else 1, looks)

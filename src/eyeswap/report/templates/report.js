@@ -158,5 +158,8 @@
     event.preventDefault();
     show(at + step);
   });
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("details:not(.data)").forEach((one) => { one.open = true; });
+  });
   refresh();
 })();
