@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: eyeswap compare runs/quickstart/vit/seed-7 runs/quickstart/vmamba/seed-7 --examples 5"
 _WIDEST = 60
+_LEVEL = 0.05
 
 
 def compare(
@@ -35,12 +36,27 @@ def compare(
         return
     console = open_console()
     console.print(_differences(content))
-    console.print("p is adjusted by Holm over the rows; McNemar's p is exact and not adjusted", style="dim")
+    console.print(_in_words(content), highlight=False)
+    console.print(
+        "p: sign-flip test by image, adjusted by Holm over benchmarks and over averages; McNemar's p is exact, takes "
+        "questions as independent and is not adjusted",
+        style="dim",
+    )
     for note in content["notes"]:
         console.print(f"! {note}", highlight=False, soft_wrap=True, markup=False)
     for entry in content["benchmarks"].values():
         if entry["examples"]:
             _print_examples(entry, console)
+
+
+def _in_words(content: dict[str, Any]) -> str:
+    """Say which run is ahead where, and what is not decided."""
+    entries = {**content["averages"], **{entry["title"]: entry for entry in content["benchmarks"].values()}}
+    told: dict[str, list[str]] = {"B is ahead in": [], "A is ahead in": [], "not decided:": []}
+    for title, entry in entries.items():
+        ahead = "B is ahead in" if entry["difference"] > 0 else "A is ahead in"
+        told[ahead if entry["p_holm"] < _LEVEL else "not decided:"].append(title)
+    return "; ".join(f"{what} {', '.join(titles)}" for what, titles in told.items() if titles)
 
 
 def _differences(content: dict[str, Any]) -> Any:
