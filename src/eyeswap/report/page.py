@@ -131,7 +131,8 @@ def _with_arms(text: str, colors: Mapping[str, str]) -> Markup:
         name = match.group(1)
         return str(Markup('<b class="arm" style="--c:{}">{}</b>').format(colors.get(name, "currentColor"), name))
 
-    return Markup(re.sub(r"\*\*(.+?)\*\*", mark, str(escape(text))))
+    whole = str(escape(text)).replace("p = ", "p&nbsp;=&nbsp;")
+    return Markup(re.sub(r"\*\*(.+?)\*\*", mark, whole))
 
 
 def _caption(text: str) -> Markup:

@@ -141,7 +141,7 @@ def _difference_finding(results: StudyResults, group: str, comparisons: list[Com
         )
     else:
         scores = [f"**{arm.name}** ({percent(arm.scores.averages[group].value)}%)" for arm in best]
-        text = f"{title}: {listed(scores)} share the lead and are not told apart."
+        text = f"{title}: {listed(scores)} share the lead: none is told apart from the best."
     return Finding("decided", f"{text} {_pair_list(pairs)}")
 
 
