@@ -49,16 +49,15 @@ def collapse(
     if probe:
         _probe(finished, probe)
     arms = diagnose(finished)
-    if stabilized is not None:
-        _stabilize(stabilized, finished, arms)
     if as_json:
         import json
 
         typer.echo(json.dumps([arm.as_dict() for arm in arms], indent=1, ensure_ascii=False))
-        return
-    _show(arms, open_console())
+    else:
+        _show(arms, open_console())
     if stabilized is not None:
-        typer.echo(f"stabilized arms: {stabilized}")
+        _stabilize(stabilized, finished, arms)
+        typer.echo(f"stabilized arms: {stabilized}", err=True)
 
 
 def _check(runs: Sequence[Path], finished: Sequence[Path]) -> None:
