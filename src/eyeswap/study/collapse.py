@@ -135,7 +135,8 @@ def expect(one: Signs, points: dict[str, tuple[float, float]]) -> Expected:
     if one.vqa is None:
         return Expected(FLOOR, None, len(peers), "no VQA score to predict localization from")
     if len(peers) < MIN_PEERS:
-        return Expected(FLOOR, None, len(peers), f"{len(peers)} peers that localize; a line needs {MIN_PEERS}")
+        localize = "peer localizes" if len(peers) == 1 else "peers localize"
+        return Expected(FLOOR, None, len(peers), f"{len(peers)} {localize}; a line needs {MIN_PEERS}")
     vqa, gains = peers.T
     reach = np.ptp(vqa) / 2
     if not vqa.min() - reach <= one.vqa <= vqa.max() + reach:
