@@ -167,6 +167,24 @@ def test_normalisation_belongs_to_the_backbone(tmp_path: Path) -> None:
     assert not report.undeclared
 
 
+def test_the_wiring_explains_all_that_it_changes(tmp_path: Path) -> None:
+    def plant(spec: dict[str, Any], machine: dict[str, Any]) -> None:
+        spec["backbone"] |= {"name": "digits-vit", "weights_sha256": "w-vit", "frozen_mode": "train", "tap": "stage-2"}
+        spec["backbone"]["geometry"]["mean"] = [0.5, 0.5, 0.5]
+        spec["connector"]["init_digest"] = "drawn from the width"
+
+    def declare(spec: dict[str, Any], machine: dict[str, Any]) -> None:
+        plant(spec, machine)
+        for path in tmp_path.rglob("spec.json"):
+            first = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps({**first, "may_differ": ["wiring"]}), encoding="utf-8")
+        spec["may_differ"] = ["wiring"]
+
+    report = audited(tmp_path, declare)
+    assert not report.undeclared
+    assert titles(report.declared) == {"frozen mode", "tap", "normalisation", "connector start"}
+
+
 def test_seeds_explain_the_order_and_the_connector_start(tmp_path: Path) -> None:
     report = audited(tmp_path, nothing, seeds=(7, 8))
     assert {"seed", "batch order", "connector start"} <= titles(report.declared)

@@ -58,7 +58,7 @@ FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("token width", "backbone.embed_dim", ("backbone", "tap", "wiring")),
     ("token grid", "backbone.token_grid", ("backbone", "tap", "geometry", "wiring")),
     ("image geometry", "geometry", ("geometry", "wiring")),
-    ("normalisation", "normalisation", ("backbone",)),
+    ("normalisation", "normalisation", ("backbone", "wiring")),
     ("norm at the tap", "observed.tap_norm", ("backbone", "tap", "wiring")),
     ("frozen mode", "backbone.frozen_mode", ("wiring",)),
     ("training box frame", "train_box_frame", ()),
