@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,8 @@ def test_the_doctor_says_which_scan_runs_and_what_it_costs() -> None:
     found = dict(doctor.findings())
     assert {"eyeswap", "processor", "GPU", "memory", "disk", "selective scan", "browser"} <= set(found)
     assert " ms for 128 channels, 196 tokens, 8 states" in found["selective scan"]
+
+
+def test_the_doctor_knows_every_extra_that_can_be_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"])

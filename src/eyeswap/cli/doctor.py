@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 GIB = 2**30
-EXTRAS = {"timm": "timm", "dev": "pytest"}
+EXTRAS = {"timm": "timm", "lora": "peft", "slurm": "submitit", "dev": "pytest"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -44,6 +44,7 @@ def findings() -> Iterator[tuple[str, str]]:
         "browser",
         browser or "no Chromium; only the tests of the report page need one (apt-get install chromium)",
     )
+    yield "Slurm", shutil.which("srun") or "no srun here; `eyeswap study run --launcher slurm` needs it"
     for extra, package in EXTRAS.items():
         found = version_of(package)
         yield f"extra {extra}", f"{package} {found}" if found else f"absent (pip install 'eyeswap[{extra}]')"
