@@ -123,6 +123,11 @@ def test_files_stay_short() -> None:
     assert tenth_longest[0] <= 300, lengths[-10:]
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("conftest.py", "__main__.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test files by name alone"
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=relative)
 def test_a_package_exports_what_it_lists_and_documents_it(package: Path) -> None:
     name = ".".join(("eyeswap", *package.relative_to(SOURCE).parts))

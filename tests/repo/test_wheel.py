@@ -43,7 +43,8 @@ def test_the_wheel_requires_neither_torchvision_nor_timm(wheel: Path) -> None:
     assert not [line for line in required if line.startswith(("torchvision", "timm"))]
 
 
-def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     install = [
