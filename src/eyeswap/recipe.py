@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from eyeswap.files import digest
 
+DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
+
 ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 Wiring = Literal["controlled", "as-published"]
 BoxFrame = Literal["original", "canvas"]
@@ -72,7 +74,9 @@ class Recipe(Spec):
     """All that is held fixed when a backbone is swapped; the defaults are the published recipe."""
 
     data: Data = Field(description='training data: "digits", a folder, or either with its parameters')
-    llm: str = Field(min_length=1, description='language model: "digits-llm", a local folder, or a Hub name')
+    llm: str = Field(
+        DEFAULT_LLM, min_length=1, description='language model: "digits-llm", a local folder, or a Hub name'
+    )
     connector: ConnectorKind = Field("gelu-mlp", description="network between visual tokens and language model")
     wiring: Wiring = Field(
         "controlled",

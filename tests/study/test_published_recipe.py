@@ -49,6 +49,12 @@ def test_the_recipe_has_the_published_value(recipe: Recipe, key: str) -> None:
     assert getattr(recipe, key) == PUBLISHED[key]
 
 
+def test_what_a_recipe_leaves_out_is_published_too(recipe: Recipe) -> None:
+    bare = Recipe(data=FolderData(folder="data"))
+    differing = {key for key in Recipe.model_fields if getattr(bare, key) != getattr(recipe, key)}
+    assert differing == {"loss", "micro_batch"}  # the exact mean is the default
+
+
 def test_every_key_is_either_published_or_named_as_left_open() -> None:
     assert set(Recipe.model_fields) - set(PUBLISHED) == {"wiring"}
     assert "--wiring as-published" in FILE.read_text(encoding="utf-8")

@@ -85,7 +85,8 @@ def show_estimate(study: Study, assumptions: Assumptions, as_json: bool) -> None
         console.print(study.question, style="bold", highlight=False)
         console.print(fitted_table({"arm": 0, **shown.NUMBERS}, rows, console.width))
         runs = [arm for arm in found.arms.values() for _ in study.seeds]
-        lines = [shown.sum_line(runs, f"all {len(runs)} runs, seed {', '.join(map(str, study.seeds))}")]
+        many = "the run" if len(runs) == 1 else f"all {len(runs)} runs"
+        lines = [shown.sum_line(runs, f"{many}, seed {', '.join(map(str, study.seeds))}")]
         lines += shown.summary_lines(found.workload, assumptions)
         lines += shown.memory_lines(found.arms.values(), assumptions)
         for line in lines:

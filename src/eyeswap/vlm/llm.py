@@ -23,7 +23,6 @@ from eyeswap.files import read_json
 from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, Prompt, TemplatePrompt, VicunaPrompt
 
-DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 PAD_TOKEN = "<PAD>"
 _ROWS = 64  # the embedding grows to a multiple of this
 # Settings of LLMs that change logits behind the last matrix; the loss over answer tokens alone would miss them.

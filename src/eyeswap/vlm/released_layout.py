@@ -14,9 +14,9 @@ from torch import Tensor
 
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import read_json, read_torch_weights
+from eyeswap.recipe import DEFAULT_LLM
 from eyeswap.vlm.catalog import CONFIG_FILE, WEIGHTS_FILE
 from eyeswap.vlm.connector import ConnectorKind
-from eyeswap.vlm.llm import DEFAULT_LLM
 
 _LLMS = {"vicuna-v15-7b": DEFAULT_LLM}
 _PARTS = ("projector", "llm_backbone")
