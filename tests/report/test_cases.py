@@ -113,3 +113,17 @@ def test_a_broken_profile_is_named(make_study):
     (study / "profile.csv").write_text("backbone,side_px\nvit,many\n")
     with pytest.raises(DataError, match=r"profile\.csv: line 2: not what `eyeswap profile` writes"):
         analyse(study)
+
+
+def test_what_would_be_too_long_is_cut_and_said(make_study, monkeypatch):
+    monkeypatch.setattr("eyeswap.report.page.svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("eyeswap.report.page.MOST_ROWS", 7)
+    monkeypatch.setattr("eyeswap.report.page.MOST_TO_TAKE_ALONG", 10_000)
+    monkeypatch.setattr("eyeswap.report.page.MOST_BYTES", 500_000)
+    analysis, page = written(make_study(num_examples=80))
+    assert len(analysis.averages) == 18
+    decided = sum(pair.in_words != "not decided" for pair in analysis.averages)
+    assert f"{min(decided, 7)} of 18 pairs" in page
+    assert 'download="results.json"' not in page
+    assert 'download="results.csv"' in page
+    assert len(page.encode()) < 500_000

@@ -30,8 +30,14 @@ STEPS = ((640, 85), (480, 80), (360, 75), (256, 70), (192, 60))  # longest side 
 KEEP_PNG_PX = 320
 
 
-def example_data(results: StudyResults, total: int = NUM_EXAMPLES) -> dict[str, Any]:
-    """Return benchmarks, arms, images (as data URIs) and examples, ready for JSON."""
+def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: int = IMAGE_BYTES) -> dict[str, Any]:
+    """Return benchmarks, arms, images (as data URIs) and examples, ready for JSON.
+
+    Args:
+        results: the runs.
+        total: how many examples.
+        image_bytes: what all images together may take before they become text.
+    """
     arms = [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
     runs = [arm.runs[0] for _, arm in arms]
     chosen: list[tuple[int, int]] = []
@@ -40,7 +46,7 @@ def example_data(results: StudyResults, total: int = NUM_EXAMPLES) -> dict[str, 
         per_arm = [run.predictions[position].score for run in runs]
         chosen += [(position, row) for row in choose_rows(per_arm, share, seed=position)]
     paths = list(dict.fromkeys(str(runs[0].predictions[position].image[row]) for position, row in chosen))
-    budget = IMAGE_BYTES // max(len(paths), 1)
+    budget = image_bytes // max(len(paths), 1)
     return {
         "benchmarks": [{"title": one.title, "group": one.group, "metric": one.metric} for one in results.benchmarks],
         "arms": [{"name": arm.name, "color": f"var(--arm-{index % NUM_COLORS})"} for index, arm in arms],

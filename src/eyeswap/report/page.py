@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from eyeswap.report import style
 from eyeswap.report.analysis import Analysis
 from eyeswap.report.data import as_json, long_csv
-from eyeswap.report.examples import example_data
+from eyeswap.report.examples import IMAGE_BYTES, example_data
 from eyeswap.report.figures import NARROW, WIDE, Plot, plots, svg
 from eyeswap.report.fixed import fact_rows, recipe_rows
 from eyeswap.report.gather import GROUP_TITLES
@@ -31,6 +31,11 @@ from eyeswap.report.verdict import correlation
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = ("page.css", "tables.css", "examples.css", "screens.css")
+MOST_BYTES = 8_000_000  # of a page
+ROOM_FOR_TEXT = 400_000  # questions and answers of the examples
+MOST_ROWS = 400  # of a table of pairs
+MOST_TO_TAKE_ALONG = 1_000_000  # bytes of a file that the page carries
+EXAMPLES_GO_HERE = "examples-go-here"
 KIND_LABELS = {"decided": "Decided", "open": "Not decided", "warning": "Caution", "note": "Note"}
 FACT_LABELS = {
     "undeclared": "differs, not declared",
@@ -42,6 +47,15 @@ FACT_LABELS = {
 
 def render(analysis: Analysis) -> str:
     """Return the whole page."""
+    page = _without_examples(analysis)
+    if not analysis.results.finished_arms:
+        return page
+    room = (MOST_BYTES - len(page.encode())) * 3 // 4 - ROOM_FOR_TEXT  # base64 makes four bytes of three
+    examples = example_data(analysis.results, image_bytes=min(max(room, 0), IMAGE_BYTES))
+    return page.replace(EXAMPLES_GO_HERE, _script_json(examples))
+
+
+def _without_examples(analysis: Analysis) -> str:
     results = analysis.results
     colors = {arm.name: f"var(--arm-{index % style.NUM_COLORS})" for index, arm in enumerate(results.arms)}
     return (
@@ -56,10 +70,11 @@ def render(analysis: Analysis) -> str:
             matrices={group: difference_matrix(analysis, group) for group in results.groups if analysis.averages},
             facts=fact_rows(analysis.audit) if analysis.audit else [],
             recipe=recipe_rows(results),
+            most_rows=MOST_ROWS,
             kind_labels=KIND_LABELS,
             fact_labels=FACT_LABELS,
             fates={fate: FATE_TITLES[fate] for fate in FATES},
-            examples=Markup(_script_json(example_data(results))) if results.finished_arms else None,
+            examples=Markup(EXAMPLES_GO_HERE) if results.finished_arms else None,
             downloads=_downloads(analysis) if results.finished_arms else [],
             css=Markup(_css()),
             js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
@@ -112,12 +127,13 @@ def _figures(analysis: Analysis) -> dict[str, tuple[Plot, dict[str, Markup]]]:
 
 
 def _downloads(analysis: Analysis) -> list[tuple[str, str, str]]:
-    """Return (file name, what it is, data URI) of the files that lie beside the page."""
+    """Return (file name, what it is, data URI) of the files that lie beside the page, if they are not too long."""
     content = json.dumps(as_json(analysis), ensure_ascii=False)
-    return [
-        ("results.csv", "every score of every run", _data_uri("text/csv", long_csv(analysis.results))),
-        ("results.json", "everything on this page", _data_uri("application/json", content)),
+    files = [
+        ("results.csv", "every score of every run", "text/csv", long_csv(analysis.results)),
+        ("results.json", "everything on this page", "application/json", content),
     ]
+    return [(name, what, _data_uri(kind, text)) for name, what, kind, text in files if len(text) <= MOST_TO_TAKE_ALONG]
 
 
 def _data_uri(kind: str, content: str) -> str:
