@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from eyeswap.data.digits.write import INSTRUCTION_FILE, DigitsSize, write_digits
-from eyeswap.errors import DataError
+from eyeswap.errors import DataError, EnvironmentProblem
 from eyeswap.files import read_safetensors
 from eyeswap.progress import progress
 from eyeswap.study.audit import audit, find_runs
@@ -202,7 +202,8 @@ def test_another_connector_reads_the_tokens_that_a_study_left(
     (store,) = (tmp_path / "tokens").glob("*/tokens.f16")
     content = store.read_bytes()
     monkeypatch.setattr("eyeswap.data.tokens.encode", None)  # the backbone is not run again
-    folder, _ = run(study(root, connector="linear"), tmp_path / "second")
+    beyond = study(root, connector="linear", execution={"cache_gb": 0.0})  # what is there is used, whatever its size
+    folder, _ = run(beyond, tmp_path / "second")
     assert (folder / "vit" / "seed-7" / "scores.json").is_file()
     assert list((tmp_path / "tokens").glob("*/tokens.f16")) == [store]
     assert store.read_bytes() == content
@@ -219,3 +220,12 @@ def test_own_data_in_the_same_format_need_nothing_but_their_place(
         data = prepare_data(study(root, data={"instruction": "mine.json"}), tmp_path, board)
     assert [one.image for one in data.instructions] == [record["image"] for record in records]
     assert all((root / one.image).is_file() for one in data.instructions)
+
+
+def test_adapters_without_peft_are_refused_before_anything_is_done(
+    root: Path, study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(EnvironmentProblem, match="needs peft"):
+        run(study(root, lora_rank=2), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -33,6 +33,7 @@ from eyeswap.study.spec import Study
 from eyeswap.study.study_data import StudyData, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.study.visual_tokens import cached_tokens
+from eyeswap.training.lora import import_peft
 from eyeswap.training.parallel import Ranks, join
 from eyeswap.training.vision import check_canvas
 from eyeswap.vlm.llm import load_config, load_tokenizer
@@ -78,7 +79,10 @@ def check_arms(study: Study) -> None:
     Raises:
         CheckpointError: if the LLM or a backbone cannot be had.
         SpecError: if an arm cannot be trained as it is; with the choices there are.
+        EnvironmentProblem: if adapters are wanted and peft is not installed.
     """
+    if study.recipe.lora_rank is not None:
+        import_peft()
     positions = int(load_config(llm_source(study.recipe.llm)).max_position_embeddings)
     load_tokenizer(llm_source(study.recipe.llm))
     for arm in study.arms:

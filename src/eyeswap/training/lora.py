@@ -6,6 +6,7 @@ training is done they are added into the matrices, so that a saved model is like
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,18 @@ _NAME = "default"
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
 
 
+def import_peft() -> Any:
+    """Return the library that makes adapters.
+
+    Raises:
+        EnvironmentProblem: if it is not installed.
+    """
+    try:
+        return importlib.import_module("peft")
+    except ImportError:
+        raise EnvironmentProblem("recipe.lora_rank needs peft: pip install 'eyeswap[lora]', or leave it out") from None
+
+
 def add_adapters(llm: Any, rank: int, seed: int) -> None:
     """Freeze an LLM, and put adapters on every linear layer of its decoder, in place.
 
@@ -30,15 +43,12 @@ def add_adapters(llm: Any, rank: int, seed: int) -> None:
     Raises:
         EnvironmentProblem: if peft is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise EnvironmentProblem("recipe.lora_rank needs peft: pip install 'eyeswap[lora]', or leave it out") from None
+    peft = import_peft()
     llm.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=round(_SCALE * rank), lora_dropout=0.0, target_modules="all-linear")
+    config = peft.LoraConfig(r=rank, lora_alpha=round(_SCALE * rank), lora_dropout=0.0, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, llm, adapter_name=_NAME)
+        peft.inject_adapter_in_model(config, llm, adapter_name=_NAME)
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
