@@ -102,6 +102,8 @@ def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
         instructions, left_out = _split(records, unusable)
         _complain(path, source, len(records), left_out)
         if left_out:
+            told = f"{len(left_out):,} of {len(records):,} records are left out: their image is missing or unreadable"
+            board.console.print(f"{told} (left-out.json in each run's folder names them)", highlight=False)
             data_digest = digest([data_digest, [one.record for one in left_out]])
     asked = []
     for name in study.benchmarks:
