@@ -66,7 +66,9 @@ def _score(analysis: Analysis, where: str, arm: str, score: Score) -> str:
     value = percent(score.value) + ("" if score.beats_baseline else BELOW)
     around = {"best": "**", "level": "*", "behind": ""}[analysis.standing(where, arm)]
     rank = analysis.ranks.get(where, {}).get(arm)
-    place = f", rank {rank.value} ({rank.low}{DASH}{rank.high})" if rank else ""
+    place = f", rank {rank.value}" if rank else ""
+    if rank and rank.low != rank.high:
+        place += f" ({rank.low}{DASH}{rank.high})"
     return f"{around}{value}{around} [{percent(score.low)}, {percent(score.high)}]{place}"
 
 
@@ -76,7 +78,7 @@ def _costs(analysis: Analysis) -> str:
         + [cost(one.key, one.values[arm.name]) if arm.name in one.values else DASH for one in analysis.budgets]
         for arm in analysis.results.finished_arms
     ]
-    notes = " ".join(f"{one.title}: {one.note}." for one in analysis.budgets if one.note)
+    notes = " ".join(f"{one.title[0].upper()}{one.title[1:]}: {one.note}." for one in analysis.budgets if one.note)
     return f"{pipes(['arm', 'objective', *(one.title for one in analysis.budgets)], rows)}\n\n{notes}"
 
 
