@@ -6,6 +6,7 @@ alone, so a resumed run meets the same ones.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,8 +76,6 @@ class Feed:
 
     def __init__(self, data: TrainingData, layout: Layout, cutter: Cutter, rank: int, num_workers: int) -> None:
         self._data, self._cutter, self._rank = data, cutter, rank
-        if num_workers:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # workers use none; this keeps them from saying so
         self._batches, self._num_workers = _Batches(data, layout), num_workers
 
     def steps(self, first: int) -> Iterator[list[tuple[Pass, Batch]]]:
@@ -93,13 +92,27 @@ class Feed:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the run's random numbers stay untouched
         )
-        made = iter(ahead)
+        with _silent_tokenizers():
+            made = iter(ahead)  # workers begin here
         for step in range(first, len(self._data.order)):
             yield [(one, _raised(next(made))) for one in self.passes(step)]
 
     def passes(self, step: int) -> list[Pass]:
         """Return the passes of this process in one step."""
         return [turn[self._rank] for turn in self._cutter.cut(self._data.order[step])]
+
+
+@contextlib.contextmanager
+def _silent_tokenizers() -> Iterator[None]:
+    """Keep the tokenizers library from warning of forks; workers use none. Afterwards forks are safe as before."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "true")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def _raised(made: Batch | EyeswapError) -> Batch:
