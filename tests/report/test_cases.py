@@ -61,7 +61,7 @@ def test_nothing_finished(make_study):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    from conftest import write_study
+    from made_study import write_study
 
     return written(write_study(tmp_path_factory.mktemp("many") / "synthetic", arms=PAPER, num_examples=60))
 
