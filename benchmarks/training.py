@@ -1,6 +1,6 @@
 """Time training steps: conversations packed without padding, against padded micro-batches with full recompute.
 
-    python benchmarks/training.py                               # about 5 minutes on 2 CPU cores
+    python benchmarks/training.py                               # about 4 minutes on 2 CPU cores
     python benchmarks/training.py --shape 4096x32 --batch 128 --tokens-per-pass 6144 --recompute elementwise \\
         --backbone vmamba-small-s2l15                           # 7B and 196 tokens, on a GPU of 140 GB
         --backbone vitdet-b-maskrcnn --geometry corner-letterbox-512   # or 1,024 tokens

@@ -1,6 +1,6 @@
 """Kill training with SIGKILL at random moments, restart it, and compare the ending with that of an uninterrupted run.
 
-    python -m tests.faults                 # 20 kills, about two minutes on 2 CPU cores; prints a table
+    python -m tests.faults                 # 20 kills, about a minute on 2 CPU cores; prints a table
     python -m tests.faults --kills 6 --seed 1
 
 The miniature LLM learns from visual tokens, with a checkpoint after every step; in one training conversations are
