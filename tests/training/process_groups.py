@@ -150,6 +150,13 @@ def together(folder: Path, count: int, work: Callable[[], dict]) -> list[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [fork(folder, work, rank, count, port) for rank in range(max(1, count))]
+
+    def give_up(*arguments: object) -> None:
+        print(f"{folder.name}: no end after {PATIENCE_S} s", file=sys.stderr)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, give_up)
     signal.alarm(PATIENCE_S)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
