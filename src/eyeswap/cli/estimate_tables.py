@@ -72,8 +72,8 @@ def memory_lines(estimates: Iterable[ArmEstimate], assumptions: Assumptions) -> 
     worst = min(memories, key=lambda memory: memory.free_gib)
     if worst.free_gib > 0 and worst.checkpointed_tokens:
         return [
-            f"memory: {worst.free_gib:.0f} GiB beside the states hold {worst.plain_tokens:,} tokens of a pass, or "
-            f"{worst.checkpointed_tokens:,} with every layer recomputed"
+            f"memory: {worst.free_gib:.0f} GiB beside the states hold {worst.plain_tokens:,} tokens of a pass, "
+            f"{worst.elementwise_tokens:,} with elementwise parts recomputed, {worst.checkpointed_tokens:,} with all"
         ]
     fewest = "no number of them" if worst.fewest_gpus is None else f"at least {worst.fewest_gpus} of them"
     return [
