@@ -6,8 +6,8 @@ from eyeswap.report.compare import compare_averages
 from eyeswap.report.gather import gather
 from eyeswap.report.predictors import Predictor
 from eyeswap.report.verdict import judge
-from eyeswap.study.correlation import correlate
-from eyeswap.study.equivalence import Equivalence
+from eyeswap.statistics.correlation import correlate
+from eyeswap.statistics.equivalence import Equivalence
 
 
 @pytest.fixture(scope="module")

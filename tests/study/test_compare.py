@@ -11,9 +11,9 @@ import pytest
 
 from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import BENCHMARKS
+from eyeswap.statistics.differences import paired_difference, sign_flip
 from eyeswap.study.compare import compare_runs
 from eyeswap.study.scores import score_run
-from eyeswap.study.statistics import paired_difference, sign_flip
 from official_files import NUM_QUESTIONS, write_official_files, write_predictions
 
 

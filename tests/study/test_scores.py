@@ -7,8 +7,8 @@ import pytest
 
 from eyeswap.errors import DataError
 from eyeswap.files import write_json
+from eyeswap.statistics.differences import bootstrap_mean
 from eyeswap.study.scores import pool_seeds, read_run_predictions, score_run, write_scores
-from eyeswap.study.statistics import bootstrap_mean
 
 SHAPE = {
     "pope": {"group": "vqa", "title": "POPE", "metric": "accuracy", "baseline": "always yes"},

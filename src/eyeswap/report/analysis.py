@@ -16,11 +16,11 @@ from eyeswap.report.predictors import Predictor, predictors
 from eyeswap.report.published import Beside, published_beside, published_points
 from eyeswap.report.style import short_names
 from eyeswap.report.verdict import Verdict, judge
+from eyeswap.statistics.ranks import Rank
 from eyeswap.study.audit import AuditReport
 from eyeswap.study.collapse import ArmDiagnosis
 from eyeswap.study.profile import Cell
 from eyeswap.study.published import PublishedResult
-from eyeswap.study.ranks import Rank
 
 Standing = Literal["best", "level", "behind"]
 

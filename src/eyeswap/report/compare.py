@@ -2,7 +2,7 @@
 
 All pairs and all averages of a study are one family of tests, all pairs and all single benchmarks another; p-values are
 adjusted by Holm within each. With several seeds the seed is resampled too, so that a difference counts only if it is
-larger than the luck of training runs (`eyeswap.study.statistics.judged_differences`).
+larger than the luck of training runs (`eyeswap.statistics.differences.judged_differences`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eyeswap.report.gather import Arm, StudyResults
+from eyeswap.statistics.differences import holm, judged_differences, mcnemar
+from eyeswap.statistics.equivalence import Equivalence, equivalence, minimum_detectable
+from eyeswap.statistics.ranks import Rank, rank_intervals
+from eyeswap.statistics.resampling import LEVEL, Interval
 from eyeswap.study.averages import gather_pieces
-from eyeswap.study.equivalence import Equivalence, equivalence, minimum_detectable
-from eyeswap.study.ranks import Rank, rank_intervals
-from eyeswap.study.resampling import LEVEL, Interval
 from eyeswap.study.scores import Predictions, pool_seeds
-from eyeswap.study.statistics import holm, judged_differences, mcnemar
 
 ALPHA = 1 - LEVEL
 RIGHT = 0.5  # an answer with at least this score counts as right where only right or wrong is shown

@@ -14,7 +14,7 @@ from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.errors import EyeswapError
 from eyeswap.files import parse_json
 from eyeswap.report.gather import StudyResults
-from eyeswap.study.correlation import METHODS, Correlation, correlate
+from eyeswap.statistics.correlation import METHODS, Correlation, correlate
 
 IMAGENET = "ImageNet-1K top-1 accuracy"
 DIGITS = "top-1 accuracy of the pretraining on digits"

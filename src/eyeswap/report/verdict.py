@@ -13,8 +13,8 @@ from eyeswap.report.compare import ALPHA, Comparison
 from eyeswap.report.gather import Arm, Score, StudyResults
 from eyeswap.report.predictors import Predictor
 from eyeswap.report.style import MINUS, count, listed, number, p_value, percent, points, size
+from eyeswap.statistics.correlation import Correlation
 from eyeswap.study.collapse import ArmDiagnosis
-from eyeswap.study.correlation import Correlation
 
 IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
 LISTED_PAIRS = 6

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.study.statistics import Interval, Sample, sample_differences, sample_intervals
+from eyeswap.statistics.differences import Interval, Sample, sample_differences, sample_intervals
 
 GROUPS = ("vqa", "localization")
 Weights = Literal["counts", "published"]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.files import read_json
+from eyeswap.statistics.differences import holm, judged_differences, mcnemar
 from eyeswap.study.averages import Piece, gather_pieces, members, pieces
 from eyeswap.study.scores import Predictions, read_run_predictions
-from eyeswap.study.statistics import holm, judged_differences, mcnemar
 
 _MOST_IDS = 20  # of unjoined examples listed
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, predictions_path, read_predictions
 from eyeswap.files import read_json, write_json
+from eyeswap.statistics.differences import Interval
 from eyeswap.study.averages import GROUPS, Piece, Weights, average, gain, members, pieces
-from eyeswap.study.statistics import Interval
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
 

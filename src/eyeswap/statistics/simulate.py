@@ -1,6 +1,6 @@
 """Try the statistics on made-up studies whose truth is known: do 95% intervals hold the truth in 95 of 100 studies?
 
-`python -m eyeswap.study.simulate` prints the tables of ``docs/statistics.md``. Each made-up study draws its own
+`python -m eyeswap.statistics.simulate` prints the tables of ``docs/statistics.md``. Each made-up study draws its own
 images, with unequal numbers of questions and of unequal difficulty, and lets two arms answer them. Many studies with
 the same layout of questions are computed as the arms of one `Sample`, by the code that real studies go through.
 """
@@ -17,11 +17,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
 
-from eyeswap.study.equivalence import equivalence, minimum_detectable
-from eyeswap.study.ranks import rank_intervals
-from eyeswap.study.resampling import LEVEL, Floats
-from eyeswap.study.simulate_correlation import print_table
-from eyeswap.study.statistics import Sample, holm, sample_differences, sample_intervals, sign_flips
+from eyeswap.statistics.differences import Sample, holm, sample_differences, sample_intervals, sign_flips
+from eyeswap.statistics.equivalence import equivalence, minimum_detectable
+from eyeswap.statistics.ranks import rank_intervals
+from eyeswap.statistics.resampling import LEVEL, Floats
+from eyeswap.statistics.simulate_correlation import print_table
 
 ALPHA = 1 - LEVEL
 _AT_ONCE = 250  # studies with one layout of questions
@@ -204,7 +204,7 @@ def try_scenario(scenario: Scenario, num_studies: int = 2000, seed: int = 0) -> 
 
 
 def _mcnemar(rows: Floats) -> Floats:
-    """Return McNemar's p-value of each study; rows ``[2 * studies, 1, n]``, as `eyeswap.study.statistics.mcnemar`."""
+    """Return McNemar's p-value of each study; rows ``[2 * studies, 1, n]``, as `differences.mcnemar`."""
     a, b = rows[:_AT_ONCE, 0], rows[_AT_ONCE:, 0]
     only_a, only_b = (a > b).sum(axis=1), (b > a).sum(axis=1)
     return np.asarray(np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5)))

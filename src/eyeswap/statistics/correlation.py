@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.resampling import LEVEL, Floats
+from eyeswap.statistics.resampling import LEVEL, Floats
 
 Method = Literal["spearman", "kendall"]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.statistics import (
+from eyeswap.statistics.differences import (
     Interval,
     bootstrap_mean,
     holm,
@@ -98,7 +98,7 @@ def test_equal_seeds_give_equal_intervals_and_other_seeds_do_not():
 def test_blocks_of_resamples_do_not_change_the_result(monkeypatch):
     scores, images = clustered_scores(np.random.default_rng(1), 80)
     whole = bootstrap_mean(scores, images)
-    monkeypatch.setattr("eyeswap.study.resampling._CHUNK", 700)
+    monkeypatch.setattr("eyeswap.statistics.resampling._CHUNK", 700)
     assert bootstrap_mean(scores, images) == pytest.approx(whole)
 
 

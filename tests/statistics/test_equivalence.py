@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.equivalence import equivalence, images_needed, minimum_detectable
-from eyeswap.study.resampling import Interval
+from eyeswap.statistics.equivalence import equivalence, images_needed, minimum_detectable
+from eyeswap.statistics.resampling import Interval
 
 
 def difference(value, error, freedom=200.0, seeds=1, seed_error=0.0):

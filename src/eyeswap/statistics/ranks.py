@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eyeswap.study.resampling import LEVEL
-from eyeswap.study.statistics import holm
+from eyeswap.statistics.differences import holm
+from eyeswap.statistics.resampling import LEVEL
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from eyeswap.study.correlation import METHODS, Method, correlate, interval
-from eyeswap.study.resampling import LEVEL, Floats
+from eyeswap.statistics.correlation import METHODS, Method, correlate, interval
+from eyeswap.statistics.resampling import LEVEL, Floats
 
 ARMS = (6, 10, 15, 30)
 TRUTHS = (0.0, 0.5, 0.8)

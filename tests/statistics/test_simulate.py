@@ -8,8 +8,8 @@ import math
 
 import pytest
 
-from eyeswap.study.simulate import FAMILIES, SCENARIOS, try_family, try_scenario
-from eyeswap.study.simulate_correlation import try_correlation
+from eyeswap.statistics.simulate import FAMILIES, SCENARIOS, try_family, try_scenario
+from eyeswap.statistics.simulate_correlation import try_correlation
 
 STUDIES = 1500
 LEAST, MOST, ALARMS = 0.93, 0.97, 0.05

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.resampling import Interval, Sample, seed_weights
-from eyeswap.study.statistics import judged_differences, sample_differences, sample_intervals, sign_flips
+from eyeswap.statistics.differences import judged_differences, sample_differences, sample_intervals, sign_flips
+from eyeswap.statistics.resampling import Interval, Sample, seed_weights
 
 
 def answers(generator, num_arms, num_seeds, num_images, luck):

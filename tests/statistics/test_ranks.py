@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyeswap.study.ranks import rank_intervals
+from eyeswap.statistics.ranks import rank_intervals
 
 
 def p_values(n, small=()):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from scipy import special, stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.resampling import LEVEL, Interval
+from eyeswap.statistics.resampling import LEVEL, Interval
 
 POWER = 0.80
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.correlation import METHODS, correlate, interval
+from eyeswap.statistics.correlation import METHODS, correlate, interval
 
 X = [78.8, 79.1, 82.6, 83.6, 83.9, 82.2]
 Y = [51.9, 51.4, 59.0, 56.9, 53.5, 49.9]

@@ -2,7 +2,7 @@
 
 Scores are fractions here; they become percent where they are written. Wherever scores are asked for, one row stands
 for one seed, and ``[S, n]`` rows for ``S`` seeds on the same examples in the same order. What is resampled, and
-flipped, is the image (`eyeswap.study.resampling`); ``docs/statistics.md`` has every formula.
+flipped, is the image (`eyeswap.statistics.resampling`); ``docs/statistics.md`` has every formula.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.study.resampling import LEVEL, NUM_RESAMPLES, Floats, Interval, Sample, make_interval, seed_weights
+from eyeswap.statistics.resampling import LEVEL, NUM_RESAMPLES, Floats, Interval, Sample, make_interval, seed_weights
 
 __all__ = [
     "LEVEL",
