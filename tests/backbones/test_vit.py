@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eyeswap.backbones.vit import ViT, resize_positions
+from eyeswap.backbones import vit
+from eyeswap.backbones.vit import MLP, ViT, resize_positions
 from eyeswap.errors import ShapeError, SpecError
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -67,3 +68,12 @@ def test_every_parameter_learns():
     network = ViT(**SMALL)
     network(torch.randn(2, 3, 32, 32)).square().mean().backward()
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in network.parameters())
+
+
+def test_an_mlp_in_parts_gives_what_it_gives_at_once(monkeypatch):
+    mlp, tokens = MLP(6, 24).double(), torch.randn(2, 5, 3, 6, dtype=torch.float64)
+    whole = mlp(tokens)  # with gradients: at once
+    monkeypatch.setattr(vit, "_WIDE_BYTES", 7 * 24 * 8)
+    with torch.no_grad():
+        assert torch.allclose(mlp(tokens), whole, rtol=1e-14)
+    assert torch.equal(mlp(tokens), whole)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import ShapeError, SpecError
 
+_WIDE_BYTES = 8 << 20  # of the wide layer of an MLP that exist at one time on a CPU
+
 
 class ViT(VisionBackbone):
     """A plain vision transformer, cut after its tap.
@@ -130,7 +132,16 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map ``[..., D]`` to ``[..., D]``."""
+        """Map ``[..., D]`` to ``[..., D]``; on a CPU in parts, so that the wide layer stays in its cache."""
+        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._mapped(tokens)
+        rows = tokens.flatten(0, -2)
+        at_once = max(1, _WIDE_BYTES // (self.fc1.out_features * rows.element_size()))
+        if len(rows) <= at_once:
+            return self._mapped(tokens)
+        return torch.cat([self._mapped(part) for part in rows.split(at_once)]).view_as(tokens)
+
+    def _mapped(self, tokens: Tensor) -> Tensor:
         mapped: Tensor = self.fc2(self.act(self.fc1(tokens)))
         return mapped
 
