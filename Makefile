@@ -27,12 +27,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv .venv
 
 $(INSTALLED): | $(BIN)/python
-	@echo "==> installing eyeswap into .venv (about a minute and 1.5 GB, most of it torch)"
+	@echo "==> installing eyeswap into .venv (about a minute and 1.9 GB, most of it torch)"
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
 $(INSTALLED_DEV): | $(BIN)/python
-	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 2.2 GB, most of it torch and Triton)"
+	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 2.8 GB, most of it torch and Triton)"
 	@$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@ $(INSTALLED)
 

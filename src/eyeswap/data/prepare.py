@@ -21,8 +21,7 @@ from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress
 
-SLIM_SIZES = (1024, 8192)  # of each part; the published suite writes these
-SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # which it evaluates too
+SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # which the published suite evaluates too
 
 
 @dataclass

@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from eyeswap.report.analysis import Analysis
 
 MARKS = {"decided": "*", "equivalent": "=", "no worse": "\N{ALMOST EQUAL TO}", "not decided": ""}
-MARKS_IN_WORDS = {
-    "decided": "told apart after Holm's correction",
-    "equivalent": "as good as each other, within the margin",
-    "no worse": "the lower one is no worse, within the margin",
-}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ SIDES = (224, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 3072, 4096, 5120, 6144
 CPU_BACKBONES = ("vmamba-tiny-s1l8", "in21k-vit-t", "in21k-vit-s", "vitdet-b-maskrcnn")  # what ends in minutes there
 CPU_SIDES = SIDES[:6]
 MOST_REPEATS = 20
-STAGES = ("vision_s", "connector_s", "prefill_s", "decode_s")
 
 
 @dataclass(frozen=True)

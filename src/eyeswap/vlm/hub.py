@@ -14,6 +14,7 @@ from transformers.utils import logging
 from eyeswap.errors import CheckpointError
 
 _TIMEOUT_S = 10.0
+# What transformers and what it stands on raise for a broken model.
 _MISTAKES = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -69,16 +70,7 @@ def one_line_errors(name: str | Path) -> Iterator[None]:
     logging.disable_progress_bar()  # a bar for each load would break into the study's own
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except _MISTAKES as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CheckpointError(f"{name}: cannot be loaded: {lines[0]}") from None
     finally:
