@@ -10,16 +10,6 @@ from eyeswap.report.compare import compare_averages, compare_benchmarks, paired_
 from eyeswap.report.gather import gather
 
 
-@pytest.fixture(scope="module")
-def results(study_dir):
-    return gather(study_dir)
-
-
-@pytest.fixture(scope="module")
-def pairs(results):
-    return compare_averages(results)
-
-
 def test_every_pair_is_compared_in_every_average_with_the_better_arm_first(results, pairs):
     assert len(pairs) == 3 * 6
     for pair in pairs:

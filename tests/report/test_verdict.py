@@ -1,23 +1,11 @@
 from dataclasses import replace
 
-import pytest
-
 from eyeswap.report.compare import compare_averages
 from eyeswap.report.gather import gather
 from eyeswap.report.predictors import Predictor
 from eyeswap.report.verdict import judge
 from eyeswap.statistics.correlation import correlate
 from eyeswap.statistics.equivalence import Equivalence
-
-
-@pytest.fixture(scope="module")
-def results(study_dir):
-    return gather(study_dir)
-
-
-@pytest.fixture(scope="module")
-def pairs(results):
-    return compare_averages(results)
 
 
 def test_the_headline_says_what_is_decided_and_what_is_not(results, pairs):
