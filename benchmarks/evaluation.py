@@ -34,16 +34,15 @@ from measure import Timing, interleave, print_table, write_results
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from eyeswap.adaptation.shipped import llm_path
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.data.digits.write import DigitsSize, write_digits
-from eyeswap.data.tokens import ImageEncoder
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.ask import model_folder
-from eyeswap.evaluation.generate import Generation, Generator, Question, Reading, Request, padded
-from eyeswap.evaluation.kv_cache import spread
-from eyeswap.evaluation.workers import best_device
+from eyeswap.evaluation.generate import Generation, Generator, Question, Reading, Request, padded, spread
+from eyeswap.processes import best_device
+from eyeswap.shipped import llm_path
+from eyeswap.tokens.cache import ImageEncoder
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eyeswap.study.environment import environment
+from eyeswap.runs.environment import environment
 
 
 @dataclass(frozen=True)

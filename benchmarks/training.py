@@ -40,18 +40,15 @@ from measure import Timing, interleave, print_table, write_results
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eyeswap.adaptation.shipped import llm_path
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.data.collate import EncodedConversations
 from eyeswap.errors import EyeswapError
 from eyeswap.recipe import DigitsData, Execution, Recipe
-from eyeswap.training.attention import packed_attention
-from eyeswap.training.examples import TrainingData
-from eyeswap.training.feed import Feed, Layout
-from eyeswap.training.layers import recomputed
+from eyeswap.shipped import llm_path
+from eyeswap.training.attention import packed_attention, recomputed
+from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
+from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.parallel import Ranks, join
-from eyeswap.training.passes import Cutter
 from eyeswap.training.speed import pass_flops
 from eyeswap.training.step import Trainer
 from eyeswap.vlm.connector import build_connector

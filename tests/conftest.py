@@ -11,9 +11,9 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import LlamaForCausalLM
 
-    from eyeswap.adaptation.language import LanguageRecipe, llama_config, make_text
-    from eyeswap.adaptation.tokenizer import build_tokenizer
     from eyeswap.files import write_json
+    from eyeswap.pretraining.language import LanguageRecipe, llama_config, make_text
+    from eyeswap.pretraining.tokenizer import build_tokenizer
 
     recipe = LanguageRecipe(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48)
     corpus = [part for index in range(200) for turn in make_text(0, index)[1] for part in turn]

@@ -1,6 +1,6 @@
 """The recipe: everything that is held fixed when a backbone is swapped, as one frozen object with one digest.
 
-Defaults are the published fine-tuning recipe. Models here and in `eyeswap.study.spec` refuse every key they
+Defaults are the published fine-tuning recipe. Models here and in `eyeswap.planning.spec` refuse every key they
 do not know, cannot be changed once made, and describe each field once: error messages and docs show that
 description.
 """

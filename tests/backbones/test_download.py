@@ -7,10 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from eyeswap import download as module
 from eyeswap.backbones import catalog
-from eyeswap.backbones import download as module
 from eyeswap.backbones.catalog import WeightsSource
-from eyeswap.backbones.download import address, cache_folder, download, fetch, local_path
+from eyeswap.backbones.fetch import address, fetch, local_path
+from eyeswap.download import cache_folder, download
 from eyeswap.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB, several chunks

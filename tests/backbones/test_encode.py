@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eyeswap.backbones.encode import batch_size, encode
+from eyeswap.backbones.base import batch_size, encode
 from eyeswap.backbones.weights import load_backbone
 
 

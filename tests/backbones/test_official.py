@@ -10,7 +10,7 @@ import torch
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import WeightsSource
-from eyeswap.backbones.official import check_weights
+from eyeswap.backbones.conformance import check_weights
 from eyeswap.backbones.vit import ViT
 from eyeswap.backbones.vmamba import VMambaClassifier
 from eyeswap.errors import CheckpointError

@@ -5,8 +5,7 @@ import re
 import pytest
 import torch
 
-from eyeswap.backbones.vmamba import VMamba, VMambaClassifier
-from eyeswap.backbones.vmamba_names import official_state_dict
+from eyeswap.backbones.vmamba import VMamba, VMambaClassifier, official_state_dict
 
 
 @pytest.fixture(scope="module")

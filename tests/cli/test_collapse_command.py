@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
-from eyeswap.study.spec import load_study
+from eyeswap.planning.spec import load_study
 from written_runs import TRUE, write_run
 
 STUDY = """\

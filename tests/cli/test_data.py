@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
-from eyeswap.data.families import FAMILIES
-from eyeswap.data.training_sets import TRAINING_SETS
+from eyeswap.data.official.families import FAMILIES
+from eyeswap.data.official.training_sets import TRAINING_SETS
 from official_files import write_official_files
 
 

@@ -65,7 +65,7 @@ def test_an_evaluation_reads_a_shared_store_of_tokens_and_answers_the_same(
     def refuse(*arguments: object) -> None:
         raise AssertionError("the backbone was run")
 
-    monkeypatch.setattr("eyeswap.data.tokens.encode", refuse)
+    monkeypatch.setattr("eyeswap.tokens.cache.encode", refuse)
     result = run(saved, *options, "--out", str(tmp_path / "stored"))
     assert result.exit_code == 0, result.output
     for name in ("tallyqa", "refcoco"):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from eyeswap.cli.main import app
 from eyeswap.cli.profile import table_of
-from eyeswap.study.profile import Cell, read_csv
+from eyeswap.planning.profile import Cell, read_csv
 
 STUDY = """\
 question: Which one sees better?

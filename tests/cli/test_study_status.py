@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from eyeswap.cli import study_status
+from eyeswap.cli import study as study_status
 from eyeswap.cli.main import app
-from eyeswap.study.plan import PlannedRun, plan_runs
-from eyeswap.study.spec import load_study
+from eyeswap.planning.plan import PlannedRun, plan_runs
+from eyeswap.planning.spec import load_study
 
 STUDY = """\
 question: Which one sees better?

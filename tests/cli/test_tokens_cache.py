@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.cli.main import app
+from eyeswap.cli.tokens import images_of
 from eyeswap.data.digits.write import DigitsSize, write_digits
-from eyeswap.data.tokens import cache_tokens, open_store, token_folder
-from eyeswap.evaluation.images import images_of
+from eyeswap.tokens.cache import cache_tokens, open_store, token_folder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eyeswap.data.families import FAMILIES
+from eyeswap.data.official.families import FAMILIES
 from eyeswap.errors import DataError, EyeswapError
 from official_files import write_official_files
 

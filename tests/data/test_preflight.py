@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eyeswap.data import images
-from eyeswap.data.images import bad_images
+from eyeswap.data import preflight as images
 from eyeswap.data.instruction import Instruction
-from eyeswap.data.preflight import inspect_images
+from eyeswap.data.preflight import bad_images, inspect_images
 from eyeswap.errors import EnvironmentProblem
 
 COCO, VG = "mix/coco/train2017", "mix/vg/VG_100K"

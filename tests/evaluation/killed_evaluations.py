@@ -15,7 +15,7 @@ import torch
 from small_evaluation import asked, encoder, load_model, write_images
 
 from eyeswap.evaluation import benchmark, predictions, runner
-from eyeswap.evaluation.workers import Workers, joined
+from eyeswap.processes import Workers, joined
 
 BATCH = 4  # most questions answered together; a batch of images has four times as many
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.data.formats import Example
-from eyeswap.data.tokens import ImageEncoder
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.frames import asked_in_frame
 from eyeswap.evaluation.runner import Asked
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import BoxFrame
+from eyeswap.tokens.cache import ImageEncoder
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from eyeswap.data.formats import Example, normalise_box
-from eyeswap.data.subsets import shuffled, subsample
+from eyeswap.data.official.subsets import shuffled, subsample
 from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import BENCHMARKS, get_benchmark
 

@@ -6,8 +6,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eyeswap.errors import SpecError
-from eyeswap.evaluation.generate import Generation, Generator, Question, Request, buckets, shared_prefix
-from eyeswap.evaluation.kv_cache import keep_rows, spread
+from eyeswap.evaluation.generate import (
+    Generation,
+    Generator,
+    Question,
+    Request,
+    buckets,
+    keep_rows,
+    shared_prefix,
+    spread,
+)
 from eyeswap.vlm.model import VisionLanguageModel
 
 WORDS = [

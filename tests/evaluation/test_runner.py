@@ -13,13 +13,13 @@ import pytest
 from killed_evaluations import BATCH, MOMENTS
 from small_evaluation import NUM_IMAGES, asked, encoder, load_model, write_images
 
-from eyeswap.data.tokens import ImageEncoder
 from eyeswap.errors import DataError, RunError
 from eyeswap.evaluation.benchmark import Outcome
 from eyeswap.evaluation.predictions import SCHEMA, read_predictions
 from eyeswap.evaluation.runner import evaluate
-from eyeswap.evaluation.workers import Workers
-from eyeswap.study.scores import score_run
+from eyeswap.processes import Workers
+from eyeswap.results.scores import score_run
+from eyeswap.tokens.cache import ImageEncoder
 
 NAMES = ("vqav2", "pope", "tallyqa", "refcoco")
 NUM_QUESTIONS = len(NAMES) * (3 * NUM_IMAGES + 2)

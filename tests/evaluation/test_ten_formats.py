@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
-from eyeswap.data.families import FAMILIES
+from eyeswap.data.official.families import FAMILIES
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.evaluation.predictions import predictions_path
 from official_files import write_official_files

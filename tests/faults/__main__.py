@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 from tests.training.tiny_run import fresh, losses, recipe, tiny_data
 
-from eyeswap.adaptation.shipped import llm_path
 from eyeswap.files import write_safetensors, write_text
 from eyeswap.recipe import Execution
+from eyeswap.shipped import llm_path
 from eyeswap.training.loop import train
 
 TRAININGS = ("packed", "padded, dropout")

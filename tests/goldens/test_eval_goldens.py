@@ -18,7 +18,7 @@ from eyeswap.data.formats import Example, clutter_level, normalise_box, read_pop
 from eyeswap.data.formats.boxes import check_box, xywh_to_xyxy
 from eyeswap.data.formats.record import Record
 from eyeswap.data.instruction import parse_messages
-from eyeswap.data.subsets import shuffled, subsample
+from eyeswap.data.official.subsets import shuffled, subsample
 from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS, get_benchmark
 from eyeswap.evaluation.boxes import iou, parse_box

@@ -199,7 +199,7 @@ def test_the_loss_of_a_target_is_smallest_for_what_the_model_says_itself(lmms_ev
     assert weigh(" yes")[0] == pytest.approx(losses["yes"])  # lmms-eval puts a space in front
     assert weigh(lambda document: "yes")[0] == pytest.approx(losses["yes"])
     # By hand: the mean cross-entropy of the answer's tokens behind image and prompt.
-    from eyeswap.data.collate import encode_conversation
+    from eyeswap.training.collate import encode_conversation
 
     encoded = encode_conversation(["Is it?", "yes"], model.vlm.prompt, model.tokenizer, 100)
     pixels, _ = model.vlm.processor.image_geometry.place(DOCUMENTS[0]["image"])

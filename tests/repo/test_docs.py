@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from eyeswap.backbones import catalog
 from eyeswap.cli.main import app
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.study.spec import load_study
+from eyeswap.planning.spec import load_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from eyeswap.backbones import catalog
 from eyeswap.cli.main import app
-from eyeswap.study.spec import load_study
+from eyeswap.planning.spec import load_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-encoder.md").read_text(encoding="utf-8")
 

@@ -3,8 +3,8 @@
 import pytest
 from made_study import write_study
 
-from eyeswap.report.compare import compare_averages
-from eyeswap.report.gather import gather
+from eyeswap.report.analysis.pairs import compare_averages
+from eyeswap.report.analysis.study import gather
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from eyeswap.backbones import catalog
 from eyeswap.files import digest, write_json, write_text
-from eyeswap.study.scores import write_scores
+from eyeswap.results.scores import write_scores
 
 BENCHMARKS = {
     "vqav2": {

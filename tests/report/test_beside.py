@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from eyeswap.report.gather import gather
-from eyeswap.report.published import published_beside, published_points
+from eyeswap.report.analysis.published import published_beside, published_points
+from eyeswap.report.analysis.study import gather
 
 
 @pytest.fixture

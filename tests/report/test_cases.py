@@ -116,10 +116,10 @@ def test_a_broken_profile_is_named(make_study):
 
 
 def test_what_would_be_too_long_is_cut_and_said(make_study, monkeypatch):
-    monkeypatch.setattr("eyeswap.report.page.svg", lambda *_: "<svg></svg>")
-    monkeypatch.setattr("eyeswap.report.page.MOST_ROWS", 7)
-    monkeypatch.setattr("eyeswap.report.page.MOST_TO_TAKE_ALONG", 10_000)
-    monkeypatch.setattr("eyeswap.report.page.MOST_BYTES", 500_000)
+    monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("eyeswap.report.writers.page.MOST_ROWS", 7)
+    monkeypatch.setattr("eyeswap.report.writers.page.MOST_TO_TAKE_ALONG", 10_000)
+    monkeypatch.setattr("eyeswap.report.writers.page.MOST_BYTES", 500_000)
     analysis, page = written(make_study(num_examples=80))
     assert len(analysis.averages) == 18
     decided = sum(pair.in_words != "not decided" for pair in analysis.averages)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eyeswap.report.examples import _embedded, choose_rows, read_truth
+from eyeswap.report.writers.examples import _embedded, choose_rows, read_truth
 
 
 @given(st.integers(1, 60), st.integers(0, 40), st.floats(0, 1))

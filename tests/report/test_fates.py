@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from eyeswap.geometry import ImageGeometry
 from eyeswap.report import analyse
-from eyeswap.report.grounding import FATES, best_aligned_iou, fates
+from eyeswap.report.analysis.boxes import FATES, best_aligned_iou, fates
 
 SQUARE = ImageGeometry(strategy="letterbox", canvas=(128, 128)).placement(100, 100)
 

@@ -2,7 +2,7 @@ import pytest
 
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, write_json
-from eyeswap.report.gather import gather
+from eyeswap.report.analysis.study import gather
 
 
 def test_a_finished_study_is_read_whole(study_dir):

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from eyeswap.files import read_json, write_json
-from eyeswap.report.analysis import analyse
-from eyeswap.report.latex import latex
+from eyeswap.report.analysis.analysis import analyse
+from eyeswap.report.writers.latex import latex
 
 
 def tables(folder):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eyeswap.errors import DataError
-from eyeswap.report.compare import compare_averages, compare_benchmarks, paired_seeds, rank_averages
-from eyeswap.report.gather import gather
+from eyeswap.report.analysis.pairs import compare_averages, compare_benchmarks, paired_seeds, rank_averages
+from eyeswap.report.analysis.study import gather
 
 
 def test_every_pair_is_compared_in_every_average_with_the_better_arm_first(results, pairs):

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
-from eyeswap.report.compare import compare_averages
-from eyeswap.report.gather import gather
-from eyeswap.report.predictors import Predictor
-from eyeswap.report.verdict import judge
+from eyeswap.report.analysis.pairs import compare_averages
+from eyeswap.report.analysis.predictors import Predictor
+from eyeswap.report.analysis.study import gather
+from eyeswap.report.analysis.verdict import judge
 from eyeswap.statistics.correlation import correlate
 from eyeswap.statistics.equivalence import Equivalence
 

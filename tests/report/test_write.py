@@ -11,12 +11,12 @@ from rich.console import Console
 
 from eyeswap.files import read_json, write_json
 from eyeswap.report import analyse, study_picture, terminal_report, write_report
-from eyeswap.report.data import CSV_COLUMNS
-from eyeswap.report.examples import example_data
+from eyeswap.report.analysis.fixed import fact_rows
+from eyeswap.report.analysis.study import gather
 from eyeswap.report.figures import plots
-from eyeswap.report.fixed import fact_rows
-from eyeswap.report.gather import gather
-from eyeswap.report.markdown import markdown
+from eyeswap.report.writers.data import CSV_COLUMNS
+from eyeswap.report.writers.examples import example_data
+from eyeswap.report.writers.markdown import markdown
 
 VOID = {"meta", "input", "img", "br", "link", "hr"}
 
@@ -47,7 +47,7 @@ class Tags(HTMLParser):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """Leave figures empty, for tests of words."""
-    monkeypatch.setattr("eyeswap.report.page.svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from eyeswap.audit.audit import audit
 from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.ask import ask
-from eyeswap.study.audit import audit
+from eyeswap.planning.spec import load_study
 from eyeswap.study.execute import run_study
-from eyeswap.study.spec import load_study
 
 ENCODERS = """
 import torch
@@ -133,7 +133,7 @@ import io, sys
 from pathlib import Path
 from rich.console import Console
 from eyeswap.study.execute import run_study
-from eyeswap.study.spec import load_study
+from eyeswap.planning.spec import load_study
 file, runs = map(Path, sys.argv[1:])
 run_study(load_study(file), file, runs, Console(file=io.StringIO()))
 """

@@ -14,13 +14,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from eyeswap.audit.audit import audit, find_runs
 from eyeswap.data.digits.write import INSTRUCTION_FILE, DigitsSize, write_digits
 from eyeswap.errors import DataError, EnvironmentProblem
 from eyeswap.files import read_safetensors
+from eyeswap.planning.spec import Study
 from eyeswap.progress import progress
-from eyeswap.study.audit import audit, find_runs
 from eyeswap.study.execute import run_study
-from eyeswap.study.spec import Study
 from eyeswap.study.study_data import prepare_data
 
 FOLDER = Path(INSTRUCTION_FILE).parent
@@ -202,7 +202,7 @@ def test_another_connector_reads_the_tokens_that_a_study_left(
     run(study(root), tmp_path / "first")
     (store,) = (tmp_path / "tokens").glob("*/tokens.f16")
     content = store.read_bytes()
-    monkeypatch.setattr("eyeswap.data.tokens.encode", None)  # the backbone is not run again
+    monkeypatch.setattr("eyeswap.tokens.cache.encode", None)  # the backbone is not run again
     beyond = study(root, connector="linear", execution={"cache_gb": 0.0})  # what is there is used, whatever its size
     folder, _ = run(beyond, tmp_path / "second")
     assert (folder / "vit" / "seed-7" / "scores.json").is_file()

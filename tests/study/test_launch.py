@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 
 from eyeswap.errors import RunError
+from eyeswap.planning.plan import PlannedRun, plan_runs
+from eyeswap.planning.spec import Study
 from eyeswap.study import launch as module
 from eyeswap.study.claim import claim, holder_of
 from eyeswap.study.launch import work_through
-from eyeswap.study.plan import PlannedRun, plan_runs
-from eyeswap.study.spec import Study
 from eyeswap.training.parallel import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from eyeswap.study import launch
-from eyeswap.study.plan import plan_runs
-from eyeswap.study.spec import Study
+from eyeswap.planning.plan import plan_runs
+from eyeswap.planning.spec import Study
 from eyeswap.training.parallel import Ranks
 launch.POLL_S = 0.05
 name, runs, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])

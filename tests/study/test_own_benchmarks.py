@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from eyeswap.errors import SpecError
-from eyeswap.study.plan import plan_runs
-from eyeswap.study.spec import Study, load_study
+from eyeswap.planning.plan import plan_runs
+from eyeswap.planning.spec import Study, load_study
 from eyeswap.study.status import status_of
 
 STUDY = """\

@@ -13,8 +13,8 @@ import yaml
 
 from eyeswap.backbones import catalog
 from eyeswap.evaluation import BENCHMARKS
+from eyeswap.planning.spec import Study, load_study
 from eyeswap.recipe import FolderData, Recipe
-from eyeswap.study.spec import Study, load_study
 
 FOLDER = Path(__file__).parents[2] / "studies" / "paper"
 GROUPS: dict[str, list[dict[str, Any]]] = yaml.safe_load(

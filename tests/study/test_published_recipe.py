@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from eyeswap.data.order import split_modality_order
+from eyeswap.planning.estimate import Assumptions, workload
+from eyeswap.planning.spec import load_recipe
 from eyeswap.recipe import FolderData, Recipe
-from eyeswap.study.estimate import Assumptions, workload
 from eyeswap.study.one_arm import one_arm
-from eyeswap.study.spec import load_recipe
 from eyeswap.training.optimizer import build_optimizer, learning_rate
+from eyeswap.training.order import split_modality_order
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILE = RECIPES / "llava-one-stage.yaml"

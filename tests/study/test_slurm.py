@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from eyeswap.cli.main import app
 from eyeswap.errors import EnvironmentProblem, SpecError
+from eyeswap.planning.plan import plan_runs
+from eyeswap.planning.spec import load_study
 from eyeswap.study.claim import holder_of
-from eyeswap.study.plan import plan_runs
 from eyeswap.study.slurm import SlurmOptions, logs, parse_options, submit
-from eyeswap.study.spec import load_study
 from eyeswap.study.status import status_of
 
 SBATCH = """#!/bin/sh

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eyeswap.planning.plan import PlannedRun, plan_runs
+from eyeswap.planning.spec import Study
 from eyeswap.study.claim import STALE_S, claim
-from eyeswap.study.plan import PlannedRun, plan_runs
-from eyeswap.study.spec import Study
 from eyeswap.study.status import status_of
 
 

@@ -23,7 +23,7 @@ from eyeswap.errors import DataError, EyeswapError
 from eyeswap.files import write_json, write_safetensors
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training import checkpoint, learner
-from eyeswap.training.examples import TrainingData
+from eyeswap.training.batches import TrainingData
 from eyeswap.training.lora import add_adapters
 from eyeswap.training.parallel import join, whole_state
 from eyeswap.training.vision import LiveTokens

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from eyeswap.data.collate import Encoded, pack, pad
 from eyeswap.training.attention import can_pack, packed_attention
+from eyeswap.training.collate import Encoded, pack, pad
 from eyeswap.training.learner import Learner
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm

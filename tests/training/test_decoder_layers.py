@@ -8,7 +8,7 @@ import torch
 from tiny_run import fresh
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eyeswap.training.layers import decoder_layers, recomputed
+from eyeswap.training.attention import decoder_layers, recomputed
 
 
 class Calls(TorchDispatchMode):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyeswap.training.health import complaint
+from eyeswap.training.speed import complaint
 
 VOCABULARY = 32_064
 IGNORANCE = math.log(VOCABULARY)  # 10.4

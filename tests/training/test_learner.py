@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from tiny_run import fresh
 from torch import nn
 
-from eyeswap.data.collate import Encoded, pad
 from eyeswap.training import learner as module
+from eyeswap.training.collate import Encoded, pad
 from eyeswap.training.learner import Learner, summed_cross_entropy
 
 POSITIONS, WIDTH, VOCABULARY = 37, 16, 211

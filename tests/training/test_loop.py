@@ -10,7 +10,7 @@ from tiny_run import equal, fresh, losses, recipe, run, tiny_data
 
 from eyeswap.errors import RunError, SpecError
 from eyeswap.recipe import Execution
-from eyeswap.training import layers
+from eyeswap.training import attention as layers
 from eyeswap.training.loop import train
 
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_run import recipe
 
-from eyeswap.data.order import dealt
 from eyeswap.errors import SpecError
 from eyeswap.recipe import Execution, Recipe
-from eyeswap.training.passes import Cutter, Pass
+from eyeswap.training.batches import Cutter, Pass
+from eyeswap.training.order import dealt
 
 batches = st.lists(st.tuples(st.integers(2, 300), st.integers(0, 40)), min_size=1, max_size=24)
 ranks = st.integers(1, 9)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_run import fresh, run
 
-from eyeswap.study.cost import find_language_model, training_flops
-from eyeswap.study.hardware import peak_flops
+from eyeswap.planning.cost import find_language_model, training_flops
+from eyeswap.planning.hardware import peak_flops
 from eyeswap.training import speed
 from eyeswap.training.speed import Meter, pass_flops
 

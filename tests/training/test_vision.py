@@ -8,10 +8,10 @@ from tiny_run import equal, losses, recipe
 
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.data.instruction import Instruction
-from eyeswap.data.tokens import cache_tokens
 from eyeswap.errors import SpecError
 from eyeswap.recipe import Execution
-from eyeswap.training.examples import TrainingData
+from eyeswap.tokens.cache import cache_tokens
+from eyeswap.training.batches import TrainingData
 from eyeswap.training.loop import train
 from eyeswap.training.vision import CachedTokens, LiveTokens
 from eyeswap.vlm.connector import build_connector

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from eyeswap.data.instruction import Instruction
-from eyeswap.data.tokens import TokenCache
 from eyeswap.recipe import DigitsData, Execution, Recipe
-from eyeswap.training.examples import TrainingData
+from eyeswap.tokens.cache import TokenCache
+from eyeswap.training.batches import TrainingData
 from eyeswap.training.loop import train
 from eyeswap.training.vision import CachedTokens
 from eyeswap.vlm.connector import build_connector

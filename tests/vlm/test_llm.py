@@ -8,9 +8,9 @@ import pytest
 import sentencepiece
 import torch
 
-from eyeswap.data.collate import encode_conversation
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import read_json, write_json
+from eyeswap.training.collate import encode_conversation
 from eyeswap.vlm.llm import begins_with_bos, load_llm, load_tokenizer
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, TemplatePrompt, VicunaPrompt
 

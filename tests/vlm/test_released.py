@@ -17,17 +17,17 @@ from released_checkpoint import write_official
 from tiny_llms import llama
 from typer.testing import CliRunner, Result
 
-from eyeswap.backbones.encode import encode
+from eyeswap.backbones.base import encode
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.cli.main import app
 from eyeswap.errors import CheckpointError, EyeswapError, SpecError
 from eyeswap.evaluation.ask import ask
 from eyeswap.files import sha256_of
 from eyeswap.vlm import VisionLanguageModel
-from eyeswap.vlm import catalog as catalog_module
-from eyeswap.vlm.catalog import REPOSITORY, fetch_archive, released_model, released_models, unpack_archive
 from eyeswap.vlm.prompt import VICUNA_SYSTEM
-from eyeswap.vlm.released import export_released, import_released
+from eyeswap.vlm.released.catalog import REPOSITORY, fetch_archive, released_model, released_models, unpack_archive
+from eyeswap.vlm.released.convert import catalog as catalog_module
+from eyeswap.vlm.released.convert import export_released, import_released
 
 WEIGHTS = Path("checkpoints", "latest-checkpoint.pt")
 
@@ -79,7 +79,7 @@ def test_there_and_back_changes_nothing(base: Path, tmp_path: Path, arch: str):
 
 
 def test_large_checkpoints_are_written_in_shards(official: Path, base: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("eyeswap.vlm.released._SHARD_BYTES", 20_000)
+    monkeypatch.setattr("eyeswap.vlm.released.convert._SHARD_BYTES", 20_000)
     seen = []
     import_released(official, tmp_path / "ours", str(base), advance=lambda done, total: seen.append((done, total)))
     assert len(list((tmp_path / "ours").glob("model-*.safetensors"))) == len(seen) > 2

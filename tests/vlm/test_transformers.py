@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from eyeswap.backbones.weights import load_backbone
-from eyeswap.data.tokens import cache_tokens
 from eyeswap.errors import CheckpointError, ShapeError, SpecError
 from eyeswap.files import read_json, write_json
+from eyeswap.tokens.cache import cache_tokens
 from eyeswap.vlm import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import load_llm

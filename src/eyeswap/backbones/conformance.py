@@ -7,16 +7,21 @@ is downloaded.
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.measure import measure_speed
-from eyeswap.backbones.promises import CHECKS, Finding, Subject
+from eyeswap.backbones.weights import LoadedBackbone, load_backbone
+from eyeswap.errors import EyeswapError
 from eyeswap.geometry import ImageGeometry
 
 __all__ = ["CHECKS", "Finding", "assert_conforms", "check_backbone"]
@@ -87,3 +92,277 @@ def measured_findings(network: VisionBackbone, image: Tensor) -> Iterator[Findin
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     peak = "not measured on this system" if speed.peak_bytes is None else f"{speed.peak_bytes / 2**20:,.0f} MiB at most"
     yield Finding("memory", "ok", f"{peak} ({speed.peak_of}); {weights / 2**20:,.0f} MiB of it are weights")
+
+
+def check_weights(name: str, weights: Path | None = None) -> Iterator[Finding]:
+    """Check the weights of a catalog entry, one finding at a time.
+
+    Args:
+        name: a name of the catalog.
+        weights: the official file, or a folder that holds it; by default it is downloaded, once.
+
+    Raises:
+        SpecError: if the catalog has no such entry.
+        CheckpointError: if the file is missing, damaged, untrusted, or does not fit; the message says where and why.
+    """
+    loaded = load_backbone(name, weights)
+    yield from _file_findings(loaded)
+    yield from check_backbone(
+        loaded.network, loaded.geometry, checks=("tokens", "repeat"), num_images=1, with_speed=False
+    )
+
+
+def _file_findings(loaded: LoadedBackbone) -> Iterator[Finding]:
+    entry, path, keys = loaded.entry, loaded.weights_file, loaded.keys
+    assert entry is not None
+    assert path is not None
+    assert keys is not None
+    source = entry.weights
+    yield Finding("file", "ok", f"{path} ({path.stat().st_size / 2**20:,.1f} MiB)")
+    if source.sha256 in (None, loaded.weights_sha256):
+        compared = "the catalog knows none to compare it with" if source.sha256 is None else "as in the catalog"
+        yield Finding("sha256", "ok", f"{loaded.weights_sha256} ({compared})")
+    else:
+        found = f"{loaded.weights_sha256}, but the catalog means {source.sha256}"
+        yield Finding("sha256", "failed", found, "delete the file and get it again")
+    terms = "" if source.commercial_use else ": for non-commercial use only"
+    yield Finding("licence", "ok" if source.commercial_use else "note", f"{source.licence}{terms}")
+    found = f"{keys.found} tensors of the network: {keys.used} used, {keys.found - keys.used} beyond the tap"
+    if keys.default:
+        found += f"; {len(keys.default)} lacking and left at their start, as {keys.default[0]}"
+    yield Finding("keys", "ok", f"{found}; none missing, none unexpected")
+
+
+MOST_BATCH_DIFFERENCE = 1e-4  # relative L2; kernels for other batch sizes round otherwise, by about 1e-6
+LARGEST_PIXEL = 20.0  # normalised colours stay within a few units; 0..255 does not
+PROBE_REACH = 0.15  # of the grid: how far from its cell the largest effect of a change may lie
+
+Status = Literal["ok", "note", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: which promise was looked at.
+        status: ``ok``, ``failed``, or ``note`` where it is for the reader to judge.
+        found: what was measured.
+        remedy: what to do; empty where nothing is.
+    """
+
+    check: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network under test, frozen, with its geometry and a batch of images ``[B, 3, H, W]``."""
+
+    network: VisionBackbone
+    geometry: ImageGeometry
+    images: Tensor
+
+    @functools.cached_property
+    def tokens(self) -> Tensor:
+        """The tokens of the images, ``[B, N, D]``."""
+        return _run_network(self.network, self.images)
+
+    @functools.cached_property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens on the geometry's canvas."""
+        return self.network.token_grid(*self.geometry.canvas)
+
+
+def check_tokens(subject: Subject) -> Finding:
+    """Tokens are ``[B, N, D]``, of floating point and finite."""
+    rows, columns = subject.grid
+    tokens, expected = subject.tokens, (len(subject.images), rows * columns, subject.network.embed_dim)
+    size = f"{subject.geometry.canvas[0]}x{subject.geometry.canvas[1]}"
+    if tuple(tokens.shape) != expected:
+        found = f"{list(tokens.shape)} from {size} pixels, but token_grid and embed_dim promise {list(expected)}"
+        return Finding("tokens", "failed", found, "return [B, h, w, D] from feature_map, prefix tokens dropped")
+    if not tokens.is_floating_point() or not bool(tokens.isfinite().all()):
+        return Finding("tokens", "failed", f"{tokens.dtype}, not all finite", "look for a division by zero or overflow")
+    found = f"{rows}x{columns} = {rows * columns} tokens of width {tokens.shape[2]} from {size} pixels, all finite"
+    return Finding("tokens", "ok", found)
+
+
+def check_grid(subject: Subject) -> Finding:
+    """``token_grid`` is what a real forward pass gives, at several sizes, square or not, or refuses the size."""
+    exact, refused = [], []
+    for height, width in _other_sizes(subject):
+        try:
+            rows, columns = subject.network.token_grid(height, width)
+        except EyeswapError:
+            refused.append(f"{height}x{width}")
+            continue
+        except Exception as error:  # an encoder of one's own can raise anything
+            found = f"{height}x{width} pixels: token_grid fails: {_one_line(error)}"
+            return Finding("grid", "failed", found, "raise ShapeError for sizes that the network cannot take")
+        try:
+            tokens = _run_network(subject.network, subject.images.new_zeros(1, 3, height, width))
+        except Exception as error:  # an encoder of one's own can raise anything
+            found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward fails: {_one_line(error)}"
+            return Finding("grid", "failed", found, "compute token_grid exactly, or raise ShapeError there")
+        if tokens.shape[1] != rows * columns:
+            found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward gives {tokens.shape[1]} tokens"
+            return Finding("grid", "failed", found, "compute token_grid as the layers round: up or down, step by step")
+        exact.append(f"{height}x{width}")
+    parts = [f"exact at {', '.join(exact)}" if exact else "its own size only"]
+    if refused:
+        parts.append(f"refuses {', '.join(refused)}")
+    return Finding("grid", "ok", "; ".join(parts))
+
+
+def _other_sizes(subject: Subject) -> list[tuple[int, int]]:
+    """Return sizes of whole tokens that are not square, a smaller square, and an odd one."""
+    (height, width), (rows, columns) = subject.geometry.canvas, subject.grid
+    tall, wide = (-(-height // rows), -(-width // columns))  # pixels a token, rounded up
+    half, full = (max(1, rows // 2), max(1, columns // 2)), (rows, columns)
+    whole = [(half[0], full[1]), (full[0], half[1]), half]
+    return [*((r * tall, c * wide) for r, c in whole), (half[0] * tall + 1, half[1] * wide + 3)]
+
+
+def check_repeat(subject: Subject) -> Finding:
+    """The same images give the same tokens, bit for bit."""
+    again = _run_network(subject.network, subject.images)
+    if torch.equal(again, subject.tokens):
+        return Finding("repeat", "ok", "the same images give the same tokens, bit for bit")
+    largest = float((again - subject.tokens).abs().max())
+    remedy = "look for dropout called by hand, random numbers in forward, or state that a pass changes"
+    return Finding("repeat", "failed", f"the same images give other tokens, by up to {largest:.2g}", remedy)
+
+
+def check_raster(subject: Subject) -> Finding:
+    """Token ``r * columns + c`` shows what lies in row ``r``, column ``c``: a change there moves it most."""
+    rows, columns = subject.grid
+    if min(rows, columns) < 4:
+        return Finding("raster", "note", f"a grid of {rows}x{columns} is too small to tell rows from columns")
+    cells = [(rows // 5, 3 * columns // 4), (3 * rows // 4, columns // 5), (rows // 3, columns // 2)]
+    moved = [(_most_moved(subject, row, column), row, column) for row, column in cells]
+    right = sum(_is_near(found, (row, column), subject.grid) for found, row, column in moved)
+    crossed = sum(_is_near(found, (column, row), subject.grid) for found, row, column in moved)
+    if right >= 2:
+        return Finding("raster", "ok", "a change in a cell of the image moves the token of that cell most")
+    if crossed == len(cells):
+        found = "rows and columns are exchanged: a change at row r, column c moves the token of row c, column r"
+        return Finding("raster", "failed", found, "return [B, h, w, D]: height before width, channels last")
+    found = "a change in a cell of the image moves tokens elsewhere most"
+    return Finding("raster", "note", found, "see that tokens run row by row from the top left, prefix tokens dropped")
+
+
+def _most_moved(subject: Subject, row: int, column: int) -> tuple[int, int]:
+    """Return row and column of the token that moves most when the image changes in one cell."""
+    (height, width), (rows, columns) = subject.geometry.canvas, subject.grid
+    tall, wide = height / rows, width / columns
+    changed = subject.images[:1].clone()
+    changed[:, :, int(row * tall) : int((row + 1) * tall), int(column * wide) : int((column + 1) * wide)] *= -2
+    before = subject.tokens[0].float()
+    moved = (_run_network(subject.network, changed)[0].float() - before).norm(dim=1)
+    return divmod(int((moved / before.norm(dim=1).clamp_min(1e-12)).argmax()), columns)
+
+
+def _is_near(found: tuple[int, int], cell: tuple[int, int], grid: tuple[int, int]) -> bool:
+    return all(abs(a - b) <= max(1.0, PROBE_REACH * size) for a, b, size in zip(found, cell, grid, strict=True))
+
+
+def check_frozen(subject: Subject) -> Finding:
+    """Frozen for good: no gradient, eval mode whatever a parent does, no statistic that drifts."""
+    network = subject.network.freeze()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    nn.Sequential(network).train()
+    training = [name or "the backbone itself" for name, module in network.named_modules() if module.training]
+    tokens = network(subject.images)
+    drifted = [key for key, value in network.state_dict().items() if not torch.equal(value, before[key])]
+    learning = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
+    network.freeze()
+    if training:
+        found = f"train() on a parent put {training[0]} into training mode"
+        return Finding("frozen", "failed", found, "do not override train() and freeze() of VisionBackbone")
+    if drifted:
+        found = f"a pass changed {drifted[0]}"
+        return Finding("frozen", "failed", found, "keep BatchNorm in eval mode; write to no buffer in forward")
+    if learning or tokens.requires_grad:
+        found = f"{learning[0] if learning else 'the tokens'} still requires a gradient"
+        return Finding("frozen", "failed", found, "register every tensor as a parameter or buffer of the module")
+    if not torch.equal(tokens, subject.tokens):
+        return Finding("frozen", "failed", "train() on a parent changes the tokens", "look for F.dropout in forward")
+    return Finding("frozen", "ok", "train() on a parent changes nothing; no gradient, no statistic that drifts")
+
+
+def check_batch(subject: Subject) -> Finding:
+    """An image has the same tokens alone and in a batch, up to rounding."""
+    alone = _run_network(subject.network, subject.images[-1:])
+    difference = _relative(alone, subject.tokens[-1:])
+    found = f"alone and in a batch of {len(subject.images)}: relative difference {difference:.1e}"
+    if difference <= MOST_BATCH_DIFFERENCE:
+        return Finding("batch", "ok", found)
+    remedy = "look for statistics over the batch, or a reshape that mixes images"
+    return Finding("batch", "failed", f"{found}, more than {MOST_BATCH_DIFFERENCE:g}", remedy)
+
+
+def check_pixels(subject: Subject) -> Finding:
+    """The geometry's mean and std are those of 0..1 colours and reach the pixels."""
+    geometry = subject.geometry
+    colour = (64, 128, 192)
+    pixels, placement = geometry.place(Image.new("RGB", geometry.canvas[::-1], colour))
+    left, top, right, bottom = placement.content_box
+    middle = pixels[:, int(top + bottom) // 2, int(left + right) // 2]
+    expected = (torch.tensor(colour) / 255 - torch.tensor(geometry.mean)) / torch.tensor(geometry.std)
+    largest = float(pixels.abs().max())
+    if max(*geometry.mean, *geometry.std) > 1:
+        found = f"mean {geometry.mean[0]:g} and std {geometry.std[0]:g} are for colours of 0..255"
+        return Finding("pixels", "failed", found, "divide mean and std by 255: colours are 0..1 here")
+    if largest > LARGEST_PIXEL:
+        found = f"pixels reach {largest:.0f}, as if they were in 0..255"
+        return Finding("pixels", "failed", found, "let place() return colours of 0..1 less the mean, over the std")
+    if not torch.allclose(middle, expected, atol=0.02):
+        found = f"a colour arrives as {middle.tolist()}, expected {expected.tolist()}"
+        return Finding("pixels", "failed", found, "let place() subtract the mean and divide by the std")
+    mean, std = ("/".join(f"{value:g}" for value in values) for values in (geometry.mean, geometry.std))
+    if set(geometry.mean) == {0.0} and set(geometry.std) == {1.0}:
+        remedy = "right only if the network normalises them itself; otherwise give mean and std"
+        return Finding("pixels", "note", "pixels arrive as plain 0..1 colours", remedy)
+    return Finding("pixels", "ok", f"normalised by mean {mean}, std {std}")
+
+
+def check_bf16(subject: Subject) -> Finding:
+    """The network runs under bf16 autocast, as training does, and its tokens stay finite."""
+    with torch.autocast(subject.images.device.type, dtype=torch.bfloat16):
+        tokens = _run_network(subject.network, subject.images).float()
+    if not bool(tokens.isfinite().all()):
+        remedy = "keep the part that overflows in float32 with torch.autocast(..., enabled=False)"
+        return Finding("bf16", "failed", "tokens are not finite under bf16 autocast", remedy)
+    difference = _relative(tokens, subject.tokens)
+    found = f"runs under bf16 autocast, {difference:.1%} from float32"
+    remedy = "" if difference < 0.1 else "compare a study in fp32 before you trust one in bf16"
+    return Finding("bf16", "note" if remedy else "ok", found, remedy)
+
+
+def _run_network(network: VisionBackbone, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        tokens: Tensor = network(images)
+    return tokens
+
+
+def _relative(tokens: Tensor, reference: Tensor) -> float:
+    return float((tokens - reference).norm() / reference.norm().clamp_min(1e-12))
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+CHECKS: dict[str, Callable[[Subject], Finding]] = {
+    "tokens": check_tokens,
+    "grid": check_grid,
+    "repeat": check_repeat,
+    "raster": check_raster,
+    "frozen": check_frozen,
+    "batch": check_batch,
+    "pixels": check_pixels,
+    "bf16": check_bf16,
+}

@@ -17,10 +17,10 @@ from torch import Tensor
 from eyeswap.backbones import catalog, external
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.catalog import BackboneEntry, Wiring
-from eyeswap.backbones.download import fetch
+from eyeswap.backbones.fetch import fetch
 from eyeswap.backbones.licence import say_non_commercial
 from eyeswap.backbones.state import LAYOUTS, KeyReport, load_state, read_weights, state_digest
-from eyeswap.backbones.vmamba_names import official_state_dict
+from eyeswap.backbones.vmamba import official_state_dict
 from eyeswap.errors import CheckpointError
 from eyeswap.files import sha256_of
 from eyeswap.geometry import ImageGeometry

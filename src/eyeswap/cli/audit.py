@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eyeswap.study.audit import AuditReport, Fact
+    from eyeswap.audit.audit import AuditReport, Fact
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -27,9 +27,9 @@ def audit(
     Exits with 1 if runs differ in anything that the study did not declare, or files do not fit their record. What each
     warning means, why it matters and how to remove it stands in docs/audit.md.
     """
+    from eyeswap.audit.audit import audit as audit_runs
+    from eyeswap.audit.audit import find_runs
     from eyeswap.cli.console import open_console
-    from eyeswap.study.audit import audit as audit_runs
-    from eyeswap.study.audit import find_runs
 
     findings = audit_runs(find_runs(runs))
     if as_json:

@@ -76,7 +76,7 @@ def check(
 
     Without --weights the file is downloaded, once. `eyeswap check NAME` looks at the network's conduct instead.
     """
-    from eyeswap.backbones.official import check_weights
+    from eyeswap.backbones.conformance import check_weights
     from eyeswap.cli.check import report
 
     report(check_weights(name, weights), name, as_json)
@@ -84,7 +84,7 @@ def check(
 
 def about(entry: BackboneEntry) -> dict[str, Any]:
     """Return what `--json` prints about an entry."""
-    from eyeswap.backbones.download import address
+    from eyeswap.backbones.fetch import address
 
     size = entry.measured()
     plain = entry.model_dump(mode="json")
@@ -168,7 +168,7 @@ def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
 
 
 def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
-    from eyeswap.backbones.download import address, local_path
+    from eyeswap.backbones.fetch import address, local_path
 
     size, source = entry.measured(), entry.weights
     rows, columns = size.tokens

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from eyeswap.study.collapse import ArmDiagnosis
+    from eyeswap.collapse.verdict import ArmDiagnosis
 
 EXAMPLE = "Example: eyeswap collapse runs/quickstart --probe 64"
 _COLOURS = {"healthy": "green", "weak": "yellow", "collapsed": "bold red", "cannot tell": "cyan"}
@@ -41,8 +41,8 @@ def collapse(
     or far below what its VQA score predicts from its peers; docs/collapse.md has the definition.
     """
     from eyeswap.cli.console import open_console
-    from eyeswap.study.collapse import diagnose
-    from eyeswap.study.record import find_runs
+    from eyeswap.collapse.verdict import diagnose
+    from eyeswap.runs.record import find_runs
 
     finished = [path for path in find_runs(runs) if (path / "scores.json").is_file()]
     _check(runs, finished)
@@ -86,9 +86,9 @@ def _probe(runs: Sequence[Path], subset: int) -> None:
 
 
 def _stabilize(path: Path, runs: Sequence[Path], arms: Sequence[ArmDiagnosis]) -> None:
+    from eyeswap.collapse.stabilize import write_stabilized
     from eyeswap.errors import SpecError
     from eyeswap.files import read_json
-    from eyeswap.study.stabilize import write_stabilized
 
     studies = {run.parents[1] for run in runs}
     study = next(iter(studies)) / "study.json"

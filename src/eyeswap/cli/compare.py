@@ -28,7 +28,7 @@ def compare(
     import json
 
     from eyeswap.cli.console import open_console
-    from eyeswap.study.compare import compare_runs
+    from eyeswap.results.compare import compare_runs
 
     content = compare_runs(first, second, benchmark or (), examples)
     if as_json:

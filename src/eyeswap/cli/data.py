@@ -10,9 +10,29 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eyeswap.data.families import Family
-    from eyeswap.data.instruction_check import InstructionCheck
-    from eyeswap.data.prepare import Inspection
+    from eyeswap.data.official.families import Family
+    from eyeswap.data.official.instruction_check import InstructionCheck
+    from eyeswap.data.official.prepare import Inspection
+
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eyeswap.errors import SpecError
+
+if TYPE_CHECKING:
+    from eyeswap.data.official.catalogue import DataSet
+    from eyeswap.data.official.fetch import FetchPlan
+
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from eyeswap.data.official.catalogue import FoundFile
+    from eyeswap.data.official.instruction_check import InstructionCheck
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: what they are, get them, check what is on disk; make one.")
 
@@ -30,10 +50,10 @@ def list_sets(root: Root = Path("data"), as_json: AsJson = False) -> None:
     from rich.table import Table
 
     from eyeswap.cli.console import open_console
-    from eyeswap.data.catalogue import look, sets_named
-    from eyeswap.data.families import Family
-    from eyeswap.data.instruction_check import described
-    from eyeswap.data.prepare import Inspection
+    from eyeswap.data.official.catalogue import look, sets_named
+    from eyeswap.data.official.families import Family
+    from eyeswap.data.official.instruction_check import described
+    from eyeswap.data.official.prepare import Inspection
 
     found = [(one, look(one, root)) for one in sets_named("all")]
     if as_json:
@@ -66,8 +86,7 @@ def fetch(
     A download that was cut goes on where it ended. Images that several sets share are downloaded once and linked.
     What only a person can get (a form, a page that asks) is named with what to do.
     """
-    from eyeswap.cli.data_fetch import fetch_sets
-    from eyeswap.data.catalogue import sets_named
+    from eyeswap.data.official.catalogue import sets_named
 
     if fetch_sets(sets_named(name), root, yes):
         raise typer.Exit(1)
@@ -93,8 +112,8 @@ def prepare(
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in slim.split(",")] if slim else []
     if 0 in sizes:
         raise SpecError(f"--slim {slim}: sizes are whole numbers above 0, such as 1024,8192")
-    from eyeswap.data.catalogue import sets_named
-    from eyeswap.data.families import Family
+    from eyeswap.data.official.catalogue import sets_named
+    from eyeswap.data.official.families import Family
 
     families = [one for one in sets_named(name) if isinstance(one, Family)]
     if not families:
@@ -126,9 +145,9 @@ def check(
     Benchmark files are read and compared with what was published. Of instruction data every record is checked, and its
     image is looked for and, with --check-images, decoded. Leaves with 1 if something is missing or differs.
     """
-    from eyeswap.data.catalogue import sets_named
-    from eyeswap.data.families import Family
-    from eyeswap.data.instruction_check import check_instruction_file, check_training_set
+    from eyeswap.data.official.catalogue import sets_named
+    from eyeswap.data.official.families import Family
+    from eyeswap.data.official.instruction_check import check_instruction_file, check_training_set
     from eyeswap.errors import SpecError
     from eyeswap.progress import progress
 
@@ -152,7 +171,7 @@ def _inspect(
 ) -> list[Inspection]:
     """Inspect benchmark files and print each as soon as it is done."""
     from eyeswap.cli.console import open_console
-    from eyeswap.data.prepare import SUBSAMPLED_SIZES, inspect
+    from eyeswap.data.official.prepare import SUBSAMPLED_SIZES, inspect
     from eyeswap.progress import progress
 
     console = open_console()
@@ -171,8 +190,7 @@ def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: 
     import json
 
     from eyeswap.cli.console import open_console
-    from eyeswap.cli.data_check import print_check
-    from eyeswap.data.instruction_check import write_unusable
+    from eyeswap.data.official.instruction_check import write_unusable
 
     everything: list[Inspection | InstructionCheck] = [*benchmarks, *trained]
     if as_json:
@@ -189,8 +207,6 @@ def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: 
 
 def _print(found: Inspection, console: Console) -> None:
     """Print one family: what it is, its files, its counts, what is wrong, what was written."""
-    from eyeswap.cli.data_check import file_line
-
     family = found.family
     lines = [f"[bold]{family.title}[/bold] ({', '.join(family.benchmarks)}): {family.about}"]
     lines += [f"  licence: {family.licence}"]
@@ -236,3 +252,98 @@ def make(
     with progress() as board:
         digest = write_digits(out, size, board.task("draw the data set", num_scenes(size)).advance)
     typer.echo(f"data: {out}, digest {digest[:12]}")
+
+
+def fetch_sets(sets: Sequence[DataSet], root: Path, yes: bool) -> list[str]:
+    """Plan, ask, download; return what went wrong, one line each.
+
+    Raises:
+        SpecError: if nobody can be asked.
+        EnvironmentProblem: if the disk has no room.
+    """
+    from eyeswap.data.official.fetch import check_room, fetch, plan_fetch
+
+    for one in sets:
+        typer.echo(f"{one.title} ({one.name}): {one.about}; licence: {one.licence}")
+    plan = plan_fetch(sets, root)
+    for line in _planned(plan):
+        typer.echo(line)
+    check_room(plan, root)
+    reachable = [url for url in plan.downloads if url not in plan.unreachable]
+    if reachable and not yes:
+        if not sys.stdin.isatty():
+            raise SpecError("nothing was downloaded; pass --yes to start")
+        typer.confirm("Start?", abort=True)
+    problems = fetch(plan, root)
+    for problem in problems:
+        typer.echo(f"failed: {problem}", err=True)
+    if problems:
+        typer.echo("run the same command again to go on with what failed", err=True)
+    if reachable or plan.links:
+        for one in sets:
+            typer.echo(f"look at what is there now: eyeswap data check {one.name} --root {root}")
+    return problems
+
+
+def _planned(plan: FetchPlan) -> list[str]:
+    lines = [f"here      {found.path}" for found in plan.here]
+    lines += [f"link      {found.path} -> {target}" for found, target in plan.links]
+    for url, wanted in plan.downloads.items():
+        size = (plan.unreachable.get(url) and "no answer") or _size(plan.num_bytes.get(url))
+        lines += [f"download  {found.path} <- {url} ({size})" for found in wanted]
+    for found in plan.by_hand:
+        lines.append(f"by hand   {found.path} <- {found.source.url}")
+        lines.append(f"          {found.source.manual}")
+    unknown = len(plan.downloads) - len(plan.num_bytes) - len(plan.unreachable)
+    total = f"{_size(plan.total_bytes)} to download" + (f", and {unknown} of unknown size" if unknown else "")
+    return [*lines, total if plan.downloads else "nothing to download"]
+
+
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "size unknown"
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+_MOST_FOLDERS = 20
+
+
+def file_line(file: FoundFile) -> str:
+    """Return what is known of a source: whether it is there and in which version, or where and how to get it."""
+    source = file.source
+    if file.exists:
+        return f"found{f', {file.version}' if file.version else ''}".ljust(8) + f" {file.path}"
+    size = f", {source.size}" if source.size else ""
+    by_hand = f"; {source.manual}" if source.manual else ""
+    return f"missing  {file.path}  <- {source.url}{size}{by_hand}"
+
+
+def print_check(found: InstructionCheck, console: Console) -> None:
+    """Print what was found of an instruction file: its files, records, folders of images, what is wrong, what to do."""
+    lines = [f"[bold]{found.path}[/bold]"]
+    if found.data_set is not None:
+        lines = [f"[bold]{found.data_set.title}[/bold] ({found.data_set.name}): {found.data_set.about}"]
+        lines.append(f"  licence: {found.data_set.licence}")
+    lines += [f"  {file_line(file)}" for file in found.files]
+    if found.preflight is not None:
+        preflight = found.preflight
+        shown = preflight.num_records - preflight.num_text_only
+        lines.append(
+            f"  {preflight.num_records:,} records ({shown:,} with an image, {preflight.num_text_only:,} text only), "
+            f"{preflight.num_turns:,} turns"
+        )
+        worst_first = sorted(preflight.sources, key=lambda source: -len(source.missing) - len(source.undecodable))
+        for source in worst_first[:_MOST_FOLDERS]:
+            bad = f", {len(source.missing):,} missing" if source.missing else ""
+            bad += f", {len(source.undecodable):,} undecodable" if source.undecodable else ""
+            lines.append(f"  {source.folder}: {source.num_records:,} records, {source.num_images:,} images{bad}")
+        if len(worst_first) > _MOST_FOLDERS:
+            lines.append(f"  and {len(worst_first) - _MOST_FOLDERS:,} more folders; --json lists them all")
+    lines += [f"  [red]![/red] {line}" for line in found.complaints]
+    if found.remedy:
+        lines.append(f"  {found.remedy}")
+    if not found.complaints:
+        looked = found.preflight is not None and found.preflight.decoded
+        lines.append(f"  [green]complete[/green]{'' if looked else '; --check-images also decodes every image'}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print()

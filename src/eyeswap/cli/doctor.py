@@ -25,7 +25,7 @@ def findings() -> Iterator[tuple[str, str]]:
     """Yield ``(what was looked at, what was found)``."""
     import torch
 
-    from eyeswap.study.environment import code_version, cpu_model, version_of
+    from eyeswap.runs.environment import code_version, cpu_model, version_of
 
     python = ".".join(str(part) for part in sys.version_info[:3])
     yield (
@@ -104,7 +104,7 @@ def _c_core() -> str:
 
 def _torchvision() -> str:
     """Try torchvision in a process of its own: one that does not fit its torch breaks transformers too."""
-    from eyeswap.study.environment import version_of
+    from eyeswap.runs.environment import version_of
 
     found = version_of("torchvision")
     if found is None:

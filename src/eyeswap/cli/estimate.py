@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from eyeswap.planning.estimate import Assumptions
+    from eyeswap.planning.spec import Study
     from eyeswap.recipe import Recipe
-    from eyeswap.study.estimate import Assumptions
-    from eyeswap.study.spec import Study
 
 GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="h200, h100, a100, b200, ..., or <TFLOP/s>:<GiB> such as 71:24.")
@@ -42,18 +42,18 @@ def estimate(
     A study is estimated arm by arm; a recipe, which names no backbone, for several numbers of visual tokens.
     Exits with 2 if an arm cannot run as it is, such as one with more visual tokens than the LLM has positions.
     """
-    from eyeswap.study.estimate import Assumptions
-    from eyeswap.study.hardware import find_gpu
+    from eyeswap.planning.estimate import Assumptions
+    from eyeswap.planning.hardware import find_gpu
     from eyeswap.yaml_reader import read_yaml
 
     assumptions = Assumptions(find_gpu(gpu), gpus, mfu, text_tokens)
     content = read_yaml(file)
     if isinstance(content, dict) and not {"arms", "question", "benchmarks"} & set(content):
-        from eyeswap.study.spec import load_recipe
+        from eyeswap.planning.spec import load_recipe
 
         _recipe(load_recipe(file), file, assumptions, as_json)
     else:
-        from eyeswap.study.spec import load_study
+        from eyeswap.planning.spec import load_study
 
         show_estimate(load_study(file), assumptions, as_json)
 
@@ -62,8 +62,8 @@ def show_estimate(study: Study, assumptions: Assumptions, as_json: bool) -> None
     """Print what a study will take, arm by arm; leave with 2 if an arm cannot run as it is."""
     from eyeswap.cli import estimate_tables as shown
     from eyeswap.cli.console import fitted_table, open_console
+    from eyeswap.planning.estimate import estimate_study
     from eyeswap.progress import progress
-    from eyeswap.study.estimate import estimate_study
 
     console = open_console()
     with progress() as board:
@@ -99,7 +99,7 @@ def show_estimate(study: Study, assumptions: Assumptions, as_json: bool) -> None
 def _recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: bool) -> None:
     from eyeswap.cli import estimate_tables as shown
     from eyeswap.cli.console import fitted_table, open_console
-    from eyeswap.study.estimate import estimate_recipe, workload
+    from eyeswap.planning.estimate import estimate_recipe, workload
 
     found = [estimate_recipe(recipe, tokens, assumptions) for tokens in TOKEN_COUNTS]
     work = workload(recipe, assumptions)

@@ -14,7 +14,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eyeswap.study.estimate import ArmEstimate, Assumptions, StudyEstimate, Workload
+    from eyeswap.planning.estimate import ArmEstimate, Assumptions, StudyEstimate, Workload
 
 UNKNOWN = "?"
 # Heading of each column, and its rank: where a table is too wide, columns of the highest rank are left out first.

@@ -78,8 +78,8 @@ def evaluate(
             raise SpecError(f"{option} {value}: {nearest(value, filter(None, _CHOICES[option]))}")
     from rich.console import Console
 
-    from eyeswap.evaluation.workers import joined
     from eyeswap.files import read_json
+    from eyeswap.processes import joined
     from eyeswap.progress import progress
     from eyeswap.study.evaluate import Settings, evaluate_run, parse_subset, study_settings
     from eyeswap.study.evaluate import show_prompts as prompts_of

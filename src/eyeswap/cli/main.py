@@ -27,7 +27,6 @@ from eyeswap.cli import (
     models,
     pretrain,
     profile,
-    published,
     report,
     score,
     study,
@@ -121,7 +120,7 @@ app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.r
 app.command("eval", epilog=eval.EXAMPLE)(eval.evaluate)
 app.command("score", epilog=score.EXAMPLE)(score.score)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
-app.command("published", epilog=published.EXAMPLE)(published.published)
+app.command("published", epilog=report.PUBLISHED_EXAMPLE)(report.published)
 app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
 app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
 app.add_typer(backbones.app, name="backbones")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eyeswap.vlm.catalog import ReleasedModel
+    from eyeswap.vlm.released.catalog import ReleasedModel
 
 app = typer.Typer(no_args_is_help=True, help="Use the released VLM checkpoints of the study.")
 
@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list", epilog="Example: eyeswap models list --json")
 def list_all(as_json: AsJson = False) -> None:
     """List the released checkpoints with their published scores, weighted averages in percent."""
-    from eyeswap.vlm.catalog import released_models
+    from eyeswap.vlm.released.catalog import released_models
 
     models = list(released_models().values())
     if as_json:
@@ -46,7 +46,7 @@ def show(
     import yaml
 
     from eyeswap.backbones import catalog
-    from eyeswap.vlm.catalog import REPOSITORY, released_model
+    from eyeswap.vlm.released.catalog import REPOSITORY, released_model
 
     model = released_model(name)
     about = {**model.model_dump(), "repository": REPOSITORY, "archive": model.archive}
@@ -65,7 +65,7 @@ def fetch(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for <ID>/config.json and its weights.")],
 ) -> None:
     """Get a released checkpoint (27 GB, twice that on disk): resumed after a cut, checked, unpacked."""
-    from eyeswap.vlm.catalog import fetch_archive, released_model, unpack_archive
+    from eyeswap.vlm.released.catalog import fetch_archive, released_model, unpack_archive
 
     model = released_model(name)
     typer.echo(f"checkpoint: {unpack_archive(fetch_archive(model), out / model.id)}")
@@ -91,7 +91,7 @@ def import_(
     import tempfile
 
     from eyeswap.progress import progress
-    from eyeswap.vlm.released import import_released
+    from eyeswap.vlm.released.convert import import_released
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch, progress() as board:
@@ -114,7 +114,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
 ) -> None:
     """Turn an imported checkpoint back into the released layout, without loss."""
-    from eyeswap.vlm.released import export_released
+    from eyeswap.vlm.released.convert import export_released
 
     export_released(folder, out)
     typer.echo(f"exported: {out}")
@@ -123,7 +123,7 @@ def export(
 def _unpacked(source: str, scratch: Path, sha256: str | None) -> tuple[Path, ReleasedModel | None]:
     """Return the folder of a public id, an archive or a folder, checked, and what the catalog says of it."""
     from eyeswap.errors import CheckpointError
-    from eyeswap.vlm.catalog import (
+    from eyeswap.vlm.released.catalog import (
         WEIGHTS_FILE,
         check_archive,
         fetch_archive,

@@ -13,6 +13,6 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint.")] = Path("checkpoints"),
 ) -> None:
     """Train a miniature backbone or LLM from scratch, with the recipe that made the shipped one."""
-    from eyeswap.adaptation import pretrain as pretrain_miniature
+    from eyeswap.pretraining import pretrain as pretrain_miniature
 
     typer.echo(f"checkpoint: {pretrain_miniature(name, out)}")

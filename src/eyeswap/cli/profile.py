@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from eyeswap.study.profile import Cell
+    from eyeswap.planning.profile import Cell
 
 EXAMPLE = "Example: eyeswap profile --backbone vmamba-tiny-s1l8 --backbone in21k-vit-s --side 224 --side 512"
 CPU_LONGEST_S, GPU_LONGEST_S = 5.0, 20.0
@@ -47,10 +47,7 @@ def profile(
     import torch
 
     from eyeswap.cli.console import open_console
-    from eyeswap.progress import progress
-    from eyeswap.report.profile_figure import draw_profile
-    from eyeswap.study.environment import cpu_model
-    from eyeswap.study.profile import (
+    from eyeswap.planning.profile import (
         BACKBONES,
         CPU_BACKBONES,
         CPU_SIDES,
@@ -60,8 +57,11 @@ def profile(
         study_grid,
         write_csv,
     )
-    from eyeswap.study.profile import profile as measure
-    from eyeswap.study.spec import load_study
+    from eyeswap.planning.profile import profile as measure
+    from eyeswap.planning.spec import load_study
+    from eyeswap.progress import progress
+    from eyeswap.report.figures.profile import draw_profile
+    from eyeswap.runs.environment import cpu_model
 
     on_gpu = torch.cuda.is_available()
     device, dtype = (torch.device("cuda"), torch.bfloat16) if on_gpu else (torch.device("cpu"), torch.float32)
@@ -102,8 +102,8 @@ def profile(
 def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table:
     """Return what was measured, times in milliseconds, and beside it the points of Figure 4 if they are wanted."""
     from eyeswap.cli.console import fitted_table
-    from eyeswap.study.profile import IN_FIGURE
-    from eyeswap.study.published import published_profile
+    from eyeswap.planning.profile import IN_FIGURE
+    from eyeswap.results.published import published_profile
 
     heads = {
         "backbone": 0, "side": 0, "tokens": 2, "vision ms": 0, "connect ms": 3, "prefill ms": 1, "decode ms": 1,

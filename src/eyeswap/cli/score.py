@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eyeswap.evaluation.benchmark import Mode
-    from eyeswap.study.averages import Weights
+    from eyeswap.results.averages import Weights
 
 MODES: dict[str, Mode] = {"study": "study", "official": "official"}
 WEIGHTS: dict[str, Weights] = {"counts": "counts", "published": "published"}
@@ -43,7 +43,7 @@ def score(
     for option, value, allowed in (("--mode", mode, MODES), ("--weights", weights, WEIGHTS)):
         if value not in allowed:
             raise SpecError(f"{option} {value}: {nearest(value, allowed)}")
-    from eyeswap.study.rescore import rescore
+    from eyeswap.results.rescore import rescore
 
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     content = rescore(run, MODES[mode], names, root, WEIGHTS[weights])

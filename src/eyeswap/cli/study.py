@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
+from eyeswap.cli import estimate_tables as shown
+from eyeswap.cli.console import fitted_table, open_console
 from eyeswap.cli.estimate import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
+from eyeswap.planning.estimate import Assumptions, StudyEstimate, estimate_study
+from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
+from eyeswap.planning.spec import Study
+from eyeswap.progress import progress
+from eyeswap.study.slurm import SlurmOptions, logs, submit
+from eyeswap.study.status import RunStatus, count_activities, status_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan and progress.")
 
@@ -42,13 +58,12 @@ def run(
     """
     from eyeswap.cli.console import open_console
     from eyeswap.errors import SpecError, nearest
-    from eyeswap.study.spec import load_study
+    from eyeswap.planning.spec import load_study
 
     study = load_study(file)
     if launcher not in ("here", "slurm"):
         raise SpecError(f"--launcher {launcher}: {nearest(launcher, ('here', 'slurm'))}")
     if launcher == "slurm":
-        from eyeswap.cli.study_slurm import submit_study
         from eyeswap.study.slurm import SlurmOptions, parse_options
 
         others = parse_options(slurm_option or [])
@@ -67,7 +82,7 @@ def run(
 @app.command(epilog="Example: eyeswap study fields")
 def fields() -> None:
     """Print every key that a study file may have, with default and meaning."""
-    from eyeswap.study.reference import study_reference
+    from eyeswap.planning.reference import study_reference
 
     typer.echo(study_reference())
 
@@ -86,10 +101,9 @@ def plan(
 
     Starts nothing and loads no weights.
     """
-    from eyeswap.cli.study_plan import show_plan
-    from eyeswap.study.estimate import Assumptions
-    from eyeswap.study.hardware import find_gpu
-    from eyeswap.study.spec import load_study
+    from eyeswap.planning.estimate import Assumptions
+    from eyeswap.planning.hardware import find_gpu
+    from eyeswap.planning.spec import load_study
 
     show_plan(load_study(file), runs, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
 
@@ -102,12 +116,240 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far each run is and who works on it: steps, loss, time left, questions answered."""
-    from eyeswap.cli.study_status import print_status, watch_status
-    from eyeswap.study.plan import plan_runs
-    from eyeswap.study.spec import load_study
+    from eyeswap.planning.plan import plan_runs
+    from eyeswap.planning.spec import load_study
 
     planned = plan_runs(load_study(file), runs)
     if watch and not as_json:
         watch_status(planned)
     else:
         print_status(planned, as_json)
+
+
+def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: bool) -> None:
+    """Print the plan of a study, as tables or as JSON."""
+    planned = plan_runs(study, runs_dir)
+    with progress(Console(stderr=True)) as board:
+        found = estimate_study(study, assumptions, board.task("measure the backbones", len(study.arms)).advance)
+    if as_json:
+        shown.print_json(_as_dict(study, planned, found))
+        return
+    console = open_console()
+    heads = {"arm": 0, **({"seed": 0} if len(study.seeds) > 1 else {}), **shown.NUMBERS, "digest": 3, "state": 0}
+    rows = [
+        [
+            run.arm,
+            *([str(run.seed)] if "seed" in heads else []),
+            *shown.estimate_cells(found.arms[run.arm]),
+            run.digest[:8],
+            run.state(),
+        ]
+        for run in sorted(planned, key=lambda run: list(study.arms).index(run.arm))
+    ]
+    console.print(study.question, style="bold", highlight=False)
+    console.print(fitted_table(heads, rows, console.width))
+    for line in _summary(study, planned, found):
+        console.print(line, highlight=False)
+    shown.print_notes(console, found)
+
+
+def _summary(study: Study, planned: list[PlannedRun], found: StudyEstimate) -> list[str]:
+    """Return the sums and what they assume."""
+    states = Counter[str](run.state() for run in planned)
+    left = [found.arms[run.arm] for run in planned if run.state() != "done"]
+    seeds = ", ".join(map(str, study.seeds))
+    lines = [f"{len(planned)} runs, seed {seeds}: {shown.state_words(states)}"]
+    if left:
+        lines.append(shown.sum_line(left, "what is not done"))
+    lines += shown.summary_lines(found.workload, found.assumptions)
+    lines += shown.memory_lines(found.arms.values(), found.assumptions)
+    lines.append(f"benchmarks: {', '.join(study.benchmarks)}")
+    lines.append(f"recipe {study.recipe.digest[:8]}; arms may differ in {', '.join(study.may_differ)}")
+    return lines
+
+
+def _as_dict(study: Study, planned: list[PlannedRun], found: StudyEstimate) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "question": study.question,
+        "recipe_digest": study.recipe.digest,
+        "may_differ": study.may_differ,
+        "benchmarks": study.benchmarks,
+        "assumptions": found.assumptions,
+        "workload": found.workload,
+        "llm": found.llm,
+        "runs": [
+            {
+                "arm": run.arm,
+                "seed": run.seed,
+                "digest": run.digest,
+                "state": run.state(),
+                "folder": str(run.folder),
+                "backbone": study.arms[run.arm].backbone,
+                "connector": study.connector_of(run.arm),
+                "wiring": study.wiring_of(run.arm),
+                "overrides": study.arms[run.arm].overrides,
+                "estimate": shown.estimate_as_dict(found.arms[run.arm]),
+            }
+            for run in planned
+        ],
+        "notes": found.notes,
+        "problems": found.problems,
+    }
+
+
+def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions) -> None:
+    """Submit jobs for the runs of a study that are not done; print their ids, their logs and how to watch them.
+
+    Raises:
+        SpecError: if a run folder holds a run of another version of the study.
+        EnvironmentProblem: if submitit or Slurm is not here.
+    """
+    planned = plan_runs(study, runs_dir)
+    refuse_changed(planned, file)
+    num_left = sum(run.state() != "done" for run in planned)
+    if not num_left:
+        typer.echo(f"all {len(planned)} runs of {study.name} are done; nothing submitted")
+        return
+    jobs = submit(file, runs_dir, num_left, options)
+    noun = "job" if len(jobs) == 1 else "jobs"
+    typer.echo(f"{num_left} of {len(planned)} runs to do, shared by {len(jobs)} {noun}: {', '.join(jobs)}")
+    typer.echo(f"logs    {logs(file, runs_dir)}")
+    typer.echo(f"watch   eyeswap study status {file} --runs {runs_dir} --watch")
+    typer.echo(f"cancel  scancel {' '.join(dict.fromkeys(job.partition('_')[0] for job in jobs))}")
+    typer.echo(f"report  eyeswap report {runs_dir / study.name}")
+
+
+LOOK_S = 2.0  # seconds between looks
+_STYLES = {
+    "done": "green",
+    "training": "cyan",
+    "answering": "cyan",
+    "preparing": "cyan",
+    "failed": "red",
+    "lost": "red",
+}
+
+
+def print_status(planned: Sequence[PlannedRun], as_json: bool) -> None:
+    """Print how far the runs of a study are, once."""
+    statuses = [status_of(run) for run in planned]
+    if as_json:
+        found = {"study": planned[0].study.name, "runs": [status.as_dict() for status in statuses]}
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    console.print(_board(planned, statuses, console.width))
+
+
+def watch_status(planned: Sequence[PlannedRun]) -> None:
+    """Show how far the runs are until all are done or the user has seen enough.
+
+    Where there is no terminal, a line is printed whenever a run does something else, and every minute.
+    """
+    from rich.live import Live
+
+    console = open_console()
+    try:
+        if not console.is_terminal:
+            _print_changes(planned)
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                statuses = [status_of(run) for run in planned]
+                live.update(_board(planned, statuses, console.width), refresh=True)
+                if all(status.activity == "done" for status in statuses):
+                    return
+                time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _print_changes(planned: Sequence[PlannedRun]) -> None:
+    told: dict[str, tuple[str, float]] = {}
+    while True:
+        statuses = [status_of(run) for run in planned]
+        for status in statuses:
+            name, now = f"{status.arm}, seed {status.seed}", time.monotonic()
+            before, when = told.get(name, ("", 0.0))
+            if status.activity != before or (status.worker and now - when >= 60):
+                told[name] = (status.activity, now)
+                typer.echo(f"{name}: {_line(status)}")
+        if all(status.activity == "done" for status in statuses):
+            return
+        time.sleep(LOOK_S)
+
+
+def _line(status: RunStatus) -> str:
+    """Return a status in words."""
+    parts = [status.activity]
+    if status.step:
+        parts.append(f"{_steps(status)} steps")
+    if status.loss is not None:
+        parts.append(f"loss {status.loss:.3f}")
+    if status.activity == "training" and status.left_s is not None:
+        parts.append(f"{_clock(status.left_s)} left")
+    if sum(status.answered.values()):
+        parts.append(f"{_answers(status)} answers")
+    parts += [text for text in (status.worker, status.message) if text]
+    return ", ".join(parts)
+
+
+def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: int) -> Group:
+    """Return the table and what is below it; columns without any content are left out."""
+    from rich.console import Group
+    from rich.text import Text
+
+    study = planned[0].study
+    heads = {"arm": 0, "seed": 0, "state": 0, "steps": 0, "loss": 3, "a step": 5, "left": 1, "answers": 1,
+             "benchmarks": 4, "worker": 2}  # fmt: skip
+    rows: list[list[str | Text]] = [
+        [
+            status.arm,
+            str(status.seed) if len(study.seeds) > 1 else "",
+            Text(status.activity, _STYLES.get(status.activity, "")),
+            _steps(status) if status.step else "",
+            "" if status.loss is None else f"{status.loss:.3f}",
+            "" if status.step_s is None else _seconds(status.step_s),
+            _clock(status.left_s) if status.activity == "training" and status.left_s is not None else "",
+            _answers(status),
+            f"{status.num_finished} of {len(study.benchmarks)}",
+            status.worker or "",
+        ]
+        for status in statuses
+    ]
+    filled = [place for place in range(len(heads)) if any(len(row[place]) for row in rows)]
+    table = fitted_table(
+        {name: rank for place, (name, rank) in enumerate(heads.items()) if place in filled},
+        [[row[place] for place in filled] for row in rows],
+        width,
+    )
+    lines = [Text(", ".join(f"{count} {name}" for name, count in count_activities(statuses).items()))]
+    lines += [
+        Text.assemble((f"{status.arm}, seed {status.seed}: ", "red"), status.message)
+        for status in statuses
+        if status.message
+    ]
+    return Group(Text(study.name, "bold"), table, *lines)
+
+
+def _steps(status: RunStatus) -> str:
+    return f"{status.step:,}" if status.num_steps is None else f"{status.step:,}/{status.num_steps:,}"
+
+
+def _answers(status: RunStatus) -> str:
+    """Return the questions answered; of how many, once all benchmarks are known."""
+    done, total = sum(status.answered.values()), sum(status.asked.values())
+    if not done:
+        return ""
+    return f"{done:,}/{total:,}" if len(status.asked) == len(status.answered) else f"{done:,}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

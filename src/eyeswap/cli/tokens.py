@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eyeswap.data.token_cost import TokenCost
+    from eyeswap.tokens.cost import TokenCost
+
+
+from eyeswap.data.instruction import read_instructions
+from eyeswap.errors import DataError, MissingFileError
+from eyeswap.evaluation import BENCHMARKS
+from eyeswap.recipe import FolderData
 
 app = typer.Typer(no_args_is_help=True, help="Keep the visual tokens of frozen backbones.")
 _VERIFIED = 16
@@ -49,11 +55,10 @@ def cache(
 
     from eyeswap.backbones.catalog import Wiring
     from eyeswap.backbones.weights import load_backbone
-    from eyeswap.data.token_cost import estimate_cost, spaced, verify
-    from eyeswap.data.tokens import cache_tokens, open_store
     from eyeswap.errors import SpecError, nearest
-    from eyeswap.evaluation.images import images_of
     from eyeswap.progress import progress
+    from eyeswap.tokens.cache import cache_tokens, open_store
+    from eyeswap.tokens.cost import estimate_cost, spaced, verify
 
     if wiring not in get_args(Wiring):
         raise SpecError(f"--wiring {wiring}: {nearest(wiring, get_args(Wiring))}")
@@ -116,3 +121,51 @@ def _size(number: float) -> str:
 
 def _clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:,.1f} min"
+
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+def images_of(data: Path) -> tuple[Path, list[str]]:
+    """Return the images that some data refer to.
+
+    Args:
+        data: an instruction file in the LLaVA format, whose images lie below its own folder; or a data root, of which
+            the instruction file and all benchmarks at their official places are read; or any other folder of images.
+
+    Returns:
+        The folder that paths are relative to, and the paths, each once.
+
+    Raises:
+        DataError: if there is no such file, or no image.
+    """
+    if data.is_file():
+        root, images = data.parent, _trained(data, "")
+    elif data.is_dir():
+        root, images = data, _below_root(data) or _all_files(data)
+    else:
+        raise DataError(f"{data}: no such file or folder")
+    if not images:
+        raise DataError(f"{data}: refers to no image, and holds none")
+    return root, list(dict.fromkeys(images))
+
+
+def _trained(path: Path, image_folder: str) -> list[str]:
+    found = (instruction.image for instruction in read_instructions(path, image_folder))
+    return [image for image in found if image is not None]
+
+
+def _below_root(root: Path) -> list[str]:
+    instruction = Path(FolderData(folder=str(root)).instruction)
+    images = _trained(root / instruction, instruction.parent.as_posix()) if (root / instruction).is_file() else []
+    for benchmark in BENCHMARKS.values():
+        try:
+            images += [example.image for example in benchmark.examples(root)]
+        except MissingFileError:
+            continue
+    return images
+
+
+def _all_files(root: Path) -> list[str]:
+    found = (path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path.relative_to(root).as_posix() for path in found)

@@ -51,8 +51,8 @@ def train(
     console = open_console()
     if dry_run:
         from eyeswap.cli.estimate import show_estimate
-        from eyeswap.study.estimate import Assumptions
-        from eyeswap.study.hardware import find_gpu
+        from eyeswap.planning.estimate import Assumptions
+        from eyeswap.planning.hardware import find_gpu
 
         if not as_json:
             console.print("dry run: no weights and no images are loaded, nothing is written", highlight=False)

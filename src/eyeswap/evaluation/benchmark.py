@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from eyeswap.data.families import FAMILIES
 from eyeswap.data.formats import Box, Example
-from eyeswap.data.layout import Split
-from eyeswap.data.subsets import STUDY_SEED, subsample
+from eyeswap.data.official.families import FAMILIES
+from eyeswap.data.official.layout import Split
+from eyeswap.data.official.subsets import STUDY_SEED, subsample
 from eyeswap.errors import DataError
 
 Mode = Literal["study", "official"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 from eyeswap.data.formats import Box, Example
-from eyeswap.data.layout import Split, read_ocid_ref_files, read_refcoco_files
+from eyeswap.data.official.layout import Split, read_ocid_ref_files, read_refcoco_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
     Answer,

@@ -13,7 +13,7 @@ from typing import Any
 from eyeswap.data.formats import Example
 from eyeswap.data.formats.example import Truth
 from eyeswap.data.formats.record import Record, records, unique
-from eyeswap.data.layout import Split
+from eyeswap.data.official.layout import Split
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.benchmark import (
     SHORT_ANSWER,

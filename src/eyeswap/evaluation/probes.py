@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from eyeswap.data.tokens import ImageEncoder
 from eyeswap.errors import DataError
 from eyeswap.evaluation.runner import Images
 from eyeswap.files import open_image
+from eyeswap.tokens.cache import ImageEncoder
 
 ImagesShown = Literal["as-is", "blanked", "shuffled"]
 

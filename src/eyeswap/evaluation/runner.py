@@ -24,8 +24,8 @@ from eyeswap.evaluation.benchmark import Benchmark, Outcome
 from eyeswap.evaluation.generate import Generation, Generator, Request
 from eyeswap.evaluation.predictions import Key, kept_keys, merge_parts, predictions_path, write_part
 from eyeswap.evaluation.stopping import stop_rule
-from eyeswap.evaluation.workers import Workers
 from eyeswap.files import digest, read_json, write_json
+from eyeswap.processes import Workers
 from eyeswap.vlm.model import VisionLanguageModel
 
 Asked = tuple[Benchmark, Sequence[Example], TrivialBaseline]

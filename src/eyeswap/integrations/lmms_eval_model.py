@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyeswap.data.collate import encode_conversation
 from eyeswap.errors import SpecError, nearest
 from eyeswap.evaluation.ask import model_folder
 from eyeswap.evaluation.generate import Generator, Request
 from eyeswap.progress import progress
+from eyeswap.training.collate import encode_conversation
 from eyeswap.vlm.model import IGNORED, VisionLanguageModel
 
 _MAX_NEW_TOKENS = 128

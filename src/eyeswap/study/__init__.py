@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from eyeswap.planning.plan import PlannedRun, plan_runs
+from eyeswap.planning.spec import Arm, Study, load_study
 from eyeswap.recipe import Recipe
-from eyeswap.study.plan import PlannedRun, plan_runs
-from eyeswap.study.spec import Arm, Study, load_study
 
 __all__ = ["Arm", "PlannedRun", "Recipe", "Study", "load_study", "plan_runs"]

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from eyeswap.audit.observed import canvas_of
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.data.formats import Example
-from eyeswap.data.layout import Split
-from eyeswap.data.subsets import subsample
-from eyeswap.data.tokens import ImageEncoder, StoredImages, shared_token_folder
+from eyeswap.data.official.layout import Split
+from eyeswap.data.official.subsets import subsample
 from eyeswap.errors import DataError, RunError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.ask import model_folder
@@ -29,14 +29,14 @@ from eyeswap.evaluation.benchmark import Benchmark, Mode
 from eyeswap.evaluation.frames import asked_in_frame
 from eyeswap.evaluation.probes import BlankedImages, ImagesShown, ShuffledImages, shuffle
 from eyeswap.evaluation.runner import Asked, Images, evaluate
-from eyeswap.evaluation.workers import Workers, best_device
 from eyeswap.files import read_json, write_json
 from eyeswap.geometry import ImageGeometry
+from eyeswap.processes import Workers, best_device
 from eyeswap.progress import Progress
 from eyeswap.recipe import BoxFrame
-from eyeswap.study.environment import environment
-from eyeswap.study.observed import canvas_of
-from eyeswap.study.scores import write_scores
+from eyeswap.results.scores import write_scores
+from eyeswap.runs.environment import environment
+from eyeswap.tokens.cache import ImageEncoder, StoredImages, shared_token_folder
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.prompt import Prompt
 

@@ -15,24 +15,23 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from eyeswap.adaptation.shipped import llm_source
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
-from eyeswap.data.tokens import ImageEncoder, TokenCache, token_folder
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.frames import asked_in_frame
 from eyeswap.evaluation.runner import evaluate
-from eyeswap.evaluation.workers import Workers
 from eyeswap.files import write_json
+from eyeswap.planning.estimate import positions_problem
+from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
+from eyeswap.planning.spec import Study
+from eyeswap.processes import Workers
 from eyeswap.progress import Progress, progress
-from eyeswap.study.estimate import positions_problem
+from eyeswap.results.scores import write_scores
+from eyeswap.runs.seal import write_seal
+from eyeswap.shipped import llm_source
 from eyeswap.study.launch import alone_in, work_through
-from eyeswap.study.plan import PlannedRun, plan_runs, refuse_changed
-from eyeswap.study.scores import write_scores
-from eyeswap.study.seal import write_seal
-from eyeswap.study.spec import Study
-from eyeswap.study.study_data import StudyData, prepare_data
+from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
-from eyeswap.study.visual_tokens import cached_tokens
+from eyeswap.tokens.cache import ImageEncoder, TokenCache, token_folder
 from eyeswap.training.lora import import_peft
 from eyeswap.training.parallel import Ranks, join
 from eyeswap.training.vision import check_canvas

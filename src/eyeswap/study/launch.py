@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from eyeswap.errors import EyeswapError, RunError
+from eyeswap.planning.plan import PlannedRun
 from eyeswap.study.claim import Claim, claim, held, holder_of, utc_now
-from eyeswap.study.plan import PlannedRun
 from eyeswap.training.parallel import Ranks
 
 POLL_S = 2.0  # seconds between looks at runs that others hold

@@ -16,16 +16,15 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
-from eyeswap.data.tokens import token_folder
 from eyeswap.errors import SpecError
+from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
+from eyeswap.planning.spec import Study, checked
 from eyeswap.progress import progress
 from eyeswap.study.execute import check_arms, load_arm
 from eyeswap.study.launch import alone_in
-from eyeswap.study.plan import PlannedRun, plan_runs, refuse_changed
-from eyeswap.study.spec import Study, checked
-from eyeswap.study.study_data import prepare_data
+from eyeswap.study.study_data import cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
-from eyeswap.study.visual_tokens import cached_tokens
+from eyeswap.tokens.cache import token_folder
 from eyeswap.training.parallel import join
 from eyeswap.yaml_reader import parse_yaml, read_yaml
 

@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eyeswap.adaptation.shipped import llm_source
+from eyeswap.audit.observed import observed
 from eyeswap.backbones.state import state_digest
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.data.order import order_digest
 from eyeswap.files import digest, sha256_of, write_json
-from eyeswap.study.environment import environment
-from eyeswap.study.observed import observed
-from eyeswap.study.plan import PlannedRun
+from eyeswap.planning.plan import PlannedRun
+from eyeswap.runs.environment import environment
+from eyeswap.shipped import llm_source
 from eyeswap.study.study_data import StudyData
-from eyeswap.training.examples import TrainingData
+from eyeswap.training.batches import TrainingData
+from eyeswap.training.order import order_digest
 from eyeswap.vlm.hub import local_folder
 from eyeswap.vlm.model import VisionLanguageModel
 

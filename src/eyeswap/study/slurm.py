@@ -124,8 +124,8 @@ class Worker:
         """Work through the study's runs."""
         from rich.console import Console
 
+        from eyeswap.planning.spec import load_study
         from eyeswap.study.execute import run_study
-        from eyeswap.study.spec import load_study
 
         submitit: Any = importlib.import_module("submitit")
         if submitit.JobEnvironment().num_tasks > 1:

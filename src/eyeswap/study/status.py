@@ -12,8 +12,8 @@ from typing import Any
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.predictions import num_answered
 from eyeswap.files import read_json
+from eyeswap.planning.plan import PlannedRun
 from eyeswap.study.claim import Holder, holder_of
-from eyeswap.study.plan import PlannedRun
 
 _RECENT_STEPS = 50  # speed is that of so many last steps
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eyeswap.data.collate import EncodedConversations
+from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, num_scenes, write_digits
 from eyeswap.data.formats import Example
 from eyeswap.data.instruction import Instruction, read_instructions
@@ -21,9 +21,14 @@ from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark
 from eyeswap.files import digest, read_json, sha256_of, write_json
+from eyeswap.planning.plan import PlannedRun
+from eyeswap.planning.spec import Study
 from eyeswap.progress import Progress
 from eyeswap.recipe import DigitsData, FolderData
-from eyeswap.study.spec import Study
+from eyeswap.tokens.cache import TokenCache, cache_tokens, open_store
+from eyeswap.tokens.store import ImageDigests
+from eyeswap.training.collate import EncodedConversations
+from eyeswap.training.parallel import Ranks
 
 IMAGES_FILE = "training-images.json"
 _NAMED = 3  # images that a message names
@@ -157,3 +162,45 @@ def _complain(path: Path, source: FolderData, num_records: int, left_out: Sequen
         )
     if len(left_out) == num_records:
         raise DataError(f"{path}: no record is left to train on: {first or 'the file is empty'}{more}")
+
+
+_GB = 1e9
+
+
+def cached_tokens(
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, folder: Path, board: Progress, ranks: Ranks
+) -> TokenCache | None:
+    """Return the cached tokens of all images of a run, or None if they are to be made when they are needed.
+
+    Args:
+        run: the run; its ``execution.cache_gb`` is the largest cache to write.
+        data: its images.
+        loaded: its backbone.
+        folder: where caches live.
+        board: shows progress.
+        ranks: the processes; the first one computes what is missing.
+    """
+    if loaded.wiring == "as-published":
+        return None
+    images = data.images
+    needed, most = missing_bytes(loaded, data, folder), run.study.execution.cache_gb * _GB
+    if needed > most:
+        board.console.print(
+            f"{run.arm}: {needed / _GB:,.3g} GB of visual tokens, more than execution.cache_gb {most / _GB:g}; "
+            "they are made when they are needed",
+            highlight=False,
+        )
+        return None
+    loaded.network.to(ranks.device)
+    task = board.task(f"{run.arm}: visual tokens", len(images))
+    with ranks.first_alone():
+        return cache_tokens(folder, loaded, data.root, images, task.advance)
+
+
+def missing_bytes(loaded: LoadedBackbone, data: StudyData, folder: Path) -> int:
+    """Return the bytes that a cache of all images would have to grow by; no image is read."""
+    rows, columns = loaded.token_grid
+    store, digests = open_store(folder, loaded), ImageDigests(folder / "digests.jsonl")
+    known = (digests.known(data.root / image) in store.rows for image in data.images) if len(store) else ()
+    missing = len(data.images) - sum(known)
+    return missing * rows * columns * loaded.network.embed_dim * 2

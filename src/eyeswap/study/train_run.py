@@ -6,18 +6,18 @@ import shutil
 
 import torch
 
-from eyeswap.adaptation.shipped import llm_source
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.data.collate import EncodedConversations
-from eyeswap.data.tokens import TokenCache
 from eyeswap.evaluation.frames import messages_in_frame
 from eyeswap.files import digest
+from eyeswap.planning.hardware import peak_flops
+from eyeswap.planning.plan import PlannedRun
 from eyeswap.progress import Progress, Task
-from eyeswap.study.hardware import peak_flops
-from eyeswap.study.plan import PlannedRun
+from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
 from eyeswap.study.study_data import StudyData
-from eyeswap.training.examples import TrainingData
+from eyeswap.tokens.cache import TokenCache
+from eyeswap.training.batches import TrainingData
+from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.lora import add_adapters, merged
 from eyeswap.training.parallel import Ranks, whole_state

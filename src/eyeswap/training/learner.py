@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eyeswap.data.collate import Batch
+from eyeswap.training.collate import Batch
 from eyeswap.vlm.model import VisionLanguageModel
 
 _LOGIT_BYTES = 1 << 28  # float32 logits that exist at one time

@@ -18,16 +18,12 @@ import torch
 
 from eyeswap.errors import RunError
 from eyeswap.recipe import Execution, Recipe
-from eyeswap.training.attention import can_pack, packed_attention
+from eyeswap.training.attention import can_pack, compiled, packed_attention, recomputed
+from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
 from eyeswap.training.checkpoint import Checkpoints
-from eyeswap.training.examples import TrainingData
-from eyeswap.training.feed import Feed, Layout
-from eyeswap.training.health import complaint
-from eyeswap.training.layers import compiled, recomputed
 from eyeswap.training.log import TrainLog, open_trackers
 from eyeswap.training.parallel import this_process
-from eyeswap.training.passes import Cutter
-from eyeswap.training.speed import Meter, pass_flops
+from eyeswap.training.speed import Meter, complaint, pass_flops
 from eyeswap.training.step import Trainer
 from eyeswap.vlm.model import VisionLanguageModel
 

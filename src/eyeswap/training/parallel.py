@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from eyeswap.recipe import Recipe
-from eyeswap.training.layers import decoder_layers
+from eyeswap.training.attention import decoder_layers
 from eyeswap.training.learner import Learner
 
 _PATIENCE = timedelta(hours=12)  # one process may evaluate while the others wait

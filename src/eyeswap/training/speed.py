@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ def pass_flops(vlm: VisionLanguageModel, lengths: Sequence[int]) -> float:
     """Return the FLOPs of a forward and backward pass of the LLM over whole conversations, padding not counted.
 
     6 a token for each parameter that is multiplied (4 if it is frozen below adapters, which saves its gradient), and
-    ``6 * layers * width * length^2`` for causal attention: the count of `eyeswap.study.cost`, for a model that is
+    ``6 * layers * width * length^2`` for causal attention: the count of `eyeswap.planning.cost`, for a model that is
     loaded.
 
     Args:
@@ -70,3 +72,33 @@ class Meter:
     @property
     def _elapsed(self) -> float:
         return max(time.perf_counter() - self._steps[0][0], 1e-9)
+
+
+_RECENT = 100  # steps
+_JUMP = 4.0
+
+
+def complaint(loss: float, grad_norm: float, earlier: Sequence[float], vocabulary: int) -> str | None:
+    """Return what is wrong with a step, or None.
+
+    A model that knows nothing and says so has a loss of ``ln(vocabulary)``. Twice that is worse than knowing nothing.
+    Half of it is an explosion if it is also four times the median of the last 100 losses.
+
+    Args:
+        loss: of the step.
+        grad_norm: of the step, before clipping.
+        earlier: losses of the steps before.
+        vocabulary: number of tokens that the model chooses from.
+    """
+    if not math.isfinite(loss):
+        return f"loss is {loss}"
+    if not math.isfinite(grad_norm):
+        return f"gradient norm is {grad_norm}"
+    ignorance = math.log(vocabulary)
+    if loss > 2 * ignorance:
+        return f"loss exploded to {loss:.2f}, twice that of a model that knows nothing"
+    if len(earlier) >= _RECENT and loss > ignorance / 2:
+        usual = statistics.median(earlier[-_RECENT:])
+        if loss > _JUMP * usual:
+            return f"loss exploded from {usual:.3f} to {loss:.2f}"
+    return None

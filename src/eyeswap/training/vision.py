@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.data.tokens import TokenCache
 from eyeswap.errors import SpecError
 from eyeswap.files import open_image
 from eyeswap.geometry import ImageGeometry
+from eyeswap.tokens.cache import TokenCache
 from eyeswap.vlm.model import VisionLanguageModel
 
 

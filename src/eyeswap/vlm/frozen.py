@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.utils import cached_file
 
-from eyeswap.backbones.encode import encode as encode_images
+from eyeswap.backbones.base import encode as encode_images
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import write_safetensors
@@ -57,7 +57,7 @@ def save_frozen(loaded: LoadedBackbone, folder: Path) -> None:
 
 
 def encode(loaded: LoadedBackbone, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
-    """Return visual tokens, see `eyeswap.backbones.encode`.
+    """Return visual tokens, see `eyeswap.backbones.base`.
 
     Args:
         loaded: the backbone; moved to the device of the pixels.

@@ -1,6 +1,6 @@
 """The figures of a report, one file a kind; `plots` lists those that an analysis has the numbers for."""
 
-from eyeswap.report.analysis import Analysis
+from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.figures import budget, errors, learning, prediction, scores, stages
 from eyeswap.report.figures.drawing import NARROW, WIDE, Plot, svg
 from eyeswap.report.figures.scores import study_picture

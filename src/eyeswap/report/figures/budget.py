@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from eyeswap.report.analysis import Analysis
-from eyeswap.report.costs import Budget, frontier
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.costs import Budget, frontier
 from eyeswap.report.figures.drawing import (
     WIDE,
     Dot,
@@ -28,7 +28,7 @@ from eyeswap.report.figures.drawing import (
     set_size_axis,
 )
 from eyeswap.report.style import LIGHT, color, cost, listed, percent, size
-from eyeswap.study.published import PublishedResult
+from eyeswap.results.published import PublishedResult
 
 SHAPES = {"classification": "o", "detection": "s", "segmentation": "^", "other": "D"}
 LARGEST, SMALLEST = 15.0, 5.0  # points across a mark

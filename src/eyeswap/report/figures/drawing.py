@@ -17,8 +17,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from eyeswap.report.analysis import Analysis
-from eyeswap.report.gather import Arm, Score, StudyResults
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.study import Arm, Score, StudyResults
 from eyeswap.report.style import LIGHT, RC, color, size, themed
 
 WIDE, NARROW = 9.4, 3.6  # inches; the page shows one or the other

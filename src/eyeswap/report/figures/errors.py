@@ -7,9 +7,9 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from eyeswap.report.analysis import Analysis
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.boxes import FATE_TITLES, FATES, Grounding
 from eyeswap.report.figures.drawing import WIDE, Plot, Rows, new_figure, set_rows
-from eyeswap.report.grounding import FATE_TITLES, FATES, Grounding
 from eyeswap.report.style import LIGHT, percent
 
 COLORS = dict(zip(FATES, ("arm-2", "arm-4", "arm-1", "arm-3", "arm-6"), strict=True))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from eyeswap.report.analysis import Analysis
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.study import Run
 from eyeswap.report.figures.drawing import Plot, Rows, indexed, new_figure
-from eyeswap.report.gather import Run
 from eyeswap.report.style import LIGHT, color
 
 LOSS_POINTS = 240

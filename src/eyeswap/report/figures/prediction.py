@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eyeswap.report.analysis import Analysis
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.figures.drawing import WIDE, Dot, Named, Plot, Rows, draw_interval, indexed, name_dots, new_figure
-from eyeswap.report.gather import GROUP_TITLES
 from eyeswap.report.style import LIGHT, MINUS, color, marker, percent
 
 FEWEST = 2  # arms; a single dot predicts nothing

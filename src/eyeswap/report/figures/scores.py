@@ -10,7 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from eyeswap.files import atomic_path
-from eyeswap.report.analysis import Analysis
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.study import GROUP_TITLES, Score
 from eyeswap.report.figures.drawing import (
     DASHED,
     WIDE,
@@ -21,7 +22,6 @@ from eyeswap.report.figures.drawing import (
     set_percent_limits,
     set_rows,
 )
-from eyeswap.report.gather import GROUP_TITLES, Score
 from eyeswap.report.style import LIGHT, RC, color, marker, percent
 
 HEAD = ["arm", "score, %", "95% interval", "trivial baseline"]

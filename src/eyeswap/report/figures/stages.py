@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from eyeswap.report.analysis import Analysis
+from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.figures.drawing import WIDE, Plot, Rows, indexed
-from eyeswap.report.profile_figure import profile_figure
+from eyeswap.report.figures.profile import profile_figure
 
 
 def plots(analysis: Analysis) -> list[Plot]:

@@ -1,0 +1,288 @@
+"""Try the statistics on made-up studies whose truth is known: do 95% intervals hold the truth in 95 of 100 studies?
+
+`python -m benchmarks.validity.intervals` prints the tables of ``docs/statistics.md``. Each made-up study draws its own
+images, with unequal numbers of questions and of unequal difficulty, and lets two arms answer them. Many studies with
+the same layout of questions are computed as the arms of one `Sample`, by the code that real studies go through.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from benchmarks.validity.correlations import print_table
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import stats
+
+from eyeswap.statistics.differences import Sample, holm, sample_differences, sample_intervals, sign_flips
+from eyeswap.statistics.equivalence import equivalence, minimum_detectable
+from eyeswap.statistics.ranks import rank_intervals
+from eyeswap.statistics.resampling import LEVEL, Floats
+
+ALPHA = 1 - LEVEL
+_AT_ONCE = 250  # studies with one layout of questions
+_NUM_FLIPS = 1999
+_SPREAD = 0.25  # largest distance of an image's difficulty from the mean
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of made-up study.
+
+    Attributes:
+        title: for tables.
+        num_images: images in a study.
+        sizes: draws the number of questions about each image.
+        p: chance of a right answer.
+        unlike: the second arm finds all images equally hard, the first does not.
+        crowded: images with many questions are harder.
+        num_seeds: training runs of each arm.
+        seed_spread: largest distance of a run's skill from its arm's.
+        second_benchmark: half of the images serve a second benchmark, with a third of the weight.
+    """
+
+    title: str
+    num_images: int
+    sizes: Callable[[Generator, int], NDArray[np.int64]]
+    p: float = 0.6
+    unlike: bool = False
+    crowded: bool = False
+    num_seeds: int = 1
+    seed_spread: float = 0.0
+    second_benchmark: bool = False
+
+    @property
+    def truth(self) -> float:
+        """The true score: over questions, so that crowded images count for more."""
+        if not self.crowded:
+            return self.p
+        sizes = np.arange(1, 9)
+        return float((sizes * _crowded(self.p, sizes)).sum() / sizes.sum())
+
+
+def _one(generator: Generator, count: int) -> NDArray[np.int64]:
+    return np.ones(count, dtype=np.int64)
+
+
+def _six(generator: Generator, count: int) -> NDArray[np.int64]:
+    return np.full(count, 6)
+
+
+def _one_to_eight(generator: Generator, count: int) -> NDArray[np.int64]:
+    return generator.integers(1, 9, count)
+
+
+def _heavy_tail(generator: Generator, count: int) -> NDArray[np.int64]:
+    return np.minimum(generator.zipf(2.0, count), 30)
+
+
+def _crowded(p: float, sizes: NDArray[np.int64]) -> Floats:
+    return np.asarray(p + 0.04 * (4.5 - sizes))
+
+
+SCENARIOS = (
+    Scenario("60 images, one question each", 60, _one),
+    Scenario("60 images, six questions each", 60, _six, 0.7),
+    Scenario("100 images, 1 to 8 questions", 100, _one_to_eight),
+    Scenario("100 images, 1 to 8 questions, arms unlike", 100, _one_to_eight, 0.5, unlike=True),
+    Scenario("100 images, crowded ones harder", 100, _one_to_eight, 0.5, crowded=True),
+    Scenario("200 images, 1 to 30 questions, heavy tail", 200, _heavy_tail),
+    Scenario("100 images in two benchmarks, weights 3 to 1", 100, _one_to_eight, second_benchmark=True),
+    Scenario("150 images, rare hits", 150, _one_to_eight, 0.12),
+    Scenario("100 images, 3 seeds that differ", 100, _one_to_eight, num_seeds=3, seed_spread=0.05),
+    Scenario("100 images, 5 seeds that differ much", 100, _one_to_eight, num_seeds=5, seed_spread=0.1),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which question is about which image: of each benchmark ``[n_b]``, and the benchmarks' weights."""
+
+    clusters: list[NDArray[np.int64]]
+    sizes: NDArray[np.int64]
+    weights: list[float] | None
+
+
+def layout(scenario: Scenario, generator: Generator) -> Layout:
+    """Draw which questions a study asks."""
+    sizes = scenario.sizes(generator, scenario.num_images)
+    clusters = [np.repeat(np.arange(scenario.num_images), sizes)]
+    if not scenario.second_benchmark:
+        return Layout(clusters, sizes, None)
+    clusters.append(np.repeat(np.arange(0, scenario.num_images, 2), 2))
+    return Layout(clusters, sizes, [3.0, 1.0])
+
+
+def answers(
+    scenario: Scenario, where: Layout, num_studies: int, generator: Generator, loss: float = 0.0, num_arms: int = 2
+) -> list[Floats]:
+    """Draw right and wrong answers of all arms in many studies: of each benchmark ``[num_arms * num_studies, S, n_b]``.
+
+    The arms share half of the difficulty of an image. The first is worse than the others by ``loss``.
+    """
+    p = _crowded(scenario.p, where.sizes) if scenario.crowded else np.full(scenario.num_images, scenario.p)
+    spread = np.minimum(_SPREAD, np.minimum(p, 1 - p) - 1.01 * scenario.seed_spread)  # [m]
+    shape = (num_studies, scenario.num_images)
+    shared = generator.uniform(-1, 1, shape)
+    found: list[list[Floats]] = [[] for _ in where.clusters]
+    for arm in range(num_arms):
+        own = np.where(generator.random(shape) < 0.5, shared, generator.uniform(-1, 1, shape))
+        hardness = np.zeros(shape) if scenario.unlike and arm else own
+        skill = generator.uniform(-1, 1, (num_studies, scenario.num_seeds, 1)) * scenario.seed_spread
+        chance = (p + spread * hardness)[:, np.newaxis] + skill  # [studies, S, m]
+        if arm == 0:
+            chance = chance * (1 - loss / scenario.truth)
+        for benchmark, images in enumerate(where.clusters):
+            right = generator.random((num_studies, scenario.num_seeds, len(images))) < chance[..., images]
+            found[benchmark].append(right.astype(np.float64))
+    return [np.concatenate(rows) for rows in found]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What many studies of one scenario showed; all numbers are shares of studies.
+
+    Attributes:
+        scenario: its title.
+        num_studies: how many studies were made up.
+        score: intervals of a score that hold the truth.
+        difference: intervals of a difference that hold the truth.
+        sign_flip: true nulls rejected by the sign-flip test.
+        interval: true nulls rejected because the interval leaves out zero.
+        mcnemar: true nulls rejected by McNemar's test on the questions.
+        no_worse: arms called "no worse" though worse by just the margin.
+        power: differences found that are as large as the minimum detectable one.
+    """
+
+    scenario: str
+    num_studies: int
+    score: float
+    difference: float
+    sign_flip: float
+    interval: float
+    mcnemar: float
+    no_worse: float
+    power: float
+
+
+def try_scenario(scenario: Scenario, num_studies: int = 2000, seed: int = 0) -> Outcome:
+    """Make up studies of one kind and count how often intervals and tests are right."""
+    generator = np.random.default_rng([seed, *scenario.title.encode()])
+    pairs = [(study, study + _AT_ONCE) for study in range(_AT_ONCE)]
+    shares = []
+    for number in range(-(-num_studies // _AT_ONCE)):
+        where = layout(scenario, generator)
+        rows = answers(scenario, where, _AT_ONCE, generator)
+        equal = Sample(rows, where.clusters, where.weights)
+        scores = sample_intervals(equal, seed=number)[:_AT_ONCE]
+        differences = list(sample_differences(equal, seed=number, pairs=pairs).values())
+        flips = sign_flips(equal, _NUM_FLIPS, number, pairs)
+        margin = float(np.mean([minimum_detectable(one) for one in differences]))
+        rows_worse = answers(scenario, where, _AT_ONCE, generator, loss=margin)
+        unequal = Sample(rows_worse, where.clusters, where.weights)
+        worse = list(sample_differences(unequal, seed=number, pairs=pairs).values())
+        shares.append(
+            [
+                np.mean([one.low <= scenario.truth <= one.high for one in scores]),
+                np.mean([one.low <= -margin <= one.high for one in worse]),
+                np.mean([p < ALPHA for p in flips.values()]) if scenario.num_seeds == 1 else np.nan,
+                np.mean([abs(one.value) > one.half_width() for one in differences]),
+                np.mean(_mcnemar(np.concatenate(rows, axis=2)) < ALPHA) if scenario.num_seeds == 1 else np.nan,
+                np.mean([equivalence(one, margin).p_no_worse < ALPHA for one in worse]),
+                np.mean([abs(one.value) > one.half_width() for one in worse]),
+            ]
+        )
+    return Outcome(
+        scenario.title,
+        len(shares) * _AT_ONCE,
+        *(float(share) for share in np.array(shares, dtype=np.float64).mean(axis=0)),
+    )
+
+
+def _mcnemar(rows: Floats) -> Floats:
+    """Return McNemar's p-value of each study; rows ``[2 * studies, 1, n]``, as `differences.mcnemar`."""
+    a, b = rows[:_AT_ONCE, 0], rows[_AT_ONCE:, 0]
+    only_a, only_b = (a > b).sum(axis=1), (b > a).sum(axis=1)
+    return np.asarray(np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """What many studies of six arms showed; shares of studies.
+
+    Attributes:
+        title: how good the arms truly are.
+        num_studies: how many studies were made up.
+        any_wrong: two arms that are equal are told apart, or two are put in the wrong order, anywhere in the study.
+        all_ranks: the intervals of all ranks hold the truth at once.
+    """
+
+    title: str
+    num_studies: int
+    any_wrong: float
+    all_ranks: float
+
+
+FAMILIES = {
+    "six equal arms": (0.6, 0.6, 0.6, 0.6, 0.6, 0.6),
+    "three pairs of equals": (0.5, 0.5, 0.6, 0.6, 0.7, 0.7),
+    "six steps of 4 points": (0.5, 0.54, 0.58, 0.62, 0.66, 0.7),
+}
+
+
+def try_family(title: str, num_studies: int = 2000, seed: int = 0) -> Family:
+    """Make up studies of six arms and count how often Holm's correction and the rank intervals are right."""
+    truth = np.array(FAMILIES[title])
+    generator = np.random.default_rng([seed, *title.encode()])
+    wrong, held, at_once, arms = 0, 0, 50, len(truth)
+    for number in range(-(-num_studies // at_once)):
+        sizes = generator.integers(1, 9, 120)
+        images = np.repeat(np.arange(len(sizes)), sizes)
+        shared = generator.uniform(-_SPREAD, _SPREAD, (at_once, 1, len(sizes)))
+        chance = (truth[:, np.newaxis] + shared)[..., images]
+        right = (generator.random(chance.shape) < chance).reshape(at_once * arms, -1)
+        sample = Sample([right], [images])
+        within = list(combinations(range(arms), 2))
+        pairs = [(study * arms + i, study * arms + j) for study in range(at_once) for i, j in within]
+        p_values = list(sign_flips(sample, _NUM_FLIPS, number, pairs).values())
+        for study in range(at_once):
+            own = p_values[study * len(within) : (study + 1) * len(within)]
+            values = sample.values[study * arms : (study + 1) * arms, 0]
+            found = [pair for pair, p in zip(within, holm(own), strict=True) if p < ALPHA]
+            wrong += any((values[i] - values[j]) * (truth[i] - truth[j]) <= 0 for i, j in found)
+            ranks = rank_intervals(list(values), dict(zip(within, own, strict=True)))
+            best, worst = _true_ranks(truth)
+            held += all(one.low <= worst[i] and best[i] <= one.high for i, one in enumerate(ranks))
+    total = -(-num_studies // at_once) * at_once
+    return Family(title, total, wrong / total, held / total)
+
+
+def _true_ranks(truth: Floats) -> tuple[Floats, Floats]:
+    """Return the best and the worst place of each arm; equals may stand in any order."""
+    return 1 + (truth > truth[:, np.newaxis]).sum(axis=1), (truth >= truth[:, np.newaxis]).sum(axis=1)
+
+
+def main(num_studies: int) -> None:
+    """Print all tables as Markdown."""
+    print("| studies | score | difference | sign flip | interval | McNemar | no worse | power |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for scenario in SCENARIOS:
+        one = try_scenario(scenario, num_studies)
+        shares = (one.score, one.difference, one.sign_flip, one.interval, one.mcnemar, one.no_worse, one.power)
+        cells = " | ".join("" if np.isnan(share) else f"{100 * share:.1f}" for share in shares)
+        print(f"| {one.scenario} | {cells} |", flush=True)
+    print("\n| six arms, 15 pairs | any wrong | all ranks |")
+    print("|---|--:|--:|")
+    for title in FAMILIES:
+        family = try_family(title, num_studies)
+        print(f"| {family.title} | {100 * family.any_wrong:.1f} | {100 * family.all_ranks:.1f} |", flush=True)
+    print()
+    print_table(num_studies)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)

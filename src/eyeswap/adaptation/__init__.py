@@ -1,7 +1,0 @@
-"""Pretraining of the miniature checkpoints: backbones by classification, the LLM on text."""
-
-from __future__ import annotations
-
-from eyeswap.adaptation.pretrain import pretrain, pretrainable
-
-__all__ = ["pretrain", "pretrainable"]

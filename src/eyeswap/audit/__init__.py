@@ -1,0 +1,1 @@
+"""Prove what was held fixed between runs, and name what was not."""

@@ -1,0 +1,166 @@
+"""Warnings about how frozen backbones were run and read: mode, weights, tap, norm, colours, parameters that do nothing.
+
+What is right for a backbone comes from its catalog entry; of encoders from outside the catalog nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eyeswap.backbones import catalog
+from eyeswap.backbones.catalog import BackboneEntry
+from eyeswap.errors import SpecError
+from eyeswap.results.published import published_for
+from eyeswap.runs.record import Finding, Record, at, runs_of
+
+Records = Mapping[str, Record]
+
+_WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding
+WITH_BATCH_NORM = ("maxvit", "mambavision", "vit-adapter")
+FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are convolutions alone; all other families mix from the start
+
+
+def not_frozen(records: Records) -> Iterator[Finding]:
+    """A frozen backbone that drew drop paths or moved its batch statistics while its tokens were made."""
+    for name, record in records.items():
+        mode = at(record, "backbone.frozen_mode")
+        if mode in (None, "eval"):
+            continue
+        entry = _entry(record)
+        rate = None if entry is None else entry.as_published.get("architecture", {}).get("drop_path_rate")
+        has_norms = entry is not None and entry.family in WITH_BATCH_NORM
+        noise = [f"drop path {rate} was active"] if rate else []
+        noise += ["BatchNorm followed each batch"] if has_norms else []
+        harmless = entry is not None and not noise
+        if harmless:
+            noise = ["it has neither drop path nor BatchNorm, so its tokens are the same"]
+        yield Finding(
+            "train-mode",
+            "note" if harmless else "warning",
+            (name,),
+            "; ".join(["the frozen backbone was not in eval mode while its tokens were made", *noise]),
+            {"frozen_mode": mode, "drop_path_rate": rate, "batch_norm": has_norms},
+        )
+
+
+def unknown_weights(records: Records) -> Iterator[Finding]:
+    """A backbone whose weights nobody recorded."""
+    for name, record in records.items():
+        if at(record, "backbone.name") and at(record, "backbone.weights_sha256") is None:
+            yield Finding(
+                "unknown-weights",
+                "warning",
+                (name,),
+                "the backbone has no recorded weights, so they may be random",
+                {"backbone": at(record, "backbone.name")},
+            )
+
+
+def early_tap(records: Records) -> Iterator[Finding]:
+    """Features read before any of the blocks that give the family its name."""
+    for name, record in records.items():
+        first = FIRST_MIXING_LEVEL.get(str(at(record, "backbone.family")))
+        tap = at(record, "backbone.tap")
+        if first is not None and isinstance(tap, list) and int(tap[0]) < first:
+            yield Finding(
+                "early-tap",
+                "warning",
+                (name,),
+                f"{at(record, 'backbone.name')} is read at {_tap(tap)}, before its first mixer (level {first}): only "
+                "convolutions ran",
+                {"tap": tap, "first_mixing_level": first},
+            )
+
+
+def norm_at_tap(records: Records) -> Iterator[Finding]:
+    """A norm that no one trained, or none, between the features and the connector."""
+    for name, record in records.items():
+        norm = at(record, "observed.tap_norm")
+        about = {"norm": norm, "tap": at(record, "backbone.tap"), "backbone": at(record, "backbone.name")}
+        if norm == "untrained":
+            yield Finding("tap-norm", "warning", (name,), "the norm at the tap was never trained", about)
+        elif norm == "none":
+            message = "no norm follows the tap: the connector meets features of whatever size they have"
+            yield Finding("tap-norm", "note", (name,), message, {"norm": norm})
+
+
+def other_colours(records: Records) -> Iterator[Finding]:
+    """Images normalised otherwise than those the weights were trained on."""
+    for name, record in records.items():
+        entry, colours = _entry(record), record.get("normalisation")
+        if entry is None or not isinstance(colours, Mapping):
+            continue
+        trained = {"mean": list(entry.geometry.mean), "std": list(entry.geometry.std)}
+        used = {key: [float(value) for value in colours.get(key, trained[key])] for key in trained}
+        if any(not _alike(used[key], trained[key]) for key in trained):
+            yield Finding(
+                "normalisation",
+                "warning",
+                (name,),
+                f"images have mean {_colour(used['mean'])} and std {_colour(used['std'])}, the weights of "
+                f"{entry.name} were trained with mean {_colour(trained['mean'])} and std {_colour(trained['std'])}",
+                {"used": used, "trained": trained},
+            )
+
+
+def idle_parameters(records: Records) -> Iterator[Finding]:
+    """Parameters that are counted as the backbone's and take part in nothing."""
+    seen: dict[str, tuple[int, int]] = {}
+    for record in records.values():
+        counted, run = at(record, "backbone.num_parameters"), at(record, "observed.parameters_run")
+        if counted and run and run < counted:
+            seen[str(record["arm"])] = (int(counted), int(run))
+    if seen:
+        told = "; ".join(f"{arm} {run:,} of {counted:,}" for arm, (counted, run) in seen.items())
+        yield Finding(
+            "idle-parameters",
+            "warning",
+            runs_of(records, seen),
+            f"parameters are counted that do not run: {told} do",
+            {arm: {"counted": counted, "run": run} for arm, (counted, run) in seen.items()},
+            together=True,
+        )
+
+
+def published_sizes(records: Records) -> Iterator[Finding]:
+    """Backbones for which the published study counts the whole network, detector and head included."""
+    for name, record in records.items():
+        published, run = published_for(str(at(record, "backbone.name"))), at(record, "backbone.num_parameters")
+        if published is not None and run and published.parameters_m * 1e6 > _WHOLE_NETWORK * run:
+            yield Finding(
+                "idle-parameters",
+                "note",
+                (name,),
+                f"the published study counts {published.parameters_m:g}M parameters for {published.backbone}, of which "
+                f"{run / 1e6:.1f}M run up to the tap",
+                {"published": published.parameters_m * 1e6, "run": run},
+            )
+
+
+def _entry(record: Record) -> BackboneEntry | None:
+    """Return the catalog entry of a run's backbone; None outside of the catalog."""
+    try:
+        return catalog.entry(str(at(record, "backbone.name")))
+    except SpecError:
+        return None
+
+
+def _tap(tap: list[Any]) -> str:
+    level, point = tap[0], tap[1] if len(tap) > 1 else ""
+    return f"level {level}, {point} its downsampling" if point in ("before", "after") else f"{tap}"
+
+
+def _alike(first: list[float], second: list[float]) -> bool:
+    """Whether two colours are equal, up to the digits in which they are published."""
+    return len(first) == len(second) and all(
+        math.isclose(a, b, abs_tol=5e-3) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _colour(values: list[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+CHECKS = (not_frozen, unknown_weights, early_tap, norm_at_tap, other_colours, idle_parameters, published_sizes)

@@ -1,0 +1,149 @@
+"""Warnings about how a study was set up: seeds, what is called matched, positions, prompts, box frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eyeswap.planning.estimate import listed
+from eyeswap.runs.record import Finding, Record, Severity, at, by_arm, runs_of
+
+Records = Mapping[str, Record]
+
+PARAMETER_TOLERANCE = 0.10
+
+
+def single_seed(records: Records) -> Iterator[Finding]:
+    """One training seed for every arm: nothing is known about the spread between trainings."""
+    seeds = sorted({int(record["seed"]) for record in records.values()})
+    if len(seeds) == 1:
+        yield Finding(
+            "single-seed",
+            "warning",
+            tuple(records),
+            "one seed: the spread between training runs is not in the intervals",
+            {"seeds": seeds},
+            together=True,
+        )
+
+
+def unequal_tokens(records: Records) -> Iterator[Finding]:
+    """Arms with unequal numbers of visual tokens; worse if the study calls them matched."""
+    counts = {arm: math.prod(grid) for arm, grid in by_arm(records, "backbone.token_grid").items() if grid}
+    if len(set(counts.values())) < 2:
+        return
+    claimed = _claims(records, "tokens")
+    words = "arms called matched in tokens" if claimed else "arms"
+    yield Finding(
+        "unequal-tokens",
+        "warning" if claimed else "note",
+        runs_of(records, counts),
+        f"{words} give the LLM unequal numbers of visual tokens: {listed(counts)}",
+        {"tokens": counts, "called_matched": claimed},
+        together=True,
+    )
+
+
+def unequal_sizes(records: Records) -> Iterator[Finding]:
+    """Backbones that differ in size by more than a tenth; worse if the study calls them matched."""
+    sizes = {arm: int(size) for arm, size in by_arm(records, "backbone.num_parameters").items() if size}
+    if not sizes or max(sizes.values()) <= (1 + PARAMETER_TOLERANCE) * min(sizes.values()):
+        return
+    claimed = _claims(records, "parameters")
+    words = "backbones called matched in parameters" if claimed else "backbone sizes"
+    yield Finding(
+        "unequal-sizes",
+        "warning" if claimed else "note",
+        runs_of(records, sizes),
+        f"{words} differ by more than {PARAMETER_TOLERANCE:.0%}: {listed(sizes)} parameters",
+        {"parameters": sizes, "called_matched": claimed},
+        together=True,
+    )
+
+
+def beyond_positions(records: Records) -> Iterator[Finding]:
+    """Visual tokens, or visual tokens and the longest text, need more positions than the LLM was made for."""
+    positions = by_arm(records, "observed.llm_positions")
+    grids, texts = by_arm(records, "backbone.token_grid"), by_arm(records, "recipe.max_text_tokens")
+    over: dict[str, int] = {}
+    tight: dict[str, int] = {}
+    for arm, room in positions.items():
+        tokens = math.prod(grids[arm]) if arm in grids else 0
+        if tokens + 1 >= room:
+            over[arm] = tokens
+        elif tokens + int(texts.get(arm, 0)) > room:
+            tight[arm] = tokens
+    if over:
+        yield _beyond("warning", "fill all", over, positions, records)
+    if tight:
+        yield _beyond("note", "and the longest texts exceed the", tight, positions, records)
+
+
+def _beyond(
+    severity: Severity, what: str, tokens: dict[str, int], positions: Mapping[str, Any], records: Records
+) -> Finding:
+    rooms = {arm: int(positions[arm]) for arm in tokens}
+    room = " or ".join(f"{one:,}" for one in sorted(set(rooms.values())))
+    return Finding(
+        "beyond-positions",
+        severity,
+        runs_of(records, tokens),
+        f"visual tokens {what} {room} positions of the LLM: {listed(tokens)}",
+        {"tokens": tokens, "positions": rooms},
+        together=True,
+    )
+
+
+def prompts_differ(records: Records) -> Iterator[Finding]:
+    """Training and test ask for a box in different words or signs."""
+    for name, record in records.items():
+        train, test = record.get("train_prompt"), record.get("test_prompt")
+        if train is not None and test is not None and train != test:
+            signs = prompt_signs(train, test)
+            in_what = f" in {' and '.join(signs)}" if signs else ""
+            yield Finding(
+                "prompt-mismatch",
+                "warning",
+                (name,),
+                f"training and test prompts differ{in_what}: trained as <{train}>, tested as <{test}>",
+                {"trained": train, "tested": test, "differ_in": signs},
+            )
+
+
+def prompt_signs(train: str, test: str) -> list[str]:
+    """Return by which signs two prompts differ; empty if they differ in their words."""
+    if _words(train) != _words(test):
+        return []
+    signs = {"quotes": '"', "full stop": ".", "line break": "\n"}
+    return [name for name, sign in signs.items() if train.count(sign) != test.count(sign)] or ["spacing"]
+
+
+def box_frames_differ(records: Records) -> Iterator[Finding]:
+    """Boxes were learnt as fractions of one thing and read as fractions of another."""
+    for name, record in records.items():
+        train, test = record.get("train_box_frame"), record.get("test_box_frame")
+        if train is not None and test is not None and train != test:
+            yield Finding(
+                "box-frame-mismatch",
+                "warning",
+                (name,),
+                f"boxes were learnt as fractions of the {_frame(train)} and read as fractions of the {_frame(test)}",
+                {"trained": train, "tested": test},
+            )
+
+
+def _claims(records: Records, what: str) -> bool:
+    """Whether the study calls its arms equal in something."""
+    return any(what in (at(record, "observed.matched") or ()) for record in records.values())
+
+
+def _words(prompt: str) -> list[str]:
+    return "".join(sign if sign.isalnum() else " " for sign in prompt).split()
+
+
+def _frame(name: str) -> str:
+    return {"original": "original image"}.get(name, name)
+
+
+CHECKS = (single_seed, unequal_tokens, unequal_sizes, beyond_positions, prompts_differ, box_frames_differ)

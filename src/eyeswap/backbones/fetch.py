@@ -1,0 +1,53 @@
+"""Get official weight files once.
+
+They lie in one folder under their official names, so that a machine without a network can be given the folder.
+Files of the Hugging Face hub are taken from its own cache where they are there already.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from eyeswap.backbones.catalog import WeightsSource
+from eyeswap.download import cache_folder, download
+from eyeswap.errors import CheckpointError
+from eyeswap.files import sha256_of
+
+
+def address(source: WeightsSource) -> str | None:
+    """Return where on the web a weights file lies; ``HF_ENDPOINT`` names a mirror of the Hugging Face hub."""
+    if source.hub is None:
+        return source.url
+    return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{source.hub}/resolve/main/{source.file}"
+
+
+def local_path(source: WeightsSource) -> Path:
+    """Return where a weights file lies on this machine, or would lie after a download."""
+    path = cache_folder() / source.place
+    if source.hub is not None and not path.is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.hub, source.file)
+        if isinstance(found, str):
+            return Path(found)
+    return path
+
+
+def fetch(source: WeightsSource) -> Path:
+    """Return the local path of a weights file, downloading it the first time.
+
+    Raises:
+        CheckpointError: if it cannot be got, or is not the file that the catalog means.
+    """
+    path, url = local_path(source), address(source)
+    if not path.is_file():
+        if url is None:
+            raise CheckpointError(f"{source.file}: the catalog has no address for it; pass the file as weights")
+        try:
+            download(url, path, source.sha256)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or get the file elsewhere and put it at {path}") from None
+    elif source.sha256 is not None and sha256_of(path) != source.sha256:
+        raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
+    return path

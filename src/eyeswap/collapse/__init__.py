@@ -1,0 +1,1 @@
+"""Judge whether localization works at all, and what cures it."""

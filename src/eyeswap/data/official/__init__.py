@@ -1,0 +1,1 @@
+"""Official data sets: where their files lie, how they are got, checked and read."""

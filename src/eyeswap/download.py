@@ -1,0 +1,119 @@
+"""Download files once: resumed after a cut, checked, and renamed into place when whole.
+
+The part of a file that has arrived waits in ``<file>.part`` beside the server's tag of it, so that a later
+call goes on where the last one stopped, and only with the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+
+from eyeswap.errors import CheckpointError
+from eyeswap.files import sha256_of, write_text
+from eyeswap.progress import progress
+
+ATTEMPTS = 5
+TIMEOUT_S = 60.0
+PAUSE_S = 1.0
+_CHUNK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Return where downloaded weights lie: ``EYESWAP_CACHE``, or ``~/.cache/eyeswap``."""
+    return Path(os.environ.get("EYESWAP_CACHE") or Path.home() / ".cache" / "eyeswap") / "weights"
+
+
+def download(url: str, path: Path, sha256: str | None = None) -> None:
+    """Download a file; nothing appears at ``path`` before it is whole, and of several processes one does the work.
+
+    Raises:
+        CheckpointError: if the server does not have it, keeps failing, or sends another file than ``sha256``; or if the
+            folder cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            try:
+                if not path.is_file():
+                    _download(url, path, sha256)
+            finally:
+                lock.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{error.filename}: not allowed to write there; set EYESWAP_CACHE to another folder"
+        ) from None
+
+
+def _download(url: str, path: Path, sha256: str | None) -> None:
+    part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.tag")
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _continue(url, part, tag)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or attempt == ATTEMPTS:
+                raise CheckpointError(f"{url}: the server answers {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(getattr(error, "reason", None), socket.gaierror):
+                raise CheckpointError(f"{url}: no such server, or no network") from None
+            if attempt == ATTEMPTS:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise CheckpointError(f"{url}: {reason}, after {ATTEMPTS} attempts; call again to resume") from None
+        time.sleep(PAUSE_S * attempt)
+    if sha256 is not None and sha256_of(part) != sha256:
+        _forget(part, tag)
+        raise CheckpointError(f"{url}: sha256 of the download differs from the catalog's; the file was discarded")
+    part.replace(path)
+    _forget(part, tag)
+
+
+def _continue(url: str, part: Path, tag: Path) -> None:
+    """Read on from where ``part`` ends, or from the start if the server has another file by now.
+
+    Raises:
+        OSError: if the connection ends early.
+    """
+    known = part.stat().st_size if part.exists() and tag.exists() else 0
+    headers = {"Range": f"bytes={known}-", "If-Range": tag.read_text(encoding="utf-8")} if known else {}
+    request = urllib.request.Request(url, headers={"User-Agent": "eyeswap", **headers})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            _forget(part, tag)  # nothing is left to read, or another file: start over
+            raise ConnectionError("the partial file did not fit") from None
+        raise
+    with response:
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        length = response.headers.get("Content-Length")
+        expected = None if length is None else int(length) + (known if resumed else 0)
+        seen = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if not resumed:
+            _forget(part, tag)
+            known = 0
+            if seen and not seen.startswith("W/"):
+                write_text(tag, seen)
+        total = max(1, ((expected or known) - known) // _CHUNK)
+        with part.open("ab") as stream, progress() as board:
+            task = board.task(f"download {part.name.removesuffix('.part')} (MiB)", total)
+            while chunk := response.read(_CHUNK):
+                stream.write(chunk)
+                task.advance()
+    if expected is not None and part.stat().st_size != expected:
+        raise ConnectionError(f"the connection ended after {part.stat().st_size} of {expected} bytes")
+
+
+def _forget(part: Path, tag: Path) -> None:
+    for path in (part, tag):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()

@@ -1,0 +1,1 @@
+"""Everything that is known before anything runs: the study file, its runs, what they will take."""

@@ -1,0 +1,301 @@
+"""What a study or a recipe will take, arm by arm, before anything is loaded: tokens, FLOPs, memory, time.
+
+An estimate is arithmetic on sizes (`eyeswap.planning.cost`, `eyeswap.planning.footprint`); its assumptions are named
+with it.
+What cannot be known here (an encoder of timm without timm, an LLM whose sizes are nowhere) is said, and the rest given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from eyeswap.errors import EnvironmentProblem, SpecError
+from eyeswap.evaluation import get_benchmark
+from eyeswap.planning import cost
+from eyeswap.planning.cost import LanguageModel, Memory
+from eyeswap.planning.footprint import Footprint, backbone_footprint
+from eyeswap.planning.hardware import GPUS, Gpu
+from eyeswap.planning.spec import Study
+from eyeswap.recipe import ConnectorKind, DigitsData, Recipe
+from eyeswap.shipped import llm_path
+
+MIX665K_FILE, MIX665K_CONVERSATIONS = "llava_v1_5_mix665k.json", 665_298
+DIGITS_TOKENS_PER_TURN = 14.6  # measured with the miniature tokenizer; the embedded conversations are short
+MATCHED_SIZES = 0.10  # sizes this close are called matched
+NO_TIMM = "timm is not installed, so tokens and cost are not known: pip install 'eyeswap[timm]'"
+QUESTION_TOKENS = 60  # system text, question and instruction of a benchmark, about
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What an estimate takes for granted.
+
+    Attributes:
+        gpu: the GPU.
+        num_gpus: GPUs that train one run together.
+        mfu: model FLOPs utilization, 0..1: the share of the GPU's peak that training reaches.
+        text_tokens: mean text tokens of a conversation; None takes 300 for real data (the share of one in LLaVA's
+            665K mix) and the measured mean of the embedded set.
+    """
+
+    gpu: Gpu = GPUS["h200"]
+    num_gpus: int = 1
+    mfu: float = 0.4
+    text_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mfu <= 1:
+            raise SpecError(f"mfu {self.mfu:g}: a share of the GPU's peak, above 0 and at most 1, such as 0.4")
+        if self.num_gpus < 1:
+            raise SpecError(f"gpus {self.num_gpus}: at least 1")
+        if self.text_tokens is not None and self.text_tokens <= 0:
+            raise SpecError(f"text tokens {self.text_tokens:g}: a mean above 0, such as 300")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much a recipe trains on, whatever the arm.
+
+    Attributes:
+        conversations: in the training data; None if the file is not here and its size not known.
+        steps: optimizer steps; None likewise.
+        samples: conversations seen in all steps; None likewise.
+        text_tokens: mean text tokens of a conversation.
+        questions: benchmark questions of one run; None if they are drawn when the study runs.
+    """
+
+    conversations: int | None
+    steps: int | None
+    samples: int | None
+    text_tokens: float
+    questions: int | None
+
+
+@dataclass(frozen=True)
+class ArmEstimate:
+    """What one run of an arm takes.
+
+    Attributes:
+        arm: its name.
+        footprint: its backbone; None if it cannot be built here.
+        connector_parameters: of its connector; None without the footprint or the LLM.
+        flops_per_sample: training FLOPs of one conversation with its image, the frozen backbone's forward included.
+        train_flops: of all training.
+        train_gpu_hours: of all training.
+        eval_gpu_hours: of reading all benchmark questions once, each with its own image; writing answers comes on top.
+        memory: of one GPU.
+        problems: one line each, that stop this arm.
+        notes: one line each, worth knowing.
+    """
+
+    arm: str
+    footprint: Footprint | None = None
+    connector_parameters: int | None = None
+    flops_per_sample: float | None = None
+    train_flops: float | None = None
+    train_gpu_hours: float | None = None
+    eval_gpu_hours: float | None = None
+    memory: Memory | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyEstimate:
+    """What a study takes: what is common to its arms, and each arm."""
+
+    assumptions: Assumptions
+    workload: Workload
+    llm: LanguageModel | None
+    arms: dict[str, ArmEstimate]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def problems(self) -> list[str]:
+        """What stops arms of the study, one line each."""
+        return [problem for arm in self.arms.values() for problem in arm.problems]
+
+
+def estimate_study(
+    study: Study, assumptions: Assumptions, advance: Callable[[int], None] = lambda count: None
+) -> StudyEstimate:
+    """Estimate every arm of a study.
+
+    Args:
+        study: the study.
+        assumptions: hardware, utilization, text length.
+        advance: called with the number of arms done since the last call.
+    """
+    llm, notes = known_llm(study.recipe.llm)
+    work = workload(study.recipe, assumptions, study.benchmarks, study.subset)
+    arms = {}
+    for name, arm in study.arms.items():
+        try:
+            footprint = backbone_footprint(arm.backbone, study.wiring_of(name), arm.tap, arm.geometry)
+        except EnvironmentProblem as problem:
+            told = NO_TIMM if find_spec("timm") is None and arm.backbone.startswith("timm:") else problem
+            arms[name] = ArmEstimate(name, notes=(f"arms.{name}: {told}",))
+        else:
+            arms[name] = _estimate_arm(study, name, footprint, llm, work, assumptions)
+        advance(1)
+    notes = (*notes, *_workload_notes(study.recipe, work), *_unmatched(study, arms))
+    return StudyEstimate(assumptions, work, llm, arms, notes)
+
+
+def estimate_recipe(recipe: Recipe, visual_tokens: int, assumptions: Assumptions) -> ArmEstimate:
+    """Estimate a recipe for backbones with so many visual tokens of width 768, their own FLOPs left out.
+
+    Raises:
+        EnvironmentProblem: if the LLM's sizes are not known here.
+    """
+    llm = cost.find_language_model(recipe.llm, llm_path(recipe.llm))
+    footprint = Footprint((1, visual_tokens), 768, 0, 0, 0, canvas=(16, 16 * visual_tokens))
+    work = workload(recipe, assumptions)
+    estimate = _priced(f"{visual_tokens:,} tokens", recipe, recipe.connector, footprint, llm, work, assumptions)
+    overfull = positions_problem(llm.name, llm.positions, visual_tokens, 16)
+    return estimate if overfull is None else dataclasses.replace(estimate, problems=(overfull,))
+
+
+def known_llm(name: str) -> tuple[LanguageModel | None, tuple[str, ...]]:
+    """Return the sizes of an LLM, or None and in one line why not."""
+    try:
+        return cost.find_language_model(name, llm_path(name)), ()
+    except EnvironmentProblem as problem:
+        return None, (f"recipe.llm: {problem}",)
+
+
+def workload(
+    recipe: Recipe, assumptions: Assumptions, benchmarks: tuple[str, ...] = (), subset: int | None = None
+) -> Workload:
+    """Return how much a recipe trains on and how many questions its benchmarks ask."""
+    data = recipe.data
+    conversations: int | None
+    if isinstance(data, DigitsData):
+        conversations, text, questions = data.num_train_images, DIGITS_TOKENS_PER_TURN * data.turns, None
+    else:
+        conversations = _count_conversations(Path(data.folder) / data.instruction)
+        text = 300.0
+        sizes = [get_benchmark(name).num_published for name in benchmarks]
+        questions = sum(min(size, subset or size) for size in sizes)
+    text = min(assumptions.text_tokens or text, recipe.max_text_tokens)
+    steps = recipe.max_steps
+    if conversations is not None:
+        whole = -(-conversations // recipe.global_batch) * recipe.num_epochs
+        steps = whole if steps is None else min(steps, whole)
+    samples = None if steps is None else steps * recipe.global_batch
+    return Workload(conversations, steps, samples, text, questions)
+
+
+def _count_conversations(path: Path) -> int | None:
+    """Count the records of an instruction file by their key, without parsing a gigabyte."""
+    if not path.is_file():
+        return MIX665K_CONVERSATIONS if path.name == MIX665K_FILE else None
+    key, total, tail = b'"conversations"', 0, b""
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            total += (tail + block).count(key)
+            tail = block[-len(key) + 1 :]
+    return total
+
+
+def _workload_notes(recipe: Recipe, work: Workload) -> tuple[str, ...]:
+    if work.samples is None and not isinstance(recipe.data, DigitsData):
+        path = Path(recipe.data.folder) / recipe.data.instruction
+        return (f"recipe.data: {path} is not here, so steps and hours are not known",)
+    return ()
+
+
+def _estimate_arm(
+    study: Study, name: str, footprint: Footprint, llm: LanguageModel | None, work: Workload, assumptions: Assumptions
+) -> ArmEstimate:
+    if llm is None:
+        return ArmEstimate(name, footprint)
+    estimate = _priced(name, study.recipe, study.connector_of(name), footprint, llm, work, assumptions)
+    overfull = positions_problem(llm.name, llm.positions, footprint.tokens, footprint.stride_px)
+    if overfull is not None and study.beyond_positions == "refuse":
+        return dataclasses.replace(estimate, problems=(f"arms.{name}: {overfull}",))
+    room = llm.positions - footprint.tokens
+    if overfull is not None:
+        note = f"{footprint.tokens:,} visual tokens go beyond the {llm.positions:,} positions of the LLM, as allowed"
+    elif room < study.recipe.max_text_tokens:
+        note = f"conversations of more than {room:,} text tokens go beyond the {llm.positions:,} positions of the LLM"
+    else:
+        return estimate
+    return dataclasses.replace(estimate, notes=(f"arms.{name}: {note}",))
+
+
+def positions_problem(llm_name: str, positions: int, tokens: int, stride_px: float) -> str | None:
+    """Return in one line, with the choices there are, that visual tokens leave no position for text; else None.
+
+    Args:
+        llm_name: name of the LLM.
+        positions: positions it was made for.
+        tokens: visual tokens of an image.
+        stride_px: pixels of the canvas from one token to the next.
+    """
+    if tokens + 1 < positions:
+        return None
+    smaller = round(512 / stride_px) ** 2
+    return (
+        f"{tokens:,} visual tokens fill the {positions:,} positions of {llm_name}; choose a smaller canvas (geometry: "
+        f"corner-letterbox-512 gives {smaller:,}), an LLM with more positions, or go beyond them as the published "
+        "study does (beyond_positions: allow)"
+    )
+
+
+def _priced(
+    name: str,
+    recipe: Recipe,
+    connector_kind: ConnectorKind,
+    footprint: Footprint,
+    llm: LanguageModel,
+    work: Workload,
+    assumptions: Assumptions,
+) -> ArmEstimate:
+    """Return the numbers of one run."""
+    connector = cost.connector_parameters(connector_kind, footprint.width, llm.width)
+    adapters = recipe.lora_rank is not None
+    sample = footprint.flops + cost.training_flops(
+        llm, connector, footprint.tokens, work.text_tokens, adapters_only=adapters
+    )
+    question = footprint.flops + cost.prefill_flops(llm, connector, footprint.tokens, QUESTION_TOKENS)
+    train = None if work.samples is None else sample * work.samples
+    asked = None if work.questions is None else question * work.questions
+    gpu, mfu = assumptions.gpu, assumptions.mfu
+    return ArmEstimate(
+        arm=name,
+        footprint=footprint,
+        connector_parameters=connector,
+        flops_per_sample=sample,
+        train_flops=train,
+        train_gpu_hours=None if train is None else cost.gpu_hours(train, gpu, mfu),
+        eval_gpu_hours=None if asked is None else cost.gpu_hours(asked, gpu, mfu),
+        memory=cost.training_memory(
+            llm, connector, footprint.parameters, gpu, assumptions.num_gpus, adapters_only=adapters
+        ),
+    )
+
+
+def _unmatched(study: Study, arms: dict[str, ArmEstimate]) -> tuple[str, ...]:
+    """Return where arms differ in what the study calls matched."""
+    known = {name: arm.footprint for name, arm in arms.items() if arm.footprint is not None}
+    tokens = {name: footprint.tokens for name, footprint in known.items()}
+    sizes = {name: footprint.parameters for name, footprint in known.items()}
+    notes = []
+    if "tokens" in study.matched and len(set(tokens.values())) > 1:
+        notes.append(f"matched: tokens differ: {listed(tokens)}")
+    if "parameters" in study.matched and sizes and max(sizes.values()) > (1 + MATCHED_SIZES) * min(sizes.values()):
+        notes.append(f"matched: parameters differ by more than {MATCHED_SIZES:.0%}: {listed(sizes)}")
+    return tuple(notes)
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Return counts for a sentence, each value once with the names that have it."""
+    names_by_count: dict[int, list[str]] = {}
+    for name, count in counts.items():
+        names_by_count.setdefault(count, []).append(name)
+    return "; ".join(f"{', '.join(names)} {count:,}" for count, names in names_by_count.items())

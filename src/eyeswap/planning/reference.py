@@ -1,0 +1,62 @@
+"""The reference of the study file, made from the fields' own descriptions, so that it cannot go stale."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS
+from eyeswap.planning.spec import Arm, Study
+from eyeswap.recipe import DigitsData, Execution, FolderData, Recipe
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("A study", Study),
+    ("`recipe`", Recipe),
+    ("`recipe.data`, the embedded set", DigitsData),
+    ("`recipe.data`, a folder", FolderData),
+    ("Each of `arms`", Arm),
+    ("`execution`", Execution),
+)
+
+
+def study_reference() -> str:
+    """Return every key of a study file as Markdown tables: key, default, meaning, choices."""
+    return "\n\n".join(f"### {title}\n\n{_table(model)}" for title, model in SECTIONS)
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for key, field in model.model_fields.items():
+        if model is Study and key == "name":
+            continue  # comes from the file name
+        is_list = get_origin(field.annotation) is tuple
+        choices = (*BENCHMARKS, *TEST_SPLITS) if key == "benchmarks" else _choices(field.annotation)
+        words = ", ".join(f"`{choice}`" for choice in choices)
+        listed = f" ({'any' if is_list else 'one'} of {words})" if len(choices) > 1 else ""
+        rows.append(f"| `{key}` | {_default(field)} | {field.description}{listed} |")
+    return "\n".join(rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "needed"
+    if field.default is None:
+        return "`null`"
+    if isinstance(field.default, tuple):
+        return f"`[{', '.join(map(str, field.default))}]`"
+    if isinstance(field.default, BaseModel):
+        return "see below"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Return the words that an annotation allows, looked for inside unions and tuples."""
+    if get_origin(annotation) is Literal:
+        return tuple(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType, tuple):
+        return tuple(choice for part in get_args(annotation) for choice in _choices(part))
+    return ()

@@ -1,0 +1,7 @@
+"""Pretraining of the miniature checkpoints: backbones by classification, the LLM on text."""
+
+from __future__ import annotations
+
+from eyeswap.pretraining.pretrain import pretrain, pretrainable
+
+__all__ = ["pretrain", "pretrainable"]

@@ -1,0 +1,89 @@
+"""What was held fixed and what was not: audit and collapse of the finished runs, laid out for reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eyeswap.audit.audit import AuditReport, Fact, audit
+from eyeswap.collapse.verdict import ArmDiagnosis, diagnose
+from eyeswap.report.analysis.study import StudyResults
+from eyeswap.report.style import DASH
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fact about the runs.
+
+    Attributes:
+        title: what it is.
+        verdict: ``equal``, ``declared`` (differs as the study says), ``undeclared`` or ``unknown``.
+        values: (value, runs that have it); the runs are empty where all share the value.
+    """
+
+    title: str
+    verdict: str
+    values: list[tuple[str, str]]
+
+
+def audited(results: StudyResults) -> AuditReport | None:
+    """Audit the finished runs; None if there are fewer than two.
+
+    Raises:
+        DataError: as `eyeswap.audit.audit.audit`.
+    """
+    runs = [run.folder for arm in results.finished_arms for run in arm.runs]
+    return audit(runs) if len(runs) > 1 else None
+
+
+def diagnosed(results: StudyResults) -> list[ArmDiagnosis]:
+    """Ask of every finished arm whether its localization has collapsed; nothing without localization benchmarks.
+
+    Raises:
+        DataError: as `eyeswap.collapse.verdict.diagnose`.
+    """
+    if "localization" not in results.groups:
+        return []
+    return diagnose(run.folder for arm in results.finished_arms for run in arm.runs)
+
+
+def fact_rows(report: AuditReport) -> list[Row]:
+    """Return every audited fact, undeclared differences first."""
+    named = {"undeclared": report.undeclared, "declared": report.declared, "equal": report.equal}
+    rows = [Row(fact.title, verdict, _values(fact)) for verdict, facts in named.items() for fact in facts]
+    return rows + [Row(title, "unknown", []) for title in report.unknown]
+
+
+def recipe_rows(results: StudyResults) -> list[tuple[str, str]]:
+    """Return the recipe as (field, value) rows, nested fields as ``data.seed``."""
+    return _flat(results.study.get("recipe", {}))
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            rows += _flat(item, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", DASH if item is None else str(item)))
+    return rows
+
+
+def _values(fact: Fact) -> list[tuple[str, str]]:
+    runs_by_value: dict[str, list[str]] = {}
+    for run, value in fact.values.items():
+        runs_by_value.setdefault(_shown(value), []).append(run)
+    if len(runs_by_value) == 1:
+        return [(next(iter(runs_by_value)), "")]
+    return [(value, ", ".join(runs)) for value, runs in runs_by_value.items()]
+
+
+def _shown(value: Any) -> str:
+    """Return a value for reading; digests are cut to twelve digits."""
+    if isinstance(value, str) and len(value) == 64 and value.isalnum():
+        return value[:12]
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items())
+    return "not recorded" if value is None else str(value)

@@ -1,0 +1,78 @@
+"""Does a number known beforehand predict the VLM score? ImageNet accuracy and parameters against each average.
+
+The arms are what is drawn by chance here, so a study of few arms can show little; every answer says how many there
+were, and what is the least p-value that so many could have reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+
+from eyeswap.backbones import catalog
+from eyeswap.backbones.catalog import BackboneEntry
+from eyeswap.errors import EyeswapError
+from eyeswap.files import parse_json
+from eyeswap.report.analysis.study import StudyResults
+from eyeswap.statistics.correlation import METHODS, Correlation, correlate
+
+IMAGENET = "ImageNet-1K top-1 accuracy"
+DIGITS = "top-1 accuracy of the pretraining on digits"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A number known of arms before a VLM is trained, and how it goes with each average.
+
+    Attributes:
+        key: ``accuracy`` or ``parameters``.
+        title: what the number is.
+        values: arm to number; arms without one are left out.
+        correlations: average (``vqa``, ``localization``, ``overall``) to Spearman's and Kendall's correlation.
+    """
+
+    key: str
+    title: str
+    values: dict[str, float]
+    correlations: dict[str, list[Correlation]]
+
+
+def predictors(results: StudyResults) -> list[Predictor]:
+    """Return what is known of the finished arms beforehand, and how it goes with their scores."""
+    arms = results.finished_arms
+    accuracy = {arm.name: found for arm in arms if (found := published_accuracy(str(arm.backbone.get("name"))))}
+    kinds = [kind for kind, _ in accuracy.values()]
+    title = max(set(kinds), key=kinds.count, default=IMAGENET)  # unlike accuracies cannot be set side by side
+    known = {name: value for name, (kind, value) in accuracy.items() if kind == title}
+    sizes = {arm.name: float(arm.num_parameters) for arm in arms if arm.num_parameters}
+    return [
+        Predictor("accuracy", title, known, _correlations(results, known)),
+        Predictor("parameters", "parameters of the backbone", sizes, _correlations(results, sizes)),
+    ]
+
+
+def published_accuracy(backbone: str) -> tuple[str, float] | None:
+    """Return which accuracy the backbone's authors report and its value in percent; None if they report none."""
+    try:
+        entry = catalog.entry(backbone)
+    except EyeswapError:
+        return None
+    if entry.top1 is not None:
+        return IMAGENET, entry.top1
+    return _accuracy_on_card(entry) if entry.weights.packaged else None
+
+
+def _accuracy_on_card(entry: BackboneEntry) -> tuple[str, float] | None:
+    card = resources.files("eyeswap") / "checkpoints" / f"{entry.name}.card.json"
+    if not card.is_file():
+        return None
+    return DIGITS, 100 * float(parse_json(card.read_text(encoding="utf-8"))["metrics"]["top1_accuracy"])
+
+
+def _correlations(results: StudyResults, values: dict[str, float]) -> dict[str, list[Correlation]]:
+    scores = {arm.name: arm.scores.averages for arm in results.finished_arms if arm.name in values}
+    x = [values[name] for name in scores]
+    return {
+        group: [correlate(x, [own[group].value for own in scores.values()], method) for method in METHODS]
+        for group in results.groups
+    }

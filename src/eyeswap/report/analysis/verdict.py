@@ -1,0 +1,295 @@
+"""The result in words, written from the statistics and from nothing else.
+
+Every sentence says what is decided and what is not. Arm names stand between ``**`` so that Markdown and the
+page can set them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eyeswap.collapse.verdict import ArmDiagnosis
+from eyeswap.report.analysis.pairs import ALPHA, Comparison
+from eyeswap.report.analysis.predictors import Predictor
+from eyeswap.report.analysis.study import Arm, Score, StudyResults
+from eyeswap.report.style import MINUS, count, listed, number, p_value, percent, points, size
+from eyeswap.statistics.correlation import Correlation
+
+IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
+LISTED_PAIRS = 6
+NAMED_LEADERS = 3
+MANY_INVALID = 5.0  # percent of localization answers
+FEWEST_FOR_A_RANKING = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence or two of the verdict.
+
+    Attributes:
+        kind: ``decided``, ``open`` (not decided), ``warning`` (reads the numbers with care) or ``note``.
+        text: plain text; arm names between ``**``.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A headline and the findings behind it."""
+
+    headline: str
+    findings: list[Finding]
+
+
+def judge(
+    results: StudyResults,
+    comparisons: list[Comparison],
+    known: Sequence[Predictor] = (),
+    collapse: Sequence[ArmDiagnosis] = (),
+) -> Verdict:
+    """Write the verdict of a study.
+
+    Args:
+        results: the runs.
+        comparisons: of the averages, all pairs of arms.
+        known: what was known of the arms beforehand.
+        collapse: whether the arms' localization has collapsed.
+    """
+    findings = []
+    groups = [group for group in results.groups if group != "overall"]
+    if len(results.finished_arms) < 2:
+        headline = "Not decided: there are no two finished arms to compare."
+    else:
+        headline = _headline(results, groups, comparisons)
+        differences = [_difference_finding(results, group, comparisons) for group in groups]
+        findings += sorted(differences, key=lambda finding: finding.kind)  # decided before open
+        findings += filter(None, (_equal_finding(groups, comparisons), _prediction_finding(known)))
+    if results.finished_arms:
+        findings += [_baseline_finding(results, groups), _seed_finding(results)]
+    for finding in (
+        _collapse_finding(collapse),
+        _invalid_finding(results),
+        _size_finding(results),
+        _missing_finding(results),
+    ):
+        if finding:
+            findings.append(finding)
+    return Verdict(headline, findings)
+
+
+def leaders(results: StudyResults, group: str, comparisons: list[Comparison]) -> list[Arm]:
+    """Return the arm with the highest score in a group and all arms that are not decidedly behind it."""
+    ranked = sorted(results.finished_arms, key=lambda arm: -arm.scores.averages[group].value)
+    beaten = {
+        pair.behind for pair in comparisons if (pair.where, pair.ahead) == (group, ranked[0].name) and pair.decided
+    }
+    return [arm for arm in ranked if arm.name not in beaten]
+
+
+def _headline(results: StudyResults, groups: list[str], comparisons: list[Comparison]) -> str:
+    """Say who leads where; groups with the same leaders are said together, those that are not decided last."""
+    by_leaders: dict[tuple[str, ...], list[str]] = {}
+    still_open = []
+    for group in groups:
+        if any(pair.decided for pair in comparisons if pair.where == group):
+            best = {arm.name for arm in leaders(results, group, comparisons)}
+            named = tuple(arm.name for arm in results.finished_arms if arm.name in best)
+            by_leaders.setdefault(named, []).append(IN_WORDS[group])
+        else:
+            still_open.append(IN_WORDS[group])
+    if not by_leaders:
+        return f"Not decided: the arms are not told apart in {' or in '.join(still_open)}."
+    parts = [_lead(results, names, " and in ".join(where)) for names, where in by_leaders.items()]
+    return f"{'; '.join(parts + [f'{where} is not decided' for where in still_open])}."
+
+
+def _lead(results: StudyResults, names: tuple[str, ...], where: str) -> str:
+    """Say who leads, or who trails where that is shorter."""
+    if len(names) == 1:
+        return f"**{names[0]}** leads in {where}"
+    behind = [f"**{arm.name}**" for arm in results.finished_arms if arm.name not in names]
+    if len(behind) < len(names):
+        trail = "trails" if len(behind) == 1 else "trail"
+        return f"{listed(behind)} {trail} in {where}; the other {number(len(names))} are not told apart from the best"
+    best = [f"**{name}**" for name in names]
+    return f"{listed(best) if len(best) <= NAMED_LEADERS else f'{len(best)} arms'} share the lead in {where}"
+
+
+def _difference_finding(results: StudyResults, group: str, comparisons: list[Comparison]) -> Finding:
+    pairs = [pair for pair in comparisons if pair.where == group]
+    decided = [pair for pair in pairs if pair.decided]
+    title = IN_WORDS[group][0].upper() + IN_WORDS[group][1:]
+    n = results.finished_arms[0].scores.averages[group].n
+    if not decided:
+        widest = max(pairs, key=lambda pair: pair.value)
+        return Finding(
+            "open",
+            f"{title}: {count(n)} questions do not tell the arms apart. The largest difference, "
+            f"**{widest.ahead}** over **{widest.behind}**, is {_span(widest)}; a true difference of "
+            f"{percent(widest.detectable)} would have been found in four of five such studies.",
+        )
+    best = leaders(results, group, comparisons)
+    if len(best) == 1:
+        next_best = min((pair for pair in pairs if pair.ahead == best[0].name), key=lambda pair: pair.value)
+        score = best[0].scores.averages[group].value
+        text = (
+            f"{title}: **{best[0].name}** leads with {percent(score)}%, ahead of **{next_best.behind}**, the "
+            f"next, by {_span(next_best)}."
+        )
+    else:
+        scores = [f"**{arm.name}** ({percent(arm.scores.averages[group].value)}%)" for arm in best]
+        text = f"{title}: {listed(scores)} share the lead: none is told apart from the best."
+    return Finding("decided", f"{text} {_pair_list(pairs)}")
+
+
+def _pair_list(pairs: list[Comparison]) -> str:
+    """Say which pairs are decided and which are not, or how many where a list would be too long."""
+    still_open = [f"**{pair.ahead}** against **{pair.behind}**" for pair in pairs if not pair.decided]
+    if not still_open:
+        return "Every pair of arms is decided."
+    if len(pairs) > LISTED_PAIRS:
+        return f"{len(pairs) - len(still_open)} of {len(pairs)} pairs are decided."
+    decided: dict[str, list[str]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.value):
+        if pair.decided:
+            decided.setdefault(pair.ahead, []).append(f"**{pair.behind}** ({points(pair.value)})")
+    clauses = [f"**{ahead}** over {listed(behind)}" for ahead, behind in decided.items()]
+    return f"Decided: {'; '.join(clauses)}. Not decided: {listed(still_open)}."
+
+
+def _equal_finding(groups: list[str], comparisons: list[Comparison]) -> Finding | None:
+    """Say which arms are shown to be as good as each other, which "not decided" alone never says."""
+    told = []
+    for group in groups:
+        pairs = [pair for pair in comparisons if pair.where == group]
+        equal = [f"**{pair.ahead}** and **{pair.behind}**" for pair in pairs if pair.in_words == "equivalent"]
+        no_worse = [f"**{pair.behind}** than **{pair.ahead}**" for pair in pairs if pair.in_words == "no worse"]
+        told += [f"as good as each other in {IN_WORDS[group]}: {_few(equal)}"] if equal else []
+        told += [f"no worse in {IN_WORDS[group]}: {_few(no_worse)}"] if no_worse else []
+    if not told:
+        return None
+    text = "; ".join(told)
+    margin = comparisons[0].equivalence.margin
+    return Finding("decided", f"Within {margin:g} points, {text}.")
+
+
+def _prediction_finding(known: Sequence[Predictor]) -> Finding | None:
+    """Answer "does ImageNet accuracy predict it?" with how far so few arms can answer."""
+    accuracy = next((one for one in known if one.key == "accuracy" and len(one.values) >= FEWEST_FOR_A_RANKING), None)
+    if accuracy is None:
+        return None
+    parts, decided = [], False
+    for group, (spearman, *_) in accuracy.correlations.items():
+        if group != "overall" and spearman.value is not None and spearman.p is not None:
+            decided |= spearman.decided
+            parts.append(f"{correlation(spearman)} with {IN_WORDS[group]}")
+    if not parts:
+        return None
+    n = len(accuracy.values)
+    text = f"Rank correlation of {accuracy.title} over {n} arms: {listed(parts)}."
+    smallest = next(iter(accuracy.correlations.values()))[0].smallest_p or 0.0
+    if smallest >= ALPHA:
+        text += f" With {n} arms no order reaches a p-value below {smallest:.2g}, so this cannot be decided."
+    elif not decided:
+        text += " Whether one predicts the other is not decided."
+    return Finding("decided" if decided else "open", text)
+
+
+def correlation(one: Correlation) -> str:
+    """Write a rank correlation with its interval and p-value, or why there is none."""
+    if one.value is None:
+        return f"none ({one.why_not})"
+    bounds = "" if one.low is None or one.high is None else f", 95% interval {one.low:+.2f} to {one.high:+.2f}"
+    return f"{one.value:+.2f} ({p_value(one.p or 0.0)}{bounds})".replace("-", MINUS)
+
+
+def _few(texts: list[str]) -> str:
+    more = len(texts) - LISTED_PAIRS
+    return listed(texts) if more <= 1 else f"{', '.join(texts[:LISTED_PAIRS])} and {more} more"
+
+
+def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
+    below = [
+        f"**{arm.name}** in {IN_WORDS[group]} (gain {_gain(arm.scores.averages[group])})"
+        for group in groups
+        for arm in results.finished_arms
+        if not arm.scores.averages[group].beats_baseline
+    ]
+    if below:
+        return Finding("warning", f"Not above the trivial baseline: {listed(below)}. No claim rests on these scores.")
+    where = listed([IN_WORDS[group] for group in groups])
+    return Finding("note", f"Every arm is above the trivial baseline in {where}.")
+
+
+def _seed_finding(results: StudyResults) -> Finding:
+    fewest = min(len(arm.runs) for arm in results.finished_arms)
+    if fewest == 1:
+        return Finding(
+            "warning",
+            "One seed an arm: the intervals cover the choice of test images, not the luck of one "
+            "training run. Another seed may change small differences.",
+        )
+    return Finding(
+        "note",
+        f"{fewest} seeds an arm. Intervals and p-values cover both the choice of test images and the luck of training "
+        "runs.",
+    )
+
+
+def _collapse_finding(collapse: Sequence[ArmDiagnosis]) -> Finding | None:
+    told = []
+    for verdict in ("collapsed", "weak", "cannot tell"):
+        names = [f"**{one.arm}**" for one in collapse if one.verdict == verdict]
+        if names:
+            told.append(f"{listed(names)} ({verdict})")
+    if not told:
+        return Finding("note", "No arm's localization has collapsed.") if collapse else None
+    kind = "warning" if any(one.verdict == "collapsed" for one in collapse) else "note"
+    return Finding(kind, f"Localization is not healthy in every arm: {listed(told)}.")
+
+
+def _invalid_finding(results: StudyResults) -> Finding | None:
+    rates = [(arm.name, arm.scores.invalid_boxes or 0.0) for arm in results.finished_arms]
+    many = [f"**{name}** ({percent(rate)}%)" for name, rate in rates if rate > MANY_INVALID]
+    if not many:
+        return None
+    return Finding(
+        "warning",
+        f"Localization answers without a valid box, counted as wrong: {_few(many)}. Part of their score is "
+        "about format, not sight.",
+    )
+
+
+def _size_finding(results: StudyResults) -> Finding | None:
+    """Say that arms differ in parameters or tokens, because then a difference is not one of family alone."""
+    arms = [arm for arm in results.finished_arms if arm.num_parameters and arm.num_tokens]
+    if len(arms) < 2:
+        return None
+    sizes = sorted((arm.num_parameters or 0, arm.name) for arm in arms)
+    tokens = sorted((arm.num_tokens or 0, arm.name) for arm in arms)
+    parts = []
+    if sizes[-1][0] > 1.2 * sizes[0][0]:
+        (small, name), (large, other) = sizes[0], sizes[-1]
+        parts.append(f"parameters at the tap ({size(small)} in **{name}** to {size(large)} in **{other}**)")
+    if tokens[-1][0] != tokens[0][0]:
+        (few, name), (many, other) = tokens[0], tokens[-1]
+        parts.append(f"visual tokens ({count(few)} in **{name}** to {count(many)} in **{other}**)")
+    if not parts:
+        return None
+    return Finding("note", f"The arms also differ in {listed(parts)}: a difference is one of the whole backbone.")
+
+
+def _missing_finding(results: StudyResults) -> Finding | None:
+    missing = [f"**{arm.name}** ({'; '.join(arm.missing)})" for arm in results.arms if arm.missing]
+    return Finding("warning", f"Not in this report: {listed(missing)}.") if missing else None
+
+
+def _span(pair: Comparison) -> str:
+    return f"{percent(pair.value)} points (95% interval {percent(pair.low)} to {percent(pair.high)})"
+
+
+def _gain(score: Score) -> str:
+    return f"{points(score.gain)}, {percent(score.gain_low)} to {percent(score.gain_high)}"

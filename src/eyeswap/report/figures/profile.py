@@ -1,0 +1,88 @@
+"""The picture of `eyeswap profile`: vision, time to the first token, decoding and memory against resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from eyeswap.files import atomic_path
+from eyeswap.planning.profile import Cell
+from eyeswap.report.style import LIGHT, NUM_COLORS, RC, color, marker
+
+PANELS = (
+    ("vision_s", "Vision, ms", 1e3),
+    ("end_to_end_s", "Time to the first token, ms", 1e3),
+    ("decode_s", "One more token, ms", 1e3),
+    ("peak_bytes", "Peak memory, GiB", 2**-30),
+)
+MOST_TICKS = 7
+NARROWEST = 5.0  # largest over smallest number of a panel, at least
+
+
+def draw_profile(cells: Sequence[Cell], title: str, path: Path) -> None:
+    """Draw four panels, one line a backbone, and write them as PNG or SVG, by the path's ending."""
+    with mpl.rc_context(RC | {"savefig.facecolor": LIGHT["paper"]}):
+        figure = profile_figure(cells, 10.5, columns=2)
+        figure.suptitle(title, x=0.01, ha="left")
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
+
+
+def profile_figure(cells: Sequence[Cell], width: float, columns: int, looks: Mapping[str, int] | None = None) -> Figure:
+    """Draw the four panels in so many columns; both axes are logarithmic.
+
+    Args:
+        cells: what was measured.
+        width: in inches.
+        columns: of panels.
+        looks: backbone to the number that decides its colour and marker; in the order of the cells if not given.
+    """
+    names = list(dict.fromkeys(cell.backbone for cell in cells))
+    looks = looks or {name: index for index, name in enumerate(names)}
+    rows, in_legend = math.ceil(len(PANELS) / columns), 5 if columns > 1 else 2
+    height = rows * (3.2 if columns > 1 else 2.5) + 0.22 * math.ceil(len(names) / in_legend)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    sides = sorted({cell.side_px for cell in cells})
+    every = math.ceil(len(sides) / MOST_TICKS)
+    for position, (field, label, factor) in enumerate(PANELS):
+        axes = figure.add_subplot(rows, columns, position + 1)
+        for name in names:
+            places = [
+                (cell.side_px, getattr(cell, field) * factor)
+                for cell in cells
+                if cell.backbone == name and getattr(cell, field) is not None
+            ]
+            if places:
+                style = "-" if looks[name] < NUM_COLORS else "--"
+                axes.plot(
+                    *zip(*places, strict=True),
+                    style,
+                    color=color(looks[name]),
+                    marker=marker(looks[name]),
+                    label=name,
+                    ms=4,
+                )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sides[::every])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        low, high = axes.get_ylim()
+        if high / low < NARROWEST:  # else what hardly differs looks far apart, and no round number falls into it
+            middle = math.sqrt(low * high)
+            axes.set_ylim(middle / math.sqrt(NARROWEST), middle * math.sqrt(NARROWEST))
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high / low > 100 else (1, 1.5, 2, 3, 5, 7), numticks=12)
+        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_title(label, loc="left")
+        axes.set_xlabel("side of the square image, px")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=in_legend, frameon=False, fontsize=8)
+    return figure

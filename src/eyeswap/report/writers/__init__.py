@@ -1,0 +1,1 @@
+"""A report as a page, Markdown, LaTeX, tables for machines, and in the terminal."""

@@ -1,0 +1,103 @@
+"""The numbers for programs: CSV in long form, and everything that the report says as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from typing import Any
+
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.pairs import Comparison
+from eyeswap.report.analysis.published import Beside
+from eyeswap.report.analysis.study import Arm, Run, Score, Scores, StudyResults
+
+CSV_COLUMNS = (
+    *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
+    *("score", "low", "high", "baseline", "gain", "gain_low", "gain_high"),
+)
+
+
+def long_csv(results: StudyResults) -> str:
+    """Return one line for each run and benchmark or weighted average, scores in percent."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for arm in results.finished_arms:
+        for run in arm.runs:
+            writer.writerows(_csv_rows(results.name, run))
+    return text.getvalue()
+
+
+def as_json(analysis: Analysis) -> dict[str, Any]:
+    """Return everything the report says, for programs; scores in percent, differences in points."""
+    results = analysis.results
+    return {
+        "study": results.name,
+        "question": results.question,
+        "unit": "%",
+        "margin": analysis.margin,
+        "verdict": asdict(analysis.verdict),
+        "arms": {arm.name: _arm_json(arm) for arm in results.arms},
+        "comparisons": {
+            "averages": [_pair_json(pair) for pair in analysis.averages],
+            "benchmarks": [_pair_json(pair) for pair in analysis.benchmarks],
+        },
+        "ranks": {group: {arm: asdict(rank) for arm, rank in ranks.items()} for group, ranks in analysis.ranks.items()},
+        "predictors": [asdict(one) for one in analysis.predictors],
+        "budgets": [asdict(one) for one in analysis.budgets],
+        "grounding": [asdict(one) for one in analysis.grounding],
+        "collapse": [one.as_dict() for one in analysis.collapse],
+        "published": [_beside_json(one) for one in analysis.beside],
+        "profile": [asdict(cell) for cell in analysis.profile],
+        "audit": analysis.audit.as_dict() if analysis.audit else None,
+    }
+
+
+def _beside_json(one: Beside) -> dict[str, Any]:
+    return asdict(one) | {"result": one.result.as_dict(), "in_words": one.in_words}
+
+
+def _pair_json(pair: Comparison) -> dict[str, Any]:
+    return asdict(pair) | {"decided": pair.decided, "in_words": pair.in_words}
+
+
+def _arm_json(arm: Arm) -> dict[str, Any]:
+    if not arm.finished:
+        return {"finished": False, "missing": arm.missing}
+    return {
+        "finished": True,
+        "missing": arm.missing,
+        "seeds": [run.seed for run in arm.runs],
+        "backbone": arm.backbone,
+        "objective": arm.objective,
+        "num_tokens": arm.num_tokens,
+        "invalid_boxes": arm.scores.invalid_boxes,
+        **asdict(arm.scores),
+    }
+
+
+def _csv_rows(study: str, run: Run) -> list[dict[str, Any]]:
+    scores = run.scores or Scores({}, {})
+    head = {"study": study, "arm": run.arm, "seed": run.seed, "unit": "%"}
+    rows = [
+        head | {"benchmark": one.name, "group": one.group, "metric": one.metric} | _csv_score(one.score)
+        for one in scores.benchmarks.values()
+    ]
+    return rows + [
+        head | {"benchmark": "average", "group": group, "metric": "weighted by n"} | _csv_score(score)
+        for group, score in scores.averages.items()
+    ]
+
+
+def _csv_score(score: Score) -> dict[str, Any]:
+    return {
+        "n": score.n,
+        "score": score.value,
+        "low": score.low,
+        "high": score.high,
+        "baseline": score.baseline,
+        "gain": score.gain,
+        "gain_low": score.gain_low,
+        "gain_high": score.gain_high,
+    }

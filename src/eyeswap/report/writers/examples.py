@@ -1,0 +1,150 @@
+"""The examples that a reader can look at: a balanced, seeded sample with its images inside the page.
+
+Every benchmark gives the same number. Within one, half are drawn from the examples on which the arms disagree
+and half from the others, as far as there are enough: disagreement is what a reader wants to see, and the page
+says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eyeswap.errors import DataError
+from eyeswap.files import open_image
+from eyeswap.report.analysis.pairs import RIGHT
+from eyeswap.report.analysis.study import StudyResults
+from eyeswap.report.style import NUM_COLORS
+from eyeswap.results.scores import Predictions
+
+NUM_EXAMPLES = 60
+IMAGE_BYTES = 5_000_000  # for all images of a page, before base64
+STEPS = ((640, 85), (480, 80), (360, 75), (256, 70), (192, 60))  # longest side in pixels, JPEG quality
+KEEP_PNG_PX = 320
+
+
+def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: int = IMAGE_BYTES) -> dict[str, Any]:
+    """Return benchmarks, arms, images (as data URIs) and examples, ready for JSON.
+
+    Args:
+        results: the runs.
+        total: how many examples.
+        image_bytes: what all images together may take before they become text.
+    """
+    arms = [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
+    runs = [arm.runs[0] for _, arm in arms]
+    chosen: list[tuple[int, int]] = []
+    for position in range(len(results.benchmarks)):
+        share = total // len(results.benchmarks) + (position < total % len(results.benchmarks))
+        per_arm = [run.predictions[position].score for run in runs]
+        chosen += [(position, row) for row in choose_rows(per_arm, share, seed=position)]
+    paths = list(dict.fromkeys(str(runs[0].predictions[position].image[row]) for position, row in chosen))
+    budget = image_bytes // max(len(paths), 1)
+    return {
+        "benchmarks": [{"title": one.title, "group": one.group, "metric": one.metric} for one in results.benchmarks],
+        "arms": [{"name": arm.name, "color": f"var(--arm-{index % NUM_COLORS})"} for index, arm in arms],
+        "images": [_embedded(results.data_root / path, budget) for path in paths],
+        "examples": [
+            _example(position, row, paths, [run.predictions[position] for run in runs]) for position, row in chosen
+        ],
+    }
+
+
+def choose_rows(scores: list[Any], share: int, seed: int) -> list[int]:
+    """Choose rows, half of them where arms disagree on right or wrong, as far as there are enough.
+
+    Args:
+        scores: one array ``[n]`` an arm.
+        share: how many rows to choose; fewer are returned if there are fewer.
+        seed: seed of the drawing.
+    """
+    right = np.stack(scores) >= RIGHT  # [arms, n]
+    generator = np.random.default_rng(seed)
+    disagree = np.flatnonzero(right.any(0) & ~right.all(0))
+    agree = np.flatnonzero(right.all(0) | ~right.any(0))
+    num_disagree = max(min(len(disagree), (share + 1) // 2), min(len(disagree), share - len(agree)))
+    parts = [
+        generator.permutation(disagree)[:num_disagree],
+        generator.permutation(agree)[: max(share - num_disagree, 0)],
+    ]
+    return [int(row) for row in generator.permutation(np.concatenate(parts))]
+
+
+def _example(position: int, row: int, paths: list[str], answers: list[Predictions]) -> dict[str, Any]:
+    def cell(name: str, one: Predictions) -> Any:
+        return one.table.column(name)[row].as_py()
+
+    first = answers[0]
+    truth_text, truth_box = read_truth(str(cell("truth", first)))
+    return {
+        "benchmark": position,
+        "image": paths.index(str(first.image[row])),
+        "question": cell("question", first),
+        "subset": cell("subset", first),
+        "truth": truth_text,
+        "truthBox": truth_box,
+        "answers": [
+            {
+                "text": cell("answer", one),
+                "right": float(one.score[row]) >= RIGHT,
+                "score": round(100 * float(one.score[row])),
+                "box": _rounded(cell("box", one)),
+                "iou": cell("iou", one),
+                "invalid": bool(cell("invalid", one)),
+            }
+            for one in answers
+        ],
+    }
+
+
+def read_truth(truth: str) -> tuple[str, list[float] | None]:
+    """Return the truth of an example as (text, box): a label, counted human answers, or a box in 0..1."""
+    try:
+        value = json.loads(truth)
+    except json.JSONDecodeError:
+        return truth, None
+    if not isinstance(value, list):
+        return str(value), None
+    if len(value) == 4 and all(isinstance(item, int | float) for item in value):
+        return "[" + ", ".join(f"{item:.2f}" for item in value) + "]", _rounded(value)
+    counted = Counter(str(item) for item in value).most_common()
+    return ", ".join(f"{answer} ×{times}" if times > 1 else answer for answer, times in counted), None  # noqa: RUF001
+
+
+def _rounded(box: list[float] | None) -> list[float] | None:
+    return [round(float(value), 4) for value in box] if box else None
+
+
+def _embedded(path: Path, budget: int) -> dict[str, Any] | None:
+    """Return an image as a data URI with its size, shrunk until it fits the budget; None if unreadable."""
+    try:
+        image = open_image(path)
+    except DataError:
+        return None  # predictions may travel without their data set; the page says that the image is missing
+    width, height = image.size
+    if max(width, height) <= KEEP_PNG_PX and len(png := _encoded(image, "PNG")) <= budget:
+        return {"uri": _data_uri("png", png), "width": width, "height": height}
+    for side, quality in STEPS:
+        small = image.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        jpeg = _encoded(small, "JPEG", quality=quality, optimize=True)
+        if len(jpeg) <= budget:
+            break
+    return {"uri": _data_uri("jpeg", jpeg), "width": width, "height": height}
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,152 @@
+"""The whole report as Markdown, for a pull request or a notebook."""
+
+from __future__ import annotations
+
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.boxes import FATE_TITLES, FATES
+from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
+from eyeswap.report.analysis.pairs import Comparison
+from eyeswap.report.analysis.study import GROUP_TITLES, Score
+from eyeswap.report.analysis.verdict import correlation
+from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, cost, count, p_value, percent, points, size
+
+
+def markdown(analysis: Analysis) -> str:
+    """Return the whole report, the verdict first."""
+    results, verdict = analysis.results, analysis.verdict
+    parts = [f"# {results.question}", f"Study `{results.name}`.", f"**Verdict.** {verdict.headline}"]
+    parts.append("\n".join(f"- {finding.text}" for finding in verdict.findings))
+    if results.finished_arms:
+        parts += ["## Scores", _scores(analysis), "## Costs", _costs(analysis)]
+    if analysis.averages:
+        parts += ["## Pairs of arms", _pairs(analysis.averages, analysis.margin)]
+        parts += ["## What predicts the scores", _predictors(analysis)]
+    if analysis.grounding:
+        parts += ["## What became of the boxes", _grounding(analysis)]
+    if analysis.collapse:
+        parts += ["## Has localization collapsed?", _collapse(analysis)]
+    if analysis.beside:
+        parts += ["## Beside the published study", _beside(analysis)]
+    parts += ["## Held fixed", _fixed(analysis)]
+    return "\n\n".join(parts) + "\n"
+
+
+def pipes(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _scores(analysis: Analysis) -> str:
+    results = analysis.results
+    first = results.finished_arms[0].scores
+    columns = {group: GROUP_TITLES[group] for group in results.groups} | {
+        one.name: one.title for one in results.benchmarks
+    }
+    counts = [score.n for score in first.averages.values()] + [one.score.n for one in results.benchmarks]
+    rows = [["n", *map(count, counts), "", "", ""]]
+    for arm in results.finished_arms:
+        scores = arm.scores.averages | {name: one.score for name, one in arm.scores.benchmarks.items()}
+        cells = [_score(analysis, name, arm.name, scores[name]) for name in columns]
+        invalid, tokens = arm.scores.invalid_boxes, arm.num_tokens
+        about = ["" if invalid is None else percent(invalid), size(arm.num_parameters)]
+        rows.append([arm.name, *cells, *about, DASH if tokens is None else count(tokens)])
+    baselines = [score.baseline for score in first.averages.values()] + [
+        one.score.baseline for one in results.benchmarks
+    ]
+    rows.append(["trivial baseline", *map(percent, baselines), "", "", ""])
+    note = "Percent, with 95% intervals over images and, where there are several, seeds."
+    if analysis.averages:
+        note += " Bold: best; italic: not told apart from the best after Holm's correction."
+    table = pipes(["arm", *columns.values(), "invalid boxes", "parameters at tap", "tokens"], rows)
+    return f"{table}\n\n{note} {BELOW} {BELOW_NOTE}."
+
+
+def _score(analysis: Analysis, where: str, arm: str, score: Score) -> str:
+    value = percent(score.value) + ("" if score.beats_baseline else BELOW)
+    around = {"best": "**", "level": "*", "behind": ""}[analysis.standing(where, arm)]
+    rank = analysis.ranks.get(where, {}).get(arm)
+    place = f", rank {rank.value}" if rank else ""
+    if rank and rank.low != rank.high:
+        place += f" ({rank.low}{DASH}{rank.high})"
+    return f"{around}{value}{around} [{percent(score.low)}, {percent(score.high)}]{place}"
+
+
+def _costs(analysis: Analysis) -> str:
+    rows = [
+        [arm.name, arm.objective]
+        + [cost(one.key, one.values[arm.name]) if arm.name in one.values else DASH for one in analysis.budgets]
+        for arm in analysis.results.finished_arms
+    ]
+    notes = " ".join(f"{one.title[0].upper()}{one.title[1:]}: {one.note}." for one in analysis.budgets if one.note)
+    return f"{pipes(['arm', 'objective', *(one.title for one in analysis.budgets)], rows)}\n\n{notes}"
+
+
+def _pairs(comparisons: list[Comparison], margin: float) -> str:
+    rows = [
+        [
+            GROUP_TITLES[pair.where],
+            f"{pair.ahead} over {pair.behind}",
+            f"{points(pair.value)} [{points(pair.low)}, {points(pair.high)}]",
+            p_value(pair.p),
+            percent(pair.detectable),
+            pair.in_words,
+        ]
+        for pair in comparisons
+    ]
+    note = (
+        "Points, with 95% intervals of the paired difference; p-values are adjusted by Holm over this table. "
+        "Detectable: the true difference found in four of five such studies. Equivalent, no worse: by a margin of "
+        f"{margin:g} points."
+    )
+    return f"{pipes(['average', 'pair', 'difference', 'p', 'detectable', 'result'], rows)}\n\n{note}"
+
+
+def _predictors(analysis: Analysis) -> str:
+    rows = [
+        [one.title, str(len(one.values)), GROUP_TITLES[group], correlation(spearman), correlation(kendall)]
+        for one in analysis.predictors
+        for group, (spearman, kendall) in one.correlations.items()
+    ]
+    return pipes(["known beforehand", "arms", "average", "Spearman", "Kendall"], rows)
+
+
+def _grounding(analysis: Analysis) -> str:
+    rows = []
+    for one in analysis.grounding:
+        reachable = DASH if one.ceiling is None else percent(one.ceiling.reachable)
+        rows.append([one.title, one.arm, *(percent(one.shares[fate]) for fate in FATES), reachable])
+    heads = ["benchmark", "arm", *(FATE_TITLES[fate] for fate in FATES), "reachable by whole tokens"]
+    return f"{pipes(heads, rows)}\n\nPercent of all answers."
+
+
+def _collapse(analysis: Analysis) -> str:
+    return "\n".join(f"- {one.arm}: **{one.verdict}**. {'; '.join(one.reasons)}." for one in analysis.collapse)
+
+
+def _beside(analysis: Analysis) -> str:
+    rows = [
+        [
+            one.arm,
+            GROUP_TITLES[one.group],
+            f"{percent(one.value)} [{percent(one.low)}, {percent(one.high)}]",
+            f"{one.published:.2f}",
+            one.in_words + (f" ({', '.join(one.differs)})" if one.differs else ""),
+            f"{one.result.model}, {one.result.source}",
+        ]
+        for one in analysis.beside
+    ]
+    note = "Ours with the published weights of the benchmarks; published values are of one seed."
+    return f"{pipes(['arm', 'average', 'ours', 'published', 'published lies', 'source'], rows)}\n\n{note}"
+
+
+def _fixed(analysis: Analysis) -> str:
+    recipe = "Recipe:\n\n" + "\n".join(f"- `{field}`: {value}" for field, value in recipe_rows(analysis.results))
+    if analysis.audit is None:
+        return recipe
+    rows = [
+        [row.title, row.verdict, "; ".join(f"{value} ({runs})" if runs else value for value, runs in row.values)]
+        for row in fact_rows(analysis.audit)
+    ]
+    warnings = "\n".join(f"- {one.severity}: {one} ({one.docs})" for one in analysis.audit.warnings)
+    return "\n\n".join(part for part in (pipes(["what", "between runs", "value"], rows), warnings, recipe) if part)

@@ -1,0 +1,26 @@
+"""Write a study's report: everything in ``<study>/report``, from the run folders alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eyeswap.files import write_json, write_text
+from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.writers.data import as_json, long_csv
+from eyeswap.report.writers.latex import latex
+from eyeswap.report.writers.markdown import markdown
+from eyeswap.report.writers.page import render
+
+FILES = ("report.html", "report.md", "tables.tex", "results.csv", "results.json")
+
+
+def write_report(analysis: Analysis) -> dict[str, Path]:
+    """Write ``report.html``, ``report.md``, ``tables.tex``, ``results.csv``, ``results.json``; return paths by name."""
+    folder = analysis.results.folder / "report"
+    paths = {name: folder / name for name in FILES}
+    write_json(paths["results.json"], as_json(analysis))
+    write_text(paths["results.csv"], long_csv(analysis.results))
+    write_text(paths["report.md"], markdown(analysis))
+    write_text(paths["tables.tex"], latex(analysis))
+    write_text(paths["report.html"], render(analysis))
+    return paths

@@ -1,0 +1,1 @@
+"""What finished runs scored: read, averaged, compared, rescored, pooled."""

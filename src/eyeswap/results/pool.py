@@ -1,0 +1,297 @@
+"""Pack a study's results into one file, and merge such a file into the runs of another machine.
+
+An archive is a zip: what describes, scores and reports the runs, and a manifest with the size and sha256 of every
+file. Weights, tokens and data stay at home. The same results give the same bytes, and so the same digest. An archive
+is opened as if hostile: only names of the known layout are read, no path leads out, nothing may unpack to more than
+it says, nothing of it is run, and the scores must follow from the predictions. Runs appear in the study's folder
+whole, by rename, or not at all. The report in an archive is for who unpacks it by hand: the merged runs need one of
+their own, and a page from elsewhere is not put where one opens pages without a thought.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import stat
+import tempfile
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eyeswap.errors import DataError, SpecError
+from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
+from eyeswap.results.scores import score_run
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+MAX_FILES = 20_000
+MAX_FILE_BYTES = 2 << 30
+MAX_TOTAL_BYTES = 16 << 30
+MAX_RATIO, SMALL_BYTES = 100, 64 << 20  # beyond so many bytes, what unpacks to so many times its size is a bomb
+MAX_ROWS = 5_000_000  # predictions of a benchmark; the largest published one has 214,354
+SUFFIX = ".eyeswap.zip"
+
+_NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_RUN = rf"{_NAME}/seed-[0-9]+"
+_RUN_FILE = (
+    rf"{_RUN}/(?:(?:spec|environment|scores|seal)\.json|train\.jsonl|predictions/[a-z0-9_+.-]+\.(?:parquet|json))"
+)
+_STUDY_FILE = r"(?:study|analysis)\.json|report/[a-z0-9_-]+\.(?:html|md|csv|json|tex|svg|png)"
+_KNOWN = re.compile(rf"(?:{_STUDY_FILE}|{_RUN_FILE})")
+_ADDED_UP = ("arms", "seeds")  # what two parts of one study may have different
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        folder: the study's folder.
+        digest: sha256 of the archive's manifest: equal digests, equal results.
+        added: runs that are new here.
+        known: runs that were here already, byte for byte.
+    """
+
+    folder: Path
+    digest: str
+    added: list[str]
+    known: list[str]
+
+
+def export_study(study_dir: Path, archive: Path) -> str:
+    """Write a study's results to one file.
+
+    Args:
+        study_dir: the study's folder; unfinished runs are left out.
+        archive: the file to write, replaced if it is there.
+
+    Returns:
+        The digest of the archive's manifest.
+
+    Raises:
+        SpecError: if the folder holds no study, or none of its runs is finished.
+    """
+    if not (study_dir / "study.json").is_file():
+        raise SpecError(f"{study_dir}: no study here (study.json is missing); pass a folder such as runs/quickstart")
+    finished = {path.parent for path in study_dir.glob("*/seed-*/scores.json")}
+    if not finished:
+        raise SpecError(f"{study_dir}: no finished run to export; see `eyeswap study status`")
+    paths = {path.relative_to(study_dir).as_posix(): path for path in sorted(study_dir.rglob("*")) if path.is_file()}
+    packed = {
+        name: path
+        for name, path in paths.items()
+        if _KNOWN.fullmatch(name) and (not re.match(_RUN, name) or any(run in path.parents for run in finished))
+    }
+    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in packed.items()}
+    manifest = {"format": FORMAT, "study": study_dir.resolve().name, "files": files}
+    with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packer:
+        content = _canonical(manifest)
+        packer.writestr(_entry(MANIFEST), content)
+        for name, path in packed.items():
+            with path.open("rb") as source, packer.open(_entry(name), "w") as target:
+                shutil.copyfileobj(source, target)
+    return hashlib.sha256(content).hexdigest()
+
+
+def import_study(archive: Path, runs_dir: Path) -> Imported:
+    """Verify an archive and merge its runs into the study of the same name.
+
+    Raises:
+        DataError: if the archive is broken, was changed, or holds what no archive holds.
+        SpecError: if a study of that name is here and is another one, or a run of both has different results.
+    """
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(dir=runs_dir, prefix=".import-"))
+    try:
+        manifest, digest = _unpack(archive, workplace)
+        folder = runs_dir / manifest["study"]
+        study = _merged_study(archive, workplace, folder)
+        runs = sorted({"/".join(name.split("/")[:2]) for name in manifest["files"] if re.match(_RUN, name)})
+        known = [run for run in runs if (folder / run).exists()]
+        for run in known:
+            _check_same(archive, manifest, folder, run)
+        added = [run for run in runs if run not in known]
+        for run in added:
+            _check_scores(archive, workplace, run)
+        for run in added:
+            (folder / run).parent.mkdir(parents=True, exist_ok=True)
+            (workplace / run).rename(folder / run)
+        write_json(folder / "study.json", study)
+        sources = read_json(folder / "imports.json") if (folder / "imports.json").is_file() else []
+        if all(source["digest"] != digest for source in sources):
+            write_json(folder / "imports.json", [*sources, {"digest": digest, "file": archive.name, "runs": runs}])
+    except OSError as problem:
+        raise DataError(f"{archive}: {problem.strerror or problem} ({problem.filename or runs_dir})") from None
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    return Imported(folder, digest, added, known)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """Return an entry without time and owner, so that equal results give equal bytes."""
+    entry = zipfile.ZipInfo(name)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = (stat.S_IFREG | 0o644) << 16
+    return entry
+
+
+def _canonical(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def _unpack(archive: Path, workplace: Path) -> tuple[dict[str, Any], str]:
+    """Unpack an archive file by file, each checked against the manifest; return the manifest and its digest."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            entries = {entry.filename: entry for entry in packed.infolist()}
+            manifest, digest = _manifest(archive, packed, entries)
+            for name, told in manifest["files"].items():
+                path = workplace / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                found = _copy(archive, packed, entries[name], path, told["bytes"])
+                if found != told["sha256"]:
+                    raise DataError(f"{archive}: {name} is not what the manifest says: the archive was changed")
+                _check_content(archive, name, path)
+    except FileNotFoundError:
+        raise DataError(f"{archive}: no such file") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as problem:
+        raise DataError(f"{archive}: not a whole archive: {problem}") from None
+    return manifest, digest
+
+
+def _manifest(
+    archive: Path, packed: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]
+) -> tuple[dict[str, Any], str]:
+    """Read the manifest and compare it with what the archive lists."""
+    if MANIFEST not in entries or entries[MANIFEST].file_size > 64 << 20:
+        raise DataError(f"{archive}: no archive of eyeswap: it has no {MANIFEST}")
+    content = packed.read(MANIFEST)
+    try:
+        manifest = parse_json(content.decode())
+        files = manifest["files"]
+        whole = manifest["format"] == FORMAT and re.fullmatch(_NAME, manifest["study"]) is not None
+        sizes = [told["bytes"] for told in files.values()]
+        whole = whole and all(isinstance(size, int) and 0 <= size <= MAX_FILE_BYTES for size in sizes)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DataError(f"{archive}: {MANIFEST} is not one of format {FORMAT}; was it made by a newer eyeswap?")
+    for name in files:
+        if not _KNOWN.fullmatch(name):
+            raise DataError(f"{archive}: holds {name!r}, which no study has; refused")
+    if len(entries) != len(packed.infolist()) or set(entries) != {MANIFEST, *files}:
+        raise DataError(f"{archive}: its files are not those of its manifest: the archive was changed")
+    if any(stat.S_ISLNK(entry.external_attr >> 16) for entry in entries.values()):
+        raise DataError(f"{archive}: holds a link; refused")
+    is_bomb = sum(sizes) > max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
+    if len(files) > MAX_FILES or sum(sizes) > MAX_TOTAL_BYTES or is_bomb:
+        raise DataError(f"{archive}: unpacks to {len(files)} files of {sum(sizes):,} bytes; refused as too large")
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def _copy(archive: Path, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, size: int) -> str:
+    """Unpack one file, at most ``size`` bytes; return its sha256."""
+    total, left = hashlib.sha256(), size
+    with packed.open(entry) as source, path.open("wb") as target:
+        while chunk := source.read(1 << 20):
+            left -= len(chunk)
+            if left < 0:
+                raise DataError(f"{archive}: {entry.filename} unpacks to more than the manifest says; refused")
+            total.update(chunk)
+            target.write(chunk)
+    return total.hexdigest()
+
+
+def _check_content(archive: Path, name: str, path: Path) -> None:
+    """Refuse a file that later readers would stumble over."""
+    try:
+        if path.suffix == ".json":
+            parse_json(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".parquet":
+            num_rows = pq.read_metadata(path).num_rows
+            if num_rows > MAX_ROWS:
+                raise DataError(f"{archive}: {name} has {num_rows:,} rows; refused as too large")
+    except (ValueError, RecursionError, pa.ArrowException) as problem:
+        raise DataError(f"{archive}: {name} cannot be read: {str(problem).splitlines()[0]}") from None
+
+
+def _merged_study(archive: Path, workplace: Path, folder: Path) -> dict[str, Any]:
+    """Return the study with the arms and seeds of both sides, or refuse to mix two studies."""
+    theirs = _study_of(archive, workplace)
+    if not (folder / "study.json").is_file():
+        return theirs
+    ours: dict[str, Any] = read_json(folder / "study.json")
+    for key in sorted(set(ours) | set(theirs)):
+        if key not in _ADDED_UP and ours.get(key) != theirs.get(key):
+            there, here = _difference(key, theirs.get(key), ours.get(key))
+            raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
+    for arm in set(ours["arms"]) & set(theirs["arms"]):
+        if ours["arms"][arm] != theirs["arms"][arm]:
+            there, here = _difference(f"arms.{arm}", theirs["arms"][arm], ours["arms"][arm])
+            raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
+    arms, seeds = {**ours["arms"], **theirs["arms"]}, [*ours["seeds"]]
+    return {**ours, "arms": arms, "seeds": [*seeds, *(seed for seed in theirs["seeds"] if seed not in seeds)]}
+
+
+def _difference(path: str, theirs: Any, ours: Any) -> tuple[str, str]:
+    """Return the first place where two values differ, and what stands there, on either side."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        key = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
+        return _difference(f"{path}.{key}", theirs.get(key), ours.get(key))
+    there, here = (textwrap.shorten(json.dumps(value, ensure_ascii=False), 80) for value in (theirs, ours))
+    return f"{path} is {there}", here
+
+
+def _study_of(archive: Path, workplace: Path) -> dict[str, Any]:
+    study = read_json(workplace / "study.json") if (workplace / "study.json").is_file() else None
+    if (
+        not isinstance(study, dict)
+        or not isinstance(study.get("arms"), dict)
+        or not isinstance(study.get("seeds"), list)
+    ):
+        raise DataError(f"{archive}: holds no readable study.json")
+    return study
+
+
+def _check_same(archive: Path, manifest: dict[str, Any], folder: Path, run: str) -> None:
+    """Raise unless a run of the archive is the run that is here."""
+    for name in _decisive(manifest, run):
+        here = folder / name
+        if not here.is_file() or sha256_of(here) != manifest["files"][name]["sha256"]:
+            raise SpecError(
+                f"{archive}: {name} differs from the one in {folder}: the same run with other results; "
+                "use another --runs folder to keep both"
+            )
+
+
+def _check_scores(archive: Path, workplace: Path, run: str) -> None:
+    """Score a run's predictions again, and compare with the scores that came with them."""
+    try:
+        told = read_json(workplace / run / "scores.json")["benchmarks"]
+        found = score_run(workplace / run)["benchmarks"]
+        same = set(told) == set(found) and all(
+            told[name]["n"] == found[name]["n"] and abs(told[name]["score"] - found[name]["score"]) < 1e-6
+            for name in found
+        )
+    except (KeyError, TypeError, FileNotFoundError):
+        same = False
+    except DataError as problem:
+        raise DataError(f"{archive}: {str(problem).replace(f'{workplace}/', '')}") from None
+    if not same:
+        raise DataError(f"{archive}: {run}: scores.json is not what the predictions beside it give; refused")
+
+
+def _decisive(manifest: dict[str, Any], run: str) -> Iterator[str]:
+    """Yield the files of a run that hold its results: all but the machine and the clock."""
+    for name in manifest["files"]:
+        if name.startswith(f"{run}/") and not name.endswith(("environment.json", "train.jsonl")):
+            yield name

@@ -1,0 +1,167 @@
+"""Score the stored predictions of a run again, in either mode, without the model.
+
+Nothing is written. What the predictions do not hold (the official fields of examples, in files of an earlier version)
+is read from the data root if one is named; without it the metrics that need these fields are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyeswap.data.formats import Example
+from eyeswap.errors import DataError, SpecError, nearest
+from eyeswap.evaluation import get_benchmark
+from eyeswap.evaluation.benchmark import Answer, Benchmark, Mode, Outcome
+from eyeswap.evaluation.boxes import iou
+from eyeswap.files import read_json
+from eyeswap.results.averages import Weights
+from eyeswap.results.scores import Predictions, read_run_predictions, summarize
+
+_CLOSE = 1e-9  # two scores nearer than this are equal
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """One benchmark of a run, scored again.
+
+    Attributes:
+        benchmark: with the mode it was scored in.
+        predictions: as stored, with the new scores.
+        outcomes: one an example.
+        num_changed: how many scores differ from those stored.
+        has_details: whether the official fields of the examples are known.
+        note: what a reader of the scores must know; empty if nothing.
+    """
+
+    benchmark: Benchmark
+    predictions: Predictions
+    outcomes: list[Outcome]
+    num_changed: int
+    has_details: bool
+    note: str
+
+
+def rescore(
+    run_dir: Path,
+    mode: Mode = "study",
+    names: Iterable[str] = (),
+    root: Path | None = None,
+    weights: Weights = "counts",
+) -> dict[str, Any]:
+    """Score a run's predictions, complete or not.
+
+    Args:
+        run_dir: the run's folder.
+        mode: ``study`` or ``official``.
+        names: benchmarks to score; all that the run answered if empty.
+        root: data root that the official fields of examples are read from.
+        weights: how benchmarks are weighted in the averages.
+
+    Returns:
+        As ``scores.json``; for each benchmark also ``details`` (further metrics) and ``reasons`` (why one is None),
+        ``changed`` (scores that differ from those stored) and ``note``. In ``official`` mode baselines and gains are
+        None: the trivial answers were scored in the study's mode.
+
+    Raises:
+        SpecError: if the run did not answer a benchmark of that name.
+        DataError: naming file and row.
+    """
+    found = rescore_benchmarks(run_dir, mode, names, root)
+    content = summarize([one.predictions for one in found], weights)
+    for one in found:
+        entry = content["benchmarks"][one.benchmark.name]
+        details = one.benchmark.details(one.outcomes) if one.has_details else None
+        entry |= {
+            "details": details.values if details else {},
+            "reasons": details.reasons if details else {"details": "not stored with the answers; name the data root"},
+            "changed": one.num_changed,
+            "note": one.note,
+        }
+    if mode == "official":
+        for entry in [*content["benchmarks"].values(), *content["averages"].values()]:
+            entry |= {"baseline": None, "gain": None}
+    return {"mode": mode, "weights": weights, **content}
+
+
+def rescore_benchmarks(
+    run_dir: Path, mode: Mode = "study", names: Iterable[str] = (), root: Path | None = None
+) -> list[Rescored]:
+    """Score each benchmark's predictions again; arguments and errors as `rescore`."""
+    if not (run_dir / "predictions").is_dir():
+        raise SpecError(f"{run_dir}: no predictions here; name a run folder such as runs/quickstart/vit/seed-7")
+    stored = {one.name: one for one in read_run_predictions(run_dir)}
+    for name in names:
+        if name not in stored:
+            raise SpecError(f"{run_dir}: has no predictions for {name!r}. {nearest(name, stored)}")
+    index = read_json(run_dir / "predictions" / "benchmarks.json")
+    chosen = list(names) or list(stored)
+    return [_rescore(stored[name], index[name], mode, root) for name in chosen]
+
+
+def _rescore(stored: Predictions, about: Mapping[str, Any], mode: Mode, root: Path | None) -> Rescored:
+    benchmark = get_benchmark(about.get("benchmark", stored.name), mode)
+    known = None if root is None else {example.example_id: example for example in benchmark.examples(root)}
+    rows = stored.table.to_pylist()
+    has_details = known is not None or all(row.get("details") is not None for row in rows)
+    outcomes = [_outcome(benchmark, stored, row, known) for row in rows]
+    scores = np.array([outcome.score for outcome in outcomes])
+    changed = int(np.sum(np.abs(scores - stored.score) > _CLOSE))
+    by_choice = any(row.get("probabilities") is not None for row in rows)
+    note = ""
+    if mode == "official" and by_choice and benchmark.answer_kind == "text":
+        note = "the answers are the more probable of Yes and No; the official script reads generated text"
+    return Rescored(benchmark, replace(stored, score=scores), outcomes, changed, has_details, note)
+
+
+def _outcome(
+    benchmark: Benchmark, stored: Predictions, row: Mapping[str, Any], known: Mapping[str, Example] | None
+) -> Outcome:
+    example = _example(stored, row)
+    if known is not None:
+        raw = known.get(example.example_id)
+        if raw is None or (raw.question, _plain(raw.truth)) != (example.question, _plain(example.truth)):
+            raise DataError(f"{stored.path}: example {example.example_id} is not the one of the data root; other data?")
+        example = raw
+    if row.get("error") is not None:
+        return Outcome(example, row["answer"], 0.0, invalid=bool(row["invalid"]))
+    if benchmark.answer_kind == "box" and row.get("box") is not None:  # already in the frame of the original image
+        truth = [float(value) for value in _sequence(example)]
+        overlap = iou(row["box"], truth)
+        right = float(overlap >= benchmark.iou_threshold)
+        return Outcome(example, row["answer"], right, box=tuple(row["box"]), iou=overlap)
+    answer: Answer = row["answer"]
+    if benchmark.answer_kind == "choice" and row.get("probabilities") is not None:
+        answer = [float("nan") if value is None else float(value) for value in row["probabilities"]]
+    return benchmark.score(example, answer)
+
+
+def _example(stored: Predictions, row: Mapping[str, Any]) -> Example:
+    try:
+        truth = json.loads(row["truth"])
+        details = json.loads(row.get("details") or "{}")
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{stored.path}: example {row['example_id']}: truth or details are no JSON text") from None
+    return Example(
+        example_id=row["example_id"],
+        image=row["image"],
+        image_id=row.get("image_id", row["image"]),
+        subset=row["subset"],
+        kind=row.get("kind", ""),
+        question=row.get("question", ""),
+        truth=tuple(truth) if isinstance(truth, list) else truth,
+        details=details,
+    )
+
+
+def _plain(truth: Any) -> Any:
+    return list(truth) if isinstance(truth, tuple) else truth
+
+
+def _sequence(example: Example) -> Sequence[Any]:
+    return example.truth if isinstance(example.truth, tuple) else ()

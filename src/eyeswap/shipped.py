@@ -1,0 +1,18 @@
+"""The checkpoints that come with the package: miniature backbones and the miniature LLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+SHIPPED_LLM = "digits-llm"
+
+
+def llm_path(name: str) -> Path:
+    """Return the folder that an LLM's name stands for: the package's for ``digits-llm``, else the name as a path."""
+    return CHECKPOINTS / name if name == SHIPPED_LLM else Path(name)
+
+
+def llm_source(name: str) -> str:
+    """Return what an LLM is loaded by: the package's folder for ``digits-llm``, else the name, a folder or Hub id."""
+    return str(CHECKPOINTS / name) if name == SHIPPED_LLM else name

@@ -1,0 +1,1 @@
+"""Visual tokens of frozen backbones, computed once and kept."""

@@ -1,0 +1,153 @@
+"""The released VLM checkpoints of the study: who they are, where they lie, how an archive becomes a folder.
+
+Archives come from the Hub, resumed where an earlier call ended (`eyeswap.download`); they are checked against
+the sha256 of the authors' manifest before anything in them is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tarfile
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from eyeswap.backbones.catalog import WeightsSource
+from eyeswap.backbones.fetch import fetch
+from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError, nearest
+from eyeswap.files import atomic_path, sha256_of
+
+REPOSITORY = "raykuo188/vlm-ssm-vision-encoders-checkpoints"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "checkpoints/latest-checkpoint.pt"
+
+
+class Scores(BaseModel):
+    """Published weighted averages, percent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vqa: float
+    localization: float
+    overall: float
+
+
+class ReleasedModel(BaseModel):
+    """One released checkpoint.
+
+    Attributes:
+        id: public id, which also names the archive.
+        title: a readable name.
+        run_id: the authors' name of the training run.
+        backbone: vision backbone, a name or alias of our catalog.
+        visual_tokens: number of visual tokens as published.
+        sha256: digest of the archive.
+        scores: published averages.
+        notes: what a user must know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    title: str
+    run_id: str
+    backbone: str
+    visual_tokens: int
+    sha256: str
+    scores: Scores
+    notes: str = ""
+
+    @property
+    def archive(self) -> str:
+        """Name of the archive in the repository."""
+        return f"{self.id}.tar"
+
+
+@functools.cache
+def released_models() -> dict[str, ReleasedModel]:
+    """Return all released checkpoints by public id."""
+    text = (resources.files("eyeswap.vlm.released") / "released.yaml").read_text(encoding="utf-8")
+    return {name: ReleasedModel(id=name, **about) for name, about in yaml.safe_load(text).items()}
+
+
+def released_model(name: str) -> ReleasedModel:
+    """Return a released checkpoint by public id.
+
+    Raises:
+        SpecError: if there is none; the message names the nearest.
+    """
+    models = released_models()
+    if name not in models:
+        raise SpecError(f"no released model {name!r}. {nearest(name, models)}")
+    return models[name]
+
+
+def fetch_archive(model: ReleasedModel) -> Path:
+    """Return the checked archive of a released checkpoint, downloading it the first time.
+
+    Raises:
+        CheckpointError: if it cannot be got, or is not the file of the manifest.
+    """
+    source = WeightsSource(
+        file=model.archive, layout="released", licence="Llama 2 community", hub=REPOSITORY, sha256=model.sha256
+    )
+    return fetch(source)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Check that a disk has room for so many bytes.
+
+    Args:
+        folder: what is to be written to; need not exist.
+        needed: bytes.
+
+    Raises:
+        EnvironmentProblem: if it has not.
+    """
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise EnvironmentProblem(f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on this disk")
+
+
+def check_archive(path: Path, sha256: str) -> None:
+    """Check a file against its digest.
+
+    Raises:
+        CheckpointError: if they differ.
+    """
+    found = sha256_of(path)
+    if found != sha256:
+        raise CheckpointError(f"{path}: has sha256 {found[:12]}, expected {sha256[:12]}; delete the file, get it again")
+
+
+def unpack_archive(archive: Path, folder: Path) -> Path:
+    """Write the two files of an archive below ``folder`` and return it; whatever else is in the archive stays there.
+
+    The files may lie at the top of the archive or in one folder, as in the published contract.
+
+    Raises:
+        CheckpointError: if it is no whole tar archive, or lacks one of them.
+        EnvironmentProblem: if the disk has no room for what the archive says it holds.
+    """
+    wanted = {file: folder / file for file in (CONFIG_FILE, WEIGHTS_FILE)}
+    try:
+        with tarfile.open(archive) as content:
+            for member in content:
+                parts = PurePosixPath(member.name).parts
+                parts = tuple(part for part in parts if part != ".")
+                name = next((name for name in ("/".join(parts), "/".join(parts[1:])) if name in wanted), None)
+                stream = content.extractfile(member) if name is not None and member.isfile() else None
+                if name is None or stream is None:
+                    continue
+                check_room(folder, member.size)
+                with stream, atomic_path(wanted.pop(name)) as temporary, temporary.open("wb") as target:
+                    shutil.copyfileobj(stream, target, 1 << 22)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise CheckpointError(f"{archive}: not a whole tar archive: {error}") from None
+    if wanted:
+        raise CheckpointError(f"{archive}: holds no {next(iter(wanted))}; is this a released checkpoint?")
+    return folder

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from eyeswap.data.digits.conversation import BOX_REQUEST, LETTER_ANSWER, SHORT_ANSWER, letter_options
+from eyeswap.pretraining.language import Cycle, LanguageRecipe, encode_text, make_text, pretrain_language_model
+
+
+def test_the_tokenizer_keeps_every_text_and_makes_instructions_one_token(tiny_llm: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
+    texts = [
+        f"USER: How many?\n{SHORT_ANSWER} ASSISTANT:",
+        f'USER: {BOX_REQUEST}"red 3" ASSISTANT:',
+        f"USER: How many?\n{letter_options()}\n{LETTER_ANSWER} ASSISTANT:",
+        "[0.12, 0.40, 0.56, 1.00]",
+        "Wörter, die keine Szene kennt: été 🙂",
+    ]
+    for text in texts:
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+    assert len(tokenizer(BOX_REQUEST, add_special_tokens=False).input_ids) == 1
+    assert len(tokenizer(texts[3], add_special_tokens=False).input_ids) == 9
+    for choice in ("Yes", "No", *"ABCDEFGHIJKLMNOP"):
+        assert len(tokenizer(choice, add_special_tokens=False).input_ids) == 1
+
+
+def test_a_text_is_64_words_and_a_conversation_with_labels_on_answers_alone(tiny_llm: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
+    words, turns = make_text(7, 3)
+    assert len(words) == 64
+    ids, labels = encode_text((words, turns), tokenizer)
+    assert len(ids) == len(labels)
+    assert set(labels[:65]) == {-100}
+    told = tokenizer.decode([label for label in labels if label != -100])
+    assert told == "".join(f"{answer}</s>" for _, answer in turns)
+    assert tokenizer.unk_token_id is None
+    assert None not in ids
+
+
+def test_pretraining_the_llm_is_deterministic_and_lowers_the_loss():
+    recipe = LanguageRecipe(
+        cycles=(Cycle(96, 8, 3e-3), Cycle(64, 4, 1e-3)),
+        held_out=8, batch_size=8, warmup_steps=2, hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48,
+    )  # fmt: skip
+    runs = []
+    for _ in range(2):
+        losses: list[float] = []
+        _, _, metrics = pretrain_language_model(recipe, lambda step, loss, seen=losses: seen.append(loss))
+        runs.append((losses, metrics))
+    assert runs[0] == runs[1]
+    assert len(runs[0][0]) == 12
+    assert runs[0][0][-1] < runs[0][0][0]
