@@ -78,7 +78,8 @@ def test_a_terminal_shows_a_table_that_lives(
 ) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        study_status, "open_console", lambda: Console(file=screen, force_terminal=True, width=width, height=40)
+        "eyeswap.cli.console.open_console",
+        lambda: Console(file=screen, force_terminal=True, width=width, height=40),
     )
     looks = iter(planned)
     monkeypatch.setattr(study_status.time, "sleep", lambda seconds: finish(next(looks)))

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,11 +117,14 @@ def test_docstrings_of_tensor_functions_give_shapes() -> None:
     assert not silent
 
 
-def test_files_stay_short() -> None:
-    lengths = sorted((len(path.read_text(encoding="utf-8").splitlines()), relative(path)) for path in FILES)
-    assert lengths[-1][0] <= 500, lengths[-1]
-    tenth_longest = lengths[int(0.9 * (len(lengths) - 1))]
-    assert tenth_longest[0] <= 300, lengths[-10:]
+def test_no_file_is_over_500_lines() -> None:
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {path: length for path, length in lengths.items() if length > 500}
+
+
+def test_no_folder_holds_over_20_files() -> None:
+    counts = Counter(path.parent for path in FILES)
+    assert not {relative(folder): count for folder, count in counts.items() if count > 20}
 
 
 def test_test_files_have_names_of_their_own() -> None:

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from eyeswap.data.official.families import Family
-    from eyeswap.data.official.instruction_check import InstructionCheck
-    from eyeswap.data.official.prepare import Inspection
-
-
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from eyeswap.errors import SpecError
 
 if TYPE_CHECKING:
-    from eyeswap.data.official.catalogue import DataSet
-    from eyeswap.data.official.fetch import FetchPlan
-
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from rich.console import Console
 
-    from eyeswap.data.official.catalogue import FoundFile
+    from eyeswap.data.official.catalogue import DataSet, FoundFile
+    from eyeswap.data.official.families import Family
+    from eyeswap.data.official.fetch import FetchPlan
     from eyeswap.data.official.instruction_check import InstructionCheck
+    from eyeswap.data.official.prepare import Inspection
+
+_MOST_FOLDERS = 20
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: what they are, get them, check what is on disk; make one.")
 
@@ -107,8 +95,6 @@ def prepare(
     What is missing is named with the place where it is published; `eyeswap data fetch` gets it. Index files go to
     DIR/datasets/FAMILY in the layout of the published evaluation suite; those that are there already are kept.
     """
-    from eyeswap.errors import SpecError
-
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in slim.split(",")] if slim else []
     if 0 in sizes:
         raise SpecError(f"--slim {slim}: sizes are whole numbers above 0, such as 1024,8192")
@@ -148,7 +134,6 @@ def check(
     from eyeswap.data.official.catalogue import sets_named
     from eyeswap.data.official.families import Family
     from eyeswap.data.official.instruction_check import check_instruction_file, check_training_set
-    from eyeswap.errors import SpecError
     from eyeswap.progress import progress
 
     if Path(name).suffix == ".json" or Path(name).is_file():
@@ -241,7 +226,7 @@ def make(
     turns: Annotated[int, typer.Option(min=1, help="Question-answer turns in each conversation.")] = 10,
 ) -> None:
     """Draw the embedded data set and write it as the official sets are written."""
-    from eyeswap.errors import SpecError, nearest
+    from eyeswap.errors import nearest
 
     if name != "digits":
         raise SpecError(f'unknown data set "{name}". {nearest(name, ["digits"])}')
@@ -303,9 +288,6 @@ def _size(num_bytes: int | None) -> str:
     if num_bytes is None:
         return "size unknown"
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
-
-
-_MOST_FOLDERS = 20
 
 
 def file_line(file: FoundFile) -> str:

@@ -1,4 +1,4 @@
-"""`eyeswap eval RUN`: ask a trained VLM any benchmarks, and score its answers."""
+"""`eyeswap eval|score|ask RUN`: ask a trained VLM benchmarks or a question, and score its answers, also again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.console import Console
+    from rich.table import Table
+
+    from eyeswap.evaluation.benchmark import Mode
+    from eyeswap.results.averages import Weights
 
 EXAMPLE = "Example: eyeswap eval runs/quickstart/vit/seed-7 --benchmarks vqav2,refcoco --subset slim"
 _CHOICES = {
@@ -114,7 +118,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **scores}, indent=1, ensure_ascii=False))
         return
-    _print(folder, scores, settings.mode, open_console())
+    _print_scores(folder, scores, settings.mode, open_console())
 
 
 def _prompt(about: Mapping[str, Any]) -> str:
@@ -127,9 +131,7 @@ def _prompt(about: Mapping[str, Any]) -> str:
     return f"{head}\n{about['prompt']}"
 
 
-def _print(folder: Path, scores: dict[str, Any], mode: str, console: Console) -> None:
-    from eyeswap.cli.score import scores_table
-
+def _print_scores(folder: Path, scores: dict[str, Any], mode: str, console: Console) -> None:
     console.print(scores_table(f"{folder}, mode {mode}, percent", scores))
     if scores["errors"]:
         console.print(
@@ -153,3 +155,140 @@ def _errors(folder: Path, scores: dict[str, Any]) -> list[str]:
     ]
     more = [f"and {len(lines) - _MOST_ERRORS:,} more"] if len(lines) > _MOST_ERRORS else []
     return lines[:_MOST_ERRORS] + more
+
+
+MODES: dict[str, Mode] = {"study": "study", "official": "official"}
+WEIGHTS: dict[str, Weights] = {"counts": "counts", "published": "published"}
+SCORE_EXAMPLE = "Example: eyeswap score runs/quickstart/vit/seed-7 --mode official"
+ASK_EXAMPLE = 'Example: eyeswap ask runs/quickstart/vmamba/seed-7 scene.png "How many digits are there?"'
+
+
+def score(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, its evaluation finished or not.")],
+    mode: Annotated[
+        str, typer.Option("--mode", help="study: the published pipeline's scores; official: the benchmarks' own.")
+    ] = "study",
+    benchmarks: Annotated[str, typer.Option("--benchmarks", help="Only these, by commas.")] = "",
+    root: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Data root, for answers stored without their details.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option("--weights", help="Of the averages: counts at hand, or those of the published sets.")
+    ] = "counts",
+    details: Annotated[bool, typer.Option("--details", help="Also print every further metric.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score the stored predictions of a run again; nothing is written, no model is loaded."""
+    import json
+
+    from eyeswap.cli.console import open_console
+    from eyeswap.errors import SpecError, nearest
+
+    for option, value, allowed in (("--mode", mode, MODES), ("--weights", weights, WEIGHTS)):
+        if value not in allowed:
+            raise SpecError(f"{option} {value}: {nearest(value, allowed)}")
+    from eyeswap.results.rescore import rescore
+
+    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    content = rescore(run, MODES[mode], names, root, WEIGHTS[weights])
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    _print_rescored(run, content, details, open_console())
+
+
+def scores_table(title: str, content: dict[str, Any]) -> Table:
+    """Return benchmarks and averages as a table; ``content`` is as ``scores.json``."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in ("benchmark", "metric"):
+        table.add_column(name)
+    for name in ("answered", "score", "95% interval", "baseline", "invalid", "errors"):
+        table.add_column(name, justify="right")
+    for entry in content["benchmarks"].values():
+        answered = f"{entry['n']:,}" + (f" of {entry['num_examples']:,}" if entry["n"] < entry["num_examples"] else "")
+        table.add_row(
+            entry["title"],
+            entry["metric"],
+            answered,
+            *_numbers(entry),
+            f"{entry['invalid_rate']:.1f}",
+            str(entry["errors"]),
+        )
+    table.add_section()
+    for name, entry in content["averages"].items():
+        table.add_row(f"[bold]{name}[/bold]", "", f"{entry['n']:,}", *_numbers(entry), "", "")
+    return table
+
+
+def _print_rescored(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
+    console.print(scores_table(f"{run}, mode {content['mode']}, percent", content))
+    for name, entry in content["benchmarks"].items():
+        changed = entry["changed"]
+        if changed and content["mode"] == "study":
+            console.print(f"{name}: {changed:,} scores differ from those stored", highlight=False)
+        if entry["note"]:
+            console.print(f"{name}: {entry['note']}", highlight=False)
+        if details:
+            _print_details(name, entry, console)
+
+
+def _numbers(entry: dict[str, Any]) -> list[str]:
+    low, high = entry["interval"]
+    baseline = "" if entry["baseline"] is None else f"{entry['baseline']['score']:.2f}"
+    return [f"{entry['score']:.2f}", f"{low:.2f} .. {high:.2f}", baseline]
+
+
+def _print_details(name: str, entry: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table("metric", "value", "", title=name, title_justify="left")
+    for metric, value in entry["details"].items():
+        table.add_row(metric, "" if value is None else f"{value:.2f}", entry["reasons"].get(metric, ""))
+    for metric, reason in entry["reasons"].items():
+        if metric not in entry["details"]:
+            table.add_row(metric, "", reason)
+    console.print(table)
+
+
+def ask(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of a saved VLM.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="PNG",
+            help="Where to save the picture with the box drawn; by default <image>-answer.png in this folder.",
+        ),
+    ] = None,
+) -> None:
+    """Ask a trained VLM about one image; a box is also given in pixels and drawn into a copy of the image."""
+    from eyeswap.errors import RunError
+    from eyeswap.evaluation.ask import ask as ask_run
+
+    answer = ask_run(run, image, question)
+    typer.echo(answer.text)
+    if answer.box_px is not None:
+        left, top, right, bottom = answer.box_px
+        typer.echo(f"box: x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} pixels")
+        target = save or Path(f"{image.stem}-answer.png")
+        draw_box(image, answer.box_px, target)
+        typer.echo(f"saved: {target}")
+    elif save is not None:
+        raise RunError(f"{save} was not written: the answer holds no box to draw")
+
+
+def draw_box(image: Path, box_px: tuple[float, float, float, float], to: Path) -> None:
+    """Write a PNG copy of an image with a box drawn into it; ``box_px`` is left, top, right, bottom."""
+    from PIL import ImageDraw
+
+    from eyeswap.files import atomic_path, open_image
+
+    picture = open_image(image)
+    width = max(1, round(max(picture.size) / 200))
+    ImageDraw.Draw(picture).rectangle(box_px, outline=(230, 30, 60), width=width)
+    with atomic_path(to) as temporary:
+        picture.save(temporary, format="PNG")

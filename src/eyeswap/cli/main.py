@@ -13,22 +13,16 @@ import typer
 from typer.core import TyperGroup
 
 from eyeswap.cli import (
-    archive,
-    ask,
     audit,
     backbones,
-    check,
     collapse,
     compare,
     data,
     doctor,
-    estimate,
     eval,
     models,
-    pretrain,
     profile,
     report,
-    score,
     study,
     tokens,
     train,
@@ -38,7 +32,6 @@ from eyeswap.errors import EyeswapError
 ORDER = (
     "study",
     "train",
-    "estimate",
     "report",
     "audit",
     "collapse",
@@ -113,24 +106,23 @@ def options(
 
 app.add_typer(study.app, name="study")
 app.command("train", epilog=train.EXAMPLE)(train.train)
-app.command("estimate", epilog="Example: eyeswap estimate studies/paper/matched-in1k-224.yaml")(estimate.estimate)
 app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
 app.command("collapse", epilog=collapse.EXAMPLE)(collapse.collapse)
 app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
 app.command("eval", epilog=eval.EXAMPLE)(eval.evaluate)
-app.command("score", epilog=score.EXAMPLE)(score.score)
+app.command("score", epilog=eval.SCORE_EXAMPLE)(eval.score)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("published", epilog=report.PUBLISHED_EXAMPLE)(report.published)
-app.command("ask", epilog=ask.EXAMPLE)(ask.ask)
-app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(pretrain.pretrain)
+app.command("ask", epilog=eval.ASK_EXAMPLE)(eval.ask)
+app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(train.pretrain)
 app.add_typer(backbones.app, name="backbones")
-app.command("check", epilog=check.EXAMPLE)(check.check)
+app.command("check", epilog=backbones.CHECK_EXAMPLE)(backbones.check)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(tokens.app, name="tokens")
 app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
-app.command("export", epilog=archive.EXPORT_EXAMPLE)(archive.export)
-app.command("import", epilog=archive.IMPORT_EXAMPLE)(archive.import_)
+app.command("export", epilog=report.EXPORT_EXAMPLE)(report.export)
+app.command("import", epilog=report.IMPORT_EXAMPLE)(report.import_)
 app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
 
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from eyeswap.cli import estimate_tables as shown
-from eyeswap.cli.console import fitted_table, open_console
-from eyeswap.cli.estimate import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
-from eyeswap.planning.estimate import Assumptions, StudyEstimate, estimate_study
-from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
-from eyeswap.planning.spec import Study
-from eyeswap.progress import progress
-from eyeswap.study.slurm import SlurmOptions, logs, submit
-from eyeswap.study.status import RunStatus, count_activities, status_of
+from eyeswap.cli.plan import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+    from eyeswap.planning.plan import PlannedRun
+    from eyeswap.planning.spec import Study
+    from eyeswap.study.slurm import SlurmOptions
+    from eyeswap.study.status import RunStatus
 
 app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan and progress.")
 
@@ -89,7 +84,7 @@ def fields() -> None:
 
 @app.command(epilog="Example: eyeswap study plan studies/paper/matched-in1k-224.yaml --gpu h100 --mfu 0.35")
 def plan(
-    file: StudyFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A study file, or a recipe file.")],
     runs: Runs = Path("runs"),
     gpu: GpuOption = "h200",
     gpus: GpusOption = 1,
@@ -99,13 +94,21 @@ def plan(
 ) -> None:
     """List the runs of a study: digests, tokens, parameters, FLOPs, memory, time, and what is already done.
 
-    Starts nothing and loads no weights.
+    Starts nothing and loads no weights. A recipe, which names no backbone, is shown for several numbers of visual
+    tokens. Exits with 2 if an arm cannot run as it is, such as one with more visual tokens than the LLM has positions.
     """
+    from eyeswap.cli.plan import show_plan, show_recipe
     from eyeswap.planning.estimate import Assumptions
     from eyeswap.planning.hardware import find_gpu
-    from eyeswap.planning.spec import load_study
+    from eyeswap.planning.spec import load_recipe, load_study
+    from eyeswap.yaml_reader import read_yaml
 
-    show_plan(load_study(file), runs, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
+    assumptions = Assumptions(find_gpu(gpu), gpus, mfu, text_tokens)
+    content = read_yaml(file)
+    if isinstance(content, dict) and not {"arms", "question", "benchmarks"} & set(content):
+        show_recipe(load_recipe(file), file, assumptions, as_json)
+    else:
+        show_plan(load_study(file), runs, assumptions, as_json)
 
 
 @app.command(epilog="Example: eyeswap study status studies/quickstart.yaml --watch")
@@ -126,78 +129,6 @@ def status(
         print_status(planned, as_json)
 
 
-def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: bool) -> None:
-    """Print the plan of a study, as tables or as JSON."""
-    planned = plan_runs(study, runs_dir)
-    with progress(Console(stderr=True)) as board:
-        found = estimate_study(study, assumptions, board.task("measure the backbones", len(study.arms)).advance)
-    if as_json:
-        shown.print_json(_as_dict(study, planned, found))
-        return
-    console = open_console()
-    heads = {"arm": 0, **({"seed": 0} if len(study.seeds) > 1 else {}), **shown.NUMBERS, "digest": 3, "state": 0}
-    rows = [
-        [
-            run.arm,
-            *([str(run.seed)] if "seed" in heads else []),
-            *shown.estimate_cells(found.arms[run.arm]),
-            run.digest[:8],
-            run.state(),
-        ]
-        for run in sorted(planned, key=lambda run: list(study.arms).index(run.arm))
-    ]
-    console.print(study.question, style="bold", highlight=False)
-    console.print(fitted_table(heads, rows, console.width))
-    for line in _summary(study, planned, found):
-        console.print(line, highlight=False)
-    shown.print_notes(console, found)
-
-
-def _summary(study: Study, planned: list[PlannedRun], found: StudyEstimate) -> list[str]:
-    """Return the sums and what they assume."""
-    states = Counter[str](run.state() for run in planned)
-    left = [found.arms[run.arm] for run in planned if run.state() != "done"]
-    seeds = ", ".join(map(str, study.seeds))
-    lines = [f"{len(planned)} runs, seed {seeds}: {shown.state_words(states)}"]
-    if left:
-        lines.append(shown.sum_line(left, "what is not done"))
-    lines += shown.summary_lines(found.workload, found.assumptions)
-    lines += shown.memory_lines(found.arms.values(), found.assumptions)
-    lines.append(f"benchmarks: {', '.join(study.benchmarks)}")
-    lines.append(f"recipe {study.recipe.digest[:8]}; arms may differ in {', '.join(study.may_differ)}")
-    return lines
-
-
-def _as_dict(study: Study, planned: list[PlannedRun], found: StudyEstimate) -> dict[str, Any]:
-    return {
-        "study": study.name,
-        "question": study.question,
-        "recipe_digest": study.recipe.digest,
-        "may_differ": study.may_differ,
-        "benchmarks": study.benchmarks,
-        "assumptions": found.assumptions,
-        "workload": found.workload,
-        "llm": found.llm,
-        "runs": [
-            {
-                "arm": run.arm,
-                "seed": run.seed,
-                "digest": run.digest,
-                "state": run.state(),
-                "folder": str(run.folder),
-                "backbone": study.arms[run.arm].backbone,
-                "connector": study.connector_of(run.arm),
-                "wiring": study.wiring_of(run.arm),
-                "overrides": study.arms[run.arm].overrides,
-                "estimate": shown.estimate_as_dict(found.arms[run.arm]),
-            }
-            for run in planned
-        ],
-        "notes": found.notes,
-        "problems": found.problems,
-    }
-
-
 def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions) -> None:
     """Submit jobs for the runs of a study that are not done; print their ids, their logs and how to watch them.
 
@@ -205,6 +136,9 @@ def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions
         SpecError: if a run folder holds a run of another version of the study.
         EnvironmentProblem: if submitit or Slurm is not here.
     """
+    from eyeswap.planning.plan import plan_runs, refuse_changed
+    from eyeswap.study.slurm import logs, submit
+
     planned = plan_runs(study, runs_dir)
     refuse_changed(planned, file)
     num_left = sum(run.state() != "done" for run in planned)
@@ -233,6 +167,9 @@ _STYLES = {
 
 def print_status(planned: Sequence[PlannedRun], as_json: bool) -> None:
     """Print how far the runs of a study are, once."""
+    from eyeswap.cli.console import open_console
+    from eyeswap.study.status import status_of
+
     statuses = [status_of(run) for run in planned]
     if as_json:
         found = {"study": planned[0].study.name, "runs": [status.as_dict() for status in statuses]}
@@ -248,6 +185,9 @@ def watch_status(planned: Sequence[PlannedRun]) -> None:
     Where there is no terminal, a line is printed whenever a run does something else, and every minute.
     """
     from rich.live import Live
+
+    from eyeswap.cli.console import open_console
+    from eyeswap.study.status import status_of
 
     console = open_console()
     try:
@@ -266,6 +206,8 @@ def watch_status(planned: Sequence[PlannedRun]) -> None:
 
 
 def _print_changes(planned: Sequence[PlannedRun]) -> None:
+    from eyeswap.study.status import status_of
+
     told: dict[str, tuple[str, float]] = {}
     while True:
         statuses = [status_of(run) for run in planned]
@@ -299,6 +241,9 @@ def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: 
     """Return the table and what is below it; columns without any content are left out."""
     from rich.console import Group
     from rich.text import Text
+
+    from eyeswap.cli.console import fitted_table
+    from eyeswap.study.status import count_activities
 
     study = planned[0].study
     heads = {"arm": 0, "seed": 0, "state": 0, "steps": 0, "loss": 3, "a step": 5, "left": 1, "answers": 1,

@@ -10,14 +10,9 @@ import typer
 if TYPE_CHECKING:
     from eyeswap.tokens.cost import TokenCost
 
-
-from eyeswap.data.instruction import read_instructions
-from eyeswap.errors import DataError, MissingFileError
-from eyeswap.evaluation import BENCHMARKS
-from eyeswap.recipe import FolderData
-
 app = typer.Typer(no_args_is_help=True, help="Keep the visual tokens of frozen backbones.")
 _VERIFIED = 16
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @app.callback()
@@ -123,9 +118,6 @@ def _clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:,.1f} min"
 
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-
-
 def images_of(data: Path) -> tuple[Path, list[str]]:
     """Return the images that some data refer to.
 
@@ -139,6 +131,8 @@ def images_of(data: Path) -> tuple[Path, list[str]]:
     Raises:
         DataError: if there is no such file, or no image.
     """
+    from eyeswap.errors import DataError
+
     if data.is_file():
         root, images = data.parent, _trained(data, "")
     elif data.is_dir():
@@ -151,11 +145,17 @@ def images_of(data: Path) -> tuple[Path, list[str]]:
 
 
 def _trained(path: Path, image_folder: str) -> list[str]:
+    from eyeswap.data.instruction import read_instructions
+
     found = (instruction.image for instruction in read_instructions(path, image_folder))
     return [image for image in found if image is not None]
 
 
 def _below_root(root: Path) -> list[str]:
+    from eyeswap.errors import MissingFileError
+    from eyeswap.evaluation import BENCHMARKS
+    from eyeswap.recipe import FolderData
+
     instruction = Path(FolderData(folder=str(root)).instruction)
     images = _trained(root / instruction, instruction.parent.as_posix()) if (root / instruction).is_file() else []
     for benchmark in BENCHMARKS.values():

@@ -1,4 +1,4 @@
-"""`eyeswap train RECIPE --backbone NAME`: train one VLM by a recipe, outside of a study."""
+"""`eyeswap train` and `eyeswap pretrain`: train one VLM by a recipe, or make a shipped miniature again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eyeswap.cli.estimate import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
+from eyeswap.cli.plan import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
 
 EXAMPLE = "Example: eyeswap train recipes/llava-one-stage.yaml --backbone vmamba-small-s2l15 --dry-run"
 
@@ -50,13 +50,13 @@ def train(
     study = one_arm(recipe, arm, seed, changes or [])
     console = open_console()
     if dry_run:
-        from eyeswap.cli.estimate import show_estimate
+        from eyeswap.cli.plan import show_plan
         from eyeswap.planning.estimate import Assumptions
         from eyeswap.planning.hardware import find_gpu
 
         if not as_json:
             console.print("dry run: no weights and no images are loaded, nothing is written", highlight=False)
-        show_estimate(study, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
+        show_plan(study, runs, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
         return
     from eyeswap.study.one_arm import train_one
 
@@ -65,3 +65,13 @@ def train(
         console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
         told = f"ask it benchmarks: eyeswap eval {folder} --benchmarks vqav2,refcoco --subset slim"
         console.print(told, highlight=False, soft_wrap=True)
+
+
+def pretrain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A miniature: digits-llm or a digits-* backbone.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint.")] = Path("checkpoints"),
+) -> None:
+    """Train a miniature backbone or LLM from scratch, with the recipe that made the shipped one."""
+    from eyeswap.pretraining import pretrain as pretrain_miniature
+
+    typer.echo(f"checkpoint: {pretrain_miniature(name, out)}")

@@ -22,7 +22,7 @@ SQUARE_PX = 512  # the published cure of detectors, whose own canvases are 800 x
 _HEADER = """\
 # Question   {question}
 # Command    eyeswap study run {path}
-# Time       eyeswap estimate {path}
+# Time       eyeswap study plan {path}
 # Expect     published: the third connector layer, a square canvas, or both brought collapsed detectors back by 3.5 to
 #            9.7 points overall; written by `eyeswap collapse --write-stabilized`
 

@@ -1,4 +1,4 @@
-"""`eyeswap estimate` and `eyeswap study plan` say in advance what a study takes, for people and for programs."""
+"""`eyeswap study plan` says in advance what a study or a recipe takes, for people and for programs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from eyeswap.cli.estimate_tables import duration, scaled
 from eyeswap.cli.main import app
+from eyeswap.cli.plan import duration, scaled
 
 STUDY = """\
 question: What does it take?
@@ -34,17 +34,18 @@ def run(*words: str | Path) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_an_estimate_shows_every_arm_and_stops_at_those_that_cannot_run(study: Path) -> None:
-    result = run("estimate", study)
+def test_a_plan_shows_every_arm_and_stops_at_those_that_cannot_run(study: Path) -> None:
+    result = run("study", "plan", study)
     assert result.exit_code == 2
     assert "problem: arms.large: 4,096 visual tokens fill the 4,096 positions" in result.stdout
-    assert "GPU time of all 4 runs, seed 7, 8" in result.stdout
+    assert "4 runs, seed 7, 8: 4 new" in result.stdout
+    assert "GPU time of what is not done: " in result.stdout
     study.write_text(STUDY + "beyond_positions: allow\n", encoding="utf-8")
-    assert run("estimate", study).exit_code == 0
+    assert run("study", "plan", study).exit_code == 0
 
 
-def test_an_estimate_as_json_holds_the_numbers_and_what_they_assume(study: Path) -> None:
-    found = json.loads(run("estimate", study, "--json", "--gpu", "100:80", "--mfu", "0.5").stdout)
+def test_a_plan_as_json_holds_the_numbers_and_what_they_assume(study: Path) -> None:
+    found = json.loads(run("study", "plan", study, "--json", "--gpu", "100:80", "--mfu", "0.5").stdout)
     assert found["arms"]["small"]["visual_tokens"] == 64
     assert found["assumptions"]["gpu"] == {"name": "100:80", "peak_tflops": 100.0, "memory_gib": 80.0}
     flops, hours = found["arms"]["small"]["train_flops"], found["arms"]["small"]["train_gpu_hours"]
@@ -55,14 +56,15 @@ def test_an_estimate_as_json_holds_the_numbers_and_what_they_assume(study: Path)
 def test_a_recipe_is_estimated_by_visual_tokens(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("data: absent\nllm: lmsys/vicuna-7b-v1.5\n", encoding="utf-8")
-    result = run("estimate", path)
+    result = run("study", "plan", path)
     assert result.exit_code == 0
     assert "196 tokens" in result.stdout
-    found = json.loads(run("estimate", path, "--json", "--mfu", "0.6").stdout)
+    found = json.loads(run("study", "plan", path, "--json", "--mfu", "0.6").stdout)
     assert found["arms"]["196 tokens"]["train_gpu_hours"] == pytest.approx(6.2, rel=0.02)
 
 
 def test_a_plan_lists_every_run_with_its_digest_and_state(study: Path, tmp_path: Path) -> None:
+    study.write_text(STUDY + "beyond_positions: allow\n", encoding="utf-8")
     result = run("study", "plan", study, "--runs", tmp_path / "runs")
     assert result.exit_code == 0, result.output
     assert "4 runs, seed 7, 8: 4 new" in result.stdout
@@ -80,7 +82,7 @@ def test_a_plan_lists_every_run_with_its_digest_and_state(study: Path, tmp_path:
 
 @pytest.mark.parametrize("option", [("--gpu", "h300"), ("--mfu", "40"), ("--gpus", "0")])
 def test_impossible_options_are_one_line(study: Path, option: tuple[str, str]) -> None:
-    result = run("estimate", study, *option)
+    result = run("study", "plan", study, *option)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
