@@ -13,16 +13,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-import numpy as np
-import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from torch import Tensor
 
 from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.files import MAX_IMAGE_PIXELS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Box = tuple[float, float, float, float]
 Frame = Literal["image", "image-unit", "canvas", "canvas-unit"]
@@ -32,7 +32,7 @@ Colour = tuple[float, float, float]
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_MULTIPLE = 32
+_MULTIPLE = 32  # canvases that vary with the image are padded to a multiple of so many pixels
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,9 @@ class ImageGeometry(BaseModel):
         Raises:
             DataError: if the image is so elongated that its padded square would not fit in memory.
         """
+        import numpy as np
+        import torch
+
         placement = self.placement(*image.size)
         canvas = self._draw(image.convert("RGB"), placement)
         pixels = torch.from_numpy(np.array(canvas, dtype=np.float32) / 255)  # [H, W, 3]
@@ -289,6 +292,9 @@ class ImageGeometry(BaseModel):
         canvas = Image.new("RGB", size, self.fill_colour)
         canvas.paste(image, (left, top))
         return canvas
+
+
+DEFAULT_GEOMETRY = ImageGeometry(canvas=(224, 224))  # of encoders that name none
 
 
 def _check_size(size: tuple[int, int], image: Image.Image) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from eyeswap.audit.audit import CHECKS
 from eyeswap.audit.observed import canvas_of, tap_norm
 from eyeswap.backbones import catalog
-from eyeswap.backbones.catalog import Wiring
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.recipe import Wiring
 from eyeswap.runs.record import COLOUR_KEYS
 
 

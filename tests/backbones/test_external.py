@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from eyeswap.backbones.external import DEFAULT_GEOMETRY, JoinedBackbones
+from eyeswap.backbones.external import JoinedBackbones
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError, EnvironmentProblem, ShapeError, SpecError
+from eyeswap.geometry import DEFAULT_GEOMETRY
 
 ENCODER = """
 from torch import nn

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from eyeswap.backbones import catalog, licence
+from eyeswap.backbones import catalog, fetch
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError
 from eyeswap.files import write_safetensors
@@ -17,7 +17,7 @@ SMALL = {"dim": 8, "in_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 4
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """A small stand-in for the files of two MambaVisions, and a process that has said nothing yet."""
-    monkeypatch.setattr(licence, "_said", set())
+    monkeypatch.setattr(fetch, "_said", set())
     for name in ("mambavision-t", "mambavision-s"):
         small = catalog.entry(name).model_copy(update={"architecture": SMALL})
         monkeypatch.setitem(catalog.entries(), name, small)
@@ -30,14 +30,14 @@ def test_the_licence_is_said_once_a_process(file, caplog):
     with caplog.at_level(logging.WARNING, logger="eyeswap"):
         for name in ("mambavision-t", "mambavision-t", "mambavision-s"):
             load_backbone(name, file)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "eyeswap.backbones.licence"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "eyeswap.backbones.fetch"]
     assert said == "the weights of mambavision-t are under CC-BY-NC-SA-4.0: for non-commercial use only"
 
 
 def test_other_weights_pass_without_a_word(file, caplog):
     load_backbone("digits-mambavision")
     load_backbone("mambavision-t", catalog.entry("mambavision-t").build().state_dict())  # the caller's own numbers
-    assert not [record for record in caplog.records if record.name == "eyeswap.backbones.licence"]
+    assert not [record for record in caplog.records if record.name == "eyeswap.backbones.fetch"]
 
 
 def test_nothing_is_said_or_fetched_before_the_weights_are_asked_for(file, caplog, monkeypatch):

@@ -11,7 +11,6 @@ from typing import Any
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.errors import SpecError
 from eyeswap.results.published import published_for
 from eyeswap.runs.record import Finding, Record, at, runs_of
 
@@ -141,10 +140,7 @@ def published_sizes(records: Records) -> Iterator[Finding]:
 
 def _entry(record: Record) -> BackboneEntry | None:
     """Return the catalog entry of a run's backbone; None outside of the catalog."""
-    try:
-        return catalog.entry(str(at(record, "backbone.name")))
-    except SpecError:
-        return None
+    return catalog.find(str(at(record, "backbone.name")))
 
 
 def _tap(tap: list[Any]) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.errors import SpecError
 from eyeswap.files import image_size
 from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.planning.footprint import measure
@@ -81,10 +80,8 @@ def canvas_of(
         root: folder that image paths are relative to.
         image_sets: images of each data set.
     """
-    try:
-        own = catalog.entry(backbone).geometry
-    except SpecError:
-        own = None
+    entry = catalog.find(backbone)
+    own = None if entry is None else entry.geometry
     uses = {name: canvas_use(geometry, own, root, images) for name, images in image_sets.items()}
     return {name: asdict(use) for name, use in uses.items() if use is not None}
 

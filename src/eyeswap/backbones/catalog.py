@@ -13,17 +13,18 @@ import functools
 import importlib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import SpecError
 from eyeswap.geometry import ImageGeometry
+from eyeswap.recipe import Wiring
 
-Wiring = Literal["controlled", "as-published"]
+if TYPE_CHECKING:
+    from eyeswap.backbones.base import VisionBackbone
+
 Family = Literal["vit", "maxvit", "vmamba", "mambavision", "vitdet", "vit-adapter"]
 Objective = Literal["classification", "detection", "segmentation"]
 Tap = int | tuple[int, int | str]
@@ -155,8 +156,7 @@ class BackboneEntry(_Data):
         """Return the recorded size; without a record, that of the network itself, built without memory."""
         if self.size is not None:
             return self.size
-        with torch.device("meta"):
-            network = self.build()
+        network = self.build_on_meta()
         grid = network.token_grid(*self.geometry.canvas)
         return Size(parameters=network.num_parameters, tokens=grid, width=network.embed_dim)
 
@@ -201,8 +201,7 @@ class BackboneEntry(_Data):
             SpecError: if the network has no such tap.
         """
         try:
-            with torch.device("meta"):
-                self.build()
+            self.build_on_meta()
         except (TypeError, ValueError):
             raise SpecError(f"{self.name}: tap {self.tap!r} is no tap of the {self.family} family") from None
 
@@ -213,6 +212,13 @@ class BackboneEntry(_Data):
         network = getattr(importlib.import_module(f"eyeswap.backbones.{module}"), name)
         built: VisionBackbone = network(**wired.architecture, tap=wired.tap)
         return built
+
+    def build_on_meta(self) -> VisionBackbone:
+        """Make the network without memory for its weights."""
+        import torch
+
+        with torch.device("meta"):
+            return self.build()
 
 
 @functools.cache
@@ -250,23 +256,26 @@ def left_out() -> dict[str, str]:
     return reasons
 
 
+def find(name: str) -> BackboneEntry | None:
+    """Return an entry by name or alias; None outside of the catalog."""
+    known = entries()
+    return known.get(name) or next((entry for entry in known.values() if name in entry.aliases), None)
+
+
 def entry(name: str) -> BackboneEntry:
     """Return an entry by name or alias.
 
     Raises:
         SpecError: if there is none; the message says why it was left out, or names the nearest.
     """
-    known = entries()
-    if name in known:
-        return known[name]
-    for one in known.values():
-        if name in one.aliases:
-            return one
+    found = find(name)
+    if found is not None:
+        return found
     if name in left_out():
         raise SpecError(f"{name} is not in the catalog: {left_out()[name]}")
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise SpecError(f"no backbone {name!r} in the catalog: {hint}`eyeswap backbones list` shows all {len(known)}")
+    raise SpecError(f"no backbone {name!r} in the catalog: {hint}`eyeswap backbones list` shows all {len(names())}")
 
 
 def _resolve(raw: dict[str, Any], name: str) -> dict[str, Any]:

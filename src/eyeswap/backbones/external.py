@@ -21,44 +21,37 @@ import torch
 from torch import Tensor, nn
 
 from eyeswap.backbones.base import VisionBackbone
-from eyeswap.backbones.licence import say_non_commercial
+from eyeswap.backbones.fetch import say_non_commercial
+from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import EnvironmentProblem, EyeswapError, ShapeError, SpecError
-from eyeswap.geometry import Colour, ImageGeometry
-
-DEFAULT_GEOMETRY = ImageGeometry(canvas=(224, 224))
+from eyeswap.geometry import DEFAULT_GEOMETRY, Colour, ImageGeometry
 
 
-def is_external(name: str) -> bool:
-    """Whether a name means an encoder from outside: ``timm:...``, ``file.py`` or ``file.py:function``."""
-    return name.startswith("timm:") or name.endswith(".py") or ".py:" in name
-
-
-def build(name: str, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
+def build(name: BackboneName, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
     """Build an encoder from outside of the catalog, see `from_file` and `from_timm`."""
-    if name.startswith("timm:"):
-        return from_timm(name.removeprefix("timm:"), tap, pretrained=pretrained)
-    return from_file(name, tap)
+    if name.file is None:
+        return from_timm(name.model, tap, pretrained=pretrained)
+    return from_file(name.file, name.model, tap)
 
 
-def from_file(name: str, tap: str | None = None) -> tuple[VisionBackbone, ImageGeometry]:
+def from_file(path: Path, function: str, tap: str | None = None) -> tuple[VisionBackbone, ImageGeometry]:
     """Build an encoder of one's own.
 
     Args:
-        name: ``path/to/file.py:function``; the function is ``build`` where none is named. It takes nothing and returns
-            a `VisionBackbone` and an `ImageGeometry`, or a `VisionBackbone` alone, which then sees a symmetric
-            letterbox of 224 pixels.
+        path: a Python file.
+        function: a function in it. It takes nothing and returns a `VisionBackbone` and an `ImageGeometry`, or a
+            `VisionBackbone` alone, which then sees a symmetric letterbox of 224 pixels.
         tap: must be None; the function decides.
 
     Raises:
         SpecError: if file or function does not exist, fails, or returns something else.
     """
-    path, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "build")
     if tap is not None:
-        raise SpecError(f"{name}: tap has no meaning for an encoder of your own; decide it in {function}()")
-    if not Path(path).is_file():
+        raise SpecError(f"{path}: tap has no meaning for an encoder of your own; decide it in {function}()")
+    if not path.is_file():
         raise SpecError(f"{path}: no such file")
-    with _folder_on_path(Path(path)):
-        build = getattr(_import(Path(path)), function, None)
+    with _folder_on_path(path):
+        build = getattr(_import(path), function, None)
         if not callable(build):
             raise SpecError(f"{path}: has no function {function}")
         with torch.random.fork_rng(devices=[]):

@@ -6,6 +6,7 @@ Files of the Hugging Face hub are taken from its own cache where they are there 
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from eyeswap.backbones.catalog import WeightsSource
 from eyeswap.download import cache_folder, download
 from eyeswap.errors import CheckpointError
 from eyeswap.files import sha256_of
+
+logger = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+def say_non_commercial(name: str, licence: str) -> None:
+    """Log, once a process and licence, that the weights of ``name`` may not be used commercially."""
+    if licence not in _said:
+        _said.add(licence)
+        logger.warning("the weights of %s are under %s: for non-commercial use only", name, licence)
 
 
 def address(source: WeightsSource) -> str | None:

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from eyeswap.backbones import catalog, external
 from eyeswap.backbones.base import VisionBackbone
-from eyeswap.backbones.catalog import BackboneEntry, Wiring
-from eyeswap.backbones.fetch import fetch
-from eyeswap.backbones.licence import say_non_commercial
+from eyeswap.backbones.catalog import BackboneEntry
+from eyeswap.backbones.fetch import fetch, say_non_commercial
+from eyeswap.backbones.name import BackboneName
 from eyeswap.backbones.state import LAYOUTS, KeyReport, load_state, read_weights, state_digest
 from eyeswap.backbones.vmamba import official_state_dict
 from eyeswap.errors import CheckpointError
 from eyeswap.files import sha256_of
 from eyeswap.geometry import ImageGeometry
+from eyeswap.recipe import Wiring
 
 Weights = Path | str | Mapping[str, Tensor]
 
@@ -112,10 +113,11 @@ def load_backbone(
         EnvironmentProblem: if ``timm:`` is used without the timm extra.
     """
     weights = Path(weights) if isinstance(weights, str) else weights
-    if external.is_external(name):
-        loaded = _load_external(name, weights, tap, geometry)
-    else:
+    parsed = BackboneName.parse(name)
+    if parsed.kind == "catalog":
         loaded = _load_entry(catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry), weights)
+    else:
+        loaded = _load_external(parsed, weights, tap, geometry)
     if wiring == "controlled":
         loaded.network.freeze()
     else:
@@ -130,8 +132,9 @@ def build_backbone(name: str) -> tuple[VisionBackbone, ImageGeometry]:
         SpecError: if the name does not exist.
         EnvironmentProblem: if ``timm:`` is used without the timm extra.
     """
-    if external.is_external(name):
-        return external.build(name, None, pretrained=False)
+    parsed = BackboneName.parse(name)
+    if parsed.kind != "catalog":
+        return external.build(parsed, None, pretrained=False)
     entry = catalog.entry(name)
     return entry.build(), entry.geometry
 
@@ -182,18 +185,18 @@ def _locate(entry: BackboneEntry, weights: Path | None) -> Path:
 
 
 def _load_external(
-    name: str, weights: Path | Mapping[str, Tensor] | None, tap: str | None, geometry: str | None
+    name: BackboneName, weights: Path | Mapping[str, Tensor] | None, tap: str | None, geometry: str | None
 ) -> LoadedBackbone:
     network, canvas = external.build(name, tap, pretrained=weights is None)
-    keys, is_timm = None, name.startswith("timm:")
+    keys = None
     if weights is not None:
         state = dict(weights) if isinstance(weights, Mapping) else read_weights(weights, LAYOUTS["plain"])
-        if is_timm:
+        if name.kind == "timm":
             state = {f"network.{key}": value for key, value in state.items()}
-        keys = load_state(network, state, source=name)
+        keys = load_state(network, state, source=str(name))
     return LoadedBackbone(
-        name,
-        "timm" if is_timm else "own",
+        str(name),
+        name.kind,
         network,
         canvas if geometry is None else canvas.override(geometry),
         state_digest(network.state_dict()),

@@ -48,10 +48,10 @@ def cache(
 
     import torch
 
-    from eyeswap.backbones.catalog import Wiring
     from eyeswap.backbones.weights import load_backbone
     from eyeswap.errors import SpecError, nearest
     from eyeswap.progress import progress
+    from eyeswap.recipe import Wiring
     from eyeswap.tokens.cache import cache_tokens, open_store
     from eyeswap.tokens.cost import estimate_cost, spaced, verify
 

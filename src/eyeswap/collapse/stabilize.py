@@ -12,9 +12,11 @@ from typing import Any
 
 import yaml
 
-from eyeswap.backbones import catalog, external
+from eyeswap.backbones import catalog
+from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import SpecError
 from eyeswap.files import write_text
+from eyeswap.geometry import DEFAULT_GEOMETRY
 from eyeswap.planning.spec import load_study
 
 CONNECTOR = "fused-gelu-mlp"  # three layers
@@ -90,6 +92,7 @@ def _twins(name: str, own: Mapping[str, str], connector: str) -> dict[str, dict[
 
 def _is_moderate_square(backbone: str, geometry: str | None) -> bool:
     """Whether an arm's canvas is a square of at most `SQUARE_PX`; of encoders from outside, what the study says."""
-    own = external.DEFAULT_GEOMETRY if external.is_external(backbone) else catalog.entry(backbone).geometry
+    is_external = BackboneName.parse(backbone).kind != "catalog"
+    own = DEFAULT_GEOMETRY if is_external else catalog.entry(backbone).geometry
     height, width = (own if geometry is None else own.override(geometry)).canvas
     return height == width <= SQUARE_PX

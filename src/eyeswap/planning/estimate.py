@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import EnvironmentProblem, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.planning import cost
@@ -137,7 +138,7 @@ def estimate_study(
         try:
             footprint = backbone_footprint(arm.backbone, study.wiring_of(name), arm.tap, arm.geometry)
         except EnvironmentProblem as problem:
-            told = NO_TIMM if find_spec("timm") is None and arm.backbone.startswith("timm:") else problem
+            told = NO_TIMM if find_spec("timm") is None and BackboneName.parse(arm.backbone).kind == "timm" else problem
             arms[name] = ArmEstimate(name, notes=(f"arms.{name}: {told}",))
         else:
             arms[name] = _estimate_arm(study, name, footprint, llm, work, assumptions)

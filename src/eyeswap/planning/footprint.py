@@ -6,7 +6,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eyeswap.backbones import catalog, external
 from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.name import BackboneName
 from eyeswap.download import cache_folder
 from eyeswap.errors import DataError
-from eyeswap.files import digest, read_json, sha256_of, write_json
+from eyeswap.files import digest, read_json, write_json
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
 from eyeswap.runs.environment import code_version, version_of
@@ -74,15 +74,17 @@ def backbone_footprint(name: str, wiring: Wiring, tap: str | None, geometry: str
         SpecError: if name, tap or geometry does not exist.
         EnvironmentProblem: if ``timm:`` is used without the timm extra.
     """
-    own_file = name.rpartition(":")[0] if ".py:" in name else None
-    return _remembered(name, wiring, tap, geometry, sha256_of(Path(own_file)) if own_file else "")
+    parsed = BackboneName.parse(name)
+    return _remembered(parsed, wiring, tap, geometry, parsed.file_sha256)
 
 
 @functools.lru_cache(maxsize=512)
-def _remembered(name: str, wiring: Wiring, tap: str | None, geometry: str | None, source: str) -> Footprint:
+def _remembered(
+    name: BackboneName, wiring: Wiring, tap: str | None, geometry: str | None, source: str | None
+) -> Footprint:
     """Look into the cache on disk first: a large network takes seconds."""
     code = code_version("backbones", "ops", "geometry.py", "planning/footprint.py")
-    key = digest([name, wiring, tap, geometry, source, code, version_of("torch"), version_of("timm")])
+    key = digest([str(name), wiring, tap, geometry, source, code, version_of("torch"), version_of("timm")])
     path = cache_folder().parent / "footprints" / f"{key[:24]}.json"
     try:
         known = read_json(path)
@@ -94,17 +96,13 @@ def _remembered(name: str, wiring: Wiring, tap: str | None, geometry: str | None
     return footprint
 
 
-def _measured(name: str, wiring: Wiring, tap: str | None, geometry: str | None) -> Footprint:
-    if external.is_external(name):
-        with torch.device("meta" if name.startswith("timm:") else "cpu"):
-            network, canvas = external.build(name, tap, pretrained=False)
-        canvas = canvas if geometry is None else canvas.override(geometry)
-    else:
-        entry = catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry)
-        canvas = entry.geometry
-        with torch.device("meta"):
-            network = entry.build()
-    return measure(network, canvas)
+def _measured(name: BackboneName, wiring: Wiring, tap: str | None, geometry: str | None) -> Footprint:
+    if name.kind == "catalog":
+        entry = catalog.entry(name.model).wired(wiring).with_changes(tap=tap, geometry=geometry)
+        return measure(entry.build_on_meta(), entry.geometry)
+    with torch.device("meta" if name.kind == "timm" else "cpu"):
+        network, canvas = external.build(name, tap, pretrained=False)
+    return measure(network, canvas if geometry is None else canvas.override(geometry))
 
 
 def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import SpecError
 from eyeswap.evaluation import get_benchmark
-from eyeswap.files import digest, read_json, sha256_of
+from eyeswap.files import digest, read_json
 from eyeswap.planning.spec import Study
 
 State = Literal["new", "unfinished", "done", "changed"]
@@ -29,11 +30,10 @@ class PlannedRun:
     def digest(self) -> str:
         """The sha256 (hex) of everything in the study that decides this run's result."""
         backbone = self.study.arms[self.arm].backbone
-        own_file = backbone.rpartition(":")[0] if ".py:" in backbone else None
         return digest(
             {
                 "recipe": self.study.recipe.model_dump(mode="json"),
-                "backbone": sha256_of(Path(own_file)) if own_file else backbone,
+                "backbone": BackboneName.parse(backbone).file_sha256 or backbone,
                 "overrides": self.study.arms[self.arm].overrides,
                 "seed": self.seed,
                 "benchmarks": [get_benchmark(name).identity for name in self.study.benchmarks],

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.recipe import ConnectorKind, Count, DigitsData, Execution, FolderData, Recipe, Seed, Spec, Wiring, shown
 from eyeswap.yaml_reader import read_yaml
@@ -55,14 +56,15 @@ class Arm(Spec):
         if text is None or backbone is None:
             return text
         from eyeswap.backbones import catalog
-        from eyeswap.backbones.external import DEFAULT_GEOMETRY
+        from eyeswap.geometry import DEFAULT_GEOMETRY
 
+        name = BackboneName.parse(backbone)
         try:
             if info.field_name == "geometry":
                 DEFAULT_GEOMETRY.override(text)
-            elif ".py:" in backbone:
+            elif name.kind == "own":
                 raise ValueError("a backbone of your own decides its tap itself")
-            elif not backbone.startswith("timm:"):
+            elif name.kind == "catalog":
                 catalog.entry(backbone).with_changes(tap=text)
         except SpecError as problem:
             raise ValueError(str(problem)) from None
@@ -192,27 +194,19 @@ def load_recipe(path: Path) -> Recipe:
         raise SpecError(f"{path}: {_one_line(problem, within=['recipe'])}") from None
 
 
-def _resolve_backbone(name: str, folder: Path) -> str:
+def _resolve_backbone(text: str, folder: Path) -> str:
     """Check that a backbone exists; make the path of `file.py:function` absolute."""
-    if name.startswith("timm:"):
-        if not name.removeprefix("timm:"):
-            raise ValueError("timm: needs a model name, such as timm:vit_small_patch14_dinov2")
-        return name
-    if ".py:" in name:
-        file_name, _, function = name.rpartition(":")
-        file = (folder / file_name).resolve()
-        if not file.is_file():
-            raise ValueError(f"{file} does not exist (the path is relative to the study file)")
-        if not function.isidentifier():
-            raise ValueError(f'"{function}" is not a function name; write {file_name}:build')
-        return f"{file}:{function}"
     from eyeswap.backbones import catalog
 
     try:
-        catalog.entry(name)
+        name = BackboneName.parse(text, folder.resolve())
+        if name.kind == "catalog":
+            catalog.entry(text)
     except SpecError as problem:
         raise ValueError(str(problem)) from None
-    return name
+    if name.file is not None and not name.file.is_file():
+        raise ValueError(f"{name.file} does not exist (the path is relative to the study file)")
+    return str(name)
 
 
 def _without_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:

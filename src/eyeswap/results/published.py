@@ -17,7 +17,6 @@ from importlib import resources
 from typing import Any, Literal
 
 from eyeswap.backbones import catalog
-from eyeswap.errors import SpecError
 from eyeswap.vlm.released.catalog import released_models
 
 Status = Literal["ok", "collapsed", "stabilized"]
@@ -160,9 +159,8 @@ def published_for(
         geometry: as a study writes it; None for the backbone's own.
         tap: another tap than the backbone's own: nothing was published of any.
     """
-    try:
-        entry = catalog.entry(backbone)
-    except SpecError:
+    entry = catalog.find(backbone)
+    if entry is None:
         return None
     if tap is not None and entry.with_changes(tap=tap).tap != entry.tap:
         return None

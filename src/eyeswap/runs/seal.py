@@ -13,7 +13,7 @@ from typing import Any
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.state import state_digest
-from eyeswap.errors import DataError, SpecError
+from eyeswap.errors import DataError
 from eyeswap.files import digest, read_json, sha256_of, write_json
 from eyeswap.runs.environment import code_version
 from eyeswap.runs.record import Finding, at
@@ -107,9 +107,8 @@ def _against_study(study: Mapping[str, Any], record: Mapping[str, Any]) -> Itera
 
 def _against_catalog(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Compare with the recorded size of a catalog entry, and with its weights where they are known."""
-    try:
-        entry = catalog.entry(str(at(record, "backbone.name")))
-    except SpecError:
+    entry = catalog.find(str(at(record, "backbone.name")))
+    if entry is None:
         return
     width = at(record, "backbone.embed_dim")
     same_tap = at(record, "backbone.tap") == entry.model_dump(mode="json")["tap"]
@@ -144,7 +143,5 @@ def _same_code(record: Mapping[str, Any]) -> bool:
 
 
 def _canonical(backbone: str) -> str:
-    try:
-        return catalog.entry(backbone).name
-    except SpecError:
-        return backbone
+    entry = catalog.find(backbone)
+    return backbone if entry is None else entry.name

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from eyeswap.backbones.base import VisionBackbone, encode
+from eyeswap.backbones.name import BackboneName
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import DataError
-from eyeswap.files import digest, open_image, sha256_of
+from eyeswap.files import digest, open_image
 from eyeswap.geometry import ImageGeometry
 from eyeswap.tokens.store import ImageDigests, TokenStore
 
@@ -220,12 +221,11 @@ def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:
 def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:
     """Return everything that decides what a frozen backbone makes of an image: its code is ours, or has a digest."""
     entry = loaded.entry
-    own_file = loaded.name.rpartition(":")[0] if ".py:" in loaded.name else None
     return {
         "weights_sha256": loaded.weights_sha256,
         "network": None if entry is None else [entry.family, entry.model_dump(mode="json")["architecture"]],
         "tap": loaded.tap if entry is None else entry.model_dump(mode="json")["tap"],
-        "own_file_sha256": sha256_of(Path(own_file)) if own_file else None,
+        "own_file_sha256": BackboneName.parse(loaded.name).file_sha256,
         "geometry": loaded.geometry.canonical(),
     }
 

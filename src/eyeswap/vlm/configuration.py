@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-from eyeswap.backbones.catalog import Wiring
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.recipe import Wiring
 
 
 class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transformers carries no types

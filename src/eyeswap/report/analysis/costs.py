@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from eyeswap.backbones import external
+from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import EyeswapError
 from eyeswap.planning.cost import connector_parameters, prefill_flops
 from eyeswap.planning.estimate import QUESTION_TOKENS, known_llm
@@ -93,7 +93,7 @@ def _flops(results: StudyResults) -> tuple[dict[str, float], str]:
     found = {}
     for arm in results.finished_arms:
         own = study.arms[arm.name]
-        if external.is_external(own.backbone):
+        if BackboneName.parse(own.backbone).kind != "catalog":
             continue  # a report runs no code of others
         try:
             size = backbone_footprint(own.backbone, study.wiring_of(arm.name), own.tap, own.geometry)

@@ -11,7 +11,6 @@ from importlib import resources
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.errors import EyeswapError
 from eyeswap.files import parse_json
 from eyeswap.report.analysis.study import StudyResults
 from eyeswap.statistics.correlation import METHODS, Correlation, correlate
@@ -53,9 +52,8 @@ def predictors(results: StudyResults) -> list[Predictor]:
 
 def published_accuracy(backbone: str) -> tuple[str, float] | None:
     """Return which accuracy the backbone's authors report and its value in percent; None if they report none."""
-    try:
-        entry = catalog.entry(backbone)
-    except EyeswapError:
+    entry = catalog.find(backbone)
+    if entry is None:
         return None
     if entry.top1 is not None:
         return IMAGENET, entry.top1

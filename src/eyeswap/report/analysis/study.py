@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eyeswap.backbones import catalog
-from eyeswap.errors import DataError, EyeswapError
+from eyeswap.errors import DataError
 from eyeswap.files import read_json, read_json_lines
 from eyeswap.results.scores import Predictions, check_paired, pool_seeds, read_run_predictions, summarize
 
@@ -144,10 +144,8 @@ class Arm:
     @cached_property
     def objective(self) -> str:
         """What the backbone was trained for, as the catalog has it; ``other`` for a backbone of one's own."""
-        try:
-            return catalog.entry(str(self.backbone.get("name"))).objective
-        except EyeswapError:
-            return "other"
+        entry = catalog.find(str(self.backbone.get("name")))
+        return "other" if entry is None else entry.objective
 
     @property
     def num_parameters(self) -> int | None:
