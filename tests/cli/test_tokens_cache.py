@@ -108,6 +108,6 @@ def test_an_instruction_file_names_its_images_and_a_root_those_of_benchmarks_too
 
 def test_studies_share_tokens_if_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("EYESWAP_TOKENS", raising=False)
-    assert token_folder(tmp_path / "run") == tmp_path / "run" / "tokens"
+    assert token_folder(tmp_path / "run" / "tokens") == tmp_path / "run" / "tokens"
     monkeypatch.setenv("EYESWAP_TOKENS", str(tmp_path / "shared"))
-    assert token_folder(tmp_path / "run") == tmp_path / "shared"
+    assert token_folder(tmp_path / "run" / "tokens") == tmp_path / "shared"

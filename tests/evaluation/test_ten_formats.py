@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from eyeswap.cli.main import app
 from eyeswap.data.official.families import FAMILIES
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.evaluation.predictions import predictions_path
+from eyeswap.runs.folder import RunFolder
 from official_files import write_official_files
 
 CARRIED = ("refcoco-testA", "refcoco+-testB", "refcocog-test")  # test splits that the files have
@@ -54,7 +54,7 @@ def test_every_benchmark_is_asked_answered_and_scored(run, root, tmp_path, mode)
     parts = {"pope": 3, "tallyqa": 2, "ocid-ref": 3}
     for name, entry in told["benchmarks"].items():
         assert entry["n"] == entry["num_examples"] == 4 * parts.get(name, 1)
-        assert predictions_path(tmp_path / "out", name).is_file()
+        assert RunFolder(tmp_path / "out").predictions_of(name).is_file()
         assert 0 <= entry["interval"][0] <= entry["score"] <= entry["interval"][1] <= 100
     assert set(told["averages"]) == {"vqa", "localization", "overall"}
     # What is stored can be scored again without the model, to the same digits.
@@ -74,5 +74,5 @@ def test_slim_sets_of_an_evaluation_are_those_of_the_prepared_index(run, root, t
         index = json.loads((root / "datasets" / family.name / "metadata-slim-4.json").read_text())
         wanted = {entry.get("question", entry.get("ref_expression")) for entry in index.values()}
         for name in family.benchmarks if family.name != "text-vqa" else ("textvqa-ocr",):
-            asked = pq.read_table(predictions_path(tmp_path, name)).column("question").to_pylist()
+            asked = pq.read_table(RunFolder(tmp_path).predictions_of(name)).column("question").to_pylist()
             assert set(asked) <= wanted

@@ -18,7 +18,8 @@ from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
-from eyeswap.runs.record import Finding, Record, at, find_runs, merged, read_records
+from eyeswap.runs.folder import find_runs
+from eyeswap.runs.record import Finding, Record, at, merged, read_records
 from eyeswap.runs.seal import check_files
 
 __all__ = ["AuditReport", "Fact", "Finding", "audit", "find_runs"]

@@ -28,8 +28,8 @@ def audit(
     warning means, why it matters and how to remove it stands in docs/audit.md.
     """
     from eyeswap.audit.audit import audit as audit_runs
-    from eyeswap.audit.audit import find_runs
     from eyeswap.cli.console import open_console
+    from eyeswap.runs.folder import find_runs
 
     findings = audit_runs(find_runs(runs))
     if as_json:

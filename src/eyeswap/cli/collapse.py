@@ -42,9 +42,9 @@ def collapse(
     """
     from eyeswap.cli.console import open_console
     from eyeswap.collapse.verdict import diagnose
-    from eyeswap.runs.record import find_runs
+    from eyeswap.runs.folder import RunFolder, find_runs
 
-    finished = [path for path in find_runs(runs) if (path / "scores.json").is_file()]
+    finished = [path for path in find_runs(runs) if RunFolder(path).is_scored]
     _check(runs, finished)
     if probe:
         _probe(finished, probe)
@@ -89,9 +89,10 @@ def _stabilize(path: Path, runs: Sequence[Path], arms: Sequence[ArmDiagnosis]) -
     from eyeswap.collapse.stabilize import write_stabilized
     from eyeswap.errors import SpecError
     from eyeswap.files import read_json
+    from eyeswap.runs.folder import RunFolder
 
-    studies = {run.parents[1] for run in runs}
-    study = next(iter(studies)) / "study.json"
+    studies = {RunFolder(run).study for run in runs}
+    study = next(iter(studies)).study
     if len(studies) > 1 or not study.is_file():
         raise SpecError("--write-stabilized: needs the runs of one study, with its study.json")
     write_stabilized(path, read_json(study), [arm.arm for arm in arms if arm.verdict == "collapsed"])

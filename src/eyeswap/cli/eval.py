@@ -85,6 +85,7 @@ def evaluate(
     from eyeswap.files import read_json
     from eyeswap.processes import joined
     from eyeswap.progress import progress
+    from eyeswap.runs.folder import RunFolder
     from eyeswap.study.evaluate import Settings, evaluate_run, parse_subset, study_settings
     from eyeswap.study.evaluate import show_prompts as prompts_of
 
@@ -114,7 +115,7 @@ def evaluate(
             folder = evaluate_run(run, names, settings, board, out, batch, workers)
         if not workers.is_first:
             return
-    scores = read_json(folder / "scores.json")
+    scores = read_json(RunFolder(folder).scores)
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **scores}, indent=1, ensure_ascii=False))
         return
@@ -132,6 +133,8 @@ def _prompt(about: Mapping[str, Any]) -> str:
 
 
 def _print_scores(folder: Path, scores: dict[str, Any], mode: str, console: Console) -> None:
+    from eyeswap.runs.folder import RunFolder
+
     console.print(scores_table(f"{folder}, mode {mode}, percent", scores))
     if scores["errors"]:
         console.print(
@@ -139,7 +142,7 @@ def _print_scores(folder: Path, scores: dict[str, Any], mode: str, console: Cons
         )
         for line in _errors(folder, scores):
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"predictions: {folder / 'predictions'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"predictions: {RunFolder(folder).predictions}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _errors(folder: Path, scores: dict[str, Any]) -> list[str]:
@@ -223,6 +226,7 @@ def scores_table(title: str, content: dict[str, Any]) -> Table:
 
 
 def _print_rescored(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
+
     console.print(scores_table(f"{run}, mode {content['mode']}, percent", content))
     for name, entry in content["benchmarks"].items():
         changed = entry["changed"]

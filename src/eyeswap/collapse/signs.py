@@ -23,6 +23,7 @@ from eyeswap.results import averages
 from eyeswap.results.averages import Piece
 from eyeswap.results.compare import join
 from eyeswap.results.scores import Predictions, read_run_predictions
+from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import read_record
 
 Floats = NDArray[np.float64]
@@ -139,7 +140,7 @@ def measure_run(run_dir: Path) -> Signs:
         gains={**constant, **gains["localization"]},
         vqa_gains=gains["vqa"],
         boxes=_boxes(boxed) if boxed else None,
-        losses=_losses(run_dir / "train.jsonl"),
+        losses=_losses(RunFolder(run_dir).training_log),
     )
 
 
@@ -235,9 +236,9 @@ def _image_gains(run_dir: Path, those: Sequence[Predictions]) -> Iterator[tuple[
 
 
 def _probes(run_dir: Path, probe: str) -> Iterator[Path]:
-    for path in sorted(run_dir.glob("evaluations/*/evaluation.json")):
-        if read_json(path).get("images") == probe and (path.parent / "scores.json").is_file():
-            yield path.parent
+    for folder in RunFolder(run_dir).evaluation_folders():
+        if read_json(folder.evaluation).get("images") == probe and folder.is_scored:
+            yield folder.path
 
 
 def _image_gain(folder: Path, those: Sequence[Predictions]) -> Gain | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eyeswap.errors import RunError
 from eyeswap.files import read_json
+from eyeswap.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def model_folder(folder: Path) -> Path:
     Raises:
         RunError: if there is no trained model.
     """
-    if (folder / "model").is_dir():
-        return folder / "model"
+    if RunFolder(folder).is_trained:
+        return RunFolder(folder).model
     if (folder / "checkpoints" / "latest-checkpoint.pt").is_file():
         raise RunError(f"{folder}: a released checkpoint; first `eyeswap models import {folder} OUT`, then ask OUT")
     if (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "eyeswap":

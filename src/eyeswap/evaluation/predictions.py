@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import atomic_path, digest
+from eyeswap.runs.folder import RunFolder
 
 _NUMBERS = pa.list_(pa.float64())
 
@@ -55,15 +56,10 @@ _PART_SCHEMA = pa.schema([("benchmark", pa.string()), *SCHEMA])
 Key = tuple[str, str]  # benchmark, example id
 
 
-def predictions_path(run_dir: Path, benchmark: str) -> Path:
-    """Return the file that holds a benchmark's predictions once all of them are there."""
-    return run_dir / "predictions" / f"{benchmark}.parquet"
-
-
 def write_part(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep the rows of one batch; each has the columns of `SCHEMA` and ``benchmark``."""
     name = digest([[row["benchmark"], row["example_id"]] for row in rows])
-    with atomic_path(_parts(run_dir) / f"part-{name[:20]}.parquet") as temporary:
+    with atomic_path(RunFolder(run_dir).parts / f"part-{name[:20]}.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=_PART_SCHEMA), temporary)
 
 
@@ -84,7 +80,7 @@ def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
         MissingFileError: if there are none.
         DataError: if a file cannot be read.
     """
-    path = predictions_path(run_dir, benchmark)
+    path = RunFolder(run_dir).predictions_of(benchmark)
     if path.is_file():
         return _read(path)
     table = _read_parts(run_dir, None, benchmark)
@@ -95,7 +91,7 @@ def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
 
 def is_unfinished(run_dir: Path) -> bool:
     """Return whether an evaluation was begun and has not ended; its answers so far can be read."""
-    return any(_parts(run_dir).glob("part-*.parquet"))
+    return any(RunFolder(run_dir).parts.glob("part-*.parquet"))
 
 
 def num_answered(run_dir: Path, benchmarks: Iterable[str]) -> dict[str, int]:
@@ -106,7 +102,7 @@ def num_answered(run_dir: Path, benchmarks: Iterable[str]) -> dict[str, int]:
         begun = Counter()
     counts = {}
     for name in benchmarks:
-        path = predictions_path(run_dir, name)
+        path = RunFolder(run_dir).predictions_of(name)
         counts[name] = pq.read_metadata(path).num_rows if path.is_file() else begun[name]
     return counts
 
@@ -121,27 +117,23 @@ def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None
     Raises:
         DataError: if an example is missing.
     """
-    table = _read_parts(run_dir)
+    files, table = RunFolder(run_dir), _read_parts(run_dir)
     keys = zip(*(table.column(name).to_pylist() for name in ("benchmark", "example_id")), strict=True)
     places = {key: row for row, key in enumerate(keys)}
     for benchmark, ids in example_ids.items():
         try:
             order = [places[benchmark, example_id] for example_id in ids]
         except KeyError as error:
-            raise DataError(f"{_parts(run_dir)}: no answer to {' '.join(error.args[0])}; run it again") from None
-        with atomic_path(predictions_path(run_dir, benchmark)) as temporary:
+            raise DataError(f"{files.parts}: no answer to {' '.join(error.args[0])}; run it again") from None
+        with atomic_path(RunFolder(run_dir).predictions_of(benchmark)) as temporary:
             pq.write_table(table.take(order).drop_columns(["benchmark"]), temporary)
-    shutil.rmtree(_parts(run_dir), ignore_errors=True)
-    for path in (run_dir / "predictions").glob(".*.tmp"):  # left by killed processes
+    shutil.rmtree(files.parts, ignore_errors=True)
+    for path in files.predictions.glob(".*.tmp"):  # left by killed processes
         path.unlink(missing_ok=True)
 
 
-def _parts(run_dir: Path) -> Path:
-    return run_dir / "predictions" / "parts"
-
-
 def _read_parts(run_dir: Path, columns: list[str] | None = None, benchmark: str | None = None) -> pa.Table:
-    tables = [_read(path, columns, benchmark) for path in sorted(_parts(run_dir).glob("part-*.parquet"))]
+    tables = [_read(path, columns, benchmark) for path in sorted(RunFolder(run_dir).parts.glob("part-*.parquet"))]
     if not tables:
         return _PART_SCHEMA.empty_table().select(columns or _PART_SCHEMA.names)
     return pa.concat_tables(tables)

@@ -22,10 +22,11 @@ from eyeswap.errors import DataError, RunError
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark, Outcome
 from eyeswap.evaluation.generate import Generation, Generator, Request
-from eyeswap.evaluation.predictions import Key, kept_keys, merge_parts, predictions_path, write_part
+from eyeswap.evaluation.predictions import Key, kept_keys, merge_parts, write_part
 from eyeswap.evaluation.stopping import stop_rule
 from eyeswap.files import digest, read_json, write_json
 from eyeswap.processes import Workers
+from eyeswap.runs.folder import RunFolder
 from eyeswap.vlm.model import VisionLanguageModel
 
 Asked = tuple[Benchmark, Sequence[Example], TrivialBaseline]
@@ -83,7 +84,7 @@ def evaluate(
     questions = {benchmark.name: ask(model, benchmark, examples, baseline) for benchmark, examples, baseline in asked}
     if workers.is_first:
         _write_index(run_dir, asked, questions)
-    missing = {name: rows for name, rows in questions.items() if not predictions_path(run_dir, name).is_file()}
+    missing = {name: rows for name, rows in questions.items() if not RunFolder(run_dir).predictions_of(name).is_file()}
     kept = kept_keys(run_dir)
     todo = [
         [question for question in part if question.key not in kept]
@@ -206,7 +207,7 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
 
 def _write_index(run_dir: Path, asked: Sequence[Asked], questions: Mapping[str, Sequence[Question]]) -> None:
     """Add the benchmarks to ``predictions/benchmarks.json``: what readers need, and what was asked."""
-    path = run_dir / "predictions" / "benchmarks.json"
+    path = RunFolder(run_dir).benchmarks
     index = read_json(path) if path.is_file() else {}
     for benchmark, examples, baseline in asked:
         asks = digest(

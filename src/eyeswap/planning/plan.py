@@ -13,6 +13,7 @@ from eyeswap.errors import SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.files import digest, read_json
 from eyeswap.planning.spec import Study
+from eyeswap.runs.folder import RunFolder, StudyFolder
 
 State = Literal["new", "unfinished", "done", "changed"]
 
@@ -43,17 +44,18 @@ class PlannedRun:
 
     def state(self) -> State:
         """Return whether the run is new, unfinished, done, or made by another study text ("changed")."""
-        if not (self.folder / "spec.json").is_file():
+        files = RunFolder(self.folder)
+        if not files.is_begun:
             return "new"
-        if read_json(self.folder / "spec.json").get("run_digest") != self.digest:
+        if read_json(files.record).get("run_digest") != self.digest:
             return "changed"
-        return "done" if (self.folder / "scores.json").is_file() else "unfinished"
+        return "done" if files.is_scored else "unfinished"
 
 
 def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
     """Return every run of a study, seed by seed and within a seed arm by arm: early results compare arms."""
     return [
-        PlannedRun(study, arm, seed, runs_dir / study.name / arm / f"seed-{seed}")
+        PlannedRun(study, arm, seed, StudyFolder(runs_dir / study.name).run(arm, seed).path)
         for seed in study.seeds
         for arm in study.arms
     ]

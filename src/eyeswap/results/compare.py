@@ -18,6 +18,7 @@ from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.files import read_json
 from eyeswap.results.averages import Piece, gather_pieces, members, pieces
 from eyeswap.results.scores import Predictions, read_run_predictions
+from eyeswap.runs.folder import RunFolder
 from eyeswap.statistics.differences import holm, judged_differences, mcnemar
 
 _MOST_IDS = 20  # of unjoined examples listed
@@ -118,7 +119,7 @@ def join(first: Predictions, second: Predictions) -> Joined:
 
 def _shared(first: Path, second: Path, names: Sequence[str]) -> list[tuple[Predictions, Predictions]]:
     for run in (first, second):
-        if not (run / "predictions").is_dir():
+        if not RunFolder(run).predictions.is_dir():
             raise SpecError(f"{run}: no predictions here; name a run folder such as runs/quickstart/vit/seed-7")
     before, after = ({one.name: one for one in read_run_predictions(run)} for run in (first, second))
     both = [name for name in before if name in after]

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
 from eyeswap.results.scores import score_run
+from eyeswap.runs.folder import SEED_PREFIX, RunFolder, StudyFolder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -41,7 +42,7 @@ MAX_ROWS = 5_000_000  # predictions of a benchmark; the largest published one ha
 SUFFIX = ".eyeswap.zip"
 
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-_RUN = rf"{_NAME}/seed-[0-9]+"
+_RUN = rf"{_NAME}/{SEED_PREFIX}[0-9]+"
 _RUN_FILE = (
     rf"{_RUN}/(?:(?:spec|environment|scores|seal)\.json|train\.jsonl|predictions/[a-z0-9_+.-]+\.(?:parquet|json))"
 )
@@ -80,9 +81,9 @@ def export_study(study_dir: Path, archive: Path) -> str:
     Raises:
         SpecError: if the folder holds no study, or none of its runs is finished.
     """
-    if not (study_dir / "study.json").is_file():
+    if not StudyFolder(study_dir).study.is_file():
         raise SpecError(f"{study_dir}: no study here (study.json is missing); pass a folder such as runs/quickstart")
-    finished = {path.parent for path in study_dir.glob("*/seed-*/scores.json")}
+    finished = {run.path for run in StudyFolder(study_dir).runs() if run.is_scored}
     if not finished:
         raise SpecError(f"{study_dir}: no finished run to export; see `eyeswap study status`")
     paths = {path.relative_to(study_dir).as_posix(): path for path in sorted(study_dir.rglob("*")) if path.is_file()}
@@ -125,10 +126,11 @@ def import_study(archive: Path, runs_dir: Path) -> Imported:
         for run in added:
             (folder / run).parent.mkdir(parents=True, exist_ok=True)
             (workplace / run).rename(folder / run)
-        write_json(folder / "study.json", study)
-        sources = read_json(folder / "imports.json") if (folder / "imports.json").is_file() else []
+        write_json(StudyFolder(folder).study, study)
+        imports = StudyFolder(folder).imports
+        sources = read_json(imports) if imports.is_file() else []
         if all(source["digest"] != digest for source in sources):
-            write_json(folder / "imports.json", [*sources, {"digest": digest, "file": archive.name, "runs": runs}])
+            write_json(imports, [*sources, {"digest": digest, "file": archive.name, "runs": runs}])
     except OSError as problem:
         raise DataError(f"{archive}: {problem.strerror or problem} ({problem.filename or runs_dir})") from None
     finally:
@@ -227,9 +229,9 @@ def _check_content(archive: Path, name: str, path: Path) -> None:
 def _merged_study(archive: Path, workplace: Path, folder: Path) -> dict[str, Any]:
     """Return the study with the arms and seeds of both sides, or refuse to mix two studies."""
     theirs = _study_of(archive, workplace)
-    if not (folder / "study.json").is_file():
+    if not StudyFolder(folder).study.is_file():
         return theirs
-    ours: dict[str, Any] = read_json(folder / "study.json")
+    ours: dict[str, Any] = read_json(StudyFolder(folder).study)
     for key in sorted(set(ours) | set(theirs)):
         if key not in _ADDED_UP and ours.get(key) != theirs.get(key):
             there, here = _difference(key, theirs.get(key), ours.get(key))
@@ -252,7 +254,8 @@ def _difference(path: str, theirs: Any, ours: Any) -> tuple[str, str]:
 
 
 def _study_of(archive: Path, workplace: Path) -> dict[str, Any]:
-    study = read_json(workplace / "study.json") if (workplace / "study.json").is_file() else None
+    path = StudyFolder(workplace).study
+    study = read_json(path) if path.is_file() else None
     if (
         not isinstance(study, dict)
         or not isinstance(study.get("arms"), dict)
@@ -276,7 +279,7 @@ def _check_same(archive: Path, manifest: dict[str, Any], folder: Path, run: str)
 def _check_scores(archive: Path, workplace: Path, run: str) -> None:
     """Score a run's predictions again, and compare with the scores that came with them."""
     try:
-        told = read_json(workplace / run / "scores.json")["benchmarks"]
+        told = read_json(RunFolder(workplace / run).scores)["benchmarks"]
         found = score_run(workplace / run)["benchmarks"]
         same = set(told) == set(found) and all(
             told[name]["n"] == found[name]["n"] and abs(told[name]["score"] - found[name]["score"]) < 1e-6

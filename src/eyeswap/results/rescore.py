@@ -22,6 +22,7 @@ from eyeswap.evaluation.boxes import iou
 from eyeswap.files import read_json
 from eyeswap.results.averages import Weights
 from eyeswap.results.scores import Predictions, read_run_predictions, summarize
+from eyeswap.runs.folder import RunFolder
 
 _CLOSE = 1e-9  # two scores nearer than this are equal
 
@@ -93,13 +94,13 @@ def rescore_benchmarks(
     run_dir: Path, mode: Mode = "study", names: Iterable[str] = (), root: Path | None = None
 ) -> list[Rescored]:
     """Score each benchmark's predictions again; arguments and errors as `rescore`."""
-    if not (run_dir / "predictions").is_dir():
+    if not RunFolder(run_dir).predictions.is_dir():
         raise SpecError(f"{run_dir}: no predictions here; name a run folder such as runs/quickstart/vit/seed-7")
     stored = {one.name: one for one in read_run_predictions(run_dir)}
     for name in names:
         if name not in stored:
             raise SpecError(f"{run_dir}: has no predictions for {name!r}. {nearest(name, stored)}")
-    index = read_json(run_dir / "predictions" / "benchmarks.json")
+    index = read_json(RunFolder(run_dir).benchmarks)
     chosen = list(names) or list(stored)
     return [_rescore(stored[name], index[name], mode, root) for name in chosen]
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.errors import DataError, MissingFileError
-from eyeswap.evaluation.predictions import is_unfinished, predictions_path, read_predictions
+from eyeswap.evaluation.predictions import is_unfinished, read_predictions
 from eyeswap.files import read_json, write_json
 from eyeswap.results.averages import GROUPS, Piece, Weights, average, gain, members, pieces
+from eyeswap.runs.folder import RunFolder
 from eyeswap.statistics.differences import Interval
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
@@ -84,14 +85,14 @@ def read_run_predictions(run_dir: Path) -> list[Predictions]:
     Raises:
         DataError: naming file, column or row, when something is missing or out of range.
     """
-    index = run_dir / "predictions" / "benchmarks.json"
+    index = RunFolder(run_dir).benchmarks
     benchmarks = read_json(index)
     if not isinstance(benchmarks, dict) or not benchmarks:
         raise DataError(f"{index}: expected a mapping of benchmark names to group, title and metric")
     found = []
     for name, about in benchmarks.items():
         try:
-            found.append(_read_predictions(index, name, about))
+            found.append(_read_predictions(run_dir, name, about))
         except MissingFileError:
             if not is_unfinished(run_dir):
                 raise
@@ -115,7 +116,7 @@ def write_scores(run_dir: Path) -> Path:
     Raises:
         DataError: as `read_run_predictions`.
     """
-    path = run_dir / "scores.json"
+    path = RunFolder(run_dir).scores
     write_json(path, score_run(run_dir))
     return path
 
@@ -222,13 +223,13 @@ def _subsets(one: Predictions) -> dict[str, dict[str, Any]]:
     }
 
 
-def _read_predictions(index: Path, name: str, about: Any) -> Predictions:
+def _read_predictions(run_dir: Path, name: str, about: Any) -> Predictions:
+    index, path = RunFolder(run_dir).benchmarks, RunFolder(run_dir).predictions_of(name)
     if not isinstance(about, dict) or any(key not in about for key in ("group", "title", "metric")):
         raise DataError(f"{index}: {name}: expected group, title and metric")
     if about["group"] not in GROUPS:
         raise DataError(f"{index}: {name}: group {about['group']} is not one of {', '.join(GROUPS)}")
-    path = predictions_path(index.parents[1], name)
-    table = read_predictions(index.parents[1], name)
+    table = read_predictions(run_dir, name)
     missing = [column for column in NEEDED_COLUMNS if column not in table.column_names]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}")

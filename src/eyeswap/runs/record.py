@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json, read_json
+from eyeswap.runs.folder import RunFolder
 
 Record = Mapping[str, Any]
 Severity = Literal["error", "warning", "note"]
@@ -64,22 +65,6 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(one_by_text.values(), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return the run folders among ``paths``; a study's or an arm's folder stands for all runs below it.
-
-    Raises:
-        DataError: if a path holds no run.
-    """
-    runs: list[Path] = []
-    for path in paths:
-        is_run = (path / "spec.json").is_file()
-        found = [path] if is_run else sorted(spec.parent for spec in path.glob("**/seed-*/spec.json"))
-        if not found:
-            raise DataError(f"{path}: holds no run (a run folder has a spec.json)")
-        runs += [run for run in found if run not in runs]
-    return runs
-
-
 def read_records(run_dirs: Iterable[Path]) -> dict[str, Record]:
     """Return the records of runs by name: ``arm/seed-n``, or the folder where that is taken.
 
@@ -100,12 +85,13 @@ def read_record(run_dir: Path) -> Record:
     Raises:
         DataError: if either file is missing or has not its documented keys.
     """
-    record = read_json(run_dir / "spec.json")
+    files = RunFolder(run_dir)
+    record = read_json(files.record)
     if not isinstance(record, dict):
-        raise DataError(f"{run_dir / 'spec.json'}: expected an object")
+        raise DataError(f"{files.record}: expected an object")
     for key in ("arm", "seed", "recipe_digest", "backbone", "llm", "connector"):
         if key not in record:
-            raise DataError(f"{run_dir / 'spec.json'}: {key}: missing")
+            raise DataError(f"{files.record}: {key}: missing")
     geometry, colours = at(record, "backbone.geometry"), None
     if isinstance(geometry, dict):
         colours = {key: geometry[key] for key in COLOUR_KEYS if key in geometry}
@@ -114,8 +100,8 @@ def read_record(run_dir: Path) -> Record:
         **record,
         "geometry": geometry,
         "normalisation": colours,
-        "environment": read_json(run_dir / "environment.json"),
-        "questions": _questions(run_dir / "predictions" / "benchmarks.json"),
+        "environment": read_json(files.environment),
+        "questions": _questions(files.benchmarks),
     }
 
 

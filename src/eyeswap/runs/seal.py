@@ -16,23 +16,22 @@ from eyeswap.backbones.state import state_digest
 from eyeswap.errors import DataError
 from eyeswap.files import digest, read_json, sha256_of, write_json
 from eyeswap.runs.environment import code_version
+from eyeswap.runs.folder import SEED_PREFIX, RunFolder
 from eyeswap.runs.record import Finding, at
 from eyeswap.vlm.connector import build_connector
 
-SEAL = "seal.json"
 LARGE_BYTES = 1 << 28  # files beyond this are compared by size alone, so that an audit takes seconds
-_SEALED = ("spec.json", "environment.json", "train.jsonl", "scores.json", "predictions/*.*", "model/**/*.*")
 _MOST_CONNECTOR = 50_000_000  # parameters of a connector that is drawn again
 
 
 def write_seal(run_dir: Path) -> None:
     """Take down size and sha256 of everything that a finished run consists of."""
-    files = sorted({path for pattern in _SEALED for path in run_dir.glob(pattern) if path.is_file()})
+    files = RunFolder(run_dir)
     about = {
         path.relative_to(run_dir).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in files
+        for path in files.sealed_files()
     }
-    write_json(run_dir / SEAL, about)
+    write_json(files.seal, about)
 
 
 def check_files(name: str, run_dir: Path, record: Mapping[str, Any]) -> Iterator[Finding]:
@@ -46,12 +45,13 @@ def check_files(name: str, run_dir: Path, record: Mapping[str, Any]) -> Iterator
     Raises:
         DataError: if the seal or the study's record is damaged.
     """
-    if (run_dir / SEAL).is_file():
+    files = RunFolder(run_dir)
+    if files.seal.is_file():
         changed = list(_changed(run_dir))
         if changed:
             message = f"files changed since the run ended: {', '.join(changed)}"
             yield Finding("changed-files", "error", (name,), message, {"changed": changed})
-    elif (run_dir / "scores.json").is_file():
+    elif files.is_scored:
         message = "the run was never sealed, so nothing shows whether its files were changed since it ended"
         yield Finding("changed-files", "note", (name,), message, {"changed": None})
     told = dict(contradictions(run_dir, record))
@@ -64,11 +64,12 @@ def contradictions(run_dir: Path, record: Mapping[str, Any]) -> Iterator[tuple[s
     """Yield places in a run's record that cannot be true, each with the reason."""
     if "recipe" in record and digest(record["recipe"]) != record["recipe_digest"]:
         yield "recipe_digest", "is not that of the recipe beside it"
-    if run_dir.name.startswith("seed-"):
-        for place, told in (("arm", run_dir.parent.name), ("seed", run_dir.name.removeprefix("seed-"))):
+    files = RunFolder(run_dir)
+    if files.is_of_a_study:
+        for place, told in (("arm", run_dir.parent.name), ("seed", run_dir.name.removeprefix(SEED_PREFIX))):
             if str(record[place]) != told:
                 yield place, f"is {record[place]}, its folder says {told}"
-        study = run_dir.parents[1] / "study.json"
+        study = files.study.study
         if study.is_file():
             yield from _against_study(read_json(study), record)
     yield from _against_catalog(record)
@@ -77,17 +78,18 @@ def contradictions(run_dir: Path, record: Mapping[str, Any]) -> Iterator[tuple[s
 
 def _changed(run_dir: Path) -> Iterator[str]:
     """Yield the sealed files that are here and are others; files that were left behind are no change."""
-    seal = read_json(run_dir / SEAL)
+    path = RunFolder(run_dir).seal
+    seal = read_json(path)
     if not isinstance(seal, dict):
-        raise DataError(f"{run_dir / SEAL}: expected an object")
+        raise DataError(f"{path}: expected an object")
     for name, about in seal.items():
-        path = run_dir / name
+        file = run_dir / name
         if ".." in Path(name).parts or Path(name).is_absolute() or not isinstance(about, dict):
-            raise DataError(f"{run_dir / SEAL}: {name}: no file of a run")
-        if not path.is_file():
+            raise DataError(f"{path}: {name}: no file of a run")
+        if not file.is_file():
             continue
-        size = path.stat().st_size
-        if size != about.get("bytes") or (size <= LARGE_BYTES and sha256_of(path) != about.get("sha256")):
+        size = file.stat().st_size
+        if size != about.get("bytes") or (size <= LARGE_BYTES and sha256_of(file) != about.get("sha256")):
             yield name
 
 
@@ -125,7 +127,7 @@ def _against_catalog(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _against_connector(run_dir: Path, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Draw the connector's first weights again from the seed, where that is a matter of a moment."""
     kind, told = at(record, "connector.kind"), at(record, "connector.init_digest")
-    width, config = at(record, "backbone.embed_dim"), run_dir / "model" / "config.json"
+    width, config = at(record, "backbone.embed_dim"), RunFolder(run_dir).model_config
     if kind is None or told is None or width is None or not config.is_file() or not _same_code(record):
         return
     llm_width = at(read_json(config), "text_config.hidden_size")

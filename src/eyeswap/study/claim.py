@@ -25,10 +25,10 @@ from typing import Literal
 
 from eyeswap.errors import RunError
 from eyeswap.files import write_json
+from eyeswap.runs.folder import RunFolder
 
 BEAT_S = 5.0  # seconds between touches of a holder's file
 STALE_S = 90.0  # a file untouched for so long has lost its holder
-FOLDER = "workers"
 
 End = Literal["done", "failed", "interrupted"]
 
@@ -118,7 +118,7 @@ def claim(folder: Path) -> Claim | None:
     last = holder_of(folder)
     if last is not None and last.is_at_work:
         return None
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    RunFolder(folder).workers.mkdir(parents=True, exist_ok=True)
     number = 1 if last is None else last.number + 1
     mine = Holder(number, socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), utc_now())
     try:
@@ -157,11 +157,11 @@ def _content(holder: Holder) -> dict[str, object]:
 
 
 def _path(folder: Path, number: int) -> Path:
-    return folder / FOLDER / f"{number:04d}.json"
+    return RunFolder(folder).workers / f"{number:04d}.json"
 
 
 def _numbers(folder: Path) -> list[int]:
-    return sorted(int(path.stem) for path in (folder / FOLDER).glob("*.json") if path.stem.isdigit())
+    return sorted(int(path.stem) for path in RunFolder(folder).workers.glob("*.json") if path.stem.isdigit())
 
 
 def _read(folder: Path, number: int) -> Holder:

@@ -36,6 +36,7 @@ from eyeswap.progress import Progress
 from eyeswap.recipe import BoxFrame
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.environment import environment
+from eyeswap.runs.folder import RunFolder
 from eyeswap.tokens.cache import ImageEncoder, StoredImages, shared_token_folder
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.prompt import Prompt
@@ -95,17 +96,16 @@ def study_settings(run: Path) -> tuple[str | None, int | Literal["full"], list[s
     if spec is None:
         return None, "full", []
     folder = spec["recipe"]["data"].get("folder")
-    study_dir = run.parents[1] if run.name.startswith("seed-") else run.parents[2]
-    study = study_dir / "study.json"
-    subset = read_json(study).get("subset") if study.is_file() else None
-    return folder or str(study_dir / "data"), subset or "full", list(spec["benchmarks"])
+    study_dir = RunFolder(run if RunFolder(run).is_of_a_study else run.parent).study
+    subset = read_json(study_dir.study).get("subset") if study_dir.study.is_file() else None
+    return folder or str(study_dir.data), subset or "full", list(spec["benchmarks"])
 
 
 def run_spec(run: Path) -> dict[str, Any] | None:
     """Return the record of the run that a folder is, or that the model in it belongs to; None for other models."""
-    for folder in (run, run.parent):
-        if (folder / "spec.json").is_file() and (folder / "model").is_dir():
-            spec: dict[str, Any] = read_json(folder / "spec.json")
+    for files in (RunFolder(run), RunFolder(run.parent)):
+        if files.is_begun and files.is_trained:
+            spec: dict[str, Any] = read_json(files.record)
             return spec
     return None
 
@@ -187,7 +187,7 @@ def evaluate_run(
     """
     workers = workers or Workers()
     folder = model_folder(run)
-    out = out or run / "evaluations" / settings.name
+    out = out or RunFolder(run).evaluation_folder(settings.name).path
     root, device = Path(settings.data), best_device()
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     asked: list[Asked] = [
@@ -232,7 +232,7 @@ def _shown(encoder: ImageEncoder, loaded: LoadedBackbone, settings: Settings, as
 
 def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, half: bool) -> None:
     """Write what was evaluated and how; refuse a folder that holds an evaluation of something else."""
-    path = out / "evaluation.json"
+    path = RunFolder(out).evaluation
     weights = {
         file.name: [file.stat().st_size, file.stat().st_mtime_ns]
         for file in sorted(model_folder(run).glob("*.safetensors"))
@@ -248,7 +248,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
         changed = ", ".join(key for key in record if before.get(key) != record[key])
         raise RunError(f"{out}: holds an evaluation with other {changed}; choose another --out, or delete it")
     write_json(path, record)
-    write_json(out / "environment.json", environment())
+    write_json(RunFolder(out).environment, environment())
 
 
 def _write_spec(
@@ -263,4 +263,4 @@ def _write_spec(
     seen = spec.get("observed", {}) | {
         "canvas": canvas_of(geometry, str(spec["backbone"]["name"]), Path(settings.data), images)
     }
-    write_json(out / "spec.json", spec | changed | {"observed": seen})
+    write_json(RunFolder(out).record, spec | changed | {"observed": seen})

@@ -26,6 +26,7 @@ from eyeswap.planning.spec import Study
 from eyeswap.processes import Workers
 from eyeswap.progress import Progress, progress
 from eyeswap.results.scores import write_scores
+from eyeswap.runs.folder import RunFolder, StudyFolder
 from eyeswap.runs.seal import write_seal
 from eyeswap.shipped import llm_source
 from eyeswap.study.launch import alone_in, work_through
@@ -64,9 +65,9 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         return study_dir
     check_arms(study)
     with join() as ranks, progress(console if ranks.is_first else Console(quiet=True)) as board:
-        with ranks.first_alone(), alone_in(study_dir / "data", console) if ranks.is_first else nullcontext():
+        with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
             if ranks.is_first:
-                write_json(study_dir / "study.json", study.model_dump(mode="json"))
+                write_json(StudyFolder(study_dir).study, study.model_dump(mode="json"))
             data = prepare_data(study, study_dir, board)
         work_through(planned, lambda run: execute_run(run, data, study_dir, board, ranks), board.console, ranks)
     return study_dir
@@ -105,15 +106,15 @@ def load_arm(study: Study, arm: str) -> LoadedBackbone:
 def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progress, ranks: Ranks) -> None:
     """Take one run to its end: tokens, training, predictions, scores; all processes of a group call this."""
     loaded = load_arm(run.study, run.arm)
-    cache = cached_tokens(run, data, loaded, token_folder(study_dir), board, ranks)
-    if not (run.folder / "model").is_dir():
+    cache = cached_tokens(run, data, loaded, token_folder(StudyFolder(study_dir).tokens), board, ranks)
+    if not RunFolder(run.folder).is_trained:
         train_run(run, data, loaded, cache, board, ranks)
         gc.collect()  # a sharded model holds itself; its memory is needed now
     _answer(run, data, loaded, cache, board, ranks)
     if ranks.is_first:
         write_scores(run.folder)
         write_seal(run.folder)
-        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(RunFolder(run.folder).checkpoints, ignore_errors=True)
     ranks.wait()
 
 
@@ -122,7 +123,7 @@ def _answer(
 ) -> None:
     """Ask the saved VLM all benchmark questions; on a GPU in bf16, as published."""
     dtype = torch.bfloat16 if ranks.device.type == "cuda" else torch.float32
-    model = VisionLanguageModel.load(run.folder / "model", dtype=dtype).to(ranks.device)
+    model = VisionLanguageModel.load(RunFolder(run.folder).model, dtype=dtype).to(ranks.device)
     network = loaded.network.to(ranks.device).eval()
     images = ImageEncoder(network, loaded.geometry, data.root) if cache is None else cache
     asked = asked_in_frame(data.asked, data.root, run.study.recipe.box_frame, loaded.geometry)

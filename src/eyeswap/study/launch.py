@@ -16,6 +16,7 @@ from rich.console import Console
 
 from eyeswap.errors import EyeswapError, RunError
 from eyeswap.planning.plan import PlannedRun
+from eyeswap.runs.folder import RunFolder
 from eyeswap.study.claim import Claim, claim, held, holder_of, utc_now
 from eyeswap.training.parallel import Ranks
 
@@ -62,7 +63,7 @@ def work_through(
             failed[choice] = str(error)
             console.print(f"[red]failed:[/red] {error}", highlight=False, soft_wrap=True)
     if failed:
-        names = ", ".join(f"{planned[index].arm}/seed-{planned[index].seed}" for index in failed)
+        names = ", ".join(RunFolder(planned[index].folder).name for index in failed)
         raise RunError(f"{len(failed)} of {len(planned)} runs failed: {names}; first: {next(iter(failed.values()))}")
 
 

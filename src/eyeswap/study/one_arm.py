@@ -17,9 +17,10 @@ from pydantic import Field
 from rich.console import Console
 
 from eyeswap.errors import SpecError
-from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
+from eyeswap.planning.plan import plan_runs, refuse_changed
 from eyeswap.planning.spec import Study, checked
 from eyeswap.progress import progress
+from eyeswap.runs.folder import RunFolder, StudyFolder
 from eyeswap.study.execute import check_arms, load_arm
 from eyeswap.study.launch import alone_in
 from eyeswap.study.study_data import cached_tokens, prepare_data
@@ -90,24 +91,20 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
     study_dir = runs_dir / study.name
     (run,) = plan_runs(study, runs_dir)
     refuse_changed([run], recipe_file)
-    if _is_trained(run):
+    if RunFolder(run.folder).is_trained:
         return run.folder
     check_arms(study)
     with join() as ranks, progress(console if ranks.is_first else Console(quiet=True)) as board:
-        with ranks.first_alone(), alone_in(study_dir / "data", console) if ranks.is_first else nullcontext():
+        with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
             data = prepare_data(study, study_dir, board)
         loaded = load_arm(study, run.arm)
         with alone_in(run.folder, console) if ranks.is_first else nullcontext():
-            cache = cached_tokens(run, data, loaded, token_folder(study_dir), board, ranks)
-            if not _is_trained(run):
+            cache = cached_tokens(run, data, loaded, token_folder(StudyFolder(study_dir).tokens), board, ranks)
+            if not RunFolder(run.folder).is_trained:
                 train_run(run, data, loaded, cache, board, ranks)
         if ranks.is_first:
-            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(RunFolder(run.folder).checkpoints, ignore_errors=True)
     return run.folder
-
-
-def _is_trained(run: PlannedRun) -> bool:
-    return (run.folder / "model").is_dir()
 
 
 def _apply(change: str, value: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.runs.environment import environment
+from eyeswap.runs.folder import RunFolder
 from eyeswap.shipped import llm_source
 from eyeswap.study.study_data import StudyData
 from eyeswap.training.batches import TrainingData
@@ -20,7 +21,6 @@ from eyeswap.training.order import order_digest
 from eyeswap.vlm.hub import local_folder
 from eyeswap.vlm.model import VisionLanguageModel
 
-LEFT_OUT_FILE = "left-out.json"
 _BOX_MARK = "region this sentence describes:"
 
 
@@ -28,10 +28,11 @@ def write_records(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
 ) -> None:
     """Write ``spec.json``, ``environment.json`` and, if records are left out, which and why (``left-out.json``)."""
+    files = RunFolder(run.folder)
     if data.left_out:
-        write_json(run.folder / LEFT_OUT_FILE, [asdict(one) for one in data.left_out])
-    write_json(run.folder / "environment.json", environment())
-    write_json(run.folder / "spec.json", _spec(run, data, loaded, model, trained_on))
+        write_json(files.left_out, [asdict(one) for one in data.left_out])
+    write_json(files.environment, environment())
+    write_json(files.record, _spec(run, data, loaded, model, trained_on))
 
 
 def _spec(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eyeswap.errors import EnvironmentProblem, SpecError
+from eyeswap.runs.folder import StudyFolder
 
 _MOST_TIMEOUTS = 1000  # a long study may run into many time limits; each goes on from the last checkpoint
 
@@ -111,7 +112,7 @@ def submit(study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOption
 
 def logs(study_file: Path, runs_dir: Path) -> Path:
     """Return the folder with what the jobs say, ``<job>_<task>_log.out`` and ``.err``."""
-    return runs_dir.absolute() / study_file.stem / "slurm"
+    return StudyFolder(runs_dir.absolute() / study_file.stem).slurm
 
 
 class Worker:

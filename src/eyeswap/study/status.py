@@ -13,6 +13,7 @@ from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.predictions import num_answered
 from eyeswap.files import read_json
 from eyeswap.planning.plan import PlannedRun
+from eyeswap.runs.folder import RunFolder
 from eyeswap.study.claim import Holder, holder_of
 
 _RECENT_STEPS = 50  # speed is that of so many last steps
@@ -65,14 +66,14 @@ class RunStatus:
 
 def status_of(run: PlannedRun) -> RunStatus:
     """Return how far a run is."""
-    state, last = run.state(), holder_of(run.folder)
+    state, last, files = run.state(), holder_of(run.folder), RunFolder(run.folder)
     is_at_work = last is not None and last.is_at_work
-    rows = _log_rows(run.folder / "train.jsonl")
+    rows = _log_rows(files.training_log)
     newest = rows[-1] if rows else {}
     step = int(newest.get("step", -1)) + 1
-    num_steps = read_json(run.folder / "spec.json").get("num_steps") if state != "new" else None
+    num_steps = read_json(files.record).get("num_steps") if state != "new" else None
     step_s = _step_s(rows)
-    is_trained = (run.folder / "model").is_dir()
+    is_trained = files.is_trained
     if state in ("done", "changed"):
         activity: str = state
     elif is_at_work:
@@ -137,7 +138,7 @@ def _step_s(rows: Sequence[dict[str, Any]]) -> float | None:
 
 def _answers(run: PlannedRun) -> tuple[dict[str, int], dict[str, int]]:
     """Return the questions answered and asked so far, by benchmark."""
-    index = run.folder / "predictions" / "benchmarks.json"
+    index = RunFolder(run.folder).benchmarks
     names = [get_benchmark(name).name for name in run.study.benchmarks]
     asked = read_json(index) if index.is_file() else {}
     counts = num_answered(run.folder, names)

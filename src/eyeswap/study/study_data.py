@@ -25,12 +25,12 @@ from eyeswap.planning.plan import PlannedRun
 from eyeswap.planning.spec import Study
 from eyeswap.progress import Progress
 from eyeswap.recipe import DigitsData, FolderData
+from eyeswap.runs.folder import StudyFolder
 from eyeswap.tokens.cache import TokenCache, cache_tokens, open_store
 from eyeswap.tokens.store import ImageDigests
 from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.parallel import Ranks
 
-IMAGES_FILE = "training-images.json"
 _NAMED = 3  # images that a message names
 
 
@@ -93,7 +93,7 @@ def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
     source = study.recipe.data
     left_out: list[LeftOut] = []
     if isinstance(source, DigitsData):
-        root = study_dir / "data"
+        root = StudyFolder(study_dir).data
         size = DigitsSize(source.seed, source.num_train_images, source.num_val_images, source.turns)
         task = board.task("draw the data set", num_scenes(size))
         data_digest = write_digits(root, size, task.advance)
@@ -103,7 +103,7 @@ def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
         path = root / source.instruction
         records = read_instructions(path, str(Path(source.instruction).parent))
         data_digest = sha256_of(path)
-        unusable = unusable_images(root, records, data_digest, study_dir / IMAGES_FILE, board)
+        unusable = unusable_images(root, records, data_digest, StudyFolder(study_dir).training_images, board)
         instructions, left_out = _split(records, unusable)
         _complain(path, source, len(records), left_out)
         if left_out:

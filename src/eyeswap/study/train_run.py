@@ -12,6 +12,7 @@ from eyeswap.files import digest
 from eyeswap.planning.hardware import peak_flops
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.progress import Progress, Task
+from eyeswap.runs.folder import RunFolder
 from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
 from eyeswap.study.study_data import StudyData
@@ -101,11 +102,12 @@ def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
     """Gather the weights of all processes, and let the first one write them, whole or not at all."""
     state = whole_state(model, keep=ranks.is_first)
     if ranks.is_first:
-        unfinished = run.folder / "model.unfinished"
+        files = RunFolder(run.folder)
+        unfinished = files.unfinished_model
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished, state_dict=merged(state))
         model.processor.save_pretrained(unfinished)
-        unfinished.rename(run.folder / "model")
+        unfinished.rename(files.model)
     ranks.wait()
 
 

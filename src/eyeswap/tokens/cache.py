@@ -199,9 +199,9 @@ def cache_tokens(
     return TokenCache(images, store.tokens(), unreadable, rows)
 
 
-def token_folder(study_dir: Path) -> Path:
+def token_folder(own: Path) -> Path:
     """Return where a study keeps visual tokens: ``EYESWAP_TOKENS``, which studies can share, or its own folder."""
-    return shared_token_folder() or study_dir / "tokens"
+    return shared_token_folder() or own
 
 
 def shared_token_folder() -> Path | None:

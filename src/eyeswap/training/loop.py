@@ -18,6 +18,7 @@ import torch
 
 from eyeswap.errors import RunError
 from eyeswap.recipe import Execution, Recipe
+from eyeswap.runs.folder import RunFolder
 from eyeswap.training.attention import can_pack, compiled, packed_attention, recomputed
 from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
 from eyeswap.training.checkpoint import Checkpoints
@@ -62,7 +63,7 @@ def train(
         CheckpointError: if a checkpoint belongs to another run, or none is whole.
         SpecError: if recipe and execution do not fit.
     """
-    execution, ranks = execution or Execution(), this_process()
+    execution, ranks, files = execution or Execution(), this_process(), RunFolder(run_dir)
     packs = execution.tokens_per_pass is not None and can_pack(model.llm)
     cutter = Cutter.of(data, recipe, execution, ranks.size, packs)
     layout = Layout(model.config.image_token_id, model.config.bos_first, int(model.tokenizer.pad_token_id or 0), packs)
@@ -73,12 +74,12 @@ def train(
         trainer = Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
         checkpoints = stack.enter_context(
             Checkpoints(
-                run_dir / "checkpoints", digest, ranks, execution.keep_checkpoints, execution.checkpoint_every_s, warn
+                files.checkpoints, digest, ranks, execution.keep_checkpoints, execution.checkpoint_every_s, warn
             )
         )
         first = checkpoints.load(trainer.learner, trainer.optimizer)
         trackers = open_trackers(execution.track, run_dir, recipe.model_dump(mode="json")) if ranks.is_first else []
-        log = TrainLog(run_dir / "train.jsonl", first, trackers, writes=ranks.is_first)
+        log = TrainLog(files.training_log, first, trackers, writes=ranks.is_first)
         stack.callback(log.close)
         meter = Meter(peak_flops and peak_flops * ranks.size)
         started = time.perf_counter() - log.elapsed_s

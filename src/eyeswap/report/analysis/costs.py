@@ -20,8 +20,7 @@ from eyeswap.planning.footprint import backbone_footprint
 from eyeswap.planning.profile import Cell, read_csv
 from eyeswap.planning.spec import Study
 from eyeswap.report.analysis.study import Arm, StudyResults
-
-PROFILE_FILES = ("profile.csv", "profile/profile.csv")  # below the study's folder
+from eyeswap.runs.folder import StudyFolder
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def find_profile(study_dir: Path) -> list[Cell]:
     Raises:
         DataError: if it is not what ``eyeswap profile`` writes.
     """
-    path = next((study_dir / name for name in PROFILE_FILES if (study_dir / name).is_file()), None)
-    return read_csv(path) if path else []
+    path = StudyFolder(study_dir).profile
+    return read_csv(path) if path.is_file() else []
 
 
 def _flops(results: StudyResults) -> tuple[dict[str, float], str]:

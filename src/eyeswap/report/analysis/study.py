@@ -15,6 +15,7 @@ from eyeswap.backbones import catalog
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, read_json_lines
 from eyeswap.results.scores import Predictions, check_paired, pool_seeds, read_run_predictions, summarize
+from eyeswap.runs.folder import RunFolder, StudyFolder
 
 GROUP_TITLES = {"vqa": "VQA", "localization": "Localization", "overall": "Overall"}
 
@@ -204,7 +205,7 @@ class StudyResults:
     def data_root(self) -> Path:
         """Where the ``image`` paths of the predictions start."""
         data = self.study.get("recipe", {}).get("data", {})
-        return Path(data["folder"]) if "folder" in data else self.folder / "data"
+        return Path(data["folder"]) if "folder" in data else StudyFolder(self.folder).data
 
 
 def gather(study_dir: Path) -> StudyResults:
@@ -213,7 +214,7 @@ def gather(study_dir: Path) -> StudyResults:
     Raises:
         DataError: naming the file that is missing, damaged, or holds other examples than the first arm's.
     """
-    path = study_dir / "study.json"
+    path = StudyFolder(study_dir).study
     study = read_json(path)
     for key in ("name", "question", "arms", "seeds"):
         if not isinstance(study, dict) or key not in study:
@@ -261,33 +262,32 @@ def _score(about: dict[str, Any]) -> Score:
 def _gather_arm(study_dir: Path, name: str, seeds: list[int]) -> Arm:
     runs, missing = [], []
     for seed in seeds:
-        folder = study_dir / name / f"seed-{seed}"
-        if not (folder / "spec.json").is_file():
+        files = StudyFolder(study_dir).run(name, seed)
+        if not files.is_begun:
             missing.append(f"seed {seed}: not started")
-        elif not (folder / "scores.json").is_file():
-            log = folder / "train.jsonl"
-            rows = read_json_lines(log) if log.is_file() else []
+        elif not files.is_scored:
+            rows = read_json_lines(files.training_log) if files.training_log.is_file() else []
             missing.append(f"seed {seed}: no scores yet (training step {rows[-1]['step'] if rows else 0})")
         else:
-            runs.append(_gather_run(name, seed, folder))
+            runs.append(_gather_run(name, seed, files))
     return Arm(name, runs, missing)
 
 
-def _gather_run(arm: str, seed: int, folder: Path) -> Run:
-    path = folder / "scores.json"
+def _gather_run(arm: str, seed: int, files: RunFolder) -> Run:
+    path = files.scores
     try:
         scores = scores_from_json(read_json(path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: not in the format of scores.json ({error!r}); evaluate the run again") from None
-    predictions = read_run_predictions(folder)
+    predictions = read_run_predictions(files.path)
     if [one.name for one in predictions] != list(scores.benchmarks):
         raise DataError(f"{path}: other benchmarks than predictions/benchmarks.json; evaluate the run again")
     return Run(
         arm=arm,
         seed=seed,
-        folder=folder,
-        spec=read_json(folder / "spec.json"),
-        train=read_json_lines(folder / "train.jsonl"),
+        folder=files.path,
+        spec=read_json(files.record),
+        train=read_json_lines(files.training_log),
         scores=scores,
         predictions=predictions,
     )

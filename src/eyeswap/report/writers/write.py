@@ -10,13 +10,14 @@ from eyeswap.report.writers.data import as_json, long_csv
 from eyeswap.report.writers.latex import latex
 from eyeswap.report.writers.markdown import markdown
 from eyeswap.report.writers.page import render
+from eyeswap.runs.folder import StudyFolder
 
 FILES = ("report.html", "report.md", "tables.tex", "results.csv", "results.json")
 
 
 def write_report(analysis: Analysis) -> dict[str, Path]:
     """Write ``report.html``, ``report.md``, ``tables.tex``, ``results.csv``, ``results.json``; return paths by name."""
-    folder = analysis.results.folder / "report"
+    folder = StudyFolder(analysis.results.folder).report
     paths = {name: folder / name for name in FILES}
     write_json(paths["results.json"], as_json(analysis))
     write_text(paths["results.csv"], long_csv(analysis.results))
