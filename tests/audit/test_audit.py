@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from eyeswap.audit.audit import AuditReport, audit, find_runs
+from eyeswap.audit.audit import AuditReport, audit
 from eyeswap.errors import DataError
+from eyeswap.runs.folder import find_runs
 
 GEOMETRY = {
     "strategy": "letterbox",

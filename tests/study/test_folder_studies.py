@@ -14,12 +14,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from eyeswap.audit.audit import audit, find_runs
+from eyeswap.audit.audit import audit
 from eyeswap.data.digits.write import INSTRUCTION_FILE, DigitsSize, write_digits
 from eyeswap.errors import DataError, EnvironmentProblem
 from eyeswap.files import read_safetensors
 from eyeswap.planning.spec import Study
 from eyeswap.progress import progress
+from eyeswap.runs.folder import find_runs
 from eyeswap.study.execute import run_study
 from eyeswap.study.study_data import prepare_data
 

@@ -18,11 +18,10 @@ from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
-from eyeswap.runs.folder import find_runs
 from eyeswap.runs.record import Finding, Record, at, merged, read_records
 from eyeswap.runs.seal import check_files
 
-__all__ = ["AuditReport", "Fact", "Finding", "audit", "find_runs"]
+__all__ = ["AuditReport", "Fact", "Finding", "audit"]
 
 CHECKS = (*audit_backbones.CHECKS, *audit_canvas.CHECKS, *audit_design.CHECKS)
 
