@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyeswap.errors import DataError
-from eyeswap.files import atomic_path, parse_json, read_json, read_json_lines, read_plain_pickle
+from eyeswap.files import atomic_path, parse_json, read_json, read_json_lines
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -61,36 +60,6 @@ def test_a_folder_or_bytes_in_place_of_a_text_file_are_refused(tmp_path: Path, r
     (tmp_path / "bytes").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(DataError, match=r"bytes: not UTF-8 text \(byte 7\)"):
         read(tmp_path / "bytes")
-
-
-class _Touch:
-    """Creates a file when it is unpickled by a careless reader."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_hostile_pickle_is_refused_and_nothing_in_it_runs(tmp_path: Path, protocol):
-    trace, path = tmp_path / "trace", tmp_path / "refs.p"
-    path.write_bytes(pickle.dumps([{"ref_id": 1}, _Touch(trace)], protocol=protocol))
-    with pytest.raises(DataError, match=r"refs.p: refused, not a pickle of plain data: the pickle asks for "):
-        read_plain_pickle(path)
-    assert not trace.exists()
-    pickle.loads(path.read_bytes())
-    assert trace.exists()  # the careless reader did run it
-
-
-def test_a_truncated_pickle_is_refused(tmp_path: Path):
-    path = tmp_path / "refs.p"
-    whole = pickle.dumps([{"ref_id": 1, "sentences": ["the red one"]}], protocol=2)
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match="refused, not a pickle of plain data"):
-            read_plain_pickle(path)
 
 
 def interrupted_write(path: Path) -> None:

@@ -9,22 +9,16 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
-import io
 import json
 import os
-import pickle
 import re
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
-
-from PIL import Image, UnidentifiedImageError
+from typing import Any
 
 from eyeswap.errors import CheckpointError, DataError, MissingFileError
-
-MAX_IMAGE_PIXELS = 120_000_000
 
 # What training tools leave in .pth files beside the weights. None of it is imported or run: dictionaries come
 # back as plain ones, everything else as an empty object.
@@ -41,14 +35,6 @@ _LEFTOVER_OBJECTS = (
     "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
 )
-_ARRAY_PARTS = {
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
 
 
 @contextlib.contextmanager
@@ -167,81 +153,6 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def open_image(source: Path | IO[bytes]) -> Image.Image:
-    """Open an image file as RGB.
-
-    Raises:
-        DataError: if it is missing, truncated, no image, or claims more than ``MAX_IMAGE_PIXELS`` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
-                if image.width * image.height > MAX_IMAGE_PIXELS:
-                    raise DataError(f"{source}: {image.width}x{image.height} pixels is over the limit")
-                return image.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such image") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{source}: not a readable image: {error}") from None
-
-
-def image_size(path: Path) -> tuple[int, int] | None:
-    """Return an image's ``(width, height)`` from its header; None if it is not a readable image."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits built-in containers, numbers and strings only: no class, no function, so nothing can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}")
-
-
-def read_plain_pickle(path: Path) -> Any:
-    """Read a pickle of lists, dicts, strings and numbers (REFER's ``refs(*).p``); anything else is refused.
-
-    Raises:
-        DataError: if the file is missing, not a pickle, or contains anything but plain data.
-    """
-    try:
-        return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="utf-8").load()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # a hostile pickle can raise anything
-        raise DataError(f"{path}: refused, not a pickle of plain data: {error}") from None
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits built-in data and numpy arrays only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def read_array_pickle(path: Path) -> Any:
-    """Read a pickle of plain data and numpy arrays (detectron2's ``.pkl``); anything else is refused.
-
-    Raises:
-        CheckpointError: if the file is missing, not a pickle, or contains anything but plain data and arrays.
-    """
-    try:
-        with path.open("rb") as stream:
-            return _ArrayUnpickler(stream, encoding="latin1").load()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such weights file") from None
-    except Exception as error:  # a hostile pickle can raise anything
-        raise CheckpointError(f"{path}: refused, not a pickle of arrays: {error}") from None
 
 
 class _Leftover:

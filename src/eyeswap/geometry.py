@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from eyeswap.errors import DataError, SpecError, nearest
-from eyeswap.files import MAX_IMAGE_PIXELS
+from eyeswap.images import MAX_IMAGE_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from eyeswap.data.digits.scene import COLOURS, DIGITS, pool, sample_scene, scans
 from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, write_digits
 from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import get_benchmark
-from eyeswap.files import open_image
+from eyeswap.images import open_image
 
 SIZE = DigitsSize(seed=5, num_train_images=30, num_val_images=25, turns=8)
 BENCHMARKS = ("vqav2", "pope", "tallyqa", "refcoco", "refcoco+", "refcocog", "ocid-ref")

@@ -57,3 +57,8 @@ def test_iou_of_every_pair_agrees_with_one_pair():
 
 def test_boxes_without_area_have_no_overlap():
     assert iou((0.1, 0.1, 0.1, 0.1), (0.1, 0.1, 0.1, 0.1)) == 0
+
+
+@pytest.mark.parametrize("text", ["[" + "1" * 200_000, "[1" * 100_000, "[ " * 100_000, "[1." + "1" * 200_000 + ","])
+def test_a_long_answer_is_read_in_linear_time(text: str):
+    assert find_box(text) is None  # a quadratic reader would take minutes, beyond the time limit of a test

@@ -15,8 +15,8 @@ import numpy as np
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.files import image_size
 from eyeswap.geometry import ImageGeometry, Placement
+from eyeswap.images import image_size
 from eyeswap.planning.footprint import measure
 from eyeswap.planning.spec import Study
 

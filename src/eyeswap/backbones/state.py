@@ -18,7 +18,8 @@ from torch import Tensor
 
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import CheckpointError
-from eyeswap.files import read_array_pickle, read_safetensors, read_torch_weights
+from eyeswap.files import read_safetensors, read_torch_weights
+from eyeswap.pickles import read_array_pickle
 
 
 @dataclass(frozen=True)

@@ -289,9 +289,10 @@ def draw_box(image: Path, box_px: tuple[float, float, float, float], to: Path) -
     """Write a PNG copy of an image with a box drawn into it; ``box_px`` is left, top, right, bottom."""
     from PIL import ImageDraw
 
-    from eyeswap.files import atomic_path, open_image
+    from eyeswap.files import atomic_path
+    from eyeswap.images import open_picture
 
-    picture = open_image(image)
+    picture = open_picture(image)
     width = max(1, round(max(picture.size) / 200))
     ImageDraw.Draw(picture).rectangle(box_px, outline=(230, 30, 60), width=width)
     with atomic_path(to) as temporary:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import DataError, EnvironmentProblem
-from eyeswap.files import open_image
+from eyeswap.images import open_image
 from eyeswap.progress import Progress
 
 MISSING = "no such file"

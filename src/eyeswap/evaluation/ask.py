@@ -45,11 +45,11 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     from eyeswap.evaluation.benchmark import SHORT_ANSWER
     from eyeswap.evaluation.boxes import parse_box, to_original
     from eyeswap.evaluation.generate import Generator, Request
-    from eyeswap.files import open_image
+    from eyeswap.images import open_picture
     from eyeswap.vlm.model import VisionLanguageModel
 
     folder = model_folder(run_dir)
-    image = open_image(image_path)
+    image = open_picture(image_path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VisionLanguageModel.load(folder).to(device)
     pixels, placement = model.processor.image_geometry.place(image)

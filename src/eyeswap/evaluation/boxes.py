@@ -23,8 +23,10 @@ from eyeswap.data.formats import Box
 from eyeswap.geometry import Placement
 from eyeswap.recipe import BoxFrame
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
-BOX_PATTERN = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
+# Possessive (`++`): a digit is never given back, so that a long row of digits is read once and not once a digit.
+_NUMBER = r"[-+]?(?:\d++\.?+\d*+|\.\d++)"
+_COMMA = r"\s*+,\s*+"
+BOX_PATTERN = re.compile(rf"[\[(]\s*+({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER})\s*+[\])]")
 
 
 def format_box(box: Sequence[float]) -> str:

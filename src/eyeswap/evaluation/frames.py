@@ -11,8 +11,8 @@ from eyeswap.data.instruction import Instruction
 from eyeswap.evaluation.boxes import BOX_PATTERN, write_in_frame
 from eyeswap.evaluation.grounding import Grounding
 from eyeswap.evaluation.runner import Asked
-from eyeswap.files import image_size
 from eyeswap.geometry import ImageGeometry
+from eyeswap.images import image_size
 from eyeswap.recipe import BoxFrame
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eyeswap.errors import DataError
 from eyeswap.evaluation.runner import Images
-from eyeswap.files import open_image
+from eyeswap.images import open_image
 from eyeswap.tokens.cache import ImageEncoder
 
 ImagesShown = Literal["as-is", "blanked", "shuffled"]

@@ -21,8 +21,9 @@ from eyeswap.backbones.base import VisionBackbone, encode
 from eyeswap.backbones.name import BackboneName
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import DataError
-from eyeswap.files import digest, open_image
+from eyeswap.files import digest
 from eyeswap.geometry import ImageGeometry
+from eyeswap.images import open_image
 from eyeswap.tokens.store import ImageDigests, TokenStore
 
 _BATCH = 32

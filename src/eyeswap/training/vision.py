@@ -15,8 +15,8 @@ from torch import Tensor
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import SpecError
-from eyeswap.files import open_image
 from eyeswap.geometry import ImageGeometry
+from eyeswap.images import open_image
 from eyeswap.tokens.cache import TokenCache
 from eyeswap.vlm.model import VisionLanguageModel
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.errors import DataError, ShapeError, SpecError
-from eyeswap.files import open_image
+from eyeswap.errors import DataError, SpecError
 from eyeswap.geometry import ImageGeometry
+from eyeswap.images import open_picture
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, Prompt, TemplatePrompt, VicunaPrompt
 
 _PLACEHOLDER = re.compile(rf"\n?{IMAGE_PLACEHOLDER}\n?")
@@ -112,7 +110,7 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         """
         texts = [text] if isinstance(text, str) else list(text)
         pictures = _one_a_text(images, texts)
-        data, counts = self._pixels([_read(picture) for picture in pictures if picture is not None])
+        data, counts = self._pixels([open_picture(picture) for picture in pictures if picture is not None])
         add_bos = bool(kwargs.get("add_special_tokens", True))
         remaining = iter(counts)
         rows = [
@@ -234,18 +232,3 @@ def _one_a_text(images: Any, texts: Sequence[str]) -> list[Any]:
         raise DataError(f"{len(images)} images for {len(texts)} texts: give one a text, or None where a text has none")
     remaining = iter(images)
     return [next(remaining) if has_image else None for has_image in shown]
-
-
-def _read(picture: Any) -> Image.Image:
-    """Return a picture as a PIL image; paths are opened as if hostile, addresses by transformers."""
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, str | Path):
-        is_address = str(picture).startswith(("http://", "https://", "data:"))
-        return load_image(str(picture)) if is_address else open_image(Path(picture))
-    try:
-        return Image.fromarray(picture)
-    except (TypeError, AttributeError, ValueError):
-        raise ShapeError(
-            f"an image is a PIL image, a path or an array [H, W, 3], not {type(picture).__name__}"
-        ) from None

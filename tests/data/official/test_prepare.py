@@ -16,7 +16,8 @@ from eyeswap.data.official.prepare import inspect
 from eyeswap.data.official.training_sets import TRAINING_SETS
 from eyeswap.errors import DataError, MissingFileError, SpecError
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS, get_benchmark
-from eyeswap.files import digest, read_plain_pickle
+from eyeswap.files import digest
+from eyeswap.pickles import read_plain_pickle
 from official_files import write_official_files
 
 POPE_PINNED = Path(__file__).parents[2] / "fixtures" / "pope" / "e3e39262"

@@ -18,7 +18,8 @@ from eyeswap.data.formats.example import Example
 from eyeswap.data.formats.record import Record, by_id, records, unique, with_kind, write_compact_json
 from eyeswap.data.formats.vqa import whole
 from eyeswap.errors import DataError
-from eyeswap.files import read_json, read_plain_pickle, write_bytes
+from eyeswap.files import read_json, write_bytes
+from eyeswap.pickles import read_plain_pickle
 
 _PICKLE_PROTOCOL = 2  # that of the published files
 

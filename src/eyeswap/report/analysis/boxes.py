@@ -27,8 +27,8 @@ from pydantic import ValidationError
 from eyeswap.data.formats import Box
 from eyeswap.errors import DataError
 from eyeswap.evaluation.boxes import iou_matrix, to_original
-from eyeswap.files import open_image
 from eyeswap.geometry import ImageGeometry, Placement
+from eyeswap.images import open_image
 from eyeswap.report.analysis.pairs import RIGHT
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.results.scores import Predictions

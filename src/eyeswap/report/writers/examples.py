@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from eyeswap.errors import DataError
-from eyeswap.files import open_image
+from eyeswap.images import open_image
 from eyeswap.report.analysis.pairs import RIGHT
 from eyeswap.report.analysis.study import StudyResults
 from eyeswap.report.style import NUM_COLORS
