@@ -181,3 +181,39 @@ def test_a_real_interrupt_leaves_one_line_and_nothing_half_written(tmp_path: Pat
     assert complaint.strip().endswith("interrupted; run the same command again to go on")
     assert "Traceback" not in complaint
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "exit_code"),
+    [
+        (NotADirectoryError(20, "Not a directory", "runs/x"), "runs/x: Not a directory", 2),
+        (OSError(36, "File name too long", b"runs/x"), "runs/x: File name too long", 2),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "text that is not valid Unicode", 2),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply", 2),
+        (MemoryError(), "out of memory", 2),
+        (KeyError("arm"), "KeyError: 'arm'; this is a bug, run again with --debug", 70),
+    ],
+)
+def test_an_error_of_any_kind_is_one_line(
+    study: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str, exit_code: int
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("eyeswap.planning.spec.load_study", fail)
+    result = invoke("study", "plan", study)
+    assert result.exit_code == exit_code
+    assert result.output.startswith("error: ")
+    assert line in result.output
+    assert result.output.count("\n") == 1
+    debugged = CliRunner().invoke(app, ["--debug", "study", "plan", str(study)])
+    assert debugged.exception is error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no-such-command"], ["study", "plan"], ["study", "plan", "x", "--gpus", "many"]]
+)
+def test_a_mistake_on_the_command_line_is_no_bug(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "bug" not in result.output

@@ -2,11 +2,13 @@
 
 Command files import nothing heavy at the top, so that help appears at once; the library is imported inside
 the functions. Exit codes: 0 done, 1 a run failed or an audit found undeclared differences, 2 a mistake in
-what was asked for, 130 interrupted.
+what was asked for, 70 a bug, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +55,10 @@ ORDER = (
 )
 
 
+BUG = 70  # EX_SOFTWARE of sysexits.h
+_TYPERS_OWN = (typer.Exit, typer.Abort, typer.BadParameter.__mro__[2])  # the last is the base of all usage errors
+
+
 class _Commands(TyperGroup):
     """A command group that reports errors as one line; the library itself never prints or exits."""
 
@@ -64,14 +70,41 @@ class _Commands(TyperGroup):
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
-        except EyeswapError as error:
-            if ctx.params.get("debug"):
-                raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("\ninterrupted; run the same command again to go on", err=True)
             raise typer.Exit(130) from None
+        except _TYPERS_OWN:
+            raise
+        except Exception as error:
+            if ctx.params.get("debug") or getattr(error, "errno", None) == errno.EPIPE:  # typer knows about pipes
+                raise
+            line, exit_code = describe_error(error)
+            typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(exit_code) from None
+
+
+def describe_error(error: Exception) -> tuple[str, int]:
+    """Return one line about an error, and the exit code.
+
+    What a path or file of the user's can cause anywhere (it is missing, a folder, not text, nested too deeply, too
+    large for this machine) is the user's to mend; whatever else escapes is a mistake of eyeswap's.
+    """
+    text = " ".join(str(error).split())
+    match error:
+        case EyeswapError():
+            return text, error.exit_code
+        case OSError(filename=str() | bytes() | os.PathLike() as name, strerror=str() as reason):
+            return f"{os.fsdecode(name)}: {reason}", 2
+        case OSError():
+            return text or type(error).__name__, 2
+        case UnicodeError():
+            return f"text that is not valid Unicode: {text}", 2
+        case RecursionError():
+            return "nested too deeply to be read", 2
+        case MemoryError():
+            return f"out of memory{f': {text}' if text else ''}", 2
+        case _:
+            return f"{type(error).__name__}: {text}; this is a bug, run again with --debug and report it", BUG
 
 
 def _show_version(wanted: bool) -> None:
