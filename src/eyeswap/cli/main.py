@@ -56,7 +56,11 @@ ORDER = (
 
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
-_TYPERS_OWN = (typer.Exit, typer.Abort, typer.BadParameter.__mro__[2])  # the last is the base of all usage errors
+_TYPERS_OWN: tuple[type[BaseException], ...] = (
+    typer.Exit,
+    typer.Abort,
+    typer.BadParameter.__mro__[2],
+)  # the last is the base of all usage errors
 
 
 class _Commands(TyperGroup):
