@@ -43,12 +43,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import EyeswapError
+from eyeswap.processes import Ranks, join
 from eyeswap.recipe import DigitsData, Execution, Recipe
 from eyeswap.shipped import llm_path
 from eyeswap.training.attention import packed_attention, recomputed
 from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
 from eyeswap.training.collate import EncodedConversations
-from eyeswap.training.parallel import Ranks, join
 from eyeswap.training.speed import pass_flops
 from eyeswap.training.step import Trainer
 from eyeswap.vlm.connector import build_connector

@@ -1,67 +1,97 @@
-"""The processes that share an evaluation, started by torchrun; without it there is one."""
+"""The processes that work together: those that torchrun started, or this one alone."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 Item = TypeVar("Item")
 
-_PATIENCE = timedelta(days=7)  # the last batch of another process may be long in coming
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process among those of the evaluation.
-
-    Attributes:
-        rank: number of this process.
-        count: number of processes.
-    """
-
-    rank: int = 0
-    count: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process does what only one may do."""
-        return self.rank == 0
-
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return the items of this process: every ``count``-th."""
-        return items[self.rank :: self.count]
-
-    def wait(self) -> None:
-        """Wait until all processes have come here."""
-        if self.count > 1:
-            dist.barrier()
-
-
-@contextlib.contextmanager
-def joined() -> Iterator[Workers]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
-
-    They exchange no tensors, so the gloo backend serves GPUs too.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Workers()
-        return
-    dist.init_process_group("gloo", timeout=_PATIENCE)
-    try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+_PATIENCE = timedelta(days=1)  # the others may have to wait for one that encodes, evaluates or saves
 
 
 def best_device() -> torch.device:
     """Return the GPU of this process, or the CPU where there is none."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train or evaluate together.
+
+    Attributes:
+        rank: its number; 0 writes files.
+        size: how many there are.
+        device: what it computes on.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=best_device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return the items of this process: every ``size``-th."""
+        return items[self.rank :: self.size]
+
+    def sum(self, *values: float) -> list[float]:
+        """Return the sum of each value over all processes."""
+        if self.size == 1:
+            return list(values)
+        together = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(together)
+        return [float(value) for value in together]
+
+    def wait(self) -> None:
+        """Wait for all processes; on the CPU, so that no GPU spins meanwhile."""
+        self.sum(0.0)
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Let the first process go through a block, then the others, who find its files."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+
+def this_process() -> Ranks:
+    """Return this process among those that joined."""
+    if not dist.is_initialized():
+        return Ranks()
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+@contextlib.contextmanager
+def join() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, or work alone, as long as the block lasts.
+
+    One process on a GPU is a group of one, so that it is sharded like many: float32 masters, bf16 arithmetic.
+    """
+    has_gpu, is_one_of_many = torch.cuda.is_available(), "RANK" in os.environ
+    if dist.is_initialized() or not (has_gpu or is_one_of_many):
+        yield this_process()
+        return
+    alone: dict[str, Any] = {} if is_one_of_many else {"store": HashStore(), "rank": 0, "world_size": 1}
+    if has_gpu:
+        torch.cuda.set_device(best_device())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_PATIENCE, **alone)
+    try:
+        yield this_process()
+    finally:
+        dist.destroy_process_group()

@@ -15,7 +15,7 @@ import torch
 from small_evaluation import asked, encoder, load_model, write_images
 
 from eyeswap.evaluation import benchmark, predictions, runner
-from eyeswap.processes import Workers, joined
+from eyeswap.processes import Ranks, join
 
 BATCH = 4  # most questions answered together; a batch of images has four times as many
 
@@ -30,7 +30,7 @@ def log(run_dir: Path, part) -> None:
         stream.write(json.dumps([question.key for question in part]) + "\n")
 
 
-def evaluate(model, root: Path, run_dir: Path, moment: tuple[str, int] | None, workers: Workers) -> None:
+def evaluate(model, root: Path, run_dir: Path, moment: tuple[str, int] | None, workers: Ranks) -> None:
     """Evaluate, and kill this process at the given moment: what happens to the n-th file."""
     what, number = moment or ("never", 0)
     seen = {"answer": 0, "part": 0, "merge": 0}
@@ -77,7 +77,7 @@ def fork(model, root: Path, run_dir: Path, moment=None, rank: int = 0, count: in
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        with joined() as workers:
+        with join() as workers:
             evaluate(model, root, run_dir, moment, workers)
     except BaseException as error:
         print(repr(error), file=sys.stderr)

@@ -17,7 +17,7 @@ from eyeswap.errors import DataError, RunError
 from eyeswap.evaluation.benchmark import Outcome
 from eyeswap.evaluation.predictions import SCHEMA, read_predictions
 from eyeswap.evaluation.runner import evaluate
-from eyeswap.processes import Workers
+from eyeswap.processes import Ranks
 from eyeswap.results.scores import score_run
 from eyeswap.tokens.cache import ImageEncoder
 
@@ -76,7 +76,7 @@ def test_the_number_of_processes_changes_nothing(lab: tuple[Path, dict[str, list
         assert rows(folder / how, name) == rows(folder / "whole", name)
     if how == "two":  # and each process did its own share, once
         assert asked_in(folder / how) == asked_in(folder / "whole")
-    assert Workers(1, 3).share(range(8)) == range(1, 8, 3)
+    assert Ranks(1, 3).share(range(8)) == range(1, 8, 3)
 
 
 def test_partial_results_are_scored_with_their_count_and_interval(lab: tuple[Path, dict[str, list[int]]]):
@@ -153,13 +153,13 @@ def test_a_finished_evaluation_is_not_done_again_and_others_can_join_it(whole: P
     model = load_model(tiny_llm)
     evaluate(model, encoder(whole), asked(whole), whole / "run")
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    evaluate(model, encoder(whole), asked(whole, names=("vqav2", "pope")), whole / "joined")
-    evaluate(model, encoder(whole), asked(whole, names=("refcoco", "tallyqa")), whole / "joined")
+    evaluate(model, encoder(whole), asked(whole, names=("vqav2", "pope")), whole / "join")
+    evaluate(model, encoder(whole), asked(whole, names=("refcoco", "tallyqa")), whole / "join")
     for name in NAMES:
-        assert [row["answer"] for row in rows(whole / "joined", name)] == [
+        assert [row["answer"] for row in rows(whole / "join", name)] == [
             row["answer"] for row in rows(whole / "run", name)
         ]
-    assert list(json.loads((whole / "joined" / "predictions" / "benchmarks.json").read_text())) == [
+    assert list(json.loads((whole / "join" / "predictions" / "benchmarks.json").read_text())) == [
         "vqav2", "pope", "refcoco", "tallyqa",
     ]  # fmt: skip
 

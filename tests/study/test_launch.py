@@ -17,10 +17,10 @@ from rich.console import Console
 from eyeswap.errors import RunError
 from eyeswap.planning.plan import PlannedRun, plan_runs
 from eyeswap.planning.spec import Study
+from eyeswap.processes import Ranks
 from eyeswap.study import launch as module
 from eyeswap.study.claim import claim, holder_of
 from eyeswap.study.launch import work_through
-from eyeswap.training.parallel import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -32,7 +32,7 @@ from rich.console import Console
 from eyeswap.study import launch
 from eyeswap.planning.plan import plan_runs
 from eyeswap.planning.spec import Study
-from eyeswap.training.parallel import Ranks
+from eyeswap.processes import Ranks
 launch.POLL_S = 0.05
 name, runs, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 study = Study.model_validate(json.loads(sys.argv[4]))

@@ -21,11 +21,12 @@ from eyeswap.backbones.weights import load_backbone
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import DataError, EyeswapError
 from eyeswap.files import write_json, write_safetensors
+from eyeswap.processes import join
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training import checkpoint, learner
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.lora import add_adapters
-from eyeswap.training.parallel import join, whole_state
+from eyeswap.training.parallel import whole_state
 from eyeswap.training.vision import LiveTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm

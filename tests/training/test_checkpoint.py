@@ -12,13 +12,13 @@ import torch
 from tiny_run import equal, fresh, losses, recipe, run, tiny_data
 
 from eyeswap.errors import CheckpointError, RunError
+from eyeswap.processes import this_process
 from eyeswap.recipe import Execution
 from eyeswap.training import checkpoint
 from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.learner import Learner
 from eyeswap.training.loop import train
 from eyeswap.training.optimizer import build_optimizer
-from eyeswap.training.parallel import this_process
 
 OFTEN = Execution(checkpoint_every_s=0, keep_checkpoints=2)
 

@@ -12,8 +12,9 @@ from PIL import Image
 from tiny_run import equal, fresh, losses
 
 from eyeswap.files import read_safetensors
+from eyeswap.processes import this_process
 from eyeswap.recipe import Execution
-from eyeswap.training.parallel import this_process, whole_state
+from eyeswap.training.parallel import whole_state
 
 WAYS = ["padded", "packed", "packed and more", "adapters", "published"]
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from tiny_run import fresh, losses, recipe, tiny_data
 
+from eyeswap.processes import join
 from eyeswap.recipe import Execution
 from eyeswap.training.attention import _attend
 from eyeswap.training.loop import train
-from eyeswap.training.parallel import join
 
 pytestmark = [
     pytest.mark.gpu,

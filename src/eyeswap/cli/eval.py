@@ -83,7 +83,7 @@ def evaluate(
     from rich.console import Console
 
     from eyeswap.files import read_json
-    from eyeswap.processes import joined
+    from eyeswap.processes import join
     from eyeswap.progress import progress
     from eyeswap.runs.folder import RunFolder
     from eyeswap.study.evaluate import Settings, evaluate_run, parse_subset, study_settings
@@ -110,7 +110,7 @@ def evaluate(
         found = prompts_of(run, names, settings, show_prompts)
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n\n".join(map(_prompt, found)))
         return
-    with joined() as workers:
+    with join() as workers:
         with progress(Console(stderr=True, quiet=not workers.is_first)) as board:
             folder = evaluate_run(run, names, settings, board, out, batch, workers)
         if not workers.is_first:

@@ -25,7 +25,7 @@ from eyeswap.evaluation.generate import Generation, Generator, Request
 from eyeswap.evaluation.predictions import Key, kept_keys, merge_parts, write_part
 from eyeswap.evaluation.stopping import stop_rule
 from eyeswap.files import digest, read_json, write_json
-from eyeswap.processes import Workers
+from eyeswap.processes import Ranks
 from eyeswap.runs.folder import RunFolder
 from eyeswap.vlm.model import VisionLanguageModel
 
@@ -64,7 +64,7 @@ def evaluate(
     run_dir: Path,
     advance: Callable[[str, int], None] = lambda name, count: None,
     batch: int = 128,
-    workers: Workers | None = None,
+    workers: Ranks | None = None,
 ) -> None:
     """Write the predictions of every benchmark that has none yet.
 
@@ -80,7 +80,7 @@ def evaluate(
     Raises:
         RunError: if the folder holds answers to other questions.
     """
-    workers = workers or Workers()
+    workers = workers or Ranks()
     questions = {benchmark.name: ask(model, benchmark, examples, baseline) for benchmark, examples, baseline in asked}
     if workers.is_first:
         _write_index(run_dir, asked, questions)
@@ -99,7 +99,7 @@ def evaluate(
     for part in workers.share([part for part in todo if part]):
         write_part(run_dir, answer(generator, images, part))
         for name, count in Counter(question.benchmark.name for question in part).items():
-            done = min(left[name], count * workers.count)  # the others are about as far
+            done = min(left[name], count * workers.size)  # the others are about as far
             left[name] -= done
             advance(name, done)
     workers.wait()

@@ -31,7 +31,7 @@ from eyeswap.evaluation.probes import BlankedImages, ImagesShown, ShuffledImages
 from eyeswap.evaluation.runner import Asked, Images, evaluate
 from eyeswap.files import read_json, write_json
 from eyeswap.geometry import ImageGeometry
-from eyeswap.processes import Workers, best_device
+from eyeswap.processes import Ranks, best_device
 from eyeswap.progress import Progress
 from eyeswap.recipe import BoxFrame
 from eyeswap.results.scores import write_scores
@@ -164,7 +164,7 @@ def evaluate_run(
     board: Progress,
     out: Path | None = None,
     batch: int = 128,
-    workers: Workers | None = None,
+    workers: Ranks | None = None,
 ) -> Path:
     """Evaluate; whatever was answered before an interruption is not asked again.
 
@@ -185,7 +185,7 @@ def evaluate_run(
         SpecError: if a benchmark does not exist.
         DataError: naming file and row.
     """
-    workers = workers or Workers()
+    workers = workers or Ranks()
     folder = model_folder(run)
     out = out or RunFolder(run).evaluation_folder(settings.name).path
     root, device = Path(settings.data), best_device()

@@ -23,7 +23,7 @@ from eyeswap.files import write_json
 from eyeswap.planning.estimate import positions_problem
 from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
 from eyeswap.planning.spec import Study
-from eyeswap.processes import Workers
+from eyeswap.processes import Ranks, join
 from eyeswap.progress import Progress, progress
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.folder import RunFolder, StudyFolder
@@ -34,7 +34,6 @@ from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.tokens.cache import ImageEncoder, TokenCache, token_folder
 from eyeswap.training.lora import import_peft
-from eyeswap.training.parallel import Ranks, join
 from eyeswap.training.vision import check_canvas
 from eyeswap.vlm.llm import load_config, load_tokenizer
 from eyeswap.vlm.model import VisionLanguageModel
@@ -128,5 +127,4 @@ def _answer(
     images = ImageEncoder(network, loaded.geometry, data.root) if cache is None else cache
     asked = asked_in_frame(data.asked, data.root, run.study.recipe.box_frame, loaded.geometry)
     task = board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    workers = Workers(ranks.rank, ranks.size)
-    evaluate(model, images, asked, run.folder, lambda name, count: task.advance(count, note=name), workers=workers)
+    evaluate(model, images, asked, run.folder, lambda name, count: task.advance(count, note=name), workers=ranks)

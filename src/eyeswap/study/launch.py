@@ -16,9 +16,9 @@ from rich.console import Console
 
 from eyeswap.errors import EyeswapError, RunError
 from eyeswap.planning.plan import PlannedRun
+from eyeswap.processes import Ranks
 from eyeswap.runs.folder import RunFolder
 from eyeswap.study.claim import Claim, claim, held, holder_of, utc_now
-from eyeswap.training.parallel import Ranks
 
 POLL_S = 2.0  # seconds between looks at runs that others hold
 _WAIT, _STOP = -1, -2

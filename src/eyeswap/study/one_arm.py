@@ -19,6 +19,7 @@ from rich.console import Console
 from eyeswap.errors import SpecError
 from eyeswap.planning.plan import plan_runs, refuse_changed
 from eyeswap.planning.spec import Study, checked
+from eyeswap.processes import join
 from eyeswap.progress import progress
 from eyeswap.runs.folder import RunFolder, StudyFolder
 from eyeswap.study.execute import check_arms, load_arm
@@ -26,7 +27,6 @@ from eyeswap.study.launch import alone_in
 from eyeswap.study.study_data import cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.tokens.cache import token_folder
-from eyeswap.training.parallel import join
 from eyeswap.yaml_reader import parse_yaml, read_yaml
 
 

@@ -23,13 +23,13 @@ from eyeswap.evaluation.benchmark import Benchmark
 from eyeswap.files import digest, read_json, sha256_of, write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.planning.spec import Study
+from eyeswap.processes import Ranks
 from eyeswap.progress import Progress
 from eyeswap.recipe import DigitsData, FolderData
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.tokens.cache import TokenCache, cache_tokens, open_store
 from eyeswap.tokens.store import ImageDigests
 from eyeswap.training.collate import EncodedConversations
-from eyeswap.training.parallel import Ranks
 
 _NAMED = 3  # images that a message names
 

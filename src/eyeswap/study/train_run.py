@@ -11,6 +11,7 @@ from eyeswap.evaluation.frames import messages_in_frame
 from eyeswap.files import digest
 from eyeswap.planning.hardware import peak_flops
 from eyeswap.planning.plan import PlannedRun
+from eyeswap.processes import Ranks
 from eyeswap.progress import Progress, Task
 from eyeswap.runs.folder import RunFolder
 from eyeswap.shipped import llm_source
@@ -21,7 +22,7 @@ from eyeswap.training.batches import TrainingData
 from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.lora import add_adapters, merged
-from eyeswap.training.parallel import Ranks, whole_state
+from eyeswap.training.parallel import whole_state
 from eyeswap.training.vision import CachedTokens, LiveTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm

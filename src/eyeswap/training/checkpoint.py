@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from eyeswap.errors import CheckpointError, DataError, RunError
 from eyeswap.files import read_json, sha256_of, write_json
-from eyeswap.training.parallel import Ranks
+from eyeswap.processes import Ranks
 
 RECORD = "checkpoint.json"
 _FILE_BYTES = 2 << 30  # a file is put together in memory before it is written

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from eyeswap.errors import RunError
+from eyeswap.processes import this_process
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.runs.folder import RunFolder
 from eyeswap.training.attention import can_pack, compiled, packed_attention, recomputed
 from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
 from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.log import TrainLog, open_trackers
-from eyeswap.training.parallel import this_process
 from eyeswap.training.speed import Meter, complaint, pass_flops
 from eyeswap.training.step import Trainer
 from eyeswap.vlm.model import VisionLanguageModel

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eyeswap.processes import Ranks
 from eyeswap.recipe import Recipe
 from eyeswap.training.batches import Pass, TrainingData
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
 from eyeswap.training.optimizer import build_optimizer, learning_rate
-from eyeswap.training.parallel import Ranks, is_sharded, reduce_gradients, shard, whole
+from eyeswap.training.parallel import is_sharded, reduce_gradients, shard, whole
 from eyeswap.vlm.model import VisionLanguageModel
 
 
