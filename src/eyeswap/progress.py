@@ -20,6 +20,8 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from eyeswap.console import open_console
+
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -97,7 +99,7 @@ def progress(console: Console | None = None) -> Iterator[Progress]:
         ...     for batch in board.track(range(3), "train vit", total=3):
         ...         pass
     """
-    board = Progress(console or Console(stderr=True))
+    board = Progress(console or open_console(stderr=True))
     with board.bars or contextlib.nullcontext():
         yield board
 

@@ -62,7 +62,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> io.StringIO:
     """Make commands print to a terminal of this width, and return what they print."""
     shown = io.StringIO()
     console = Console(file=shown, width=width, force_terminal=True, color_system=None)
-    monkeypatch.setattr("eyeswap.cli.console.open_console", lambda: console)
+    monkeypatch.setattr("eyeswap.console.open_console", lambda: console)
     return shown
 
 

@@ -78,7 +78,7 @@ def test_a_terminal_shows_a_table_that_lives(
 ) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        "eyeswap.cli.console.open_console",
+        "eyeswap.console.open_console",
         lambda: Console(file=screen, force_terminal=True, width=width, height=40),
     )
     looks = iter(planned)

@@ -28,7 +28,7 @@ def audit(
     warning means, why it matters and how to remove it stands in docs/audit.md.
     """
     from eyeswap.audit.audit import audit as audit_runs
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.runs.folder import find_runs
 
     findings = audit_runs(find_runs(runs))
@@ -43,23 +43,23 @@ def audit(
 
 def show(findings: AuditReport, console: Console) -> None:
     """Print an audit: the facts with their verdicts, the warnings, and one line that sums up."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("fact", "verdict", "value", title=f"audit of {len(findings.runs)} runs", title_justify="left")
     for facts, verdict in (
-        (findings.undeclared, "[red]UNDECLARED difference[/red]"),
-        (findings.declared, "[yellow]declared difference[/yellow]"),
-        (findings.equal, "[green]equal[/green]"),
+        (findings.undeclared, Text("UNDECLARED difference", "red")),
+        (findings.declared, Text("declared difference", "yellow")),
+        (findings.equal, Text("equal", "green")),
     ):
         for fact in facts:
-            table.add_row(fact.title, verdict, escape(_values(fact)))
+            table.add_row(fact.title, verdict, _values(fact))
     for title in findings.unknown:
         table.add_row(title, "not recorded", "")
     console.print(table)
     for finding in findings.warnings:
-        word = f"[{_COLOURS[finding.severity]}]{finding.severity}:[/]"
-        console.print(f"{word} {escape(str(finding))} [dim]({finding.docs})[/dim]", highlight=False, soft_wrap=True)
+        severity = (f"{finding.severity}:", _COLOURS[finding.severity])
+        console.print(Text.assemble(severity, f" {finding} ", (f"({finding.docs})", "dim")), soft_wrap=True)
     declared = ", ".join(findings.may_differ) or "nothing"
     summary = f"{len(findings.equal)} facts equal, {len(findings.declared)} declared differences"
     summary += f" (arms may differ in {declared}), {len(findings.undeclared)} undeclared"

@@ -34,7 +34,9 @@ def list_all(
     as_json: Json = False,
 ) -> None:
     """List the backbones of the catalog: tokens, size, published accuracy, geometry, licence of the weights."""
-    from eyeswap.cli.console import open_console
+    from rich.text import Text
+
+    from eyeswap.console import open_console
 
     entries = _chosen(part, family, objective)
     if as_json:
@@ -44,7 +46,7 @@ def list_all(
     is_wide = console.width >= WIDE
     for one in dict.fromkeys(entry.family for entry in entries):
         members = [entry for entry in entries if entry.family == one]
-        console.print(f"\n[bold]{one}[/bold] ({len(members)})", highlight=False)
+        console.print(Text.assemble("\n", (one, "bold"), f" ({len(members)})"))
         console.print(_table(members, is_wide))
     for line in _footnotes(entries, is_wide):
         console.print(line, style="dim", highlight=False)
@@ -54,7 +56,8 @@ def list_all(
 def show(name: Name, as_json: Json = False) -> None:
     """Print all that the catalog says about one backbone."""
     from eyeswap.backbones import catalog
-    from eyeswap.cli.console import open_console, print_field
+    from eyeswap.cli.tables import print_field
+    from eyeswap.console import open_console
 
     entry = catalog.entry(name)
     if as_json:
@@ -127,7 +130,7 @@ def report_findings(findings: Iterable[Finding], title: str, as_json: bool) -> N
     """Print findings as they come, or all at once as JSON; exit with 1 if a check failed."""
     import dataclasses
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
 
     done: list[Finding] = []
     console = open_console()
@@ -150,7 +153,7 @@ def report_findings(findings: Iterable[Finding], title: str, as_json: bool) -> N
 
 
 def _print_finding(console: Console, finding: Finding) -> None:
-    from eyeswap.cli.console import print_field
+    from eyeswap.cli.tables import print_field
 
     colour = {"ok": "green", "note": "yellow", "failed": "bold red"}[finding.status]
     text = f"{finding.found}; {finding.remedy}" if finding.remedy else finding.found

@@ -40,8 +40,8 @@ def collapse(
     A localization has collapsed if it is no better than the best constant box or than the same model on other images,
     or far below what its VQA score predicts from its peers; docs/collapse.md has the definition.
     """
-    from eyeswap.cli.console import open_console
     from eyeswap.collapse.verdict import diagnose
+    from eyeswap.console import open_console
     from eyeswap.runs.folder import RunFolder, find_runs
 
     finished = [path for path in find_runs(runs) if RunFolder(path).is_scored]
@@ -69,13 +69,12 @@ def _check(runs: Sequence[Path], finished: Sequence[Path]) -> None:
 
 def _probe(runs: Sequence[Path], subset: int) -> None:
     """Ask every run a part of its questions again, without the right images; done once."""
-    from rich.console import Console
-
+    from eyeswap.console import open_console
     from eyeswap.errors import SpecError
     from eyeswap.progress import progress
     from eyeswap.study.evaluate import Settings, evaluate_run, study_settings
 
-    with progress(Console(stderr=True)) as board:
+    with progress(open_console(stderr=True)) as board:
         for run in runs:
             data, _, names = study_settings(run)
             if data is None:
@@ -99,8 +98,8 @@ def _stabilize(path: Path, runs: Sequence[Path], arms: Sequence[ArmDiagnosis]) -
 
 
 def _show(arms: Sequence[ArmDiagnosis], console: Console) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("arm", "verdict", "VQA", "localization", "over constant box", "over shuffled", "boxes", "why")
     for arm in arms:
@@ -108,13 +107,13 @@ def _show(arms: Sequence[ArmDiagnosis], console: Console) -> None:
         gains = [sign.gains for sign in signs]
         table.add_row(
             arm.arm,
-            f"[{_COLOURS[arm.verdict]}]{arm.verdict}[/]",
+            Text(arm.verdict, _COLOURS[arm.verdict]),
             _mean([sign.vqa for sign in signs]),
             _mean([sign.localization for sign in signs]),
             _mean([gain["best constant box"].value if "best constant box" in gain else None for gain in gains]),
             _mean([gain["shuffled images"].value if "shuffled images" in gain else None for gain in gains]),
             _mean([sign.boxes.diversity if sign.boxes else None for sign in signs], "{:.2f}"),
-            escape("\n".join(arm.reasons)),
+            "\n".join(arm.reasons),
         )
     console.print(table)
     console.print(

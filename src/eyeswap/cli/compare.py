@@ -27,7 +27,7 @@ def compare(
     """Join two runs example by example and print the difference B - A with its interval, for every benchmark."""
     import json
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.results.compare import compare_runs
 
     content = compare_runs(first, second, benchmark or (), examples)
@@ -61,6 +61,7 @@ def _in_words(content: dict[str, Any]) -> str:
 
 def _differences(content: dict[str, Any]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     a, b = content["runs"]
     table = Table(title=f"A = {a}\nB = {b}\npercent, differences in points", title_justify="left")
@@ -73,7 +74,7 @@ def _differences(content: dict[str, Any]) -> Any:
         table.add_row(entry["title"], *_row(entry), *counts)
     table.add_section()
     for name, entry in content["averages"].items():
-        table.add_row(f"[bold]{name}[/bold]", *_row(entry), "", "", "")
+        table.add_row(Text(name, "bold"), *_row(entry), "", "", "")
     return table
 
 

@@ -13,6 +13,7 @@ from eyeswap.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from eyeswap.data.official.catalogue import DataSet, FoundFile
     from eyeswap.data.official.families import Family
@@ -37,7 +38,7 @@ def list_sets(root: Root = Path("data"), as_json: AsJson = False) -> None:
 
     from rich.table import Table
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.data.official.catalogue import look, sets_named
     from eyeswap.data.official.families import Family
     from eyeswap.data.official.instruction_check import described
@@ -155,7 +156,7 @@ def _inspect(
     families: list[Family], root: Path, sizes: list[int] | None, check_images: bool, as_json: bool
 ) -> list[Inspection]:
     """Inspect benchmark files and print each as soon as it is done."""
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.data.official.prepare import SUBSAMPLED_SIZES, inspect
     from eyeswap.progress import progress
 
@@ -174,7 +175,7 @@ def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: 
     """Print what is not printed yet, write the list of images, and leave with 1 if something is missing or differs."""
     import json
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.data.official.instruction_check import write_unusable
 
     everything: list[Inspection | InstructionCheck] = [*benchmarks, *trained]
@@ -192,9 +193,11 @@ def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: 
 
 def _print(found: Inspection, console: Console) -> None:
     """Print one family: what it is, its files, its counts, what is wrong, what was written."""
+    from rich.text import Text
+
     family = found.family
-    lines = [f"[bold]{family.title}[/bold] ({', '.join(family.benchmarks)}): {family.about}"]
-    lines += [f"  licence: {family.licence}"]
+    title = Text.assemble((family.title, "bold"), f" ({', '.join(family.benchmarks)}): {family.about}")
+    lines: list[str | Text] = [title, f"  licence: {family.licence}"]
     lines += [f"  {file_line(file)}" for file in found.files]
     if found.counts:
         parts = " + ".join(f"{name} {count:,}".strip() for name, count in found.counts.items())
@@ -211,8 +214,8 @@ def _print(found: Inspection, console: Console) -> None:
         lines += [
             f"  {folder}/{name}: {told}" for name, told in found.written.items() if told not in ("written", "kept")
         ]
-    verdict = [f"  [red]![/red] {line}" for line in found.complaints] or ["  [green]complete, as published[/green]"]
-    console.print("\n".join([*lines, *verdict]), highlight=False, soft_wrap=True)
+    verdict = [_complaint(line) for line in found.complaints] or [Text("  complete, as published", "green")]
+    _print_lines(console, [*lines, *verdict])
     console.print()
 
 
@@ -300,11 +303,25 @@ def file_line(file: FoundFile) -> str:
     return f"missing  {file.path}  <- {source.url}{size}{by_hand}"
 
 
+def _complaint(line: str) -> Text:
+    from rich.text import Text
+
+    return Text.assemble("  ", ("!", "red"), f" {line}")
+
+
+def _print_lines(console: Console, lines: Sequence[str | Text]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def print_check(found: InstructionCheck, console: Console) -> None:
     """Print what was found of an instruction file: its files, records, folders of images, what is wrong, what to do."""
-    lines = [f"[bold]{found.path}[/bold]"]
+    from rich.text import Text
+
+    lines: list[str | Text] = [Text(str(found.path), "bold")]
     if found.data_set is not None:
-        lines = [f"[bold]{found.data_set.title}[/bold] ({found.data_set.name}): {found.data_set.about}"]
+        data_set = found.data_set
+        lines = [Text.assemble((data_set.title, "bold"), f" ({data_set.name}): {data_set.about}")]
         lines.append(f"  licence: {found.data_set.licence}")
     lines += [f"  {file_line(file)}" for file in found.files]
     if found.preflight is not None:
@@ -321,11 +338,12 @@ def print_check(found: InstructionCheck, console: Console) -> None:
             lines.append(f"  {source.folder}: {source.num_records:,} records, {source.num_images:,} images{bad}")
         if len(worst_first) > _MOST_FOLDERS:
             lines.append(f"  and {len(worst_first) - _MOST_FOLDERS:,} more folders; --json lists them all")
-    lines += [f"  [red]![/red] {line}" for line in found.complaints]
+    lines += [_complaint(line) for line in found.complaints]
     if found.remedy:
         lines.append(f"  {found.remedy}")
     if not found.complaints:
         looked = found.preflight is not None and found.preflight.decoded
-        lines.append(f"  [green]complete[/green]{'' if looked else '; --check-images also decodes every image'}")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+        hint = "" if looked else "; --check-images also decodes every image"
+        lines.append(Text.assemble(("  complete", "green"), hint))
+    _print_lines(console, lines)
     console.print()

@@ -67,7 +67,7 @@ def evaluate(
     """
     import json
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.errors import SpecError, nearest
 
     given = {
@@ -80,7 +80,6 @@ def evaluate(
     for option, value in given.items():
         if value not in _CHOICES[option]:
             raise SpecError(f"{option} {value}: {nearest(value, filter(None, _CHOICES[option]))}")
-    from rich.console import Console
 
     from eyeswap.files import read_json
     from eyeswap.processes import join
@@ -111,7 +110,7 @@ def evaluate(
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n\n".join(map(_prompt, found)))
         return
     with join() as workers:
-        with progress(Console(stderr=True, quiet=not workers.is_first)) as board:
+        with progress(open_console(stderr=True, quiet=not workers.is_first)) as board:
             folder = evaluate_run(run, names, settings, board, out, batch, workers)
         if not workers.is_first:
             return
@@ -184,7 +183,7 @@ def score(
     """Score the stored predictions of a run again; nothing is written, no model is loaded."""
     import json
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.errors import SpecError, nearest
 
     for option, value, allowed in (("--mode", mode, MODES), ("--weights", weights, WEIGHTS)):
@@ -203,6 +202,7 @@ def score(
 def scores_table(title: str, content: dict[str, Any]) -> Table:
     """Return benchmarks and averages as a table; ``content`` is as ``scores.json``."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     for name in ("benchmark", "metric"):
@@ -221,7 +221,7 @@ def scores_table(title: str, content: dict[str, Any]) -> Table:
         )
     table.add_section()
     for name, entry in content["averages"].items():
-        table.add_row(f"[bold]{name}[/bold]", "", f"{entry['n']:,}", *_numbers(entry), "", "")
+        table.add_row(Text(name, "bold"), "", f"{entry['n']:,}", *_numbers(entry), "", "")
     return table
 
 
@@ -270,11 +270,12 @@ def ask(
     ] = None,
 ) -> None:
     """Ask a trained VLM about one image; a box is also given in pixels and drawn into a copy of the image."""
+    from eyeswap.console import visible
     from eyeswap.errors import RunError
     from eyeswap.evaluation.ask import ask as ask_run
 
     answer = ask_run(run, image, question)
-    typer.echo(answer.text)
+    typer.echo(visible(answer.text))
     if answer.box_px is not None:
         left, top, right, bottom = answer.box_px
         typer.echo(f"box: x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} pixels")

@@ -83,7 +83,9 @@ class _Commands(TyperGroup):
             if ctx.params.get("debug") or getattr(error, "errno", None) == errno.EPIPE:  # typer knows about pipes
                 raise
             line, exit_code = describe_error(error)
-            typer.echo(f"error: {line}", err=True)
+            from eyeswap.console import visible
+
+            typer.echo(f"error: {visible(line)}", err=True)
             raise typer.Exit(exit_code) from None
 
 

@@ -27,7 +27,7 @@ def list_all(as_json: AsJson = False) -> None:
         return
     from rich.table import Column, Table
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
 
     right = [Column(name, justify="right") for name in ("tokens", "VQA", "localization", "overall")]
     table = Table(Column("id", no_wrap=True), "backbone", *right)

@@ -50,7 +50,8 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
     Raises:
         typer.Exit: with 2, after all is printed, if an arm cannot run as it is.
     """
-    from eyeswap.cli.console import fitted_table, open_console
+    from eyeswap.cli.tables import fitted_table
+    from eyeswap.console import open_console
     from eyeswap.planning.estimate import estimate_study
     from eyeswap.planning.plan import plan_runs
     from eyeswap.progress import progress
@@ -84,7 +85,8 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
 
 def show_recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: bool) -> None:
     """Print what a recipe, which names no backbone, will take for several numbers of visual tokens."""
-    from eyeswap.cli.console import fitted_table, open_console
+    from eyeswap.cli.tables import fitted_table
+    from eyeswap.console import open_console
     from eyeswap.planning.estimate import estimate_recipe, workload
 
     estimates = [estimate_recipe(recipe, tokens, assumptions) for tokens in TOKEN_COUNTS]
@@ -102,7 +104,7 @@ def show_recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: b
         console.print(line, highlight=False)
     for estimate in estimates:
         for problem in estimate.problems:
-            console.print(f"[yellow]note:[/yellow] {estimate.arm}: {problem}", highlight=False)
+            _print_note(console, f"{estimate.arm}: {problem}")
 
 
 def _summary(study: Study, planned: list[PlannedRun], estimate: StudyEstimate) -> list[str]:
@@ -210,19 +212,23 @@ def _memory(estimates: Iterable[ArmEstimate], assumptions: Assumptions) -> list[
 
 def _print_notes(console: Console, estimate: StudyEstimate) -> None:
     """Print what to know, one line for all arms that share it, and then what stops arms."""
-    from rich.markup import escape
-
     arms_by_note: dict[str, list[str]] = {}
     for arm in estimate.arms.values():
         for note in arm.notes:
             arms_by_note.setdefault(note.removeprefix(f"arms.{arm.arm}: "), []).append(arm.arm)
     for note in estimate.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
+        _print_note(console, note)
     for note, arms in arms_by_note.items():
         who = ", ".join(arms) if len(arms) <= 3 else f"{len(arms)} arms ({arms[0]}, ...)"
-        console.print(f"[yellow]note:[/yellow] {escape(f'{who}: {note}')}", highlight=False)
+        _print_note(console, f"{who}: {note}")
     for problem in estimate.problems:
-        console.print(f"[red]problem:[/red] {escape(problem)}", highlight=False)
+        _print_note(console, problem, "problem", "red")
+
+
+def _print_note(console: Console, note: str, label: str = "note", style: str = "yellow") -> None:
+    from rich.text import Text
+
+    console.print(Text.assemble((f"{label}:", style), f" {note}"))
 
 
 def _estimate_as_dict(estimate: ArmEstimate) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def profile(
     """
     import torch
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.planning.profile import (
         BACKBONES,
         CPU_BACKBONES,
@@ -101,7 +101,7 @@ def profile(
 
 def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table:
     """Return what was measured, times in milliseconds, and beside it the points of Figure 4 if they are wanted."""
-    from eyeswap.cli.console import fitted_table
+    from eyeswap.cli.tables import fitted_table
     from eyeswap.planning.profile import IN_FIGURE
     from eyeswap.results.published import published_profile
 

@@ -18,7 +18,7 @@ def report(
     ] = 1.0,
 ) -> None:
     """Write the report of a study (one HTML page, Markdown, LaTeX, CSV, JSON) and print its verdict and tables."""
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
 
     write_and_show(study_dir, open_console(), margin)
 
@@ -54,7 +54,7 @@ def published(
         return
     from rich.table import Table
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
 
     table = Table("model", "backbone", "M", "tokens", "VQA", "loc.", "overall", "+-", "IN1K", "source", "note")
     for one in published_results():

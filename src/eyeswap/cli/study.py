@@ -51,7 +51,7 @@ def run(
 
     Start it several times, on any machines that see the same --runs folder: the processes share the runs.
     """
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.errors import SpecError, nearest
     from eyeswap.planning.spec import load_study
 
@@ -167,7 +167,7 @@ _STYLES = {
 
 def print_status(planned: Sequence[PlannedRun], as_json: bool) -> None:
     """Print how far the runs of a study are, once."""
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.study.status import status_of
 
     statuses = [status_of(run) for run in planned]
@@ -186,7 +186,7 @@ def watch_status(planned: Sequence[PlannedRun]) -> None:
     """
     from rich.live import Live
 
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.study.status import status_of
 
     console = open_console()
@@ -242,7 +242,7 @@ def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: 
     from rich.console import Group
     from rich.text import Text
 
-    from eyeswap.cli.console import fitted_table
+    from eyeswap.cli.tables import fitted_table
     from eyeswap.study.status import count_activities
 
     study = planned[0].study

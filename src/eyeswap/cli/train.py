@@ -42,7 +42,7 @@ def train(
     Several processes: torchrun --nproc-per-node 8 -m eyeswap.cli train RECIPE --backbone NAME. The options from --gpu
     on are for --dry-run.
     """
-    from eyeswap.cli.console import open_console
+    from eyeswap.console import open_console
     from eyeswap.study.one_arm import one_arm
 
     given = {"connector": connector, "geometry": geometry, "tap": tap, "wiring": wiring}

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
+from eyeswap.console import open_console
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.frames import asked_in_frame
 from eyeswap.evaluation.runner import evaluate
@@ -63,7 +64,7 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
         return study_dir
     check_arms(study)
-    with join() as ranks, progress(console if ranks.is_first else Console(quiet=True)) as board:
+    with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
         with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
             if ranks.is_first:
                 write_json(StudyFolder(study_dir).study, study.model_dump(mode="json"))

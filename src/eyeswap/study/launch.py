@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from eyeswap.errors import EyeswapError, RunError
 from eyeswap.planning.plan import PlannedRun
@@ -61,7 +62,7 @@ def work_through(
             if ranks.size > 1:
                 raise  # the processes of a group fail together
             failed[choice] = str(error)
-            console.print(f"[red]failed:[/red] {error}", highlight=False, soft_wrap=True)
+            console.print(Text.assemble(("failed:", "red"), f" {error}"), soft_wrap=True)
     if failed:
         names = ", ".join(RunFolder(planned[index].folder).name for index in failed)
         raise RunError(f"{len(failed)} of {len(planned)} runs failed: {names}; first: {next(iter(failed.values()))}")

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
+from eyeswap.console import open_console
 from eyeswap.errors import SpecError
 from eyeswap.planning.plan import plan_runs, refuse_changed
 from eyeswap.planning.spec import Study, checked
@@ -94,7 +95,7 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
     if RunFolder(run.folder).is_trained:
         return run.folder
     check_arms(study)
-    with join() as ranks, progress(console if ranks.is_first else Console(quiet=True)) as board:
+    with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
         with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
             data = prepare_data(study, study_dir, board)
         loaded = load_arm(study, run.arm)

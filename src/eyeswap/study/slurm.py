@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eyeswap.console import open_console
 from eyeswap.errors import EnvironmentProblem, SpecError
 from eyeswap.runs.folder import StudyFolder
 
@@ -123,15 +124,13 @@ class Worker:
 
     def __call__(self) -> None:
         """Work through the study's runs."""
-        from rich.console import Console
-
         from eyeswap.planning.spec import load_study
         from eyeswap.study.execute import run_study
 
         submitit: Any = importlib.import_module("submitit")
         if submitit.JobEnvironment().num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        run_study(load_study(self.study_file), self.study_file, self.runs_dir, Console(width=160))
+        run_study(load_study(self.study_file), self.study_file, self.runs_dir, open_console())
 
     def checkpoint(self, *_: Any) -> Any:
         """Return the submission that goes on after a preemption or a time limit."""

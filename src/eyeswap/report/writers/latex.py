@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from eyeswap.console import visible
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.study import GROUP_TITLES, Arm, Score
 from eyeswap.report.style import count, percent
@@ -86,4 +87,4 @@ def _row(head: str, cells: Sequence[str]) -> str:
 
 
 def _text(text: str) -> str:
-    return "".join(_ESCAPED.get(character, character) for character in text)
+    return "".join(_ESCAPED.get(character, character) for character in visible(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eyeswap.console import visible
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.boxes import FATE_TITLES, FATES
 from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
@@ -14,7 +15,7 @@ from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, cost, count, p_value, 
 def markdown(analysis: Analysis) -> str:
     """Return the whole report, the verdict first."""
     results, verdict = analysis.results, analysis.verdict
-    parts = [f"# {results.question}", f"Study `{results.name}`.", f"**Verdict.** {verdict.headline}"]
+    parts = [f"# {' '.join(results.question.split())}", f"Study `{results.name}`.", f"**Verdict.** {verdict.headline}"]
     parts.append("\n".join(f"- {finding.text}" for finding in verdict.findings))
     if results.finished_arms:
         parts += ["## Scores", _scores(analysis), "## Costs", _costs(analysis)]
@@ -28,7 +29,12 @@ def markdown(analysis: Analysis) -> str:
     if analysis.beside:
         parts += ["## Beside the published study", _beside(analysis)]
     parts += ["## Held fixed", _fixed(analysis)]
-    return "\n\n".join(parts) + "\n"
+    return _inert("\n\n".join(parts)) + "\n"
+
+
+def _inert(text: str) -> str:
+    """Return Markdown in which text of users can neither open an HTML tag, nor be a link or an image, nor hide."""
+    return visible(text).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def pipes(header: list[str], rows: list[list[str]]) -> str:

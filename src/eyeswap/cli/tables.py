@@ -1,4 +1,4 @@
-"""The console that commands print tables to."""
+"""Tables and fields as commands print them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-WIDTH_OF_FILES = 160
 _GAP = 2  # columns between two cells
-
-
-def open_console() -> Console:
-    """Return a console as wide as the terminal; a file or pipe has no width, so tables get room there."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_OF_FILES)
 
 
 def print_field(console: Console, label: str, text: str, style: str) -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from eyeswap.cli.console import fitted_table
+from eyeswap.cli.tables import fitted_table
 
 HEADS = {"arm": 0, "tokens": 0, "at tap": 1, "FLOP a run": 2, "digest": 3}
 SHORT = [["vit", "196", "19.9M", "13.2E", "71b46462"], ["vmamba", "4,200", "31.3M", "95E", "2b5e4562"]]
