@@ -70,7 +70,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def machine() -> dict[str, Any]:
     """Return versions, processor and threads."""
-    return environment()
+    return environment().model_dump(mode="json")
 
 
 def write_results(path: Path | None, results: Mapping[str, Any]) -> None:

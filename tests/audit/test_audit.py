@@ -12,6 +12,7 @@ import pytest
 
 from eyeswap.audit.audit import AuditReport, audit
 from eyeswap.errors import DataError
+from eyeswap.results.run import load_runs
 from eyeswap.runs.folder import find_runs
 
 GEOMETRY = {
@@ -66,7 +67,7 @@ def audited(
             run.mkdir(parents=True)
             (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
             (run / "environment.json").write_text(json.dumps(machine), encoding="utf-8")
-    return audit(find_runs([folder]))
+    return audit(load_runs([folder]))
 
 
 def titles(facts: tuple[Any, ...]) -> set[str]:
@@ -220,8 +221,11 @@ def test_unlike_questions_are_undeclared(tmp_path: Path) -> None:
     for arm in ("vit", "vmamba"):
         index = tmp_path / arm / "seed-7" / "predictions" / "benchmarks.json"
         index.parent.mkdir()
-        index.write_text(json.dumps({"pope": {"questions_digest": arm}}), encoding="utf-8")
-    assert titles(audit(find_runs([tmp_path])).undeclared) == {"questions and true answers"}
+        index.write_text(
+            json.dumps({"pope": {"group": "vqa", "title": "t", "metric": "m", "questions_digest": arm}}),
+            encoding="utf-8",
+        )
+    assert titles(audit(load_runs([tmp_path])).undeclared) == {"questions and true answers"}
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
 def test_one_run_alone_cannot_be_audited(tmp_path: Path) -> None:
     audited(tmp_path, nothing)
     with pytest.raises(DataError, match="at least two runs"):
-        audit([tmp_path / "vit" / "seed-7"])
+        audit(load_runs([tmp_path / "vit" / "seed-7"]))
 
 
 def test_a_record_without_its_recipe_is_named(tmp_path: Path) -> None:
@@ -240,4 +244,4 @@ def test_a_record_without_its_recipe_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vit" / "seed-7" / "spec.json"
     path.write_text(json.dumps({"arm": "vit", "seed": 7}), encoding="utf-8")
     with pytest.raises(DataError, match=r"spec\.json: recipe_digest: missing"):
-        audit(find_runs([tmp_path]))
+        audit(load_runs([tmp_path]))

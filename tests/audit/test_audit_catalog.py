@@ -14,7 +14,7 @@ from eyeswap.audit.observed import canvas_of, tap_norm
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.recipe import Wiring
-from eyeswap.runs.record import COLOUR_KEYS
+from eyeswap.runs.record import RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -25,28 +25,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def record(name: str, wiring: Wiring, folder: Path) -> dict[str, Any]:
+def record(name: str, seed: int, wiring: Wiring, folder: Path) -> RunRecord:
     """Return what a run of a catalog entry records of its backbone, without its weights."""
     entry = catalog.entry(name).wired(wiring)
     with torch.device("meta"):
         network = entry.build()
     loaded = LoadedBackbone(entry.name, entry.family, network, entry.geometry, "w" * 64, wiring, entry=entry)
-    about = loaded.record()
-    return {
+    content: dict[str, Any] = {
         "arm": name,
-        "seed": 7,
-        "backbone": about,
-        "normalisation": {key: about["geometry"][key] for key in COLOUR_KEYS},
+        "seed": seed,
+        "recipe_digest": "r",
+        "llm": {},
+        "connector": {},
+        "backbone": loaded.record(),
         "observed": {
             "tap_norm": tap_norm(loaded),
             "llm_positions": 4096,
             "canvas": canvas_of(entry.geometry, entry.name, folder, {"refcoco": ["coco.png"]}),
         },
     }
+    return RunRecord.model_validate(content)
 
 
 def warned(name: str, wiring: Wiring, folder: Path) -> set[str]:
-    runs = {"one/seed-7": record(name, wiring, folder), "two/seed-8": record(name, wiring, folder) | {"seed": 8}}
+    runs = {f"{name}/seed-{seed}": record(name, seed, wiring, folder) for seed in (7, 8)}
     return {finding.key for check in CHECKS for finding in check(runs) if finding.severity == "warning"}
 
 

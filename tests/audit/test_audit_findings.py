@@ -15,7 +15,8 @@ from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
 from eyeswap.audit.audit import CHECKS
 from eyeswap.audit.design import prompt_signs
-from eyeswap.runs.record import Finding, merged
+from eyeswap.audit.finding import Finding, merged
+from eyeswap.runs.record import RunRecord
 
 DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
 USE = {
@@ -34,8 +35,11 @@ CLEAN: dict[str, Any] = {
         "token_grid": [14, 14],
         "tap": [3, -1],
         "frozen_mode": "eval",
+        "geometry": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "fill": [123, 116, 103]},
     },
-    "normalisation": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "fill": [123, 116, 103]},
+    "recipe_digest": "r",
+    "llm": {},
+    "connector": {},
     "train_prompt": "USER: {expression} ASSISTANT:",
     "test_prompt": "USER: {expression} ASSISTANT:",
     "train_box_frame": "original",
@@ -63,7 +67,7 @@ def planted(**changes: Any) -> dict[str, Any]:
 
 
 def findings(*records: dict[str, Any]) -> list[Finding]:
-    named = {f"{record['arm']}/seed-{record['seed']}": record for record in records}
+    named = {f"{record['arm']}/seed-{record['seed']}": RunRecord.model_validate(record) for record in records}
     assert len(named) == len(records)
     return merged(finding for check in CHECKS for finding in check(named))
 
@@ -207,7 +211,7 @@ def test_what_several_runs_share_is_said_once() -> None:
 
 def test_encoders_from_outside_the_catalog_are_not_blamed_for_what_nobody_knows() -> None:
     own = planted(backbone__name="mine.py:build", backbone__family="own", backbone__tap=None, observed__tap_norm=None)
-    own["normalisation"]["mean"] = [0, 0, 0]
+    own["backbone"]["geometry"]["mean"] = [0, 0, 0]
     assert findings(own, OTHER_SEED) == []
 
 

@@ -66,8 +66,8 @@ def test_data_sets_are_measured_each_for_itself(images: Path) -> None:
     sets = {"training": ["coco.png"], "refcoco": ["tall.png"], "nothing": ["gone.png"]}
     found = canvas_of(own, "vmamba-small-s2l15-maskrcnn-1x", images, sets)
     assert list(found) == ["training", "refcoco"]
-    assert found["refcoco"]["scale"] == found["refcoco"]["own_scale"] == pytest.approx(800 / 600, abs=1e-3)
-    assert canvas_of(own, "mine.py:build", images, sets)["training"]["own_scale"] is None
+    assert found["refcoco"].scale == found["refcoco"].own_scale == pytest.approx(800 / 600, abs=1e-3)
+    assert canvas_of(own, "mine.py:build", images, sets)["training"].own_scale is None
 
 
 @pytest.mark.parametrize(

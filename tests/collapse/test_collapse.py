@@ -25,6 +25,7 @@ from eyeswap.collapse.signs import (
     measure_run,
 )
 from eyeswap.collapse.verdict import FLOOR, Diagnosis, Verdict, by_arm, diagnose, expect, judge
+from eyeswap.results.run import Run
 from written_runs import TRUE, write_run
 
 SHUFFLED, BLANKED = "shuffled images", "blanked images"
@@ -235,7 +236,7 @@ def test_runs_are_measured_from_their_files(tmp_path: Path) -> None:
     seeing = write_run(tmp_path, "seeing", TRUE)
     blind = write_run(tmp_path, "blind", [[0.0, 0.0, 0.25, 0.25]])
     silent = write_run(tmp_path, "silent", [None])
-    found = {arm.arm: arm for arm in diagnose([seeing, blind, silent])}
+    found = {arm.arm: arm for arm in diagnose(map(Run, [seeing, blind, silent]))}
     assert {arm: one.verdict for arm, one in found.items()} == {
         "seeing": "healthy",
         "blind": "weak",
@@ -251,9 +252,9 @@ def test_runs_are_measured_from_their_files(tmp_path: Path) -> None:
 
 def test_without_a_constant_box_from_training_the_best_one_for_these_examples_is_found(tmp_path: Path) -> None:
     run = write_run(tmp_path, "blind", [[0.0, 0.0, 0.25, 0.25]], baseline="no training split on disk")
-    over = measure_run(run).gains[CONSTANT_BOX]
+    over = measure_run(Run(run)).gains[CONSTANT_BOX]
     assert over.value == pytest.approx(0)
-    assert diagnose([run])[0].verdict == "collapsed"
+    assert diagnose([Run(run)])[0].verdict == "collapsed"
 
 
 def test_probes_beside_the_run_are_compared_example_by_example(tmp_path: Path) -> None:
@@ -263,10 +264,10 @@ def test_probes_beside_the_run_are_compared_example_by_example(tmp_path: Path) -
         (probe / "evaluation.json").write_text(json.dumps({"images": images}), encoding="utf-8")
         (run / "evaluations").mkdir(exist_ok=True)
         probe.rename(run / "evaluations" / images)
-    measured = measure_run(run)
+    measured = measure_run(Run(run))
     assert measured.gains[SHUFFLED].value == 100
     assert measured.gains[BLANKED].value == 0
     assert measured.vqa_gains[SHUFFLED].value == 0
-    found = diagnose([run])[0]
+    found = diagnose([Run(run)])[0]
     assert found.verdict == "collapsed"
     assert "blanked images" in found.reasons[0]

@@ -81,7 +81,7 @@ def test_the_number_of_processes_changes_nothing(lab: tuple[Path, dict[str, list
 
 def test_partial_results_are_scored_with_their_count_and_interval(lab: tuple[Path, dict[str, list[int]]]):
     folder, _ = lab
-    partial, whole = score_run(folder / "partial"), score_run(folder / "whole")
+    partial, whole = (score_run(folder / name).as_json() for name in ("partial", "whole"))
     answered = 0
     for name, about in partial["benchmarks"].items():
         assert about["num_examples"] == whole["benchmarks"][name]["n"] == 3 * NUM_IMAGES + 2
@@ -116,11 +116,11 @@ def test_broken_images_and_examples_are_recorded_count_as_wrong_and_stop_nothing
                 assert reason in str(row["error"])
             else:
                 assert row == before[row["example_id"]]
-    scores = score_run(whole / "again")
+    scores = score_run(whole / "again").as_json()
     assert scores["errors"] == len(NAMES) * 6 + 1
     assert scores["benchmarks"]["vqav2"]["errors"] == 7
     assert scores["benchmarks"]["vqav2"]["n"] == 3 * NUM_IMAGES + 2
-    assert score_run(whole / "run")["errors"] == 0
+    assert score_run(whole / "run").errors == 0
 
 
 def test_each_image_is_read_once_for_all_benchmarks(whole: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch):
@@ -212,7 +212,7 @@ def test_both_readings_of_a_box_are_kept_whatever_the_frame(
         assert original["box"] == pytest.approx([0.1, 0.2, 0.5, 0.9])
         assert canvas["box"][0] == pytest.approx(0.1)  # the images are wider than high: only y is padded
         assert canvas["box"][1] != pytest.approx(0.2)
-    readings = {frame: score_run(whole / frame)["benchmarks"]["refcoco"] for frame in tables}
+    readings = {frame: score_run(whole / frame).as_json()["benchmarks"]["refcoco"] for frame in tables}
     assert readings["original"]["readings"]["original"] == readings["original"]["score"] == 100.0
     assert readings["original"]["readings"]["canvas"] == readings["canvas"]["score"]
 

@@ -12,7 +12,7 @@ def test_a_finished_study_is_read_whole(study_dir):
     assert [one.name for one in results.benchmarks] == ["vqav2", "pope", "tallyqa", "refcoco", "ocid-ref"]
     vmamba = results.arms[2]
     assert (vmamba.num_parameters, vmamba.num_tokens) == (318_000, 64)
-    assert len(vmamba.runs[0].train) == 240
+    assert len(vmamba.runs[0].training_rows) == 240
     stored = read_json(study_dir / "vmamba" / "seed-7" / "scores.json")["averages"]["vqa"]
     assert vmamba.scores.averages["vqa"].value == stored["score"]
 

@@ -38,7 +38,7 @@ def rewrite(path: Path, change) -> None:
 
 def test_the_difference_is_that_of_the_scores_and_its_interval_that_of_the_statistics(runs):
     found = compare_runs(*runs)
-    first, second = map(score_run, runs)
+    first, second = (score_run(run).as_json() for run in runs)
     assert list(found["benchmarks"]) == list(BENCHMARKS)
     for table in ("benchmarks", "averages"):
         for name, entry in found[table].items():

@@ -36,7 +36,7 @@ def write_run(run, num_examples=(30, 10), seed=0, **changes):
 
 def test_scores_have_the_documented_shape_and_are_percent(tmp_path):
     run = write_run(tmp_path)
-    scores = score_run(run)
+    scores = score_run(run).as_json()
     assert list(scores) == ["benchmarks", "averages", "errors"]
     pope = scores["benchmarks"]["pope"]
     assert set(pope) == {
@@ -57,7 +57,7 @@ def test_scores_have_the_documented_shape_and_are_percent(tmp_path):
 
 
 def test_averages_weigh_benchmarks_by_their_number_of_examples(tmp_path):
-    scores = score_run(write_run(tmp_path))
+    scores = score_run(write_run(tmp_path)).as_json()
     pope, refcoco = (scores["benchmarks"][name]["score"] for name in SHAPE)
     overall = scores["averages"]["overall"]
     assert overall["n"] == 40
@@ -70,7 +70,7 @@ def test_what_is_written_is_what_was_computed(tmp_path):
     run = write_run(tmp_path)
     path = write_scores(run)
     assert path == run / "scores.json"
-    assert json.loads(path.read_text()) == score_run(run)
+    assert json.loads(path.read_text()) == score_run(run).as_json()
 
 
 def test_pooled_seeds_are_example_means(tmp_path):
@@ -110,7 +110,7 @@ def test_missing_and_damaged_files_are_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"refcoco\.parquet: no such file, although benchmarks\.json names it"):
         score_run(run)
     write_json(run / "predictions" / "benchmarks.json", {"pope": SHAPE["pope"] | {"group": "vision"}})
-    with pytest.raises(DataError, match="group vision is not one of vqa, localization"):
+    with pytest.raises(DataError, match="group: vision is not one of vqa, localization"):
         score_run(run)
     pq.write_table(pa.table({"score": [1.0]}), run / "predictions" / "pope.parquet")
     write_json(run / "predictions" / "benchmarks.json", {"pope": SHAPE["pope"]})

@@ -13,7 +13,7 @@ from eyeswap.runs import environment as module
 
 
 def test_the_record_is_plain_json_with_versions_and_threads() -> None:
-    found = module.environment()
+    found = module.environment().model_dump()
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["torch"]
     assert found["num_threads"] >= 1

@@ -20,6 +20,7 @@ from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.ask import ask
 from eyeswap.planning.spec import load_study
+from eyeswap.results.run import load_runs
 from eyeswap.study.execute import run_study
 
 ENCODERS = """
@@ -102,7 +103,7 @@ def test_every_run_leaves_its_folder_complete(finished: Path):
 
 
 def test_arms_differ_in_the_backbone_alone(finished: Path):
-    report = audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")])
+    report = audit(load_runs([finished]))
     assert not report.undeclared
     assert {"recipe", "training data", "batch order", "LLM weights", "connector start"} <= {
         fact.title for fact in report.equal
@@ -166,14 +167,14 @@ def test_the_record_shows_how_training_and_test_ask_for_a_box(finished: Path):
     request = "USER: Please provide the bounding box coordinate of the region this sentence describes: "
     assert spec["train_prompt"] == request + "{expression}. ASSISTANT:"
     assert spec["test_prompt"] == request + '"{expression}" ASSISTANT:'
-    report = audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")])
+    report = audit(load_runs([finished]))
     assert "prompt-mismatch" in {finding.key for finding in report.warnings}
 
 
 def test_finished_runs_are_sealed_and_can_be_probed(finished: Path):
     for arm in ("vit", "vmamba"):
         assert (finished / arm / "seed-7" / "seal.json").is_file()
-    assert not audit([finished / arm / "seed-7" for arm in ("vit", "vmamba")]).errors
+    assert not audit(load_runs([finished])).errors
     for arm in ("vit", "vmamba"):
         for images in ("blanked", "shuffled"):
             result = CliRunner().invoke(app, ["eval", str(finished / arm / "seed-7"), "--images", images])

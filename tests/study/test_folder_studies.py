@@ -20,7 +20,7 @@ from eyeswap.errors import DataError, EnvironmentProblem
 from eyeswap.files import read_safetensors
 from eyeswap.planning.spec import Study
 from eyeswap.progress import progress
-from eyeswap.runs.folder import find_runs
+from eyeswap.results.run import load_runs
 from eyeswap.study.execute import run_study
 from eyeswap.study.study_data import prepare_data
 
@@ -138,7 +138,7 @@ def test_records_without_their_image_are_left_out_on_demand_and_recorded(
     assert left_out[0]["reason"] == "no such file"
     assert "truncated" in left_out[1]["reason"]
     assert spec(one)["order_digest"] == spec(other)["order_digest"]
-    assert {"training data", "batch order"} <= {fact.title for fact in audit(find_runs([folder])).equal}
+    assert {"training data", "batch order"} <= {fact.title for fact in audit(load_runs([folder])).equal}
 
 
 def test_what_is_left_out_is_part_of_the_data_and_looked_for_once(
@@ -167,7 +167,7 @@ def test_a_twin_wired_as_published_trains_beside_its_controlled_one(
     assert spec(controlled)["backbone"]["frozen_mode"] == "eval"
     assert spec(published)["backbone"]["frozen_mode"] == "train"
     assert losses(controlled) != losses(published)
-    report = audit(find_runs([folder]))
+    report = audit(load_runs([folder]))
     assert not report.undeclared
     assert {"frozen mode", "connector start"} <= {fact.title for fact in report.declared}
     assert any("was not in eval mode" in finding.message for finding in report.warnings)

@@ -8,68 +8,73 @@ not fit their files; ``docs/audit.md`` explains each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eyeswap.audit import backbones as audit_backbones
 from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
+from eyeswap.audit.finding import Finding, Records, merged
+from eyeswap.audit.records import check_files
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
-from eyeswap.runs.record import Finding, Record, at, merged, read_records
-from eyeswap.runs.seal import check_files
+from eyeswap.results.run import Run, named
+from eyeswap.runs.record import CanvasUse, RunRecord
 
 __all__ = ["AuditReport", "Fact", "Finding", "audit"]
 
 CHECKS = (*audit_backbones.CHECKS, *audit_canvas.CHECKS, *audit_design.CHECKS)
 
-# Where each factor stands in a run's record. Seed and token width are always allowed to explain a difference:
-# seeds are drawn on purpose, and a width is a fact of its own.
-FACTORS: dict[str, str] = {
-    "backbone": "backbone.name",
-    "connector": "connector.kind",
-    "geometry": "geometry",
-    "tap": "backbone.tap",
-    "wiring": "backbone.frozen_mode",
-    "seed": "seed",
-    "width": "backbone.embed_dim",
+# Each factor, as a run's record has it. Seed and token width are always allowed to explain a difference: seeds are
+# drawn on purpose, and a width is a fact of its own.
+FACTORS: dict[str, Callable[[RunRecord], Any]] = {
+    "backbone": lambda record: record.backbone.name,
+    "connector": lambda record: record.connector.kind,
+    "geometry": lambda record: record.backbone.canvas_geometry,
+    "tap": lambda record: record.backbone.tap,
+    "wiring": lambda record: record.backbone.frozen_mode,
+    "seed": lambda record: record.seed,
+    "width": lambda record: record.backbone.embed_dim,
 }
 ALWAYS_ALLOWED = ("seed", "width")
 
-# What is compared: title, place in the record, and the factors that may decide it.
-FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("recipe", "recipe_digest", ()),
-    ("training data", "data_digest", ()),
-    ("left-out records", "left_out", ()),
-    ("batch order", "order_digest", ("seed",)),
-    ("training steps", "num_steps", ()),
-    ("training prompt", "train_prompt", ()),
-    ("test prompt", "test_prompt", ()),
-    ("benchmarks", "benchmarks", ()),
-    ("questions and true answers", "questions", ()),
-    ("seed", "seed", ("seed",)),
-    ("LLM", "llm.name", ()),
-    ("LLM weights", "llm.sha256", ()),
-    ("connector", "connector.kind", ("connector",)),
-    ("connector start", "connector.init_digest", ("connector", "width", "seed", "wiring")),
-    ("backbone", "backbone.name", ("backbone",)),
-    ("backbone weights", "backbone.weights_sha256", ("backbone",)),
-    ("tap", "backbone.tap", ("backbone", "tap", "wiring")),
-    ("token width", "backbone.embed_dim", ("backbone", "tap", "wiring")),
-    ("token grid", "backbone.token_grid", ("backbone", "tap", "geometry", "wiring")),
-    ("image geometry", "geometry", ("geometry", "wiring")),
-    ("normalisation", "normalisation", ("backbone", "wiring")),
-    ("norm at the tap", "observed.tap_norm", ("backbone", "tap", "wiring")),
-    ("frozen mode", "backbone.frozen_mode", ("wiring",)),
-    ("training box frame", "train_box_frame", ()),
-    ("test box frame", "test_box_frame", ()),
-    ("code version", "environment.code_version", ()),
-    ("packages", "environment.packages", ()),
-    ("processor", "environment.cpu", ()),
-    ("GPUs", "environment.gpus", ()),
-    ("threads", "environment.num_threads", ()),
+# What is compared: title, the fact of a run, and the factors that may decide it.
+FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
+    ("recipe", lambda run: run.record.recipe_digest, ()),
+    ("training data", lambda run: run.record.data_digest, ()),
+    ("left-out records", lambda run: run.record.left_out, ()),
+    ("batch order", lambda run: run.record.order_digest, ("seed",)),
+    ("training steps", lambda run: run.record.num_steps, ()),
+    ("training prompt", lambda run: run.record.train_prompt, ()),
+    ("test prompt", lambda run: run.record.test_prompt, ()),
+    ("benchmarks", lambda run: run.benchmarks, ()),
+    ("questions and true answers", lambda run: _questions(run), ()),
+    ("seed", lambda run: run.record.seed, ("seed",)),
+    ("LLM", lambda run: run.record.llm.name, ()),
+    ("LLM weights", lambda run: run.record.llm.sha256, ()),
+    ("connector", lambda run: run.record.connector.kind, ("connector",)),
+    ("connector start", lambda run: run.record.connector.init_digest, ("connector", "width", "seed", "wiring")),
+    ("backbone", lambda run: run.record.backbone.name, ("backbone",)),
+    ("backbone weights", lambda run: run.record.backbone.weights_sha256, ("backbone",)),
+    ("tap", lambda run: run.record.backbone.tap, ("backbone", "tap", "wiring")),
+    ("token width", lambda run: run.record.backbone.embed_dim, ("backbone", "tap", "wiring")),
+    ("token grid", lambda run: _grid(run.record), ("backbone", "tap", "geometry", "wiring")),
+    ("image geometry", lambda run: run.record.backbone.canvas_geometry, ("geometry", "wiring")),
+    ("normalisation", lambda run: run.record.backbone.colours, ("backbone", "wiring")),
+    (
+        "norm at the tap",
+        lambda run: run.record.observed.tap_norm,
+        ("backbone", "tap", "wiring"),
+    ),
+    ("frozen mode", lambda run: run.record.backbone.frozen_mode, ("wiring",)),
+    ("training box frame", lambda run: run.record.train_box_frame, ()),
+    ("test box frame", lambda run: run.record.test_box_frame, ()),
+    ("code version", lambda run: run.environment.code_version, ()),
+    ("packages", lambda run: run.environment.packages, ()),
+    ("processor", lambda run: run.environment.cpu, ()),
+    ("GPUs", lambda run: run.environment.gpus, ()),
+    ("threads", lambda run: run.environment.num_threads, ()),
 )
 
 
@@ -100,7 +105,7 @@ class AuditReport:
         undeclared: every other difference.
         unknown: titles of facts that no run recorded, so that nothing is proven about them.
         warnings: what else a reader must know, errors first; see `Finding`.
-        canvas: run to data set to how its images lie on the canvas, see `eyeswap.audit.observed.CanvasUse`.
+        canvas: run to data set to how its images lie on the canvas, see `eyeswap.runs.record.CanvasUse`.
     """
 
     runs: tuple[str, ...]
@@ -110,7 +115,7 @@ class AuditReport:
     undeclared: tuple[Fact, ...]
     unknown: tuple[str, ...]
     warnings: tuple[Finding, ...]
-    canvas: dict[str, Mapping[str, Any]]
+    canvas: dict[str, Mapping[str, CanvasUse]]
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -119,45 +124,57 @@ class AuditReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the findings as plain data for JSON."""
-        return asdict(self)
+        canvas = {
+            run: {data: use.model_dump(mode="json") for data, use in uses.items()} for run, uses in self.canvas.items()
+        }
+        return asdict(replace(self, canvas={})) | {"canvas": canvas}
 
 
-def audit(run_dirs: Sequence[Path]) -> AuditReport:
+def audit(runs: Iterable[Run]) -> AuditReport:
     """Compare runs fact by fact.
 
     Raises:
         DataError: if a record is missing or damaged, or fewer than two different runs are given.
     """
-    records = read_records(run_dirs)
-    if len(records) < 2:
-        raise DataError(f"{run_dirs[0] if run_dirs else 'nothing'}: an audit compares at least two runs")
-    declared = [set(record.get("may_differ", ())) for record in records.values()]
-    may_differ = tuple(factor for factor in FACTORS if all(factor in names for names in declared))
-    found: dict[str, list[Fact]] = {"equal": [], "declared": [], "undeclared": []}
+    by_name = named(runs)
+    if len(by_name) < 2:
+        raise DataError(f"{next(iter(by_name), 'nothing')}: an audit compares at least two runs")
+    records = {name: run.record for name, run in by_name.items()}
+    may_differ = tuple(factor for factor in FACTORS if all(factor in one.may_differ for one in records.values()))
+    facts: dict[str, list[Fact]] = {"equal": [], "declared": [], "undeclared": []}
     unknown = []
-    for title, place, factors in FACTS:
-        values = {name: at(record, place) for name, record in records.items()}
+    for title, value_of, factors in FACTS:
+        values = {name: value_of(run) for name, run in by_name.items()}
         if all(value is None for value in values.values()):
             unknown.append(title)
             continue
         fact = Fact(title, values, tuple(name for name in factors if name in (*may_differ, *ALWAYS_ALLOWED)))
-        found[_verdict(fact, records)].append(fact)
+        facts[_verdict(fact, records)].append(fact)
     findings = [finding for check in CHECKS for finding in check(records)]
-    for (name, record), path in zip(records.items(), run_dirs, strict=True):
-        findings += check_files(name, path, record)
+    for name, run in by_name.items():
+        findings += check_files(name, run)
     return AuditReport(
-        runs=tuple(records),
+        runs=tuple(by_name),
         may_differ=may_differ,
-        equal=tuple(found["equal"]),
-        declared=tuple(found["declared"]),
-        undeclared=tuple(found["undeclared"]),
+        equal=tuple(facts["equal"]),
+        declared=tuple(facts["declared"]),
+        undeclared=tuple(facts["undeclared"]),
         unknown=tuple(unknown),
         warnings=tuple(merged(findings)),
         canvas={name: audit_canvas.uses_of(record) for name, record in records.items()},
     )
 
 
-def _verdict(fact: Fact, records: Mapping[str, Record]) -> str:
+def _questions(run: Run) -> dict[str, str | None] | None:
+    """Return the digest of the questions and true answers of each benchmark; None before any was asked."""
+    return {name: about.questions_digest for name, about in run.asked.items()} or None
+
+
+def _grid(record: RunRecord) -> list[int] | None:
+    return None if record.backbone.token_grid is None else list(record.backbone.token_grid)
+
+
+def _verdict(fact: Fact, records: Records) -> str:
     texts = {name: canonical_json(value) for name, value in fact.values.items()}
     if len(set(texts.values())) == 1:
         return "equal"
@@ -165,7 +182,7 @@ def _verdict(fact: Fact, records: Mapping[str, Record]) -> str:
         return "undeclared"
     seen: dict[str, str] = {}
     for name, record in records.items():
-        levels = canonical_json([at(record, FACTORS[factor]) for factor in fact.explained_by])
+        levels = canonical_json([FACTORS[factor](record) for factor in fact.explained_by])
         if seen.setdefault(levels, texts[name]) != texts[name]:
             return "undeclared"  # the factors are equal, the fact is not
     return "declared"

@@ -6,15 +6,14 @@ What is right for a backbone comes from its catalog entry; of encoders from outs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from eyeswap.audit.finding import Finding, Records, runs_of
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.results.published import published_for
-from eyeswap.runs.record import Finding, Record, at, runs_of
-
-Records = Mapping[str, Record]
+from eyeswap.runs.record import RunRecord
 
 _WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding
 WITH_BATCH_NORM = ("maxvit", "mambavision", "vit-adapter")
@@ -24,7 +23,7 @@ FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are convolutions alone
 def not_frozen(records: Records) -> Iterator[Finding]:
     """A frozen backbone that drew drop paths or moved its batch statistics while its tokens were made."""
     for name, record in records.items():
-        mode = at(record, "backbone.frozen_mode")
+        mode = record.backbone.frozen_mode
         if mode in (None, "eval"):
             continue
         entry = _entry(record)
@@ -47,27 +46,27 @@ def not_frozen(records: Records) -> Iterator[Finding]:
 def unknown_weights(records: Records) -> Iterator[Finding]:
     """A backbone whose weights nobody recorded."""
     for name, record in records.items():
-        if at(record, "backbone.name") and at(record, "backbone.weights_sha256") is None:
+        if record.backbone.name and record.backbone.weights_sha256 is None:
             yield Finding(
                 "unknown-weights",
                 "warning",
                 (name,),
                 "the backbone has no recorded weights, so they may be random",
-                {"backbone": at(record, "backbone.name")},
+                {"backbone": record.backbone.name},
             )
 
 
 def early_tap(records: Records) -> Iterator[Finding]:
     """Features read before any of the blocks that give the family its name."""
     for name, record in records.items():
-        first = FIRST_MIXING_LEVEL.get(str(at(record, "backbone.family")))
-        tap = at(record, "backbone.tap")
+        first = FIRST_MIXING_LEVEL.get(str(record.backbone.family))
+        tap = record.backbone.tap
         if first is not None and isinstance(tap, list) and int(tap[0]) < first:
             yield Finding(
                 "early-tap",
                 "warning",
                 (name,),
-                f"{at(record, 'backbone.name')} is read at {_tap(tap)}, before its first mixer (level {first}): only "
+                f"{record.backbone.name} is read at {_tap(tap)}, before its first mixer (level {first}): only "
                 "convolutions ran",
                 {"tap": tap, "first_mixing_level": first},
             )
@@ -76,8 +75,8 @@ def early_tap(records: Records) -> Iterator[Finding]:
 def norm_at_tap(records: Records) -> Iterator[Finding]:
     """A norm that no one trained, or none, between the features and the connector."""
     for name, record in records.items():
-        norm = at(record, "observed.tap_norm")
-        about = {"norm": norm, "tap": at(record, "backbone.tap"), "backbone": at(record, "backbone.name")}
+        norm = record.observed.tap_norm
+        about = {"norm": norm, "tap": record.backbone.tap, "backbone": record.backbone.name}
         if norm == "untrained":
             yield Finding("tap-norm", "warning", (name,), "the norm at the tap was never trained", about)
         elif norm == "none":
@@ -88,8 +87,8 @@ def norm_at_tap(records: Records) -> Iterator[Finding]:
 def other_colours(records: Records) -> Iterator[Finding]:
     """Images normalised otherwise than those the weights were trained on."""
     for name, record in records.items():
-        entry, colours = _entry(record), record.get("normalisation")
-        if entry is None or not isinstance(colours, Mapping):
+        entry, colours = _entry(record), record.backbone.colours
+        if entry is None or colours is None:
             continue
         trained = {"mean": list(entry.geometry.mean), "std": list(entry.geometry.std)}
         used = {key: [float(value) for value in colours.get(key, trained[key])] for key in trained}
@@ -108,9 +107,9 @@ def idle_parameters(records: Records) -> Iterator[Finding]:
     """Parameters that are counted as the backbone's and take part in nothing."""
     seen: dict[str, tuple[int, int]] = {}
     for record in records.values():
-        counted, run = at(record, "backbone.num_parameters"), at(record, "observed.parameters_run")
+        counted, run = record.backbone.num_parameters, record.observed.parameters_run
         if counted and run and run < counted:
-            seen[str(record["arm"])] = (int(counted), int(run))
+            seen[record.arm] = (counted, run)
     if seen:
         told = "; ".join(f"{arm} {run:,} of {counted:,}" for arm, (counted, run) in seen.items())
         yield Finding(
@@ -126,7 +125,7 @@ def idle_parameters(records: Records) -> Iterator[Finding]:
 def published_sizes(records: Records) -> Iterator[Finding]:
     """Backbones for which the published study counts the whole network, detector and head included."""
     for name, record in records.items():
-        published, run = published_for(str(at(record, "backbone.name"))), at(record, "backbone.num_parameters")
+        published, run = published_for(str(record.backbone.name)), record.backbone.num_parameters
         if published is not None and run and published.parameters_m * 1e6 > _WHOLE_NETWORK * run:
             yield Finding(
                 "idle-parameters",
@@ -138,9 +137,9 @@ def published_sizes(records: Records) -> Iterator[Finding]:
             )
 
 
-def _entry(record: Record) -> BackboneEntry | None:
+def _entry(record: RunRecord) -> BackboneEntry | None:
     """Return the catalog entry of a run's backbone; None outside of the catalog."""
-    return catalog.find(str(at(record, "backbone.name")))
+    return catalog.find(str(record.backbone.name))
 
 
 def _tap(tap: list[Any]) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from eyeswap.runs.record import Finding, Record, at
-
-Records = Mapping[str, Record]
-Uses = Mapping[str, Mapping[str, Any]]  # data set to `eyeswap.audit.observed.CanvasUse`, as JSON has it
+from eyeswap.audit.finding import Finding, Records
+from eyeswap.runs.record import CanvasUse, RunRecord
 
 MOST_PADDING = 1 / 3  # of the canvas; a 4:3 image in a square leaves a quarter
 MOST_CUT = 0.01  # of the image
@@ -22,9 +19,9 @@ def padding(records: Records) -> Iterator[Finding]:
     yield from _warned(
         records,
         "padding",
-        lambda use: use["padding"],
+        lambda use: use.padding,
         MOST_PADDING,
-        lambda use: f"{use['padding']:.0%} of the canvas is padding",
+        lambda use: f"{use.padding:.0%} of the canvas is padding",
     )
 
 
@@ -33,9 +30,9 @@ def crop_loss(records: Records) -> Iterator[Finding]:
     yield from _warned(
         records,
         "crop-loss",
-        lambda use: use["cut"],
+        lambda use: use.cut,
         MOST_CUT,
-        lambda use: f"{use['cut']:.1%} of the image lies beyond the canvas",
+        lambda use: f"{use.cut:.1%} of the image lies beyond the canvas",
     )
 
 
@@ -44,9 +41,9 @@ def stretched(records: Records) -> Iterator[Finding]:
     yield from _warned(
         records,
         "stretch",
-        lambda use: use["stretch"],
+        lambda use: use.stretch,
         MOST_STRETCH,
-        lambda use: f"images are stretched by {use['stretch']:.2f} along one side",
+        lambda use: f"images are stretched by {use.stretch:.2f} along one side",
     )
 
 
@@ -57,10 +54,10 @@ def object_scale(records: Records) -> Iterator[Finding]:
         "object-scale",
         _rescaled,
         MOST_RESCALED,
-        lambda use: f"objects are {use['scale'] / use['own_scale']:.2f} times as large as these weights know them",
+        lambda use: f"objects are {_scale_ratio(use):.2f} times as large as these weights know them",
     )
     for name, record in records.items():
-        scales = {data: float(use["scale"]) for data, use in uses_of(record).items()}
+        scales = {data: use.scale for data, use in uses_of(record).items()}
         if scales and max(scales.values()) > MOST_SPREAD * min(scales.values()):
             least, most = min(scales, key=scales.__getitem__), max(scales, key=scales.__getitem__)
             yield Finding(
@@ -72,31 +69,33 @@ def object_scale(records: Records) -> Iterator[Finding]:
             )
 
 
-def uses_of(record: Record) -> Uses:
+def uses_of(record: RunRecord) -> Mapping[str, CanvasUse]:
     """Return how each data set lies on a run's canvas; nothing where the run did not record it."""
-    uses = at(record, "observed.canvas")
-    return uses if isinstance(uses, Mapping) else {}
+    return record.observed.canvas
 
 
-def _rescaled(use: Mapping[str, Any]) -> float:
+def _rescaled(use: CanvasUse) -> float:
     """Return by which factor, at least 1, objects differ from the size that the weights know."""
-    if not use.get("own_scale"):
-        return 1.0
-    ratio = float(use["scale"]) / float(use["own_scale"])
+    ratio = _scale_ratio(use)
     return max(ratio, 1 / ratio)
+
+
+def _scale_ratio(use: CanvasUse) -> float:
+    """Return how large objects are, in multiples of the size that the weights know; 1 where that is not known."""
+    return use.scale / use.own_scale if use.own_scale else 1.0
 
 
 def _warned(
     records: Records,
     key: str,
-    value_of: Callable[[Mapping[str, Any]], float],
+    value_of: Callable[[CanvasUse], float],
     limit: float,
-    told: Callable[[Mapping[str, Any]], str],
+    told: Callable[[CanvasUse], str],
 ) -> Iterator[Finding]:
     """Warn once of every run with a value beyond a limit in any data set; the worst is told, all are evidence."""
     for name, record in records.items():
         uses = uses_of(record)
-        values = {data: float(value_of(use)) for data, use in uses.items()}
+        values = {data: value_of(use) for data, use in uses.items()}
         over = {data: value for data, value in values.items() if value > limit}
         if over:
             worst = max(over, key=over.__getitem__)
@@ -106,7 +105,7 @@ def _warned(
                 "warning",
                 (name,),
                 f"{told(uses[worst])} in {worst}{others}",
-                {key.replace("-", "_"): values, "scale": {data: use["scale"] for data, use in uses.items()}},
+                {key.replace("-", "_"): values, "scale": {data: use.scale for data, use in uses.items()}},
             )
 
 

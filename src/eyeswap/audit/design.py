@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
+from eyeswap.audit.finding import Finding, Records, Severity, runs_of
 from eyeswap.planning.estimate import listed
-from eyeswap.runs.record import Finding, Record, Severity, at, by_arm, runs_of
-
-Records = Mapping[str, Record]
+from eyeswap.runs.record import RunRecord
 
 PARAMETER_TOLERANCE = 0.10
 
 
 def single_seed(records: Records) -> Iterator[Finding]:
     """One training seed for every arm: nothing is known about the spread between trainings."""
-    seeds = sorted({int(record["seed"]) for record in records.values()})
+    seeds = sorted({record.seed for record in records.values()})
     if len(seeds) == 1:
         yield Finding(
             "single-seed",
@@ -30,7 +27,7 @@ def single_seed(records: Records) -> Iterator[Finding]:
 
 def unequal_tokens(records: Records) -> Iterator[Finding]:
     """Arms with unequal numbers of visual tokens; worse if the study calls them matched."""
-    counts = {arm: math.prod(grid) for arm, grid in by_arm(records, "backbone.token_grid").items() if grid}
+    counts = _by_arm(records, lambda record: record.backbone.num_tokens)
     if len(set(counts.values())) < 2:
         return
     claimed = _claims(records, "tokens")
@@ -47,7 +44,7 @@ def unequal_tokens(records: Records) -> Iterator[Finding]:
 
 def unequal_sizes(records: Records) -> Iterator[Finding]:
     """Backbones that differ in size by more than a tenth; worse if the study calls them matched."""
-    sizes = {arm: int(size) for arm, size in by_arm(records, "backbone.num_parameters").items() if size}
+    sizes = _by_arm(records, lambda record: record.backbone.num_parameters or None)
     if not sizes or max(sizes.values()) <= (1 + PARAMETER_TOLERANCE) * min(sizes.values()):
         return
     claimed = _claims(records, "parameters")
@@ -64,15 +61,16 @@ def unequal_sizes(records: Records) -> Iterator[Finding]:
 
 def beyond_positions(records: Records) -> Iterator[Finding]:
     """Visual tokens, or visual tokens and the longest text, need more positions than the LLM was made for."""
-    positions = by_arm(records, "observed.llm_positions")
-    grids, texts = by_arm(records, "backbone.token_grid"), by_arm(records, "recipe.max_text_tokens")
+    positions = _by_arm(records, lambda record: record.observed.llm_positions)
+    counts = _by_arm(records, lambda record: record.backbone.num_tokens)
+    texts = _by_arm(records, lambda record: (record.recipe or {}).get("max_text_tokens"))
     over: dict[str, int] = {}
     tight: dict[str, int] = {}
     for arm, room in positions.items():
-        tokens = math.prod(grids[arm]) if arm in grids else 0
+        tokens = counts.get(arm, 0)
         if tokens + 1 >= room:
             over[arm] = tokens
-        elif tokens + int(texts.get(arm, 0)) > room:
+        elif tokens + texts.get(arm, 0) > room:
             tight[arm] = tokens
     if over:
         yield _beyond("warning", "fill all", over, positions, records)
@@ -81,9 +79,9 @@ def beyond_positions(records: Records) -> Iterator[Finding]:
 
 
 def _beyond(
-    severity: Severity, what: str, tokens: dict[str, int], positions: Mapping[str, Any], records: Records
+    severity: Severity, what: str, tokens: dict[str, int], positions: Mapping[str, int], records: Records
 ) -> Finding:
-    rooms = {arm: int(positions[arm]) for arm in tokens}
+    rooms = {arm: positions[arm] for arm in tokens}
     room = " or ".join(f"{one:,}" for one in sorted(set(rooms.values())))
     return Finding(
         "beyond-positions",
@@ -98,7 +96,7 @@ def _beyond(
 def prompts_differ(records: Records) -> Iterator[Finding]:
     """Training and test ask for a box in different words or signs."""
     for name, record in records.items():
-        train, test = record.get("train_prompt"), record.get("test_prompt")
+        train, test = record.train_prompt, record.test_prompt
         if train is not None and test is not None and train != test:
             signs = prompt_signs(train, test)
             in_what = f" in {' and '.join(signs)}" if signs else ""
@@ -122,7 +120,7 @@ def prompt_signs(train: str, test: str) -> list[str]:
 def box_frames_differ(records: Records) -> Iterator[Finding]:
     """Boxes were learnt as fractions of one thing and read as fractions of another."""
     for name, record in records.items():
-        train, test = record.get("train_box_frame"), record.get("test_box_frame")
+        train, test = record.train_box_frame, record.test_box_frame
         if train is not None and test is not None and train != test:
             yield Finding(
                 "box-frame-mismatch",
@@ -135,7 +133,13 @@ def box_frames_differ(records: Records) -> Iterator[Finding]:
 
 def _claims(records: Records, what: str) -> bool:
     """Whether the study calls its arms equal in something."""
-    return any(what in (at(record, "observed.matched") or ()) for record in records.values())
+    return any(what in record.observed.matched for record in records.values())
+
+
+def _by_arm(records: Records, value_of: Callable[[RunRecord], int | None]) -> dict[str, int]:
+    """Return a number of each arm; arms that recorded none are left out."""
+    values = {record.arm: value_of(record) for record in records.values()}
+    return {arm: value for arm, value in values.items() if value is not None}
 
 
 def _words(prompt: str) -> list[str]:

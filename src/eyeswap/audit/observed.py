@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,39 +18,15 @@ from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.images import image_size
 from eyeswap.planning.footprint import measure
 from eyeswap.planning.spec import Study
-
-TapNorm = Literal["trained", "untrained", "none"]
+from eyeswap.runs.record import CanvasUse, Observed, TapNorm
 
 MOST_IMAGES = 2000  # of each data set; more would not move a share by a percent
 
 
-@dataclass(frozen=True)
-class CanvasUse:
-    """How the images of one data set lie on the canvas.
-
-    Attributes:
-        num_images: images in the data set.
-        num_measured: images whose size was read, evenly spread over the data set.
-        padding: mean share of the canvas that shows no image.
-        cut: mean share of the image area that lies beyond the canvas.
-        scale: median of canvas pixels an image pixel, the geometric mean of both axes.
-        own_scale: the same with the geometry that the catalog gives these weights; None outside of the catalog.
-        stretch: median of the larger axis' scale over the smaller one's; 1 keeps the aspect ratio.
-    """
-
-    num_images: int
-    num_measured: int
-    padding: float
-    cut: float
-    scale: float
-    own_scale: float | None
-    stretch: float
-
-
 def observed(
     study: Study, loaded: LoadedBackbone, root: Path, image_sets: Mapping[str, Sequence[str]], positions: int
-) -> dict[str, Any]:
-    """Return what goes under ``observed`` in a run's ``spec.json``.
+) -> Observed:
+    """Return what goes under ``observed`` in a run's record.
 
     Args:
         study: the study.
@@ -60,19 +35,19 @@ def observed(
         image_sets: images of the training data and of each benchmark, by name.
         positions: positions of the language model.
     """
-    return {
-        "matched": list(study.matched),
-        "llm_positions": positions,
-        "tap_norm": tap_norm(loaded),
-        "parameters_run": parameters_run(loaded),
-        "canvas": canvas_of(loaded.geometry, loaded.name, root, image_sets),
-    }
+    return Observed(
+        matched=study.matched,
+        llm_positions=positions,
+        tap_norm=tap_norm(loaded),
+        parameters_run=parameters_run(loaded),
+        canvas=canvas_of(loaded.geometry, loaded.name, root, image_sets),
+    )
 
 
 def canvas_of(
     geometry: ImageGeometry, backbone: str, root: Path, image_sets: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    """Return how data sets lie on a canvas, as plain data; those without a readable image are left out.
+) -> dict[str, CanvasUse]:
+    """Return how data sets lie on a canvas; those without a readable image are left out.
 
     Args:
         geometry: how images meet the canvas.
@@ -83,7 +58,7 @@ def canvas_of(
     entry = catalog.find(backbone)
     own = None if entry is None else entry.geometry
     uses = {name: canvas_use(geometry, own, root, images) for name, images in image_sets.items()}
-    return {name: asdict(use) for name, use in uses.items() if use is not None}
+    return {name: use for name, use in uses.items() if use is not None}
 
 
 def canvas_use(

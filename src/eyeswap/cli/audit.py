@@ -29,9 +29,9 @@ def audit(
     """
     from eyeswap.audit.audit import audit as audit_runs
     from eyeswap.console import open_console
-    from eyeswap.runs.folder import find_runs
+    from eyeswap.results.run import load_runs
 
-    findings = audit_runs(find_runs(runs))
+    findings = audit_runs(load_runs(runs))
     if as_json:
         import json
 
@@ -84,7 +84,7 @@ def _values(fact: Fact) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64 and value.isalnum():
         return value[:12]  # a sha256
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from eyeswap.collapse.verdict import ArmDiagnosis
+    from eyeswap.results.run import Run
 
 EXAMPLE = "Example: eyeswap collapse runs/quickstart --probe 64"
 _COLOURS = {"healthy": "green", "weak": "yellow", "collapsed": "bold red", "cannot tell": "cyan"}
@@ -42,9 +43,9 @@ def collapse(
     """
     from eyeswap.collapse.verdict import diagnose
     from eyeswap.console import open_console
-    from eyeswap.runs.folder import RunFolder, find_runs
+    from eyeswap.results.run import load_runs
 
-    finished = [path for path in find_runs(runs) if RunFolder(path).is_scored]
+    finished = [run for run in load_runs(runs) if run.files.is_scored]
     _check(runs, finished)
     if probe:
         _probe(finished, probe)
@@ -60,14 +61,14 @@ def collapse(
         typer.echo(f"stabilized arms: {stabilized}", err=True)
 
 
-def _check(runs: Sequence[Path], finished: Sequence[Path]) -> None:
+def _check(runs: Sequence[Path], finished: Sequence[Run]) -> None:
     from eyeswap.errors import SpecError
 
     if not finished:
         raise SpecError(f"{runs[0]}: no finished run here (a finished run has a scores.json)")
 
 
-def _probe(runs: Sequence[Path], subset: int) -> None:
+def _probe(runs: Sequence[Run], subset: int) -> None:
     """Ask every run a part of its questions again, without the right images; done once."""
     from eyeswap.console import open_console
     from eyeswap.errors import SpecError
@@ -76,21 +77,20 @@ def _probe(runs: Sequence[Path], subset: int) -> None:
 
     with progress(open_console(stderr=True)) as board:
         for run in runs:
-            data, _, names = study_settings(run)
+            data, _, names = study_settings(run.folder)
             if data is None:
-                raise SpecError(f"{run}: has no trained model to probe (model/ is missing)")
+                raise SpecError(f"{run.folder}: has no trained model to probe (model/ is missing)")
             for images in ("blanked", "shuffled"):
                 settings = Settings.model_validate({"data": data, "subset": subset, "images": images})
-                evaluate_run(run, names, settings, board)
+                evaluate_run(run.folder, names, settings, board)
 
 
-def _stabilize(path: Path, runs: Sequence[Path], arms: Sequence[ArmDiagnosis]) -> None:
+def _stabilize(path: Path, runs: Sequence[Run], arms: Sequence[ArmDiagnosis]) -> None:
     from eyeswap.collapse.stabilize import write_stabilized
     from eyeswap.errors import SpecError
     from eyeswap.files import read_json
-    from eyeswap.runs.folder import RunFolder
 
-    studies = {RunFolder(run).study for run in runs}
+    studies = {run.files.study for run in runs}
     study = next(iter(studies)).study
     if len(studies) > 1 or not study.is_file():
         raise SpecError("--write-stabilized: needs the runs of one study, with its study.json")

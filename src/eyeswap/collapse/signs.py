@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 from eyeswap.errors import DataError
 from eyeswap.evaluation.baselines import best_constant_box
 from eyeswap.evaluation.boxes import iou_matrix
-from eyeswap.files import read_json, read_json_lines
 from eyeswap.results import averages
 from eyeswap.results.averages import Piece
 from eyeswap.results.compare import join
-from eyeswap.results.scores import Predictions, read_run_predictions
-from eyeswap.runs.folder import RunFolder
-from eyeswap.runs.record import read_record
+from eyeswap.results.run import Run
+from eyeswap.results.scores import Predictions
 
 Floats = NDArray[np.float64]
 
@@ -118,29 +115,28 @@ class Signs:
     losses: Losses | None
 
 
-def measure_run(run_dir: Path) -> Signs:
+def measure_run(run: Run) -> Signs:
     """Measure a finished run, with whatever probes lie in its ``evaluations``.
 
     Raises:
         DataError: if a file is missing or damaged.
     """
-    record = read_record(run_dir)
-    predictions = read_run_predictions(run_dir)
+    predictions = run.predictions
     groups = {group: [one for one in predictions if one.group == group] for group in averages.GROUPS}
     scores = {group: averages.average(_pieces(those)).value for group, those in groups.items() if those}
-    gains = {group: dict(_image_gains(run_dir, those)) for group, those in groups.items()}
+    gains = {group: dict(_image_gains(run, those)) for group, those in groups.items()}
     boxed = [one for one in groups["localization"] if one.iou_threshold is not None]
     constant = {CONSTANT_BOX: gain_of(_over_constant_box(boxed))} if boxed else {}
     return Signs(
-        run=f"{record['arm']}/seed-{record['seed']}",
-        arm=str(record["arm"]),
-        seed=int(record["seed"]),
+        run=run.name,
+        arm=run.arm,
+        seed=run.seed,
         vqa=100 * scores["vqa"] if "vqa" in scores else None,
         localization=100 * scores["localization"] if "localization" in scores else None,
         gains={**constant, **gains["localization"]},
         vqa_gains=gains["vqa"],
         boxes=_boxes(boxed) if boxed else None,
-        losses=_losses(RunFolder(run_dir).training_log),
+        losses=describe_losses([row["loss"] for row in run.training_rows]),
     )
 
 
@@ -227,25 +223,21 @@ def _boxes(those: Sequence[Predictions]) -> Boxes:
     return describe_boxes(boxes, truth.tolist(), len(truth))
 
 
-def _image_gains(run_dir: Path, those: Sequence[Predictions]) -> Iterator[tuple[str, Gain]]:
+def _image_gains(run: Run, those: Sequence[Predictions]) -> Iterator[tuple[str, Gain]]:
     """Yield the gain over each probe that the run has been put to, the largest of its kind."""
     for probe, title in PROBES.items():
-        found = [gain for folder in _probes(run_dir, probe) if (gain := _image_gain(folder, those)) is not None]
+        found = [gain for evaluation in _probes(run, probe) if (gain := _image_gain(evaluation, those)) is not None]
         if found:
             yield title, max(found, key=lambda gain: gain.n)
 
 
-def _probes(run_dir: Path, probe: str) -> Iterator[Path]:
-    for folder in RunFolder(run_dir).evaluation_folders():
-        if read_json(folder.evaluation).get("images") == probe and folder.is_scored:
-            yield folder.path
+def _probes(run: Run, probe: str) -> Iterator[Run]:
+    for evaluation in run.evaluations:
+        if evaluation.evaluation is not None and evaluation.evaluation.images == probe:
+            yield evaluation
 
 
-def _image_gain(folder: Path, those: Sequence[Predictions]) -> Gain | None:
-    probed = {one.name: one for one in read_run_predictions(folder)}
+def _image_gain(evaluation: Run, those: Sequence[Predictions]) -> Gain | None:
+    probed = {one.name: one for one in evaluation.predictions}
     pairs = [join(probed[one.name], one) for one in those if one.name in probed]
     return gain_of([piece for pair in pairs for piece in pair.pieces]) if pairs else None
-
-
-def _losses(path: Path) -> Losses | None:
-    return describe_losses([row["loss"] for row in read_json_lines(path)]) if path.is_file() else None

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
 from eyeswap.collapse.signs import CONSTANT_BOX, PROBES, Gain, Signs, measure_run
+from eyeswap.results.run import Run
 
 Verdict = Literal["healthy", "weak", "collapsed", "cannot tell"]
 
@@ -95,13 +95,13 @@ class ArmDiagnosis:
         return asdict(self)
 
 
-def diagnose(run_dirs: Iterable[Path]) -> list[ArmDiagnosis]:
+def diagnose(runs: Iterable[Run]) -> list[ArmDiagnosis]:
     """Measure finished runs and judge their arms, in the order in which arms come first.
 
     Raises:
         DataError: if a file of a run is missing or damaged.
     """
-    return by_arm(judge([measure_run(path) for path in run_dirs]))
+    return by_arm(judge([measure_run(run) for run in runs]))
 
 
 def judge(signs: Sequence[Signs]) -> list[Diagnosis]:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.errors import DataError, SpecError, nearest
-from eyeswap.files import read_json
 from eyeswap.results.averages import Piece, gather_pieces, members, pieces
 from eyeswap.results.scores import Predictions, read_run_predictions
 from eyeswap.runs.folder import RunFolder
@@ -199,7 +198,8 @@ def _notes(one: Joined) -> list[str]:
     notes = [f"{name}: {joined:,} examples are compared; {'; '.join(told)}"] if told else []
     if one.first.metric != one.second.metric:
         notes.append(f"{name}: the first run's metric is {one.first.metric}, the second's {one.second.metric}")
-    modes = [read_json(run.path.parent / "benchmarks.json")[name].get("mode") for run in (one.first, one.second)]
-    if len(set(modes)) > 1:
-        notes.append(f"{name}: the first run was asked and scored in mode {modes[0]}, the second in mode {modes[1]}")
+    if one.first.mode != one.second.mode:
+        notes.append(
+            f"{name}: the first run was asked and scored in mode {one.first.mode}, the second in mode {one.second.mode}"
+        )
     return notes

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
-from eyeswap.results.scores import score_run
+from eyeswap.results.scores import read_scores, score_run
 from eyeswap.runs.folder import SEED_PREFIX, RunFolder, StudyFolder
 
 MANIFEST = "manifest.json"
@@ -279,14 +279,12 @@ def _check_same(archive: Path, manifest: dict[str, Any], folder: Path, run: str)
 def _check_scores(archive: Path, workplace: Path, run: str) -> None:
     """Score a run's predictions again, and compare with the scores that came with them."""
     try:
-        told = read_json(RunFolder(workplace / run).scores)["benchmarks"]
-        found = score_run(workplace / run)["benchmarks"]
-        same = set(told) == set(found) and all(
-            told[name]["n"] == found[name]["n"] and abs(told[name]["score"] - found[name]["score"]) < 1e-6
-            for name in found
+        stored = read_scores(RunFolder(workplace / run).scores).benchmarks
+        scored = score_run(workplace / run).benchmarks
+        same = set(stored) == set(scored) and all(
+            stored[name].score.n == one.score.n and abs(stored[name].score.value - one.score.value) < 1e-6
+            for name, one in scored.items()
         )
-    except (KeyError, TypeError, FileNotFoundError):
-        same = False
     except DataError as problem:
         raise DataError(f"{archive}: {str(problem).replace(f'{workplace}/', '')}") from None
     if not same:

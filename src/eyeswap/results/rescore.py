@@ -19,10 +19,10 @@ from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.benchmark import Answer, Benchmark, Mode, Outcome
 from eyeswap.evaluation.boxes import iou
-from eyeswap.files import read_json
 from eyeswap.results.averages import Weights
 from eyeswap.results.scores import Predictions, read_run_predictions, summarize
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.record import AskedBenchmark, read_index
 
 _CLOSE = 1e-9  # two scores nearer than this are equal
 
@@ -74,7 +74,7 @@ def rescore(
         DataError: naming file and row.
     """
     found = rescore_benchmarks(run_dir, mode, names, root)
-    content = summarize([one.predictions for one in found], weights)
+    content = summarize([one.predictions for one in found], weights).as_json()
     for one in found:
         entry = content["benchmarks"][one.benchmark.name]
         details = one.benchmark.details(one.outcomes) if one.has_details else None
@@ -100,13 +100,13 @@ def rescore_benchmarks(
     for name in names:
         if name not in stored:
             raise SpecError(f"{run_dir}: has no predictions for {name!r}. {nearest(name, stored)}")
-    index = read_json(RunFolder(run_dir).benchmarks)
+    index = read_index(RunFolder(run_dir).benchmarks)
     chosen = list(names) or list(stored)
     return [_rescore(stored[name], index[name], mode, root) for name in chosen]
 
 
-def _rescore(stored: Predictions, about: Mapping[str, Any], mode: Mode, root: Path | None) -> Rescored:
-    benchmark = get_benchmark(about.get("benchmark", stored.name), mode)
+def _rescore(stored: Predictions, about: AskedBenchmark, mode: Mode, root: Path | None) -> Rescored:
+    benchmark = get_benchmark(about.benchmark or stored.name, mode)
     known = None if root is None else {example.example_id: example for example in benchmark.examples(root)}
     rows = stored.table.to_pylist()
     has_details = known is not None or all(row.get("details") is not None for row in rows)

@@ -7,7 +7,7 @@ to pool the seeds of one arm, so that a table and a run folder can never disagre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,171 @@ from numpy.typing import NDArray
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, read_predictions
 from eyeswap.files import read_json, write_json
-from eyeswap.results.averages import GROUPS, Piece, Weights, average, gain, members, pieces
+from eyeswap.results.averages import Piece, Weights, average, gain, members, pieces
 from eyeswap.runs.folder import RunFolder
-from eyeswap.statistics.differences import Interval
+from eyeswap.runs.record import AskedBenchmark, read_index
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score in percent with its 95% interval and its gain over the trivial baseline.
+
+    Attributes:
+        n: number of examples.
+        value: mean score, %.
+        low: lower end of the interval, %.
+        high: upper end of the interval, %.
+        baseline_name: name of the trivial baseline.
+        baseline: the baseline's score on the same examples, %.
+        gain: score minus baseline, percentage points.
+        gain_low: lower end of the gain's paired interval.
+        gain_high: upper end of the gain's paired interval.
+    """
+
+    n: int
+    value: float
+    low: float
+    high: float
+    baseline_name: str
+    baseline: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+    @property
+    def beats_baseline(self) -> bool:
+        """Whether the whole interval of the gain lies above zero."""
+        return self.gain_low > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the score as ``scores.json`` has it."""
+        return {
+            "unit": "%",
+            "n": self.n,
+            "score": self.value,
+            "interval": [self.low, self.high],
+            "baseline": {"name": self.baseline_name, "score": self.baseline},
+            "gain": {"value": self.gain, "interval": [self.gain_low, self.gain_high]},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Score:
+        """Read a score of ``scores.json``."""
+        low, high = content["interval"]
+        gain_low, gain_high = content["gain"]["interval"]
+        return cls(
+            n=content["n"],
+            value=content["score"],
+            low=low,
+            high=high,
+            baseline_name=content["baseline"]["name"],
+            baseline=content["baseline"]["score"],
+            gain=content["gain"]["value"],
+            gain_low=gain_low,
+            gain_high=gain_high,
+        )
+
+
+@dataclass(frozen=True)
+class BenchmarkScore:
+    """The score of one benchmark with what a table needs to know about it.
+
+    Attributes:
+        name: short name.
+        title: name for tables.
+        group: ``vqa`` or ``localization``.
+        metric: what a score of 1 means.
+        score: over all examples.
+        invalid_rate: answers that could not be read, %.
+        subsets: subset to its number of examples and score, %.
+        num_examples: examples asked; more than were scored while the evaluation is unfinished.
+        errors: examples that could not be asked or scored; they count as wrong.
+        readings: of boxes, the score, %, in either frame and by the lenient reader; None for answers that are no boxes.
+    """
+
+    name: str
+    title: str
+    group: str
+    metric: str
+    score: Score
+    invalid_rate: float
+    subsets: dict[str, dict[str, Any]]
+    num_examples: int
+    errors: int
+    readings: dict[str, float | None] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the benchmark as ``scores.json`` has it."""
+        return {
+            "group": self.group,
+            "title": self.title,
+            "metric": self.metric,
+            **self.score.as_json(),
+            "subsets": self.subsets,
+            "invalid_rate": self.invalid_rate,
+            "num_examples": self.num_examples,
+            "errors": self.errors,
+            **({} if self.readings is None else {"readings": self.readings}),
+        }
+
+    @classmethod
+    def from_json(cls, name: str, content: Mapping[str, Any]) -> BenchmarkScore:
+        """Read a benchmark of ``scores.json``; what older versions did not write has its default."""
+        return cls(
+            name=name,
+            title=content["title"],
+            group=content["group"],
+            metric=content["metric"],
+            score=Score.from_json(content),
+            invalid_rate=content["invalid_rate"],
+            subsets=content.get("subsets", {}),
+            num_examples=content.get("num_examples", content["n"]),
+            errors=content.get("errors", 0),
+            readings=content.get("readings"),
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one run, or of one arm with its seeds pooled.
+
+    Attributes:
+        benchmarks: by short name, in the order of the study.
+        averages: weighted averages, by ``vqa``, ``localization``, ``overall``; absent groups are left out.
+    """
+
+    benchmarks: dict[str, BenchmarkScore]
+    averages: dict[str, Score]
+
+    @property
+    def errors(self) -> int:
+        """Examples that could not be asked or scored."""
+        return sum(one.errors for one in self.benchmarks.values())
+
+    @property
+    def invalid_boxes(self) -> float | None:
+        """Share of localization answers without a valid box, %; None without localization benchmarks."""
+        boxes = [one for one in self.benchmarks.values() if one.group == "localization"]
+        total = sum(one.score.n for one in boxes)
+        return sum(one.invalid_rate * one.score.n for one in boxes) / total if total else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of ``scores.json``."""
+        return {
+            "benchmarks": {name: one.as_json() for name, one in self.benchmarks.items()},
+            "averages": {name: one.as_json() for name, one in self.averages.items()},
+            "errors": self.errors,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Scores:
+        """Read the content of ``scores.json``."""
+        return cls(
+            {name: BenchmarkScore.from_json(name, about) for name, about in content["benchmarks"].items()},
+            {name: Score.from_json(about) for name, about in content["averages"].items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +198,7 @@ class Predictions:
         baseline: name of the trivial baseline.
         num_examples: how many were asked; more than are here while the evaluation is unfinished.
         iou_threshold: overlap from which a box is right; None for answers that are no boxes.
+        mode: how it was asked and scored, ``study`` or ``official``; None in files that do not say.
         table: the whole file as a ``pyarrow.Table``.
         image: ``[n]`` image paths, what resampling keeps together.
         score: ``[n]`` in 0..1; the mean over seeds where they are pooled.
@@ -53,6 +214,7 @@ class Predictions:
     baseline: str
     num_examples: int
     iou_threshold: float | None
+    mode: str | None
     table: Any
     image: NDArray[np.str_]
     score: NDArray[np.float64]
@@ -77,20 +239,23 @@ class Predictions:
         return values
 
 
-def read_run_predictions(run_dir: Path) -> list[Predictions]:
-    """Read all predictions of a run, in the order of ``predictions/benchmarks.json``.
+def read_run_predictions(run_dir: Path, asked: Mapping[str, AskedBenchmark] | None = None) -> list[Predictions]:
+    """Read the predictions of a run, in the order of ``predictions/benchmarks.json``.
 
     Of an unfinished evaluation, what is there is read; a benchmark without any answer is left out.
+
+    Args:
+        run_dir: the run's folder.
+        asked: the benchmarks to read; all that it was asked by default.
 
     Raises:
         DataError: naming file, column or row, when something is missing or out of range.
     """
-    index = RunFolder(run_dir).benchmarks
-    benchmarks = read_json(index)
-    if not isinstance(benchmarks, dict) or not benchmarks:
-        raise DataError(f"{index}: expected a mapping of benchmark names to group, title and metric")
+    asked = read_index(RunFolder(run_dir).benchmarks) if asked is None else asked
+    if not asked:
+        raise DataError(f"{RunFolder(run_dir).benchmarks}: names no benchmark; evaluate this run again")
     found = []
-    for name, about in benchmarks.items():
+    for name, about in asked.items():
         try:
             found.append(_read_predictions(run_dir, name, about))
         except MissingFileError:
@@ -99,8 +264,20 @@ def read_run_predictions(run_dir: Path) -> list[Predictions]:
     return found
 
 
-def score_run(run_dir: Path) -> dict[str, Any]:
-    """Return the content of ``scores.json`` for a run: every benchmark and the weighted averages, in percent.
+def read_scores(path: Path) -> Scores:
+    """Read a ``scores.json``.
+
+    Raises:
+        DataError: if it is missing or in another format.
+    """
+    try:
+        return Scores.from_json(read_json(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not in the format of scores.json ({error!r}); evaluate the run again") from None
+
+
+def score_run(run_dir: Path) -> Scores:
+    """Score a run: every benchmark that it was asked, and the weighted averages.
 
     Of an unfinished evaluation the answers that are there are scored; ``n`` is then less than ``num_examples``.
 
@@ -117,7 +294,7 @@ def write_scores(run_dir: Path) -> Path:
         DataError: as `read_run_predictions`.
     """
     path = RunFolder(run_dir).scores
-    write_json(path, score_run(run_dir))
+    write_json(path, score_run(run_dir).as_json())
     return path
 
 
@@ -152,7 +329,7 @@ def check_paired(first: Predictions, other: Predictions) -> None:
         )
 
 
-def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -> dict[str, Any]:
+def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -> Scores:
     """Return scores, intervals, baselines and gains of benchmarks and weighted averages, in percent.
 
     Args:
@@ -160,24 +337,25 @@ def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -
         weights: how benchmarks are weighted in averages: by the examples at hand, or by those of the published sets.
     """
     benchmarks = {
-        one.name: {
-            "group": one.group,
-            "title": one.title,
-            "metric": one.metric,
-            **_scores([one], weights),
-            "subsets": _subsets(one),
-            "invalid_rate": _percent(np.mean(one.column("invalid"))),
-            "num_examples": one.num_examples,
-            "errors": _num_errors(one),
-            **({"readings": _readings(one)} if one.iou_threshold is not None else {}),
-        }
+        one.name: BenchmarkScore(
+            name=one.name,
+            title=one.title,
+            group=one.group,
+            metric=one.metric,
+            score=_score([one], weights),
+            invalid_rate=_percent(np.mean(one.column("invalid"))),
+            subsets=_subsets(one),
+            num_examples=one.num_examples,
+            errors=_num_errors(one),
+            readings=None if one.iou_threshold is None else _readings(one),
+        )
         for one in predictions
     }
     averages = {
-        name: _scores([predictions[position] for position in positions], weights)
+        name: _score([predictions[position] for position in positions], weights)
         for name, positions in members([one.group for one in predictions]).items()
     }
-    return {"benchmarks": benchmarks, "averages": averages, "errors": sum(map(_num_errors, predictions))}
+    return Scores(benchmarks, averages)
 
 
 def _num_errors(one: Predictions) -> int:
@@ -197,22 +375,22 @@ def _readings(one: Predictions) -> dict[str, float | None]:
     return scores
 
 
-def _scores(those: Sequence[Predictions], weights: Weights) -> dict[str, Any]:
-    """Return unit, n, score, interval, trivial baseline and gain over it for some benchmarks together."""
+def _score(those: Sequence[Predictions], weights: Weights) -> Score:
+    """Return the score of some benchmarks together, and its gain over their trivial baselines."""
     parts = [part for one in those for part in one.pieces(weights)]
     score, ahead = average(parts), gain(parts)
     names = {one.baseline for one in those}
-    return {
-        "unit": "%",
-        "n": sum(len(one.score) for one in those),
-        "score": _percent(score.value),
-        "interval": _bounds(score),
-        "baseline": {
-            "name": names.pop() if len(names) == 1 else "trivial baselines",
-            "score": _percent(score.value - ahead.value),
-        },
-        "gain": {"value": _percent(ahead.value), "interval": _bounds(ahead)},
-    }
+    return Score(
+        n=sum(len(one.score) for one in those),
+        value=_percent(score.value),
+        low=_percent(score.low),
+        high=_percent(score.high),
+        baseline_name=names.pop() if len(names) == 1 else "trivial baselines",
+        baseline=_percent(score.value - ahead.value),
+        gain=_percent(ahead.value),
+        gain_low=_percent(ahead.low),
+        gain_high=_percent(ahead.high),
+    )
 
 
 def _subsets(one: Predictions) -> dict[str, dict[str, Any]]:
@@ -223,12 +401,8 @@ def _subsets(one: Predictions) -> dict[str, dict[str, Any]]:
     }
 
 
-def _read_predictions(run_dir: Path, name: str, about: Any) -> Predictions:
-    index, path = RunFolder(run_dir).benchmarks, RunFolder(run_dir).predictions_of(name)
-    if not isinstance(about, dict) or any(key not in about for key in ("group", "title", "metric")):
-        raise DataError(f"{index}: {name}: expected group, title and metric")
-    if about["group"] not in GROUPS:
-        raise DataError(f"{index}: {name}: group {about['group']} is not one of {', '.join(GROUPS)}")
+def _read_predictions(run_dir: Path, name: str, about: AskedBenchmark) -> Predictions:
+    path = RunFolder(run_dir).predictions_of(name)
     table = read_predictions(run_dir, name)
     missing = [column for column in NEEDED_COLUMNS if column not in table.column_names]
     if missing:
@@ -241,12 +415,13 @@ def _read_predictions(run_dir: Path, name: str, about: Any) -> Predictions:
     return Predictions(
         path=path,
         name=name,
-        group=about["group"],
-        title=about["title"],
-        metric=about["metric"],
-        baseline=about.get("baseline", "trivial baseline"),
-        num_examples=about.get("num_examples", table.num_rows),
-        iou_threshold=about.get("iou_threshold"),
+        group=about.group,
+        title=about.title,
+        metric=about.metric,
+        baseline=about.baseline,
+        num_examples=table.num_rows if about.num_examples is None else about.num_examples,
+        iou_threshold=about.iou_threshold,
+        mode=about.mode,
         table=table,
         image=np.asarray(table.column("image").to_pylist(), dtype=np.str_),
         score=_fractions(path, table, "score"),
@@ -266,7 +441,3 @@ def _fractions(path: Path, table: Any, column: str) -> NDArray[np.float64]:
 
 def _percent(fraction: float | np.floating[Any]) -> float:
     return round(100.0 * float(fraction), 4)
-
-
-def _bounds(interval: Interval) -> list[float]:
-    return [_percent(interval.low), _percent(interval.high)]

@@ -8,30 +8,56 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import eyeswap
+from eyeswap.runs.record import Recorded
 
 PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "scipy", "pillow")
 SOURCE_SUFFIXES = (".py", ".yaml")
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, machine, threads and code version, ready for ``environment.json``."""
+class Environment(Recorded):
+    """What a run ran on, ``environment.json``.
+
+    Attributes:
+        eyeswap: version of eyeswap.
+        code_version: digest of its source, see `code_version`.
+        python: version of Python.
+        packages: versions of what decides numbers; None where one is not installed.
+        platform: operating system.
+        cpu: name of the processor.
+        num_cores: processor cores.
+        num_threads: threads that torch used.
+        gpus: names of the GPUs.
+    """
+
+    eyeswap: str | None = None
+    code_version: str | None = None
+    python: str | None = None
+    packages: dict[str, str | None] | None = None
+    platform: str | None = None
+    cpu: str | None = None
+    num_cores: int | None = None
+    num_threads: int | None = None
+    gpus: list[str] | None = None
+
+
+def environment() -> Environment:
+    """Return versions, machine, threads and code version of this process."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "eyeswap": version_of("eyeswap"),
-        "code_version": code_version(),
-        "python": platform.python_version(),
-        "packages": {name: version_of(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu": cpu_model(),
-        "num_cores": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-        "gpus": gpus,
-    }
+    return Environment(
+        eyeswap=version_of("eyeswap"),
+        code_version=code_version(),
+        python=platform.python_version(),
+        packages={name: version_of(name) for name in PACKAGES},
+        platform=platform.platform(),
+        cpu=cpu_model(),
+        num_cores=os.cpu_count(),
+        num_threads=torch.get_num_threads(),
+        gpus=gpus,
+    )
 
 
 def version_of(package: str) -> str | None:

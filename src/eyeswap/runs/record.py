@@ -1,133 +1,296 @@
-"""What a run recorded about itself, read back, and the form of what an audit finds in it."""
+"""What a run's JSON files hold, as types: what decided it, what it was asked, and how an evaluation was made.
+
+Whatever an older version did not record is None. Keys that a newer version may add are kept as they are, so that a
+record that is read and written again loses nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError
-from eyeswap.files import canonical_json, read_json
-from eyeswap.runs.folder import RunFolder
+from eyeswap.files import read_json
 
-Record = Mapping[str, Any]
-Severity = Literal["error", "warning", "note"]
-
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-_MOST_NAMES = 4  # of runs, in a sentence
 COLOUR_KEYS = ("mean", "std", "fill")  # an encoder's own normalisation, no part of where pixels go
 
+Geometry = Mapping[str, Any]
+TapNorm = Literal["trained", "untrained", "none"]
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that an audit found besides plain differences.
+
+class Recorded(BaseModel):
+    """Base of everything read from a run's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class CanvasUse(Recorded):
+    """How the images of one data set lie on the canvas.
 
     Attributes:
-        key: what kind of thing; also the heading in ``docs/audit.md`` that explains it.
-        severity: ``error`` (a record does not say what happened), ``warning`` (it weakens the comparison), ``note``.
-        runs: names of the runs concerned, ``arm/seed-n``.
-        message: one sentence, about each of the runs or about all of them together.
-        evidence: the numbers behind it, ready for JSON.
-        together: whether it is about the runs as a set, as "one seed" is.
-        docs: where it is explained.
+        num_images: images in the data set.
+        num_measured: images whose size was read, evenly spread over the data set.
+        padding: mean share of the canvas that shows no image.
+        cut: mean share of the image area that lies beyond the canvas.
+        scale: median of canvas pixels an image pixel, the geometric mean of both axes.
+        own_scale: the same with the geometry that the catalog gives these weights; None outside of the catalog.
+        stretch: median of the larger axis' scale over the smaller one's; 1 keeps the aspect ratio.
     """
 
-    key: str
-    severity: Severity
-    runs: tuple[str, ...]
-    message: str
-    evidence: dict[str, Any]
-    together: bool = False
-    docs: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "docs", f"docs/audit.md#{self.key}")
-
-    def __str__(self) -> str:
-        if self.together:
-            return self.message
-        more = f" and {len(self.runs) - _MOST_NAMES} more" if len(self.runs) > _MOST_NAMES else ""
-        return f"{', '.join(self.runs[:_MOST_NAMES])}{more}: {self.message}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the finding as plain data for JSON."""
-        return asdict(self)
+    num_images: int
+    num_measured: int
+    padding: float
+    cut: float
+    scale: float
+    own_scale: float | None = None
+    stretch: float
 
 
-def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings with those that say the same of several runs made one, errors first."""
-    one_by_text: dict[str, Finding] = {}
-    for finding in findings:
-        text = canonical_json([finding.key, finding.severity, finding.message, finding.evidence])
-        known = one_by_text.get(text)
-        one_by_text[text] = replace(finding, runs=(*known.runs, *finding.runs)) if known else finding
-    return sorted(one_by_text.values(), key=lambda finding: SEVERITIES.index(finding.severity))
+class Observed(Recorded):
+    """What was measured for the audit beyond what was asked for.
+
+    Attributes:
+        matched: what the study calls equal in all arms.
+        llm_positions: positions of the language model.
+        tap_norm: which norm the features pass last.
+        parameters_run: parameters of the backbone that take part in a forward pass.
+        canvas: how the images of each data set lie on the canvas.
+    """
+
+    matched: tuple[str, ...] = ()
+    llm_positions: int | None = None
+    tap_norm: TapNorm | None = None
+    parameters_run: int | None = None
+    canvas: dict[str, CanvasUse] = Field(default_factory=dict)
 
 
-def read_records(run_dirs: Iterable[Path]) -> dict[str, Record]:
-    """Return the records of runs by name: ``arm/seed-n``, or the folder where that is taken.
+class BackboneRecord(Recorded):
+    """The frozen backbone.
+
+    Attributes:
+        name: catalog name, ``file.py:function`` or ``timm:<model>``.
+        family: family of the network; ``own`` or ``timm`` outside of the catalog.
+        weights_sha256: digest of its weights.
+        embed_dim: width of a visual token.
+        num_parameters: parameters up to the tap.
+        token_grid: rows and columns of visual tokens.
+        tap: where features are read, in the form of its family.
+        geometry: how images meet it, see `eyeswap.geometry.ImageGeometry.canonical`.
+        frozen_mode: ``eval``, or ``train`` as published.
+    """
+
+    name: str | None = None
+    family: str | None = None
+    weights_sha256: str | None = None
+    embed_dim: int | None = None
+    num_parameters: int | None = None
+    token_grid: tuple[int, int] | None = None
+    tap: Any = None
+    geometry: Geometry | None = None
+    frozen_mode: str | None = None
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Visual tokens of an image."""
+        return None if self.token_grid is None else self.token_grid[0] * self.token_grid[1]
+
+    @property
+    def canvas_geometry(self) -> Geometry | None:
+        """The geometry without colours: where pixels go."""
+        return self._geometry(colours=False)
+
+    @property
+    def colours(self) -> Geometry | None:
+        """Mean, standard deviation and fill colour: the encoder's own normalisation."""
+        return self._geometry(colours=True)
+
+    def _geometry(self, *, colours: bool) -> Geometry | None:
+        if self.geometry is None:
+            return None
+        return {key: value for key, value in self.geometry.items() if (key in COLOUR_KEYS) == colours}
+
+
+class LanguageModelRecord(Recorded):
+    """The language model: its name, and the digest of its folder's files before training."""
+
+    name: str | None = None
+    sha256: str | None = None
+
+
+class ConnectorRecord(Recorded):
+    """The connector: its kind, and the digest of the weights that training began with."""
+
+    kind: str | None = None
+    init_digest: str | None = None
+
+
+class RunRecord(Recorded):
+    """What decided a run, ``spec.json``.
+
+    Attributes:
+        arm: the arm's name in the study.
+        seed: of the run.
+        recipe_digest: of `recipe`.
+        backbone: the frozen backbone.
+        llm: the language model.
+        connector: the network between the two.
+        study: the study's name.
+        recipe: all that the study holds fixed.
+        run_digest: what versions before the model digest wrote in its place, see `eyeswap.planning.plan`.
+        data_digest: of the training data.
+        order_digest: of the order of all batches.
+        num_steps: training steps.
+        left_out: how many records and images were not trained on.
+        train_prompt: how training asks for a box, with ``{expression}``; with ``{question}`` where it does not.
+        test_prompt: the same of the benchmarks.
+        train_box_frame: what boxes are fractions of in training, ``original`` image or ``canvas``.
+        test_box_frame: the same of the answers.
+        benchmarks: what was asked: names, or files of own benchmarks.
+        may_differ: the factors in which arms may differ.
+        observed: what was measured beyond that.
+        images: how an evaluation showed images; None in training.
+    """
+
+    arm: str
+    seed: int
+    recipe_digest: str
+    backbone: BackboneRecord
+    llm: LanguageModelRecord
+    connector: ConnectorRecord
+    study: str | None = None
+    recipe: dict[str, Any] | None = None
+    run_digest: str | None = None
+    data_digest: str | None = None
+    order_digest: str | None = None
+    num_steps: int | None = None
+    left_out: dict[str, int] | None = None
+    train_prompt: str | None = None
+    test_prompt: str | None = None
+    train_box_frame: str | None = None
+    test_box_frame: str | None = None
+    benchmarks: tuple[str, ...] | None = None
+    may_differ: tuple[str, ...] = ()
+    observed: Observed = Field(default_factory=Observed)
+    images: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name, ``arm/seed-n``."""
+        return f"{self.arm}/seed-{self.seed}"
+
+
+class AskedBenchmark(Recorded):
+    """What was asked of one benchmark, an entry of ``predictions/benchmarks.json``.
+
+    Attributes:
+        group: ``vqa`` or ``localization``.
+        title: name for tables.
+        metric: what a score of 1 means, such as ``IoU >= 0.5``.
+        baseline: name of the trivial baseline.
+        num_examples: how many examples were asked.
+        benchmark: what the benchmark is made from: its name, or the file of an own one.
+        mode: ``study`` or ``official``.
+        questions_digest: of the questions and true answers.
+        iou_threshold: overlap from which a box is right; None for answers that are no boxes.
+    """
+
+    group: Literal["vqa", "localization"]
+    title: str
+    metric: str
+    baseline: str = "trivial baseline"
+    num_examples: int | None = None
+    benchmark: str | None = None
+    mode: str | None = None
+    questions_digest: str | None = None
+    iou_threshold: float | None = None
+
+
+class EvaluationRecord(Recorded):
+    """What an evaluation apart from the study asked and how, ``evaluation.json``.
+
+    Attributes:
+        images: ``as-is``, ``blanked`` or ``shuffled``.
+    """
+
+    images: str = "as-is"
+
+
+class ArmRecord(Recorded):
+    """What a study declares of an arm: its backbone, and what it sets in place of the recipe's."""
+
+    backbone: str | None = None
+    connector: str | None = None
+
+
+class StudyRecord(Recorded):
+    """What readers of runs need of a study, ``study.json``.
+
+    Attributes:
+        arms: by name.
+        recipe: all that is held fixed.
+        benchmarks: names, or files of own benchmarks; None where the study asks none.
+        subset: examples of each benchmark part; None for all of them.
+    """
+
+    arms: dict[str, ArmRecord] = Field(default_factory=dict)
+    recipe: dict[str, Any] | None = None
+    benchmarks: tuple[str, ...] | None = None
+    subset: int | None = None
+
+    @property
+    def benchmark_names(self) -> tuple[str, ...] | None:
+        """The benchmarks' short names; that of an own one is its file's."""
+        if self.benchmarks is None:
+            return None
+        return tuple(map(benchmark_name, self.benchmarks))
+
+
+def benchmark_name(origin: str) -> str:
+    """Return the short name of a benchmark that a study names; that of an own one is its file's."""
+    return Path(origin).stem if origin.endswith((".yaml", ".yml")) else origin
+
+
+_Record = TypeVar("_Record", bound=Recorded)
+_INDEX = TypeAdapter(dict[str, AskedBenchmark])
+
+
+def read_record(path: Path, kind: type[_Record]) -> _Record:
+    """Read a JSON file of a run.
 
     Raises:
-        DataError: as `read_record`.
+        DataError: naming file and field, if the file is missing or not of that kind.
     """
-    records: dict[str, Record] = {}
-    for path in run_dirs:
-        record = read_record(path)
-        name = f"{record['arm']}/seed-{record['seed']}"
-        records[f"{path}" if name in records else name] = record
-    return records
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as problem:
+        raise DataError(f"{path}: {first_problem(problem)}") from None
 
 
-def read_record(run_dir: Path) -> Record:
-    """Return what a run recorded about itself: ``spec.json``, with ``environment`` and ``questions`` beside it.
+def read_index(path: Path) -> dict[str, AskedBenchmark]:
+    """Read ``predictions/benchmarks.json``: what was asked, by benchmark.
 
     Raises:
-        DataError: if either file is missing or has not its documented keys.
+        DataError: naming file, benchmark and field.
     """
-    files = RunFolder(run_dir)
-    record = read_json(files.record)
-    if not isinstance(record, dict):
-        raise DataError(f"{files.record}: expected an object")
-    for key in ("arm", "seed", "recipe_digest", "backbone", "llm", "connector"):
-        if key not in record:
-            raise DataError(f"{files.record}: {key}: missing")
-    geometry, colours = at(record, "backbone.geometry"), None
-    if isinstance(geometry, dict):
-        colours = {key: geometry[key] for key in COLOUR_KEYS if key in geometry}
-        geometry = {key: value for key, value in geometry.items() if key not in COLOUR_KEYS}
-    return {
-        **record,
-        "geometry": geometry,
-        "normalisation": colours,
-        "environment": read_json(files.environment),
-        "questions": _questions(files.benchmarks),
-    }
+    try:
+        return _INDEX.validate_python(read_json(path))
+    except ValidationError as problem:
+        raise DataError(f"{path}: {first_problem(problem)}") from None
 
 
-def _questions(path: Path) -> dict[str, Any] | None:
-    """Return the digest of the questions and true answers of each benchmark; None before any was asked."""
-    index = read_json(path) if path.is_file() else None
-    if not isinstance(index, dict):
-        return None
-    return {name: about.get("questions_digest") for name, about in index.items() if isinstance(about, dict)}
-
-
-def at(record: Record, place: str) -> Any:
-    """Return what stands in a record at a place such as ``backbone.name``; None where nothing does."""
-    value: Any = record
-    for key in place.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def by_arm(records: Mapping[str, Record], place: str) -> dict[str, Any]:
-    """Return what the arms recorded at a place, arms that recorded nothing left out."""
-    values = {str(record["arm"]): at(record, place) for record in records.values()}
-    return {arm: value for arm, value in values.items() if value is not None}
-
-
-def runs_of(records: Mapping[str, Record], arms: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the runs of some arms."""
-    wanted = set(arms)
-    return tuple(name for name, record in records.items() if str(record["arm"]) in wanted)
+def first_problem(problem: ValidationError) -> str:
+    """Return the first thing that is wrong with a record, in one line: field and reason."""
+    first = problem.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        reason = "missing"
+    elif first["type"] == "literal_error":
+        reason = f"{first['input']} is not one of {first['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+    elif first["type"] in ("model_type", "dict_type"):
+        reason = "expected an object"
+    else:
+        reason = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
+    return f"{place}: {reason}" if place else reason

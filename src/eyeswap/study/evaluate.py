@@ -248,7 +248,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
         changed = ", ".join(key for key in record if before.get(key) != record[key])
         raise RunError(f"{out}: holds an evaluation with other {changed}; choose another --out, or delete it")
     write_json(path, record)
-    write_json(RunFolder(out).environment, environment())
+    write_json(RunFolder(out).environment, environment().model_dump(mode="json"))
 
 
 def _write_spec(

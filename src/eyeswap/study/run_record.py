@@ -31,7 +31,7 @@ def write_records(
     files = RunFolder(run.folder)
     if data.left_out:
         write_json(files.left_out, [asdict(one) for one in data.left_out])
-    write_json(files.environment, environment())
+    write_json(files.environment, environment().model_dump(mode="json"))
     write_json(files.record, _spec(run, data, loaded, model, trained_on))
 
 

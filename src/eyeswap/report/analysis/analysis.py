@@ -76,7 +76,7 @@ class Analysis:
     @cached_property
     def labels(self) -> dict[str, str]:
         """The arms' names for figures, shortened where they are long."""
-        families = {str(arm.backbone.get("family")) for arm in self.results.finished_arms}
+        families = {str(arm.backbone.family) for arm in self.results.finished_arms}
         return short_names([arm.name for arm in self.results.arms], families)
 
     @cached_property

@@ -194,7 +194,7 @@ def _lenient(arm: Arm, position: int) -> float | None:
 def _ceiling(
     one: Predictions, threshold: float, arm: Arm, root: Path, sizes: dict[str, tuple[int, int] | None]
 ) -> Ceiling | None:
-    geometry, grid = _geometry(arm), arm.backbone.get("token_grid")
+    geometry, grid = _geometry(arm), arm.backbone.token_grid
     if geometry is None or not grid:
         return None
     best: list[float] = []
@@ -219,7 +219,7 @@ def _some_rows(n: int) -> NDArray[np.int64]:
 def _geometry(arm: Arm) -> ImageGeometry | None:
     """Return how the arm's images were placed; None if not recorded, or if the token grid varies with the image."""
     try:
-        geometry = ImageGeometry.model_validate(arm.backbone.get("geometry"))
+        geometry = ImageGeometry.model_validate(arm.backbone.geometry)
     except ValidationError:
         return None
     return None if geometry.strategy == "keep-ratio" else geometry

@@ -105,7 +105,7 @@ def _flops(results: StudyResults) -> tuple[dict[str, float], str]:
 
 def _seconds(arms: list[Arm], profile: list[Cell], study_dir: Path) -> tuple[dict[str, float], str]:
     measured = {(cell.backbone, cell.tokens): cell.end_to_end_s for cell in profile if cell.end_to_end_s}
-    found = {arm.name: measured.get((str(arm.backbone.get("name")), arm.num_tokens)) for arm in arms}
+    found = {arm.name: measured.get((str(arm.backbone.name), arm.num_tokens)) for arm in arms}
     if any(found.values()):
         return {name: seconds for name, seconds in found.items() if seconds}, "by the profile of this machine"
     return {}, f"not measured; `eyeswap profile --out {study_dir}/profile` measures backbones at the sides asked for"

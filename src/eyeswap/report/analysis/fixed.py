@@ -32,7 +32,7 @@ def audited(results: StudyResults) -> AuditReport | None:
     Raises:
         DataError: as `eyeswap.audit.audit.audit`.
     """
-    runs = [run.folder for arm in results.finished_arms for run in arm.runs]
+    runs = [run for arm in results.finished_arms for run in arm.runs]
     return audit(runs) if len(runs) > 1 else None
 
 
@@ -44,7 +44,7 @@ def diagnosed(results: StudyResults) -> list[ArmDiagnosis]:
     """
     if "localization" not in results.groups:
         return []
-    return diagnose(run.folder for arm in results.finished_arms for run in arm.runs)
+    return diagnose(run for arm in results.finished_arms for run in arm.runs)
 
 
 def fact_rows(report: AuditReport) -> list[Row]:
@@ -82,7 +82,7 @@ def _shown(value: Any) -> str:
     """Return a value for reading; digests are cut to twelve digits."""
     if isinstance(value, str) and len(value) == 64 and value.isalnum():
         return value[:12]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(_shown, value)) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items())

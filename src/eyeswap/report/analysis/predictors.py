@@ -39,7 +39,7 @@ class Predictor:
 def predictors(results: StudyResults) -> list[Predictor]:
     """Return what is known of the finished arms beforehand, and how it goes with their scores."""
     arms = results.finished_arms
-    accuracy = {arm.name: found for arm in arms if (found := published_accuracy(str(arm.backbone.get("name"))))}
+    accuracy = {arm.name: found for arm in arms if (found := published_accuracy(str(arm.backbone.name)))}
     kinds = [kind for kind, _ in accuracy.values()]
     title = max(set(kinds), key=kinds.count, default=IMAGENET)  # unlike accuracies cannot be set side by side
     known = {name: value for name, (kind, value) in accuracy.items() if kind == title}

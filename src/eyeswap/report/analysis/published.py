@@ -78,7 +78,7 @@ def published_points(results: StudyResults, beside: list[Beside]) -> list[Publis
 
 def _declared(results: StudyResults, arm: Arm) -> Mapping[str, Any]:
     declared: Mapping[str, Any] = results.study["arms"][arm.name]
-    return declared if "backbone" in declared else {"backbone": arm.backbone.get("name", "")}
+    return declared if "backbone" in declared else {"backbone": arm.backbone.name or ""}
 
 
 def _differs(recipe: Mapping[str, Any], group: str, names: list[str], study: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from eyeswap.collapse.verdict import ArmDiagnosis
 from eyeswap.report.analysis.pairs import ALPHA, Comparison
 from eyeswap.report.analysis.predictors import Predictor
-from eyeswap.report.analysis.study import Arm, Score, StudyResults
+from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.report.style import MINUS, count, listed, number, p_value, percent, points, size
+from eyeswap.results.scores import Score
 from eyeswap.statistics.correlation import Correlation
 
 IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}

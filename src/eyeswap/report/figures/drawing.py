@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.study import Arm, Score, StudyResults
+from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.report.style import LIGHT, RC, color, size, themed
+from eyeswap.results.scores import Score
 
 WIDE, NARROW = 9.4, 3.6  # inches; the page shows one or the other
 DASHED = (0, (4, 3))

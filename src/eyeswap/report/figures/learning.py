@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.study import Run
 from eyeswap.report.figures.drawing import Plot, Rows, indexed, new_figure
 from eyeswap.report.style import LIGHT, color
+from eyeswap.results.run import Run
 
 LOSS_POINTS = 240
 _TABLE_POINTS = 6
@@ -74,8 +74,8 @@ def learning_curves(analysis: Analysis, width: float) -> Figure:
 
 def _curve(run: Run) -> tuple[Any, Any, Any]:
     """Return steps, losses and their running mean, at most ``LOSS_POINTS`` of each."""
-    steps = np.array([row["step"] for row in run.train], dtype=np.float64)
-    losses = np.array([row["loss"] for row in run.train], dtype=np.float64)
+    steps = np.array([row["step"] for row in run.training_rows], dtype=np.float64)
+    losses = np.array([row["loss"] for row in run.training_rows], dtype=np.float64)
     finite = np.isfinite(losses)
     steps, losses = steps[finite], losses[finite]
     window = max(1, len(losses) // 25)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from eyeswap.files import atomic_path
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.study import GROUP_TITLES, Score
+from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.figures.drawing import (
     DASHED,
     WIDE,
@@ -23,6 +23,7 @@ from eyeswap.report.figures.drawing import (
     set_rows,
 )
 from eyeswap.report.style import LIGHT, RC, color, marker, percent
+from eyeswap.results.scores import Score
 
 HEAD = ["arm", "score, %", "95% interval", "trivial baseline"]
 

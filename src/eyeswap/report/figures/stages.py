@@ -36,7 +36,7 @@ def plots(analysis: Analysis) -> list[Plot]:
 
 def stages(analysis: Analysis, width: float) -> Figure:
     """Draw four panels, one line a backbone, in the colour of its arm where it has one."""
-    of_arms = {str(arm.backbone.get("name")): index for index, arm in indexed(analysis.results)}
+    of_arms = {str(arm.backbone.name): index for index, arm in indexed(analysis.results)}
     names = dict.fromkeys(cell.backbone for cell in analysis.profile)
     others = [name for name in names if name not in of_arms]
     looks = of_arms | {name: len(analysis.results.arms) + number for number, name in enumerate(others)}

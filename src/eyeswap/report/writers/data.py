@@ -10,7 +10,9 @@ from typing import Any
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.pairs import Comparison
 from eyeswap.report.analysis.published import Beside
-from eyeswap.report.analysis.study import Arm, Run, Score, Scores, StudyResults
+from eyeswap.report.analysis.study import Arm, StudyResults
+from eyeswap.results.run import Run
+from eyeswap.results.scores import Score
 
 CSV_COLUMNS = (
     *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
@@ -69,7 +71,7 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
         "finished": True,
         "missing": arm.missing,
         "seeds": [run.seed for run in arm.runs],
-        "backbone": arm.backbone,
+        "backbone": arm.backbone.model_dump(mode="json", exclude_unset=True),
         "objective": arm.objective,
         "num_tokens": arm.num_tokens,
         "invalid_boxes": arm.scores.invalid_boxes,
@@ -78,7 +80,7 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
 
 
 def _csv_rows(study: str, run: Run) -> list[dict[str, Any]]:
-    scores = run.scores or Scores({}, {})
+    scores = run.scores
     head = {"study": study, "arm": run.arm, "seed": run.seed, "unit": "%"}
     rows = [
         head | {"benchmark": one.name, "group": one.group, "metric": one.metric} | _csv_score(one.score)

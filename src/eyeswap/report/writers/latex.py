@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from eyeswap.console import visible
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.study import GROUP_TITLES, Arm, Score
+from eyeswap.report.analysis.study import GROUP_TITLES, Arm
 from eyeswap.report.style import count, percent
+from eyeswap.results.scores import Score
 
 _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

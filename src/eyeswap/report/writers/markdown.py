@@ -7,9 +7,10 @@ from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.boxes import FATE_TITLES, FATES
 from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
 from eyeswap.report.analysis.pairs import Comparison
-from eyeswap.report.analysis.study import GROUP_TITLES, Score
+from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.analysis.verdict import correlation
 from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, cost, count, p_value, percent, points, size
+from eyeswap.results.scores import Score
 
 
 def markdown(analysis: Analysis) -> str:

@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.study import GROUP_TITLES, Score
+from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, color, count, percent, size
+from eyeswap.results.scores import Score
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

@@ -1,0 +1,128 @@
+"""Do a run's records say what happened? Its seal, and its records held against what they can be made from again.
+
+The records are compared with the study, the catalog, the packaged weights, and a connector drawn again from its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eyeswap.audit.finding import Finding
+from eyeswap.backbones import catalog
+from eyeswap.backbones.state import state_digest
+from eyeswap.files import digest, sha256_of
+from eyeswap.recipe import Wiring
+from eyeswap.results.run import Run
+from eyeswap.runs.environment import code_version
+from eyeswap.runs.folder import SEED_PREFIX
+from eyeswap.runs.record import Recorded, StudyRecord, read_record
+from eyeswap.runs.seal import changed_files
+from eyeswap.vlm.connector import build_connector
+
+_MOST_CONNECTOR = 50_000_000  # parameters of a connector that is drawn again
+
+
+def check_files(name: str, run: Run) -> Iterator[Finding]:
+    """Yield what does not fit in a run's folder.
+
+    Args:
+        name: the run's name in findings.
+        run: the run.
+
+    Raises:
+        DataError: if the seal or the study's record is damaged.
+    """
+    if run.files.seal.is_file():
+        changed = list(changed_files(run.folder))
+        if changed:
+            message = f"files changed since the run ended: {', '.join(changed)}"
+            yield Finding("changed-files", "error", (name,), message, {"changed": changed})
+    elif run.files.is_scored:
+        message = "the run was never sealed, so nothing shows whether its files were changed since it ended"
+        yield Finding("changed-files", "note", (name,), message, {"changed": None})
+    reasons = dict(contradictions(run))
+    if reasons:
+        words = "; ".join(f"{place} {why}" for place, why in reasons.items())
+        message = f"the record contradicts itself or its sources: {words}"
+        yield Finding("contradiction", "error", (name,), message, reasons)
+
+
+def contradictions(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield places in a run's record that cannot be true, each with the reason."""
+    record = run.record
+    if record.recipe is not None and digest(record.recipe) != record.recipe_digest:
+        yield "recipe_digest", "is not that of the recipe beside it"
+    if run.files.is_of_a_study:
+        arm, seed = run.folder.parent.name, run.folder.name.removeprefix(SEED_PREFIX)
+        if record.arm != arm:
+            yield "arm", f"is {record.arm}, its folder says {arm}"
+        if str(record.seed) != seed:
+            yield "seed", f"is {record.seed}, its folder says {seed}"
+        if run.files.study.study.is_file():
+            yield from _against_study(run, read_record(run.files.study.study, StudyRecord))
+    yield from _against_catalog(run)
+    yield from _against_connector(run)
+
+
+def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
+    record = run.record
+    if record.recipe is not None and study.recipe != record.recipe:
+        yield "recipe", "is not that of study.json"
+    arm = study.arms.get(record.arm)
+    if arm is None:
+        return  # another part of the study, pooled from elsewhere
+    connector = arm.connector or (study.recipe or {}).get("connector")
+    if record.connector.kind not in (None, connector):
+        yield "connector.kind", f"is {record.connector.kind}, study.json says {connector}"
+    entry = None if arm.backbone is None else catalog.find(arm.backbone)
+    wanted = arm.backbone if entry is None else entry.name
+    if record.backbone.name not in (None, wanted, arm.backbone):
+        yield "backbone.name", f"is {record.backbone.name}, study.json says {wanted}"
+
+
+def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
+    """Compare with the recorded size of a catalog entry, and with its weights where they are known."""
+    backbone = run.record.backbone
+    entry = None if backbone.name is None else catalog.find(backbone.name)
+    if entry is None:
+        return
+    same_tap = backbone.tap == entry.model_dump(mode="json")["tap"]
+    if entry.size is not None and same_tap and backbone.embed_dim not in (None, entry.size.width):
+        yield "backbone.embed_dim", f"is {backbone.embed_dim}, that of {entry.name} is {entry.size.width}"
+    known = entry.weights.sha256
+    if known is None and entry.weights.packaged and _is_of_this_code(run) and entry.weights.packaged_path().is_file():
+        known = sha256_of(entry.weights.packaged_path())
+    if known is not None and backbone.weights_sha256 not in (None, known):
+        yield "backbone.weights_sha256", f"is not that of the weights of {entry.name}"
+
+
+def _against_connector(run: Run) -> Iterator[tuple[str, str]]:
+    """Draw the connector's first weights again from the seed, where that is a matter of a moment."""
+    connector, backbone = run.record.connector, run.record.backbone
+    width, config = backbone.embed_dim, run.files.model_config
+    if connector.kind is None or connector.init_digest is None or width is None:
+        return
+    if not config.is_file() or not _is_of_this_code(run):
+        return
+    llm_width = read_record(config, _ModelConfig).text_config.hidden_size
+    if llm_width is None or (4 * width + llm_width) * (llm_width + width) > _MOST_CONNECTOR:
+        return
+    wiring: Wiring = "as-published" if backbone.frozen_mode == "train" else "controlled"
+    drawn = build_connector(connector.kind, width, llm_width, run.record.seed, wiring)
+    if state_digest(drawn.state_dict()) != connector.init_digest:
+        yield "connector.init_digest", f"is not that of a {connector.kind} drawn with seed {run.record.seed}"
+
+
+def _is_of_this_code(run: Run) -> bool:
+    """Whether a run was made by this very code, so that what it made can be made again."""
+    return run.environment.code_version == code_version()
+
+
+class _TextConfig(Recorded):
+    hidden_size: int | None = None
+
+
+class _ModelConfig(Recorded):
+    """What is needed of the ``config.json`` of a trained VLM."""
+
+    text_config: _TextConfig = _TextConfig()

@@ -1,0 +1,151 @@
+"""A run as its folder tells it: each file is read once, when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from eyeswap.errors import DataError
+from eyeswap.files import read_json_lines
+from eyeswap.results.scores import Predictions, Scores, read_run_predictions, read_scores, summarize
+from eyeswap.runs.environment import Environment
+from eyeswap.runs.folder import RunFolder, StudyFolder, find_runs
+from eyeswap.runs.record import (
+    AskedBenchmark,
+    EvaluationRecord,
+    RunRecord,
+    StudyRecord,
+    benchmark_name,
+    read_index,
+    read_record,
+)
+
+
+class Run:
+    """One arm with one seed, or an evaluation of it, read lazily from its folder.
+
+    Whatever is read raises a `DataError` that names file and field where the folder is not as it should be.
+
+    Args:
+        folder: the run's folder.
+        benchmarks: short names of the benchmarks that count, in their order: those that the study has by now. What a
+            run was asked besides is kept in its folder and left out here. None counts all.
+
+    Attributes:
+        folder: the run's folder.
+        files: where everything lies in it.
+    """
+
+    def __init__(self, folder: Path, benchmarks: Sequence[str] | None = None) -> None:
+        self.folder, self.files = folder, RunFolder(folder)
+        self._benchmarks = None if benchmarks is None else tuple(benchmarks)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def name(self) -> str:
+        """Its name, ``arm/seed-n``."""
+        return self.record.name
+
+    @property
+    def arm(self) -> str:
+        """The name of its arm."""
+        return self.record.arm
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.record.seed
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """What decided it."""
+        return read_record(self.files.record, RunRecord)
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What it was trained on."""
+        return read_record(self.files.environment, Environment)
+
+    @cached_property
+    def asked(self) -> dict[str, AskedBenchmark]:
+        """What it was asked, by benchmark; nothing before its evaluation began."""
+        index = read_index(self.files.benchmarks) if self.files.benchmarks.is_file() else {}
+        if self._benchmarks is None:
+            return index
+        return {name: index[name] for name in self._benchmarks if name in index}
+
+    @property
+    def benchmarks(self) -> list[str] | None:
+        """What its record says that it was asked, of the benchmarks that count; None in records without it."""
+        recorded = self.record.benchmarks
+        if recorded is None or self._benchmarks is None:
+            return None if recorded is None else list(recorded)
+        return [name for name in recorded if benchmark_name(name) in self._benchmarks]
+
+    @cached_property
+    def predictions(self) -> list[Predictions]:
+        """Its answers, a benchmark each."""
+        return read_run_predictions(self.folder, self.asked)
+
+    @cached_property
+    def stored_scores(self) -> Scores:
+        """Its scores as they were written, of everything that it was ever asked."""
+        return read_scores(self.files.scores)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Its scores; averages are over the benchmarks that count."""
+        stored = self.stored_scores
+        if not set(self.asked) <= set(stored.benchmarks):
+            raise DataError(f"{self.files.scores}: lacks benchmarks of {self.files.benchmarks}; evaluate the run again")
+        if len(self.asked) < len(stored.benchmarks):
+            return summarize(self.predictions)
+        return replace(stored, benchmarks={name: stored.benchmarks[name] for name in self.asked})
+
+    @cached_property
+    def training_rows(self) -> list[dict[str, Any]]:
+        """The rows of its training log; none without one."""
+        return read_json_lines(self.files.training_log) if self.files.training_log.is_file() else []
+
+    @cached_property
+    def evaluations(self) -> list[Run]:
+        """The finished evaluations of its model apart from the study."""
+        return [Run(folder.path) for folder in self.files.evaluation_folders() if folder.is_scored]
+
+    @cached_property
+    def evaluation(self) -> EvaluationRecord | None:
+        """How an evaluation apart from the study was made; None for a run."""
+        path = self.files.evaluation
+        return read_record(path, EvaluationRecord) if path.is_file() else None
+
+
+def load_runs(paths: Iterable[Path]) -> list[Run]:
+    """Return the runs among ``paths``, of which nothing is read yet; a folder stands for all runs below it.
+
+    Raises:
+        DataError: if a path holds no run, or a study's ``study.json`` cannot be read.
+    """
+    benchmarks: dict[StudyFolder, tuple[str, ...] | None] = {}
+    runs = []
+    for path in find_runs(paths):
+        folder = RunFolder(path)
+        if folder.is_of_a_study and folder.study not in benchmarks:
+            is_study = folder.study.study.is_file()
+            benchmarks[folder.study] = (
+                read_record(folder.study.study, StudyRecord).benchmark_names if is_study else None
+            )
+        runs.append(Run(path, benchmarks[folder.study] if folder.is_of_a_study else None))
+    return runs
+
+
+def named(runs: Iterable[Run]) -> dict[str, Run]:
+    """Return runs by name: ``arm/seed-n``, or the folder where that is taken."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        found[str(run.folder) if run.name in found else run.name] = run
+    return found
