@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError
-from eyeswap.files import read_json
+from eyeswap.files import read_json, write_json
 
 COLOUR_KEYS = ("mean", "std", "fill")  # an encoder's own normalisation, no part of where pixels go
 
@@ -267,6 +267,11 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
         return kind.model_validate(read_json(path))
     except ValidationError as problem:
         raise DataError(f"{path}: {first_problem(problem)}") from None
+
+
+def write_record(path: Path, record: Recorded) -> None:
+    """Write a record as JSON, atomically; fields that were never set stay out."""
+    write_json(path, record.model_dump(mode="json", exclude_unset=True))
 
 
 def read_index(path: Path) -> dict[str, AskedBenchmark]:

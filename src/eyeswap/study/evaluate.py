@@ -37,6 +37,7 @@ from eyeswap.recipe import BoxFrame
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.environment import environment
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.record import RunRecord, StudyRecord, read_record, write_record
 from eyeswap.tokens.cache import ImageEncoder, StoredImages, shared_token_folder
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.prompt import Prompt
@@ -92,21 +93,20 @@ def parse_subset(text: str) -> int | Literal["full"]:
 
 def study_settings(run: Path) -> tuple[str | None, int | Literal["full"], list[str]]:
     """Return what a run's study asks: data root, subset and benchmarks; None, full and nothing outside of a study."""
-    spec = run_spec(run)
-    if spec is None:
+    record = record_of(run)
+    if record is None:
         return None, "full", []
-    folder = spec["recipe"]["data"].get("folder")
+    folder = (record.recipe or {}).get("data", {}).get("folder")
     study_dir = RunFolder(run if RunFolder(run).is_of_a_study else run.parent).study
-    subset = read_json(study_dir.study).get("subset") if study_dir.study.is_file() else None
-    return folder or str(study_dir.data), subset or "full", list(spec["benchmarks"])
+    subset = read_record(study_dir.study, StudyRecord).subset if study_dir.study.is_file() else None
+    return folder or str(study_dir.data), subset or "full", list(record.benchmarks or ())
 
 
-def run_spec(run: Path) -> dict[str, Any] | None:
+def record_of(run: Path) -> RunRecord | None:
     """Return the record of the run that a folder is, or that the model in it belongs to; None for other models."""
     for files in (RunFolder(run), RunFolder(run.parent)):
         if files.is_begun and files.is_trained:
-            spec: dict[str, Any] = read_json(files.record)
-            return spec
+            return read_record(files.record, RunRecord)
     return None
 
 
@@ -248,19 +248,22 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
         changed = ", ".join(key for key in record if before.get(key) != record[key])
         raise RunError(f"{out}: holds an evaluation with other {changed}; choose another --out, or delete it")
     write_json(path, record)
-    write_json(RunFolder(out).environment, environment().model_dump(mode="json"))
+    write_record(RunFolder(out).environment, environment())
 
 
 def _write_spec(
     out: Path, run: Path, settings: Settings, frame: BoxFrame, asked: Sequence[Asked], geometry: ImageGeometry
 ) -> None:
     """Write the run's record with what the evaluation changed: questions, box frame, images, where they lie."""
-    spec = run_spec(run)
-    if spec is None:
+    record = record_of(run)
+    if record is None:
         return
     images = {benchmark.name: [example.image for example in examples] for benchmark, examples, _ in asked}
-    changed = {"benchmarks": list(images), "test_box_frame": frame, "images": settings.images}
-    seen = spec.get("observed", {}) | {
-        "canvas": canvas_of(geometry, str(spec["backbone"]["name"]), Path(settings.data), images)
+    canvas = canvas_of(geometry, str(record.backbone.name), Path(settings.data), images)
+    changed = {
+        "benchmarks": tuple(images),
+        "test_box_frame": frame,
+        "images": settings.images,
+        "observed": record.observed.model_copy(update={"canvas": canvas}),
     }
-    write_json(RunFolder(out).record, spec | changed | {"observed": seen})
+    write_record(RunFolder(out).record, record.model_copy(update=changed))

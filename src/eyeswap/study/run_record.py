@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from eyeswap.audit.observed import observed
 from eyeswap.backbones.state import state_digest
@@ -14,6 +13,7 @@ from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.runs.environment import environment
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.record import BackboneRecord, ConnectorRecord, LanguageModelRecord, RunRecord, write_record
 from eyeswap.shipped import llm_source
 from eyeswap.study.study_data import StudyData
 from eyeswap.training.batches import TrainingData
@@ -31,42 +31,39 @@ def write_records(
     files = RunFolder(run.folder)
     if data.left_out:
         write_json(files.left_out, [asdict(one) for one in data.left_out])
-    write_json(files.environment, environment().model_dump(mode="json"))
-    write_json(files.record, _spec(run, data, loaded, model, trained_on))
+    write_record(files.environment, environment())
+    write_record(files.record, _record(run, data, loaded, model, trained_on))
 
 
-def _spec(
+def _record(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
-) -> dict[str, Any]:
+) -> RunRecord:
     recipe = run.study.recipe
     trained, tested = _box_requests(data)
-    return {
-        "study": run.study.name,
-        "arm": run.arm,
-        "seed": run.seed,
-        "run_digest": run.digest,
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest,
-        "data_digest": data.digest,
-        "order_digest": order_digest(trained_on.order, trained_on.ids),
-        "num_steps": len(trained_on.order),
-        "left_out": {"records": len(data.left_out), "images": len({one.image for one in data.left_out})},
-        "train_prompt": model.prompt.question(trained),
-        "test_prompt": model.prompt.question(tested),
-        "train_box_frame": recipe.box_frame,
-        "test_box_frame": recipe.box_frame,
-        "benchmarks": list(run.study.benchmarks),
-        "may_differ": list(run.study.may_differ),
-        "llm": {"name": recipe.llm, "sha256": folder_digest(local_folder(llm_source(recipe.llm)))},
-        "connector": {
-            "kind": run.study.connector_of(run.arm),
-            "init_digest": state_digest(model.connector.state_dict()),
-        },
-        "backbone": loaded.record(),
-        "observed": observed(
-            run.study, loaded, data.root, data.image_sets, int(model.llm.config.max_position_embeddings)
+    return RunRecord(
+        study=run.study.name,
+        arm=run.arm,
+        seed=run.seed,
+        run_digest=run.digest,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest,
+        data_digest=data.digest,
+        order_digest=order_digest(trained_on.order, trained_on.ids),
+        num_steps=len(trained_on.order),
+        left_out={"records": len(data.left_out), "images": len({one.image for one in data.left_out})},
+        train_prompt=model.prompt.question(trained),
+        test_prompt=model.prompt.question(tested),
+        train_box_frame=recipe.box_frame,
+        test_box_frame=recipe.box_frame,
+        benchmarks=run.study.benchmarks,
+        may_differ=run.study.may_differ,
+        llm=LanguageModelRecord(name=recipe.llm, sha256=folder_digest(local_folder(llm_source(recipe.llm)))),
+        connector=ConnectorRecord(
+            kind=run.study.connector_of(run.arm), init_digest=state_digest(model.connector.state_dict())
         ),
-    }
+        backbone=BackboneRecord.model_validate(loaded.record()),
+        observed=observed(run.study, loaded, data.root, data.image_sets, int(model.llm.config.max_position_embeddings)),
+    )
 
 
 def _box_requests(data: StudyData) -> tuple[str, str]:
