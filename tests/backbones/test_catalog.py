@@ -135,3 +135,13 @@ def test_miniatures_are_matched_in_size_tokens_and_sight():
         assert entry.build().token_grid(*entry.geometry.canvas) == (8, 8), entry.name
         assert entry.weights.packaged
         assert entry.weights.packaged_path().name == f"{entry.name}.safetensors"
+
+
+def test_the_sizes_of_the_miniatures_are_matched_between_families():
+    for size, least, most, width in (("tiny", 0.6e6, 0.7e6, 96), ("base", 2.3e6, 2.5e6, 192)):
+        for name in MINIATURES:
+            entry = catalog.entry(f"{name}-{size}")
+            assert least < entry.num_parameters < most, entry.name
+            assert entry.size == entry.model_copy(update={"size": None}).measured(), entry.name
+            assert (entry.size.tokens, entry.size.width) == ((8, 8), width), entry.name
+            assert entry.weights.file == f"{entry.name}.safetensors"

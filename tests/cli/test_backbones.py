@@ -92,7 +92,7 @@ def test_the_list_is_narrowed_by_name_family_and_objective():
     found = json.loads(invoke("backbones", "list", "tiny", "--family", "vmamba", "--json").stdout)
     assert {one["family"] for one in found} == {"vmamba"}
     assert all("tiny" in one["name"] for one in found)
-    assert len(found) == 12
+    assert len(found) == 13
     detectors = json.loads(invoke("backbones", "list", "--objective", "detection", "--json").stdout)
     assert {one["family"] for one in detectors} == {"vmamba", "vitdet"}
     assert [one["name"] for one in json.loads(invoke("backbones", "list", "det-maskrcnn-1x-bs8", "--json").stdout)] == [

@@ -55,7 +55,7 @@ class WeightsSource(_Data):
         url: address of the file, for weights on a plain web server.
         hub: ``owner/name`` of a Hugging Face repository that holds the file.
         sha256: digest of the file where known.
-        packaged: whether the file ships with the package.
+        packaged: whether the file ships with the package or is made by ``eyeswap pretrain``, not downloaded.
     """
 
     file: str

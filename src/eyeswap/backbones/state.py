@@ -129,6 +129,8 @@ def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str
         value = state.get(key, own)
         if value.numel() != own.numel() or (value.shape != own.shape and not _same_numbers(value, own)):
             raise CheckpointError(f"{source}: {key} has shape {tuple(value.shape)}, expected {tuple(own.shape)}")
+        if value.is_floating_point() and value.itemsize == 1:
+            value = value.float()  # torch computes nothing with 8-bit floats
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f"{source}: {key} has numbers that are not finite")
         fitted[key] = value.reshape(own.shape)

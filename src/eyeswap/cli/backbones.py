@@ -259,7 +259,7 @@ def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
 
 
 def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
-    from eyeswap.backbones.fetch import address, local_path
+    from eyeswap.backbones.fetch import local_path
 
     size, source = entry.measured(), entry.weights
     rows, columns = size.tokens
@@ -271,7 +271,7 @@ def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
         ("quality", _quality(entry, with_source=True)),
         ("geometry", entry.geometry.describe()),
         ("architecture", _plain(entry.architecture)),
-        ("weights", "in this package" if source.packaged else str(address(source))),
+        ("weights", _whereabouts(entry)),
         ("", f"{'at' if path.is_file() else 'not on this machine; would lie at'} {path}"),
         ("sha256", source.sha256 or "not published"),
         ("licence", entry.licence + ("" if source.commercial_use else ": for non-commercial use only")),
@@ -280,6 +280,15 @@ def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
         ("also called", ", ".join(entry.aliases)),
     ]
     return [(label, text) for label, text in facts if text]
+
+
+def _whereabouts(entry: BackboneEntry) -> str:
+    from eyeswap.backbones.fetch import address
+
+    if not entry.weights.packaged:
+        return str(address(entry.weights))
+    made = entry.weights.packaged_path().is_file()
+    return "in this package" if made else f"`eyeswap pretrain {entry.name}` makes them"
 
 
 def tap(entry: BackboneEntry) -> str:

@@ -16,10 +16,14 @@ from rich.console import Console
 from eyeswap.backbones import catalog
 from eyeswap.errors import SpecError, nearest
 from eyeswap.files import write_json, write_safetensors
-from eyeswap.pretraining.classification import ClassificationRecipe, pretrain_backbone
+from eyeswap.pretraining.backbone import BackbonePretraining
 from eyeswap.pretraining.language import LanguageRecipe, pretrain_language_model
+from eyeswap.pretraining.recipes import RECIPES
+from eyeswap.pretraining.snapshots import Snapshots, halved
 from eyeswap.progress import progress
 from eyeswap.shipped import SHIPPED_LLM
+
+_WORKERS = 1  # processes that draw images while the network learns
 
 
 def pretrainable() -> list[str]:
@@ -29,6 +33,8 @@ def pretrainable() -> list[str]:
 
 def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
     """Train a miniature from scratch and write checkpoint and card.
+
+    A backbone's training goes on where it was killed, and leaves snapshots in ``out_dir/snapshots``.
 
     Args:
         name: ``digits-llm`` or a miniature backbone of the catalog.
@@ -40,6 +46,7 @@ def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
 
     Raises:
         SpecError: if there is no such miniature.
+        CheckpointError: if ``out_dir`` holds an unfinished run of another recipe.
     """
     if name not in pretrainable():
         raise SpecError(f"pretrain: unknown miniature {name!r}. {nearest(name, pretrainable())}")
@@ -49,20 +56,30 @@ def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
 
 
 def _backbone(name: str, out_dir: Path, console: Console | None) -> Path:
-    recipe, entry = ClassificationRecipe(), catalog.entry(name)
+    entry = catalog.entry(name)
+    recipe = RECIPES[entry.family]
     torch.manual_seed(recipe.seed)
     network = entry.build()
-    started = time.perf_counter()
+    saved = out_dir / f"{name}.unfinished.pt"
+    run = BackbonePretraining(network, entry.geometry, recipe, saved=saved, workers=_WORKERS)
+    card = {
+        "name": name,
+        "command": f"eyeswap pretrain {name}",
+        "data": "digits, classification by kind and colour",
+        "parameters": network.num_parameters,
+    }
+    snapshots = Snapshots(out_dir / "snapshots", card, recipe)
     with progress(console) as board:
-        task = board.task(f"pretrain {name}", recipe.num_steps)
-        metrics = pretrain_backbone(
-            network, entry.geometry, recipe, lambda step, loss: task.advance(1, note=f"loss {loss:.3f}")
+        task = board.task(f"pretrain {name}", recipe.num_steps, run.step)
+        metrics = run.run(
+            lambda step, loss: task.advance(1, note=f"loss {loss:.3f}, {run.accuracy_so_far}"),
+            lambda step, accuracy: snapshots.consider(run.model.backbone, step, accuracy),
         )
     path = out_dir / f"{name}.safetensors"
-    half = {key: _halved(value) for key, value in network.state_dict().items()}
-    write_safetensors(path, half, metadata={"format": "pt"})
-    facts = {"data": "digits, classification by kind and colour", "parameters": network.num_parameters}
-    _write_card(out_dir / f"{name}.card.json", name, asdict(recipe), metrics, started, facts)
+    write_safetensors(path, halved(network), metadata={"format": "pt"})
+    curve = [[step, round(accuracy, 4)] for step, accuracy in run.curve]
+    _write_card(out_dir / f"{name}.card.json", card, asdict(recipe), metrics, run.seconds, {"curve": curve})
+    saved.unlink(missing_ok=True)
     return path
 
 
@@ -78,36 +95,33 @@ def _language_model(name: str, out_dir: Path, console: Console | None) -> Path:
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "eyeswap.json", {"system": ""})
-    facts = {
+    card = {
+        "name": name,
+        "command": f"eyeswap pretrain {name}",
         "data": "digits, scenes drawn in words and conversations about them, no image",
         "parameters": model.num_parameters(),
     }
-    _write_card(folder / "card.json", name, asdict(recipe), metrics, started, facts)
+    _write_card(folder / "card.json", card, asdict(recipe), metrics, time.perf_counter() - started, {})
     return folder
-
-
-def _halved(value: torch.Tensor) -> torch.Tensor:
-    return (value.half() if value.is_floating_point() else value).contiguous()
 
 
 def _write_card(
     path: Path,
-    name: str,
+    card: dict[str, Any],
     recipe: dict[str, Any],
     metrics: dict[str, float],
-    started: float,
-    facts: dict[str, Any],
+    seconds: float,
+    more: dict[str, Any],
 ) -> None:
-    card = {
-        "name": name,
-        "command": f"eyeswap pretrain {name}",
-        **facts,
+    whole = {
+        **card,
         "seed": recipe["seed"],
         "recipe": recipe,
         "metrics": {key: round(value, 4) for key, value in metrics.items()},
-        "minutes": round((time.perf_counter() - started) / 60, 1),
+        **more,
+        "minutes": round(seconds / 60, 1),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "licence": "Apache-2.0",
     }
-    write_json(path, card)
+    write_json(path, whole)

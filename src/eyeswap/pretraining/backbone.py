@@ -1,0 +1,202 @@
+"""Train a miniature backbone by its recipe, resumably, and keep snapshots on the way.
+
+All that decides the rest of a run lies in one file, which is replaced as a whole now and then; a run that was killed
+goes on from it and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from eyeswap.backbones.base import VisionBackbone
+from eyeswap.data.digits.scene import Split
+from eyeswap.errors import CheckpointError
+from eyeswap.files import atomic_path, digest, read_torch_weights
+from eyeswap.geometry import ImageGeometry
+from eyeswap.pretraining.classification import Classifier, Images, classification_loss, top1_accuracy
+from eyeswap.pretraining.recipes import ClassificationRecipe, Stage
+
+VALIDATION_IMAGES = 2000
+PROGRESS_IMAGES = 400  # of the validation images, for accuracy on the way
+_SECONDS_BETWEEN_SAVES = 60.0
+
+
+class BackbonePretraining:
+    """One run of a recipe.
+
+    Attributes:
+        model: the backbone with its head, trained in place.
+        step: steps done, over all stages.
+        curve: ``(step, top-1 accuracy)`` as measured on the way.
+        seconds: training time, that of earlier processes included.
+    """
+
+    def __init__(
+        self,
+        backbone: VisionBackbone,
+        geometry: ImageGeometry,
+        recipe: ClassificationRecipe,
+        *,
+        saved: Path | None = None,
+        workers: int = 0,
+    ) -> None:
+        """Begin, or go on from ``saved``.
+
+        Args:
+            backbone: a freshly initialised network that ends at its tap.
+            geometry: how an image becomes the network's input; each stage replaces its canvas.
+            recipe: stages and schedule.
+            saved: the file that a killed run goes on from; by default none is written.
+            workers: processes that draw images; 0 draws them here.
+
+        Raises:
+            CheckpointError: if ``saved`` belongs to another recipe or is damaged.
+        """
+        torch.manual_seed(recipe.seed)
+        self.model = Classifier(backbone).train()
+        _initialise(self.model, recipe)
+        self.recipe, self._geometry, self._saved, self._workers = recipe, geometry, saved, workers
+        self.step, self.curve, self.seconds = 0, list[tuple[int, float]](), 0.0
+        self._losses: list[float] = []
+        self._optimizer: dict[str, Any] | None = None  # the state of an optimiser that goes on in the midst of a stage
+        if saved is not None and saved.exists():
+            self._load(saved)
+
+    def run(
+        self,
+        report: Callable[[int, float], None] = lambda step, loss: None,
+        measured: Callable[[int, float], None] = lambda step, accuracy: None,
+    ) -> dict[str, float]:
+        """Train to the end.
+
+        Args:
+            report: called after every step with the number of steps done and the loss.
+            measured: called with the number of steps done and the accuracy, wherever it was measured on the way.
+
+        Returns:
+            ``top1_accuracy`` over the 13 kinds on single-thing images with unseen handwriting, and the mean
+            ``train_loss`` of the last 100 steps.
+        """
+        first = 0
+        for stage in self.recipe.stages:
+            if self.step < first + stage.num_steps:
+                self._train(stage, first, report, measured)
+            first += stage.num_steps
+        images = self._images(self.recipe.stages[-1], "val", VALIDATION_IMAGES)
+        accuracy = top1_accuracy(self.model.eval(), DataLoader(images, batch_size=50))
+        return {"top1_accuracy": accuracy, "train_loss": float(np.mean(self._losses))}
+
+    @property
+    def accuracy_so_far(self) -> str:
+        """The last accuracy measured, in words."""
+        return f"top-1 {100 * self.curve[-1][1]:.0f}% at step {self.curve[-1][0]}" if self.curve else "top-1 unknown"
+
+    def _train(
+        self,
+        stage: Stage,
+        first: int,
+        report: Callable[[int, float], None],
+        measured: Callable[[int, float], None],
+    ) -> None:
+        optimizer = _optimizer(self.model, stage, self.recipe)
+        if self._optimizer is not None:
+            optimizer.load_state_dict(self._optimizer)
+            self._optimizer = None
+        started = time.monotonic()
+        for step, (pixels, labels) in self._batches(stage, self.step - first):
+            for group in optimizer.param_groups:
+                group["lr"] = stage.learning_rate * _schedule(step / stage.num_steps, self.recipe.warmup_fraction)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+                logits = self.model(pixels)
+            loss = classification_loss(logits, labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            self.step = first + step + 1
+            self._losses = [*self._losses[-99:], float(loss.detach())]
+            report(self.step, self._losses[-1])
+            if self.step % self.recipe.evaluate_every == 0:
+                self.curve.append((self.step, top1_accuracy(self.model, self._progress_batches)))
+                measured(*self.curve[-1])
+            if time.monotonic() - started > _SECONDS_BETWEEN_SAVES:
+                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
+                self._save(optimizer.state_dict() if step + 1 < stage.num_steps else None)
+        self.seconds += time.monotonic() - started
+        self._save(None)
+
+    def _batches(self, stage: Stage, first: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """Yield the steps of a stage from ``first`` on, with their images and labels."""
+        rng = np.random.default_rng(self.recipe.seed)
+        order = np.concatenate([rng.permutation(stage.num_images) for _ in range(stage.num_epochs)])
+        rows = order[first * stage.batch_size : stage.num_steps * stage.batch_size].tolist()
+        images = self._images(stage, "train", stage.num_images)
+        loader = DataLoader(images, stage.batch_size, sampler=rows, num_workers=self._workers)
+        return enumerate(loader, start=first)
+
+    @functools.cached_property
+    def _progress_batches(self) -> list[tuple[Tensor, Tensor]]:
+        return list(DataLoader(self._images(self.recipe.stages[-1], "val", PROGRESS_IMAGES), batch_size=50))
+
+    def _images(self, stage: Stage, split: Split, count: int) -> Images:
+        return Images(stage, self._geometry, split, self.recipe.seed, count)
+
+    def _save(self, optimizer: dict[str, Any] | None) -> None:
+        if self._saved is None:
+            return
+        state = {
+            "recipe": digest(asdict(self.recipe)),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": optimizer,
+            "losses": self._losses,
+            "curve": self.curve,
+            "seconds": self.seconds,
+        }
+        with atomic_path(self._saved) as temporary:
+            torch.save(state, temporary)
+
+    def _load(self, saved: Path) -> None:
+        state = read_torch_weights(saved)
+        if state["recipe"] != digest(asdict(self.recipe)):
+            raise CheckpointError(f"{saved}: belongs to a run of another recipe; delete it to start anew")
+        self.model.load_state_dict(state["model"])
+        self.step, self._losses, self.seconds = state["step"], state["losses"], state["seconds"]
+        self.curve = [(step, accuracy) for step, accuracy in state["curve"]]
+        self._optimizer = state["optimizer"]
+
+
+def _initialise(model: Classifier, recipe: ClassificationRecipe) -> None:
+    if recipe.initialisation == "xavier":
+        for module in model.backbone.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+
+
+def _optimizer(model: Classifier, stage: Stage, recipe: ClassificationRecipe) -> torch.optim.AdamW:
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, stage.learning_rate, betas=recipe.betas, fused=True)
+
+
+def _schedule(done: float, warmup: float) -> float:
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))

@@ -1,0 +1,101 @@
+"""How the miniature backbones are pretrained, as data: one recipe a family, shared by its sizes.
+
+What the backbones learn (kinds of images, labels, seed) is the same for all. Steps, optimiser and starting weights are
+the family's own where the shared ones do not bring it to the accuracy of the others, as in published ImageNet-1K
+checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from eyeswap.backbones.catalog import Family
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of pretraining.
+
+    Attributes:
+        canvas: side of the square canvas in pixels.
+        close_up: smallest and largest side of the one thing in an image, in canvas sides; without it, an image is a
+            whole scene.
+        num_images: distinct images; they are drawn when they are needed.
+        num_epochs: passes over them.
+        batch_size: images in one step.
+        learning_rate: peak of a warm-up and half-cosine schedule.
+    """
+
+    canvas: int
+    close_up: tuple[float, float] | None
+    num_images: int
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole stage."""
+        return self.num_images // self.batch_size * self.num_epochs
+
+
+@dataclass(frozen=True)
+class ClassificationRecipe:
+    """How a miniature backbone is made.
+
+    Attributes:
+        stages: what it sees, one stage after the other, each with a fresh optimiser.
+        initialisation: the starting weights of linear layers: ``network`` leaves the network's own; ``xavier`` draws
+            them uniformly by Glorot and Bengio's rule, as Steiner et al. (2022) do for ViT. At a width of 128 the
+            usual normal of 0.02 is so small that attention hardly moves for thousands of steps.
+        betas: decay of AdamW's two moments.
+        warmup_fraction: part of every stage in which the learning rate rises.
+        weight_decay: of matrices; vectors have none.
+        precision: of activations.
+        evaluate_every: steps between two measurements of accuracy while training.
+        snapshots: shares of `target_accuracy` at which a snapshot is kept.
+        target_accuracy: top-1 on unseen handwriting that the families are brought to.
+        seed: of images, order and starting weights.
+    """
+
+    stages: tuple[Stage, ...]
+    initialisation: Literal["network", "xavier"] = "network"
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_fraction: float = 0.05
+    weight_decay: float = 0.05
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_every: int = 200
+    snapshots: tuple[float, ...] = (0.5, 0.75)
+    target_accuracy: float = 0.95
+    seed: int = 7
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.num_steps for stage in self.stages)
+
+
+_CLOSE_UPS = Stage(64, (0.36, 0.9), num_images=24_000, num_epochs=4, batch_size=64, learning_rate=1e-3)
+_SCENES = Stage(128, None, num_images=8_000, num_epochs=2, batch_size=32, learning_rate=5e-4)
+_SHARED = ClassificationRecipe(stages=(_CLOSE_UPS, _SCENES), precision="bfloat16")
+
+# A ViT has to learn that neighbouring patches belong together. Close-ups that fill the canvas teach it within a few
+# thousand images; begun at 64 pixels, it stays at chance for more than 20,000. From small canvases to large ones, as
+# DeiT III does (Touvron et al. 2022, section 3).
+_VIT = ClassificationRecipe(
+    stages=(
+        Stage(32, (0.8, 1.0), num_images=25_600, num_epochs=1, batch_size=64, learning_rate=2e-3),
+        Stage(48, (0.5, 1.0), num_images=38_400, num_epochs=1, batch_size=64, learning_rate=1.5e-3),
+        Stage(64, (0.36, 0.9), num_images=38_400, num_epochs=1, batch_size=64, learning_rate=1e-3),
+        Stage(128, None, num_images=12_800, num_epochs=1, batch_size=32, learning_rate=7e-4),
+    ),
+    initialisation="xavier",
+)
+
+RECIPES: dict[Family, ClassificationRecipe] = {
+    "vit": _VIT,
+    "maxvit": _SHARED,
+    "vmamba": _SHARED,
+    "mambavision": _SHARED,
+}
