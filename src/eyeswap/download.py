@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from eyeswap.errors import CheckpointError
+from eyeswap.errors import CheckpointError, DataError
 from eyeswap.files import sha256_of, write_text
 from eyeswap.progress import progress
 
@@ -25,11 +25,37 @@ ATTEMPTS = 5
 TIMEOUT_S = 60.0
 PAUSE_S = 1.0
 _CHUNK = 1 << 20
+HUB = "https://huggingface.co/"
 
 
 def cache_folder() -> Path:
     """Return where downloaded weights lie: ``EYESWAP_CACHE``, or ``~/.cache/eyeswap``."""
     return Path(os.environ.get("EYESWAP_CACHE") or Path.home() / ".cache" / "eyeswap") / "weights"
+
+
+def mirrored(url: str) -> str:
+    """Return an address at the mirror of the Hugging Face Hub that ``HF_ENDPOINT`` names, if it is one of the Hub."""
+    mirror = os.environ.get("HF_ENDPOINT")
+    return f"{mirror.rstrip('/')}/{url.removeprefix(HUB)}" if mirror and url.startswith(HUB) else url
+
+
+def remote_bytes(url: str) -> int | None:
+    """Return how large a file on the web is; None if its server does not say.
+
+    Raises:
+        DataError: if there is no such file, or no answer.
+    """
+    request = urllib.request.Request(mirrored(url), method="HEAD", headers={"User-Agent": "eyeswap"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            length = response.headers.get("Content-Length")
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 410):
+            raise DataError(f"{url}: the server answers {error.code} {error.reason}") from None
+        return None  # some servers answer to downloads alone
+    except OSError as error:
+        raise DataError(f"{url}: {getattr(error, 'reason', None) or error}") from None
+    return int(length) if length and length.isdecimal() else None
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> None:
@@ -45,7 +71,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
         with FileLock(lock):
             try:
                 if not path.is_file():
-                    _download(url, path, sha256)
+                    _download(mirrored(url), path, sha256)
             finally:
                 lock.unlink(missing_ok=True)
     except PermissionError as error:

@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eyeswap.errors import CheckpointError, DataError, MissingFileError
+from eyeswap.errors import CheckpointError, DataError, EnvironmentProblem, MissingFileError
 
 # What training tools leave in .pth files beside the weights. None of it is imported or run: dictionaries come
 # back as plain ones, everything else as an empty object.
@@ -52,6 +53,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that holds a path, or will hold it once it exists."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_room(path: Path, num_bytes: int, what: str = "writing") -> None:
+    """Check that a disk has room.
+
+    Args:
+        path: what is to be written to; need not exist.
+        num_bytes: how much will be written.
+        what: names the work, for the message.
+
+    Raises:
+        EnvironmentProblem: if there is less room.
+    """
+    free = free_bytes(path)
+    if free < num_bytes:
+        raise EnvironmentProblem(
+            f"{path}: {what} needs {num_bytes / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free on this disk"
+        )
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -18,45 +18,71 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from eyeswap.errors import DataError, EnvironmentProblem
-from eyeswap.files import atomic_path
+from eyeswap.files import atomic_path, check_room
 from eyeswap.progress import Progress
 
 _HONEST_BYTES = 1 << 30  # that any archive may unpack to
 _HONEST_RATIO = 20  # or this many times its size
+_ZIP = (b"PK\3\4", b"PK\5\6")  # how a zip begins, and an empty one
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A file or folder of an archive; ``read`` opens a file."""
+class Entry:
+    """A file or folder of an archive.
+
+    Attributes:
+        name: path inside, as the archive has it.
+        num_bytes: size when unpacked, as the archive says; readers stop there.
+        is_file: whether it is a plain file.
+        is_special: whether it is a link, a device or the like.
+        open: opens it for reading.
+    """
 
     name: str
     num_bytes: int
     is_file: bool
     is_special: bool
-    read: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes] | None]
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """The parts of the path inside."""
         return PurePosixPath(self.name).parts
 
+    def read(self) -> bytes:
+        """Return the content."""
+        with self._stream() as stream:
+            return stream.read()
 
-def unpack(archive: Path, member: str, target: Path, board: Progress) -> None:
+    def copy(self, path: Path) -> None:
+        """Write the content to a file."""
+        with self._stream() as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    def _stream(self) -> IO[bytes]:
+        stream = self.open()
+        if stream is None:
+            raise DataError(f"{self.name}: cannot be read from the archive")
+        return stream
+
+
+def unpack(archive: Path, member: str, target: Path, board: Progress | None = None) -> None:
     """Take one file or folder out of an archive.
 
     Args:
         archive: a zip or tar file.
         member: path of the file or folder inside, whatever folders lie around it; the outermost of several is meant.
         target: where it is put; must not exist.
-        board: shows how many files are done.
+        board: shows how many files of a folder are done.
 
     Raises:
         DataError: if it is no archive, does not hold the member, or is not to be trusted; nothing is unpacked then.
         EnvironmentProblem: if the disk has no room.
     """
     try:
-        with _opened(archive) as entries:
-            _refuse_hostile(archive, entries)
+        with open_archive(archive) as entries:
+            refuse_hostile(archive, entries)
             wanted = _inside(entries, tuple(member.split("/")))
             if not wanted:
                 raise DataError(f"{archive.name}: holds no {member}; the publisher seems to have changed it")
@@ -64,37 +90,51 @@ def unpack(archive: Path, member: str, target: Path, board: Progress) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if wanted[0][1] == PurePosixPath("."):
                 with atomic_path(target) as temporary:
-                    _copy(wanted[0][0], temporary)
+                    wanted[0][0].copy(temporary)
             else:
                 _unpack_folder(wanted, target, board)
-    except _BROKEN as error:
-        raise DataError(f"{archive.name}: not a whole archive: {error}") from None
     except OSError as error:
         raise EnvironmentProblem(f"{target}: {error.strerror or error} while unpacking {archive.name}") from None
 
 
 @contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[list[_Entry]]:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            yield [_of_zip(opened, info) for info in opened.infolist()]
-    else:
-        with tarfile.open(archive) as tar:
-            yield [_of_tar(tar, info) for info in tar]
+def open_archive(archive: Path) -> Iterator[list[Entry]]:
+    """Open a zip or tar file and give what it holds.
+
+    Raises:
+        DataError: if it is no archive, or turns out to be broken while it is read.
+    """
+    with archive.open("rb") as stream:
+        is_zip = stream.read(4) in _ZIP  # not is_zipfile: a tar that ends with a zip, such as weights, is a tar
+    try:
+        if is_zip:
+            with zipfile.ZipFile(archive) as opened:
+                yield [_of_zip(opened, info) for info in opened.infolist()]
+        else:
+            with tarfile.open(archive) as tar:
+                yield [_of_tar(tar, info) for info in tar]
+    except _BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{archive.name}: not a whole archive: {reason}") from None
 
 
-def _of_zip(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
+def _of_zip(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
     kind = stat.S_IFMT(info.external_attr >> 16)
     is_special = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
-    return _Entry(info.orig_filename, info.file_size, not info.is_dir(), is_special, lambda: opened.open(info))
+    return Entry(info.orig_filename, info.file_size, not info.is_dir(), is_special, lambda: opened.open(info))
 
 
-def _of_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Entry:
+def _of_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
     is_special = not (info.isfile() or info.isdir())
-    return _Entry(info.name, info.size, info.isfile(), is_special, lambda: tar.extractfile(info))
+    return Entry(info.name, info.size, info.isfile(), is_special, lambda: tar.extractfile(info))
 
 
-def _refuse_hostile(archive: Path, entries: Sequence[_Entry]) -> None:
+def refuse_hostile(archive: Path, entries: Sequence[Entry]) -> None:
+    """Check that no entry leaves the folder it is unpacked into, and none is a link or a device.
+
+    Raises:
+        DataError: naming the first that does.
+    """
     for entry in entries:
         leaves = ".." in entry.parts or entry.name.startswith("/") or any(mark in entry.name for mark in "\\\0")
         if leaves or entry.is_special:
@@ -102,9 +142,9 @@ def _refuse_hostile(archive: Path, entries: Sequence[_Entry]) -> None:
             raise DataError(f"{archive.name}: refused, entry {entry.name[:80]!r} {what}")
 
 
-def _inside(entries: Sequence[_Entry], member: tuple[str, ...]) -> list[tuple[_Entry, PurePosixPath]]:
+def _inside(entries: Sequence[Entry], member: tuple[str, ...]) -> list[tuple[Entry, PurePosixPath]]:
     """Return the files at or below a member, and their paths relative to it; those of the outermost match only."""
-    found: dict[int, list[tuple[_Entry, PurePosixPath]]] = {}
+    found: dict[int, list[tuple[Entry, PurePosixPath]]] = {}
     for entry in entries:
         if entry.is_file:
             ends = range(len(member), len(entry.parts) + 1)
@@ -114,32 +154,20 @@ def _inside(entries: Sequence[_Entry], member: tuple[str, ...]) -> list[tuple[_E
     return found[min(found)] if found else []
 
 
-def _refuse_too_large(archive: Path, entries: Sequence[_Entry], target: Path) -> None:
+def _refuse_too_large(archive: Path, entries: Sequence[Entry], target: Path) -> None:
     size, total = archive.stat().st_size, sum(entry.num_bytes for entry in entries)
     if total > max(_HONEST_BYTES, _HONEST_RATIO * size):
         raise DataError(f"{archive.name}: refused, {size:,} bytes that unpack to {total:,}")
-    folder = next(parent for parent in target.parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        raise EnvironmentProblem(f"{target}: unpacking needs {total / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
+    check_room(target, total, "unpacking")
 
 
-def _unpack_folder(wanted: Sequence[tuple[_Entry, PurePosixPath]], target: Path, board: Progress) -> None:
+def _unpack_folder(wanted: Sequence[tuple[Entry, PurePosixPath]], target: Path, board: Progress | None) -> None:
     temporary = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        for entry, path in board.track(wanted, f"unpack {target.name}", len(wanted)):
+        for entry, path in board.track(wanted, f"unpack {target.name}", len(wanted)) if board else wanted:
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-            _copy(entry, temporary / path)
+            entry.copy(temporary / path)
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _copy(entry: _Entry, path: Path) -> None:
-    """Write a file of an archive; the readers check its sum and stop at its stated size."""
-    source = entry.read()
-    if source is None:
-        raise DataError(f"{path.name}: cannot be read from the archive")
-    with source, path.open("wb") as stream:
-        shutil.copyfileobj(source, stream, 1 << 20)

@@ -25,8 +25,8 @@ from eyeswap.evaluation.ask import ask
 from eyeswap.files import sha256_of
 from eyeswap.vlm import VisionLanguageModel
 from eyeswap.vlm.prompt import VICUNA_SYSTEM
+from eyeswap.vlm.released import catalog as catalog_module
 from eyeswap.vlm.released.catalog import REPOSITORY, fetch_archive, released_model, released_models, unpack_archive
-from eyeswap.vlm.released.convert import catalog as catalog_module
 from eyeswap.vlm.released.convert import export_released, import_released
 
 WEIGHTS = Path("checkpoints", "latest-checkpoint.pt")
@@ -150,16 +150,16 @@ def test_an_archive_named_like_a_released_one_must_be_it(official: Path, tmp_pat
     assert "expected 9359fc2e2bcd" in wrong.output
 
 
-def test_an_archive_writes_nothing_beside_its_two_files(official: Path, tmp_path: Path):
+def test_an_archive_that_would_write_elsewhere_is_refused(official: Path, tmp_path: Path):
     archive = tmp_path / "evil.tar"
     (tmp_path / "secret").write_text("x")
     with tarfile.open(archive, "w") as content:
         content.add(tmp_path / "secret", arcname="../escaped")
         content.add(tmp_path / "secret", arcname="/absolute")
         content.add(official, arcname=".")
-    unpack_archive(archive, tmp_path / "in" / "folder")
-    files = sorted(str(path.relative_to(tmp_path / "in")) for path in (tmp_path / "in").rglob("*") if path.is_file())
-    assert files == ["folder/checkpoints/latest-checkpoint.pt", "folder/config.json"]
+    with pytest.raises(CheckpointError, match=r"evil\.tar: refused, entry '\.\./escaped' leaves its folder"):
+        unpack_archive(archive, tmp_path / "in" / "folder")
+    assert not (tmp_path / "in").exists()
 
 
 def test_truncated_or_foreign_archives_are_one_line(official: Path, tmp_path: Path):
@@ -171,10 +171,10 @@ def test_truncated_or_foreign_archives_are_one_line(official: Path, tmp_path: Pa
     with tarfile.open(archive, "w") as content:
         content.add(official, arcname=".")
     archive.write_bytes(archive.read_bytes()[:60_000])
-    with pytest.raises(CheckpointError, match="not a whole tar archive"):
+    with pytest.raises(CheckpointError, match="not a whole archive"):
         unpack_archive(archive, tmp_path / "y")
     archive.write_bytes(b"no archive at all")
-    with pytest.raises(CheckpointError, match="not a whole tar archive"):
+    with pytest.raises(CheckpointError, match="not a whole archive"):
         unpack_archive(archive, tmp_path / "z")
 
 
@@ -336,12 +336,12 @@ def test_without_the_hub_one_line_says_where_to_put_the_archive(hub: Path):
         fetch_archive(released_model("vit-s-in1k-224"))
 
 
-def test_an_archive_that_claims_more_than_the_disk_has_is_refused_before_it_is_unpacked(tmp_path: Path):
+def test_an_archive_that_claims_more_than_it_holds_is_refused_before_it_is_unpacked(tmp_path: Path):
     bomb = tarfile.TarInfo("config.json")
-    bomb.size = 10**17
+    bomb.size = 10**13
     archive = tmp_path / "bomb.tar"
     archive.write_bytes(bomb.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
-    with pytest.raises(EyeswapError, match=r"needs 100000000\.0 GB"):
+    with pytest.raises(EyeswapError, match=r"bomb\.tar: not a whole archive"):
         unpack_archive(archive, tmp_path / "in")
     assert not (tmp_path / "in").exists()
 

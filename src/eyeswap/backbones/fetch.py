@@ -7,11 +7,10 @@ Files of the Hugging Face hub are taken from its own cache where they are there 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from eyeswap.backbones.catalog import WeightsSource
-from eyeswap.download import cache_folder, download
+from eyeswap.download import HUB, cache_folder, download, mirrored
 from eyeswap.errors import CheckpointError
 from eyeswap.files import sha256_of
 
@@ -27,10 +26,10 @@ def say_non_commercial(name: str, licence: str) -> None:
 
 
 def address(source: WeightsSource) -> str | None:
-    """Return where on the web a weights file lies; ``HF_ENDPOINT`` names a mirror of the Hugging Face hub."""
+    """Return where on the web a weights file lies; ``HF_ENDPOINT`` names a mirror of the Hugging Face Hub."""
     if source.hub is None:
         return source.url
-    return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{source.hub}/resolve/main/{source.file}"
+    return mirrored(f"{HUB}{source.hub}/resolve/main/{source.file}")
 
 
 def local_path(source: WeightsSource) -> Path:
@@ -52,13 +51,14 @@ def fetch(source: WeightsSource) -> Path:
         CheckpointError: if it cannot be got, or is not the file that the catalog means.
     """
     path, url = local_path(source), address(source)
-    if not path.is_file():
-        if url is None:
-            raise CheckpointError(f"{source.file}: the catalog has no address for it; pass the file as weights")
-        try:
-            download(url, path, source.sha256)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; or get the file elsewhere and put it at {path}") from None
-    elif source.sha256 is not None and sha256_of(path) != source.sha256:
-        raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
+    if path.is_file():
+        if source.sha256 is not None and sha256_of(path) != source.sha256:
+            raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
+        return path
+    if url is None:
+        raise CheckpointError(f"{source.file}: the catalog has no address for it; pass the file as weights")
+    try:
+        download(url, path, source.sha256)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or get the file elsewhere and put it at {path}") from None
     return path

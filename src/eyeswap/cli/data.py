@@ -249,14 +249,14 @@ def fetch_sets(sets: Sequence[DataSet], root: Path, yes: bool) -> list[str]:
         SpecError: if nobody can be asked.
         EnvironmentProblem: if the disk has no room.
     """
-    from eyeswap.data.official.fetch import check_room, fetch, plan_fetch
+    from eyeswap.data.official.fetch import check_plan_fits, fetch, plan_fetch
 
     for one in sets:
         typer.echo(f"{one.title} ({one.name}): {one.about}; licence: {one.licence}")
     plan = plan_fetch(sets, root)
     for line in _planned(plan):
         typer.echo(line)
-    check_room(plan, root)
+    check_plan_fits(plan, root)
     reachable = [url for url in plan.downloads if url not in plan.unreachable]
     if reachable and not yes:
         if not sys.stdin.isatty():

@@ -25,6 +25,7 @@ def findings() -> Iterator[tuple[str, str]]:
     """Yield ``(what was looked at, what was found)``."""
     import torch
 
+    from eyeswap.files import free_bytes
     from eyeswap.runs.environment import code_version, cpu_model, version_of
 
     python = ".".join(str(part) for part in sys.version_info[:3])
@@ -35,7 +36,7 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "processor", f"{cpu_model()}, torch uses {torch.get_num_threads()} threads"
     yield "GPU", _gpus()
     yield "memory", _memory()
-    yield "disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free here"
+    yield "disk", f"{free_bytes(Path.cwd()) / GIB:.1f} GiB free here"
     yield "selective scan", _selective_scan()
     yield "C core of SS2D", _c_core()
     yield "torchvision", _torchvision()

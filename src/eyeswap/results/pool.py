@@ -18,8 +18,7 @@ import stat
 import tempfile
 import textwrap
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from eyeswap.errors import DataError, SpecError
 from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
 from eyeswap.results.scores import read_scores, score_run
 from eyeswap.runs.folder import SEED_PREFIX, RunFolder, StudyFolder
+from eyeswap.unpack import Entry, open_archive, refuse_hostile
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -153,35 +153,35 @@ def _canonical(manifest: dict[str, Any]) -> bytes:
 def _unpack(archive: Path, workplace: Path) -> tuple[dict[str, Any], str]:
     """Unpack an archive file by file, each checked against the manifest; return the manifest and its digest."""
     try:
-        with zipfile.ZipFile(archive) as packed:
-            entries = {entry.filename: entry for entry in packed.infolist()}
-            manifest, digest = _manifest(archive, packed, entries)
-            for name, told in manifest["files"].items():
+        with open_archive(archive) as entries:
+            manifest, digest = _manifest(archive, entries)
+            refuse_hostile(archive, entries)
+            by_name = {entry.name: entry for entry in entries}
+            for name, stated in manifest["files"].items():
+                if by_name[name].num_bytes > stated["bytes"]:
+                    raise DataError(f"{archive}: {name} unpacks to more than the manifest says; refused")
                 path = workplace / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                found = _copy(archive, packed, entries[name], path, told["bytes"])
-                if found != told["sha256"]:
+                by_name[name].copy(path)
+                if sha256_of(path) != stated["sha256"]:
                     raise DataError(f"{archive}: {name} is not what the manifest says: the archive was changed")
                 _check_content(archive, name, path)
     except FileNotFoundError:
         raise DataError(f"{archive}: no such file") from None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as problem:
-        raise DataError(f"{archive}: not a whole archive: {problem}") from None
     return manifest, digest
 
 
-def _manifest(
-    archive: Path, packed: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]
-) -> tuple[dict[str, Any], str]:
+def _manifest(archive: Path, entries: Sequence[Entry]) -> tuple[dict[str, Any], str]:
     """Read the manifest and compare it with what the archive lists."""
-    if MANIFEST not in entries or entries[MANIFEST].file_size > 64 << 20:
+    listed = next((entry for entry in entries if entry.name == MANIFEST), None)
+    if listed is None or listed.num_bytes > 64 << 20:
         raise DataError(f"{archive}: no archive of eyeswap: it has no {MANIFEST}")
-    content = packed.read(MANIFEST)
+    content = listed.read()
     try:
         manifest = parse_json(content.decode())
         files = manifest["files"]
         whole = manifest["format"] == FORMAT and re.fullmatch(_NAME, manifest["study"]) is not None
-        sizes = [told["bytes"] for told in files.values()]
+        sizes = [stated["bytes"] for stated in files.values()]
         whole = whole and all(isinstance(size, int) and 0 <= size <= MAX_FILE_BYTES for size in sizes)
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
@@ -190,27 +190,12 @@ def _manifest(
     for name in files:
         if not _KNOWN.fullmatch(name):
             raise DataError(f"{archive}: holds {name!r}, which no study has; refused")
-    if len(entries) != len(packed.infolist()) or set(entries) != {MANIFEST, *files}:
+    if sorted(entry.name for entry in entries) != sorted([MANIFEST, *files]):
         raise DataError(f"{archive}: its files are not those of its manifest: the archive was changed")
-    if any(stat.S_ISLNK(entry.external_attr >> 16) for entry in entries.values()):
-        raise DataError(f"{archive}: holds a link; refused")
     is_bomb = sum(sizes) > max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
     if len(files) > MAX_FILES or sum(sizes) > MAX_TOTAL_BYTES or is_bomb:
         raise DataError(f"{archive}: unpacks to {len(files)} files of {sum(sizes):,} bytes; refused as too large")
     return manifest, hashlib.sha256(content).hexdigest()
-
-
-def _copy(archive: Path, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, size: int) -> str:
-    """Unpack one file, at most ``size`` bytes; return its sha256."""
-    total, left = hashlib.sha256(), size
-    with packed.open(entry) as source, path.open("wb") as target:
-        while chunk := source.read(1 << 20):
-            left -= len(chunk)
-            if left < 0:
-                raise DataError(f"{archive}: {entry.filename} unpacks to more than the manifest says; refused")
-            total.update(chunk)
-            target.write(chunk)
-    return total.hexdigest()
 
 
 def _check_content(archive: Path, name: str, path: Path) -> None:

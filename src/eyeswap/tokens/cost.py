@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import DataError
+from eyeswap.files import free_bytes
 from eyeswap.tokens.cache import ImageEncoder, TokenCache, open_store
 from eyeswap.tokens.store import ImageDigests
 
@@ -90,9 +90,7 @@ def estimate_cost(folder: Path, loaded: LoadedBackbone, root: Path, images: Sequ
     if shape is None:
         raise DataError(next(iter(unreadable.values())) if sample else f"{root}: no image to encode")
     elapsed = time.perf_counter() - started
-    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    return TokenCost(len(images), sum(stored), shape[0], shape[1], elapsed / done, done, free)
+    return TokenCost(len(images), sum(stored), shape[0], shape[1], elapsed / done, done, free_bytes(folder))
 
 
 def verify(cache: TokenCache, loaded: LoadedBackbone, root: Path, images: Sequence[str]) -> int:

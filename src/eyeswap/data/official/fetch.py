@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,9 +19,9 @@ from filelock import FileLock
 
 from eyeswap.data.official.catalogue import DataSet, FoundFile, look, sets_named
 from eyeswap.data.official.families import Source
-from eyeswap.download import TIMEOUT_S, download
+from eyeswap.download import download, remote_bytes
 from eyeswap.errors import CheckpointError, DataError, EnvironmentProblem
-from eyeswap.files import atomic_path
+from eyeswap.files import atomic_path, check_room
 from eyeswap.progress import progress
 from eyeswap.unpack import unpack
 
@@ -88,43 +86,13 @@ def _image_folders(found: Iterable[FoundFile]) -> dict[tuple[str, str], str]:
     return {(one.source.url, one.source.member): one.path for one in found if one.source.is_images}
 
 
-def remote_bytes(url: str) -> int | None:
-    """Return how large a file on the web is; None if its server does not say.
-
-    Raises:
-        DataError: if there is no such file, or no answer.
-    """
-    request = urllib.request.Request(_mirrored(url), method="HEAD", headers={"User-Agent": "eyeswap"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            length = response.headers.get("Content-Length")
-    except urllib.error.HTTPError as error:
-        if error.code in (404, 410):
-            raise DataError(f"{url}: the server answers {error.code} {error.reason}") from None
-        return None  # some servers answer to downloads alone
-    except OSError as error:
-        raise DataError(f"{url}: {getattr(error, 'reason', None) or error}") from None
-    return int(length) if length and length.isdecimal() else None
-
-
-def _mirrored(url: str) -> str:
-    """Return an address at the mirror of the Hugging Face hub that ``HF_ENDPOINT`` names, as its own tools do."""
-    hub, mirror = "https://huggingface.co/", os.environ.get("HF_ENDPOINT")
-    return f"{mirror.rstrip('/')}/{url.removeprefix(hub)}" if mirror and url.startswith(hub) else url
-
-
-def check_room(plan: FetchPlan, root: Path) -> None:
+def check_plan_fits(plan: FetchPlan, root: Path) -> None:
     """Check that the disk holds what is to be downloaded.
 
     Raises:
         EnvironmentProblem: with the numbers.
     """
-    folder = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    if plan.disk_bytes > free:
-        raise EnvironmentProblem(
-            f"{root}: downloading and unpacking need {plan.disk_bytes / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
-        )
+    check_room(root, plan.disk_bytes, "downloading and unpacking")
 
 
 def fetch(plan: FetchPlan, root: Path) -> list[str]:
@@ -165,7 +133,7 @@ def _get(url: str, wanted: Sequence[FoundFile], root: Path, folder: Path) -> Non
         return
     name = PurePosixPath(urlsplit(url).path).name
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
-    download(_mirrored(url), path, next(iter(wanted[0].source.digests), None))
+    download(url, path, next(iter(wanted[0].source.digests), None))
     try:
         for found in wanted:
             _put(path, found.source, root / found.path)

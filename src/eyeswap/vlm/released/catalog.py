@@ -7,18 +7,17 @@ the sha256 of the authors' manifest before anything in them is read.
 from __future__ import annotations
 
 import functools
-import shutil
-import tarfile
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 from eyeswap.backbones.catalog import WeightsSource
 from eyeswap.backbones.fetch import fetch
-from eyeswap.errors import CheckpointError, EnvironmentProblem, SpecError, nearest
-from eyeswap.files import atomic_path, sha256_of
+from eyeswap.errors import CheckpointError, DataError, SpecError, nearest
+from eyeswap.files import sha256_of
+from eyeswap.unpack import unpack
 
 REPOSITORY = "raykuo188/vlm-ssm-vision-encoders-checkpoints"
 CONFIG_FILE = "config.json"
@@ -97,22 +96,6 @@ def fetch_archive(model: ReleasedModel) -> Path:
     return fetch(source)
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Check that a disk has room for so many bytes.
-
-    Args:
-        folder: what is to be written to; need not exist.
-        needed: bytes.
-
-    Raises:
-        EnvironmentProblem: if it has not.
-    """
-    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise EnvironmentProblem(f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on this disk")
-
-
 def check_archive(path: Path, sha256: str) -> None:
     """Check a file against its digest.
 
@@ -127,27 +110,13 @@ def check_archive(path: Path, sha256: str) -> None:
 def unpack_archive(archive: Path, folder: Path) -> Path:
     """Write the two files of an archive below ``folder`` and return it; whatever else is in the archive stays there.
 
-    The files may lie at the top of the archive or in one folder, as in the published contract.
-
     Raises:
-        CheckpointError: if it is no whole tar archive, or lacks one of them.
+        CheckpointError: if it is no whole archive, lacks one of them, or is not to be trusted.
         EnvironmentProblem: if the disk has no room for what the archive says it holds.
     """
-    wanted = {file: folder / file for file in (CONFIG_FILE, WEIGHTS_FILE)}
     try:
-        with tarfile.open(archive) as content:
-            for member in content:
-                parts = PurePosixPath(member.name).parts
-                parts = tuple(part for part in parts if part != ".")
-                name = next((name for name in ("/".join(parts), "/".join(parts[1:])) if name in wanted), None)
-                stream = content.extractfile(member) if name is not None and member.isfile() else None
-                if name is None or stream is None:
-                    continue
-                check_room(folder, member.size)
-                with stream, atomic_path(wanted.pop(name)) as temporary, temporary.open("wb") as target:
-                    shutil.copyfileobj(stream, target, 1 << 22)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise CheckpointError(f"{archive}: not a whole tar archive: {error}") from None
-    if wanted:
-        raise CheckpointError(f"{archive}: holds no {next(iter(wanted))}; is this a released checkpoint?")
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            unpack(archive, file, folder / file)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
     return folder

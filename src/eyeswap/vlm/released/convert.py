@@ -22,14 +22,14 @@ from transformers import AutoConfig, GenerationConfig
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import CheckpointError, SpecError
-from eyeswap.files import atomic_path, read_json, write_json, write_safetensors, write_text
+from eyeswap.files import atomic_path, check_room, read_json, write_json, write_safetensors, write_text
 from eyeswap.vlm.configuration import VisionLanguageConfig
 from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import load_tokenizer
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.processor import VisionLanguageProcessor
 from eyeswap.vlm.prompt import VicunaPrompt
-from eyeswap.vlm.released.catalog import CONFIG_FILE, WEIGHTS_FILE, check_room
+from eyeswap.vlm.released.catalog import CONFIG_FILE, WEIGHTS_FILE
 from eyeswap.vlm.released.layout import ReleasedConfig, our_key, read_config, read_payload, renamed
 
 RECORD_FILE = "released.json"
