@@ -144,7 +144,13 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("question:", "qestion:", "question: missing"),
+        ("question:", "qestion:", "qestion: unknown key. Did you mean question?"),
+        ("recipe:", "recpie:", "recpie: unknown key. Did you mean recipe?"),
+        ("benchmarks:", "tasks:", "tasks: unknown key; here it is called benchmarks"),
+        (RECIPE, RECIPE + "  learning_rate: 1.0\n", "recipe.learning_rate: unknown key; here it is called recipe.lr"),
+        (RECIPE, RECIPE + "  freeze_llm: true\n", "recipe.freeze_llm: unknown key; leave it out"),
+        (RECIPE, RECIPE + "  connector: mlp2x_gelu\n", '"mlp2x_gelu"; here it is called gelu-mlp'),
+        ("  vit:", f"  {'v' * 200}:", "is longer than 100 characters"),
         (RECIPE, RECIPE + "  lerning_rate: 1.0\n", "recipe.lerning_rate: unknown key."),
         (RECIPE, RECIPE + "  lr_peak: 1.0\n", "Allowed: data, llm, connector,"),
         (RECIPE, RECIPE + "  llm: other\n", 'not valid YAML, line 5 column 3: key "llm" stands twice'),
@@ -190,7 +196,7 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         ),
         ("digits-vit", "mine.py:build", "mine.py does not exist (the path is relative to the study file)"),
         ("digits-vit", "'timm:'", "arms.vit.backbone: timm: needs a model name"),
-        (VIT, "  vit: {backbon: digits-vit}\n", "arms.vit.backbone: missing"),
+        (VIT, "  vit: {backbon: digits-vit}\n", "arms.vit.backbon: unknown key. Did you mean backbone?"),
         (VIT, "  vit: 3\n", "arms.vit: expected a mapping of keys to values, got 3"),
         (VIT, "  Vit_S: digits-vit\n", 'arms: "Vit_S" is not a kebab-case name'),
         (

@@ -204,10 +204,15 @@ def _count_conversations(path: Path) -> int | None:
 
 
 def _workload_notes(recipe: Recipe, work: Workload) -> tuple[str, ...]:
-    if work.samples is None and not isinstance(recipe.data, DigitsData):
-        path = Path(recipe.data.folder) / recipe.data.instruction
-        return (f"recipe.data: {path} is not here, so steps and hours are not known",)
-    return ()
+    if isinstance(recipe.data, DigitsData):
+        return ()
+    path = Path(recipe.data.folder) / recipe.data.instruction
+    if path.is_file():
+        return ()
+    missing = path if path.parent.is_dir() else Path(recipe.data.folder)
+    known = work.samples is not None
+    counted = "conversations are counted as published" if known else "steps and hours are not known"
+    return (f"recipe.data: {missing} does not exist on this machine; {counted}",)
 
 
 def _estimate_arm(

@@ -6,15 +6,18 @@ line that names the file, the field and the nearest valid choice.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import DataError, SpecError, nearest
+from eyeswap.planning.other_names import hint
 from eyeswap.recipe import ConnectorKind, Count, DigitsData, Execution, FolderData, Recipe, Seed, Spec, Wiring, shown
 from eyeswap.yaml_reader import read_yaml
 
@@ -23,6 +26,7 @@ __all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "Study", "load
 Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
 Matched = Literal["tokens", "parameters"]
 
+MAX_NAME = 100  # characters; names become folders
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -128,7 +132,9 @@ class Study(Spec):
     def _arms_differ_as_declared(self) -> Self:
         for name, arm in self.arms.items():
             if not KEBAB.fullmatch(name):
-                raise ValueError(f'arms: "{name}" is not a kebab-case name such as vmamba-small')
+                raise ValueError(f"arms: {shown(name)} is not a kebab-case name such as vmamba-small")
+            if len(name) > MAX_NAME:
+                raise ValueError(f"arms: {shown(name)} is longer than {MAX_NAME} characters")
             for key in arm.overrides:
                 if key not in self.may_differ:
                     raise ValueError(f"arms.{name}.{key}: arms may not differ here; add {key} to may_differ")
@@ -161,6 +167,8 @@ def load_study(path: Path) -> Study:
         raise SpecError(f"{path}: name: a study is named by its file; remove this key")
     if not KEBAB.fullmatch(path.stem):
         raise SpecError(f"{path}: the file name is the study's name and must be kebab-case, such as my-study.yaml")
+    if len(path.stem) > MAX_NAME:
+        raise SpecError(f"{path}: the file name is the study's name and may have {MAX_NAME} characters")
     return checked(Study, {"name": path.stem, **value}, path, path.parent)
 
 
@@ -223,7 +231,8 @@ def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
         problem: the complaints.
         within: where in a study the file's content stands.
     """
-    first, *others = problem.errors()
+    complaints = problem.errors()
+    first = _most_telling(complaints)
     location = [*within, *first["loc"]]
     model = _model_at(location)
     if model in (DigitsData, FolderData):
@@ -231,12 +240,15 @@ def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
     field = next((model.model_fields[str(key)] for key in reversed(location) if key in model.model_fields), None)
     kind = first["type"]
     if kind == "extra_forbidden":
-        text = f"unknown key. {nearest(str(location[-1]), model.model_fields)}"
+        known = hint(str(location[-1]), is_key=True)
+        text = f"unknown key; {known}" if known else f"unknown key. {nearest(str(location[-1]), model.model_fields)}"
     elif kind == "missing":
         text = "missing"
     elif kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        text = f"unknown value {shown(first['input'])}. {nearest(str(first['input']), allowed)}"
+        known = hint(str(first["input"]), is_key=False)
+        text = f"unknown value {shown(first['input'])}{'; ' + known if known else ''}. "
+        text += nearest(str(first["input"]), allowed)
     elif kind == "value_error":
         text = str(first["ctx"]["error"])
     else:
@@ -245,8 +257,21 @@ def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
     if field and field.description and kind not in ("extra_forbidden", "value_error"):
         text += f" ({field.description})"
     where = ".".join(str(part) for part in location[len(within) :])
-    more = f" ({len(others)} more after this one)" if others else ""
+    more = f" ({len(complaints) - 1} more after this one)" if len(complaints) > 1 else ""
     return f"{where}: {text}{more}" if where else f"{text}{more}"
+
+
+def _most_telling(complaints: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the complaint to show: where a key is missing and a misspelt one stands beside it, the misspelt one."""
+    unknown = [complaint for complaint in complaints if complaint["type"] == "extra_forbidden"]
+    first = complaints[0]
+    if first["type"] != "missing":
+        return first
+    for complaint in unknown:
+        beside = complaint["loc"][:-1] == first["loc"][:-1]
+        if beside and difflib.get_close_matches(str(complaint["loc"][-1]), [str(first["loc"][-1])], cutoff=0.5):
+            return complaint
+    return next((complaint for complaint in unknown if hint(str(complaint["loc"][-1]), is_key=True)), first)
 
 
 def _model_at(location: list[Any]) -> type[Spec]:

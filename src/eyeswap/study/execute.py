@@ -34,6 +34,7 @@ from eyeswap.study.launch import alone_in, work_through
 from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.tokens.cache import ImageEncoder, TokenCache, token_folder
+from eyeswap.training.log import import_tracker
 from eyeswap.training.lora import import_peft
 from eyeswap.training.vision import check_canvas
 from eyeswap.vlm.llm import load_config, load_tokenizer
@@ -79,10 +80,12 @@ def check_arms(study: Study) -> None:
     Raises:
         CheckpointError: if the LLM or a backbone cannot be had.
         SpecError: if an arm cannot be trained as it is; with the choices there are.
-        EnvironmentProblem: if adapters are wanted and peft is not installed.
+        EnvironmentProblem: if adapters are wanted and peft is not installed, or a tracker is not.
     """
     if study.recipe.lora_rank is not None:
         import_peft()
+    for name in study.execution.track:
+        import_tracker(name)
     positions = int(load_config(llm_source(study.recipe.llm)).max_position_embeddings)
     load_tokenizer(llm_source(study.recipe.llm))
     for arm in study.arms:

@@ -85,16 +85,23 @@ def open_trackers(names: Sequence[str], run_dir: Path, config: Mapping[str, Any]
     return [_open(name, run_dir, config) for name in names]
 
 
-def _open(name: str, run_dir: Path, config: Mapping[str, Any]) -> Tracker:
-    title = "/".join(run_dir.parts[-3:])
-    try:
-        if name == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
+def import_tracker(name: str) -> Any:
+    """Import the module of a tracker.
 
-            return _TensorBoard(SummaryWriter(str(run_dir / "tensorboard")))
-        service = importlib.import_module(name)
+    Raises:
+        EnvironmentProblem: if it is not installed.
+    """
+    try:
+        return importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError:
         raise EnvironmentProblem(f"track: {name} is not installed; pip install {name}, or leave it out") from None
+
+
+def _open(name: str, run_dir: Path, config: Mapping[str, Any]) -> Tracker:
+    title = "/".join(run_dir.parts[-3:])
+    service = import_tracker(name)
+    if name == "tensorboard":
+        return _TensorBoard(service.SummaryWriter(str(run_dir / "tensorboard")))
     service.init(project=PROJECT, name=title, config=dict(config), resume="allow")
     return _Service(service)
 
