@@ -20,9 +20,16 @@ from collections.abc import Iterable
 
 
 class EyeswapError(Exception):
-    """Base of all errors raised on purpose; catch this one to catch them all."""
+    """Base of all errors raised on purpose; catch this one to catch them all.
+
+    Args:
+        message: becomes one line, whatever a library's own error that it quotes looked like.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).split()))
 
 
 class SpecError(EyeswapError):

@@ -121,7 +121,9 @@ def open_archive(archive: Path) -> Iterator[list[Entry]]:
 def _of_zip(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
     kind = stat.S_IFMT(info.external_attr >> 16)
     is_special = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
-    return Entry(info.orig_filename, info.file_size, not info.is_dir(), is_special, lambda: opened.open(info))
+    return Entry(
+        info.orig_filename, info.file_size, not info.filename.endswith("/"), is_special, lambda: opened.open(info)
+    )
 
 
 def _of_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
@@ -136,7 +138,12 @@ def refuse_hostile(archive: Path, entries: Sequence[Entry]) -> None:
         DataError: naming the first that does.
     """
     for entry in entries:
-        leaves = ".." in entry.parts or entry.name.startswith("/") or any(mark in entry.name for mark in "\\\0")
+        leaves = (
+            not entry.name
+            or ".." in entry.parts
+            or entry.name.startswith("/")
+            or any(mark in entry.name for mark in "\\\0")
+        )
         if leaves or entry.is_special:
             what = "leaves its folder" if leaves else "is a link or a device"
             raise DataError(f"{archive.name}: refused, entry {entry.name[:80]!r} {what}")

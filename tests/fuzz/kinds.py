@@ -1,0 +1,255 @@
+"""The kinds of input that are fuzzed: valid ones to begin with, and who reads them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from tests.fuzz.mutate import mutate_bytes, mutate_value, odd_text
+from tests.official_files import write_official_files, write_predictions
+
+from eyeswap.data.instruction import read_instructions
+from eyeswap.evaluation import BENCHMARKS
+from eyeswap.evaluation.boxes import find_box, parse_box
+from eyeswap.evaluation.counting import TallyQA
+from eyeswap.evaluation.hallucination import say_yes_or_no
+from eyeswap.evaluation.own_metrics import read_number
+from eyeswap.evaluation.predictions import read_predictions
+from eyeswap.evaluation.text import normalise_answer, normalise_textvqa
+from eyeswap.evaluation.vqa import is_unanswerable, score_textvqa, score_vizwiz, score_vqa_official, score_vqa_study
+from eyeswap.files import read_safetensors, read_torch_weights, write_safetensors
+from eyeswap.images import open_image, open_picture
+from eyeswap.pickles import read_array_pickle, read_plain_pickle
+from eyeswap.planning.spec import load_study
+from eyeswap.results.pool import import_study
+from eyeswap.runs.folder import RunFolder
+
+Case = tuple[Callable[[], Any], int]
+IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "TGA", "ICO", "AVIF")
+STUDY = {
+    "question": "Which one sees better?",
+    "recipe": {"data": "digits", "llm": "digits-llm", "lr": 1e-3, "global_batch": 32, "precision": "fp32"},
+    "arms": {"vit": "digits-vit", "vmamba": {"backbone": "digits-vmamba", "connector": "linear"}},
+    "may_differ": ["backbone", "connector"],
+    "benchmarks": ["pope", "refcoco"],
+    "seeds": [7, 8],
+    "execution": {"workers": 0},
+}
+RECORDS = [
+    {
+        "id": str(number),
+        **({"image": f"im/{number}.jpg"} if number % 3 else {}),
+        "conversations": [
+            {"from": "human", "value": ("<image>\n" if number % 3 else "") + "What is it?"},
+            {"from": "gpt", "value": "A dog."},
+        ],
+    }
+    for number in range(6)
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of input.
+
+    Attributes:
+        name: as the command line names it.
+        prepare: writes valid files into a folder, once.
+        case: makes one case there from a generator: who reads it, and its size in bytes.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    case: Callable[[Path, random.Random], Case]
+
+
+def _nothing(folder: Path) -> None:
+    """Prepare nothing."""
+
+
+def _written(path: Path, content: bytes) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return len(content)
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _study(folder: Path, generator: random.Random) -> Case:
+    path = folder / "study.yaml"
+    text = json.dumps(mutate_value(STUDY, generator)) if generator.random() < 0.7 else yaml.safe_dump(STUDY)
+    content = _text(text) if generator.random() < 0.5 else mutate_bytes(_text(text), generator)
+    size = _written(path, content)
+    return lambda: load_study(path), size
+
+
+def _answers(folder: Path, generator: random.Random) -> Case:
+    words = ["[0.12, 0.3, 0.45, 0.6]", "Yes, there is.", "No", "two dogs", "12", "unanswerable", "don't", "B. red"]
+    text = generator.choice(words) + odd_text(generator) if generator.random() < 0.5 else odd_text(generator)
+    if generator.random() < 0.3:
+        text = (text * generator.choice((2, 50, 2000)))[:300_000]
+    return lambda: _read_answer(text), len(text)
+
+
+def _read_answer(text: str) -> None:
+    for read in (parse_box, find_box, say_yes_or_no, read_number, normalise_answer, normalise_textvqa, is_unanswerable):
+        read(text)
+    truth = ("two", "2", "a dog") * 3 + ("yes",)
+    for score in (score_vqa_study, score_vqa_official, score_textvqa, score_vizwiz):
+        value = score(text, truth)
+        assert value is None or 0 <= value <= 1, (score, value)
+    assert isinstance(BENCHMARKS["tallyqa"], TallyQA)
+
+
+def _records(folder: Path, generator: random.Random) -> Case:
+    path = folder / "records.json"
+    text = json.dumps(mutate_value(RECORDS, generator), indent=generator.choice((None, 1)))
+    content = _text(text) if generator.random() < 0.7 else mutate_bytes(_text(text), generator)
+    size = _written(path, content)
+    return lambda: read_instructions(path, "im"), size
+
+
+def _prepare_annotations(folder: Path) -> None:
+    write_official_files(folder / "data")
+
+
+def _annotations(folder: Path, generator: random.Random) -> Case:
+    name = generator.choice(list(BENCHMARKS))
+    root = folder / "data"
+    suffixes = (".json", ".jsonl", ".p", ".txt")
+    files = sorted(path for path in root.rglob("*") if path.suffix in suffixes and path.is_file())
+    path = generator.choice(files)
+    whole = path.read_bytes()
+    size = _written(path, _mutated_annotations(path, whole, generator))
+
+    def read() -> None:
+        try:
+            for benchmark in (BENCHMARKS[name], *BENCHMARKS.values()):
+                for example in benchmark.examples(root):
+                    assert ".." not in example.image
+        finally:
+            path.write_bytes(whole)
+
+    return read, size
+
+
+def _mutated_annotations(path: Path, whole: bytes, generator: random.Random) -> bytes:
+    if generator.random() < 0.4:
+        return mutate_bytes(whole, generator)
+    if path.suffix == ".p":
+        return pickle.dumps(mutate_value(pickle.loads(whole), generator), protocol=2)
+    try:
+        value = json.loads(whole)
+    except ValueError:
+        lines = whole.decode().splitlines()
+        row = generator.randrange(len(lines))
+        try:
+            lines[row] = json.dumps(mutate_value(json.loads(lines[row]), generator))
+        except ValueError:
+            lines[row] = odd_text(generator)
+        return _text("\n".join(lines))
+    return json.dumps(mutate_value(value, generator)).encode()
+
+
+def _prepare_safetensors(folder: Path) -> None:
+    tensors = {"a.weight": torch.zeros(3, 4), "b": torch.ones(5, dtype=torch.float16)}
+    write_safetensors(folder / "whole.safetensors", tensors, {"format": "pt"})
+    torch.save({"model": tensors}, folder / "whole.pth")
+
+
+def _safetensors(folder: Path, generator: random.Random) -> Case:
+    suffix = generator.choice(("safetensors", "pth"))
+    path = folder / f"case.{suffix}"
+    size = _written(path, mutate_bytes((folder / f"whole.{suffix}").read_bytes(), generator))
+    return lambda: read_safetensors(path) if suffix == "safetensors" else read_torch_weights(path), size
+
+
+def _prepare_run(folder: Path) -> None:
+    write_official_files(folder / "data")
+    write_predictions(folder / "run", folder / "data", ["pope", "refcoco"])
+
+
+def _parquet(folder: Path, generator: random.Random) -> Case:
+    run = RunFolder(folder / "run")
+    path = run.predictions_of("pope")
+    whole = path.read_bytes()
+    size = _written(path, mutate_bytes(whole, generator))
+
+    def read() -> None:
+        try:
+            read_predictions(folder / "run", "pope").to_pylist()
+        finally:
+            path.write_bytes(whole)
+
+    return read, size
+
+
+def _archive(folder: Path, generator: random.Random) -> Case:
+    packed = io.BytesIO()
+    files = {"study.json": {"name": "s", "arms": {"vit": "x"}}, "vit/seed-7/spec.json": {"arm": "vit", "seed": 7}}
+    names = [
+        *files,
+        odd_text(generator).replace("\x00", "")[:200] or "x",
+        "../x",
+        "vit/seed-7/predictions/pope.parquet",
+    ]
+    manifest = {"format": 1, "study": "s", "files": {name: {"bytes": 2, "sha256": "0" * 64} for name in names}}
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as packer:
+        for name in generator.sample(names, generator.randint(0, len(names))):
+            content = json.dumps(mutate_value(files.get(name, {"a": 1}), generator)).encode()
+            packer.writestr(name.encode("utf-8", "replace").decode(), content * generator.choice((1, 1, 20_000)))
+        packer.writestr("manifest.json", json.dumps(mutate_value(manifest, generator)))
+    content = packed.getvalue()
+    path = folder / "case.eyeswap.zip"
+    size = _written(path, mutate_bytes(content, generator) if generator.random() < 0.5 else content)
+    return lambda: import_study(path, folder / "runs"), size
+
+
+def _prepare_images(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    for form in IMAGE_FORMATS:
+        Image.fromarray(pixels).save(folder / f"whole.{form}", form)
+    Image.fromarray((pixels[..., 0].astype(np.uint16)) * 257).save(folder / "whole.grey16", "PNG")
+
+
+def _images(folder: Path, generator: random.Random) -> Case:
+    source = folder / f"whole.{generator.choice((*IMAGE_FORMATS, 'grey16'))}"
+    path = folder / "case.image"
+    size = _written(path, mutate_bytes(source.read_bytes(), generator))
+    return lambda: generator.choice((open_image, open_picture))(path), size
+
+
+def _pickles(folder: Path, generator: random.Random) -> Case:
+    refs = [{"ref_id": 1, "sentences": [{"sent": "the red one", "sent_id": 3}], "split": "val"}] * 2
+    arrays = {"model": {"w": np.arange(6.0).reshape(2, 3)}}
+    plain = generator.random() < 0.5
+    protocol = generator.randrange(pickle.HIGHEST_PROTOCOL + 1)
+    path = folder / "case.p"
+    size = _written(path, mutate_bytes(pickle.dumps(refs if plain else arrays, protocol), generator))
+    return lambda: (read_plain_pickle if plain else read_array_pickle)(path), size
+
+
+KINDS: Sequence[Kind] = (
+    Kind("study", _nothing, _study),
+    Kind("answers", _nothing, _answers),
+    Kind("records", _nothing, _records),
+    Kind("annotations", _prepare_annotations, _annotations),
+    Kind("safetensors", _prepare_safetensors, _safetensors),
+    Kind("parquet", _prepare_run, _parquet),
+    Kind("archive", _nothing, _archive),
+    Kind("images", _prepare_images, _images),
+    Kind("pickles", _nothing, _pickles),
+)
