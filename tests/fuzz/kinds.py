@@ -210,7 +210,9 @@ def _archive(folder: Path, generator: random.Random) -> Case:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as packer:
         for name in generator.sample(names, generator.randint(0, len(names))):
             content = json.dumps(mutate_value(files.get(name, {"a": 1}), generator)).encode()
-            packer.writestr(name.encode("utf-8", "replace").decode(), (content * generator.choice((1, 1, 20_000)))[:3_000_000])
+            packer.writestr(
+                name.encode("utf-8", "replace").decode(), (content * generator.choice((1, 1, 20_000)))[:3_000_000]
+            )
         packer.writestr("manifest.json", json.dumps(mutate_value(manifest, generator)))
     content = packed.getvalue()
     path = folder / "case.eyeswap.zip"
