@@ -18,7 +18,9 @@ DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 
 ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 Wiring = Literal["controlled", "as-published"]
-BoxFrame = Literal["original", "canvas"]
+BoxFrame = Literal["original", "padded-square", "canvas"]
+TrainBoxFrame = Literal["verbatim", "original", "padded-square", "canvas"]
+TestBoxFrame = Literal["original", "study", "padded-square", "canvas"]
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[int, Field(strict=True, ge=0)]
@@ -59,6 +61,11 @@ class FolderData(Spec):
     )
     skip_missing: bool = Field(
         False, description="leave out records whose image is missing or unreadable, and record how many"
+    )
+    box_frame: Literal["original", "padded-square"] | None = Field(
+        None,
+        description="what the boxes of the instruction file are fractions of: the original image, or the image padded "
+        "to a square; null if not known (`eyeswap data check` finds out where annotations are at hand)",
     )
 
 
@@ -113,11 +120,21 @@ class Recipe(Spec):
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of forward and backward passes")
     max_text_tokens: Count = Field(2048, description="longer conversations are cut after this many text tokens")
-    box_frame: BoxFrame = Field(
-        "original",
-        description="what the numbers of a box are fractions of, in training targets and in answers: the original "
-        "image, as published, or the canvas that the model sees",
+    train_box_frame: TrainBoxFrame = Field(
+        "verbatim",
+        description="what the boxes in training text are fractions of: verbatim leaves the text as the file has it; "
+        "the others move every box there (original image, image padded to a square, canvas that the model sees)",
     )
+    test_box_frame: TestBoxFrame = Field(
+        "original",
+        description="frame in which answers are compared with true boxes, and which of the four readings counts: "
+        "original as upstream, study by the resize strategy's name as in the study's repository, padded-square, canvas",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_box_frame(cls, value: Any) -> Any:
+        return _split_box_frame(value) if isinstance(value, Mapping) and "box_frame" in value else value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -132,10 +149,48 @@ class Recipe(Spec):
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
 
+    @model_validator(mode="after")
+    def _boxes_can_be_moved(self) -> Self:
+        if self.train_box_frame != "verbatim" and self.file_box_frame is None:
+            raise ValueError(
+                f"train_box_frame {self.train_box_frame}: say in data.box_frame what the boxes of the file are "
+                "fractions of (`eyeswap data check` finds out)"
+            )
+        return self
+
+    @property
+    def file_box_frame(self) -> BoxFrame | None:
+        """What the boxes of the training file are fractions of; None if not known."""
+        return "original" if isinstance(self.data, DigitsData) else self.data.box_frame
+
+    @property
+    def trained_box_frame(self) -> BoxFrame | None:
+        """What the boxes that are trained on are fractions of; None if not known."""
+        return self.file_box_frame if self.train_box_frame == "verbatim" else self.train_box_frame
+
     @property
     def digest(self) -> str:
         """The sha256 (hex) of the recipe's canonical JSON: equal recipes have equal digests."""
         return digest(self.model_dump(mode="json"))
+
+
+def _split_box_frame(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe of earlier versions, whose one ``box_frame`` held for training and test, with the keys of today.
+
+    The boxes of a file were taken for fractions of the original image.
+    """
+    recipe = dict(value)
+    frame, data = recipe.pop("box_frame"), recipe.get("data")
+    if "train_box_frame" in recipe or "test_box_frame" in recipe:
+        raise ValueError("box_frame: replaced by train_box_frame and test_box_frame; remove it")
+    if frame not in ("original", "canvas"):
+        raise ValueError(f"box_frame: unknown value {shown(frame)}; set train_box_frame and test_box_frame")
+    if frame == "original":
+        return recipe
+    folder = {"folder": data} if isinstance(data, str) and data != "digits" else data
+    if isinstance(folder, Mapping) and "folder" in folder:
+        recipe["data"] = {"box_frame": "original", **folder}
+    return {**recipe, "train_box_frame": frame, "test_box_frame": frame}
 
 
 class Execution(Spec):

@@ -11,10 +11,11 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.data.formats import Example
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
-from eyeswap.evaluation.frames import asked_in_frame
+from eyeswap.evaluation.frames import View
+from eyeswap.evaluation.grounding import asked_in_frame
 from eyeswap.evaluation.runner import Asked
 from eyeswap.geometry import ImageGeometry
-from eyeswap.recipe import BoxFrame
+from eyeswap.recipe import TestBoxFrame
 from eyeswap.tokens.cache import ImageEncoder
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
@@ -73,7 +74,7 @@ def example(name: str, number: int, turn: int) -> Example:
 
 
 def asked(
-    root: Path, frame: BoxFrame = "original", names: tuple[str, ...] = ("vqav2", "pope", "tallyqa", "refcoco")
+    root: Path, frame: TestBoxFrame = "original", names: tuple[str, ...] = ("vqav2", "pope", "tallyqa", "refcoco")
 ) -> list[Asked]:
     """Benchmarks with three questions about each image, and two more about the first."""
     rows: list[Asked] = []
@@ -82,4 +83,4 @@ def asked(
         examples = [example(name, number, turn) for number, turn in turns]
         benchmark = get_benchmark(name)
         rows.append((benchmark, examples, TrivialBaseline.fit(benchmark, examples)))
-    return asked_in_frame(rows, root, frame, GEOMETRY)
+    return asked_in_frame(rows, root, frame, View(GEOMETRY, "letterbox"), exact_truth=False)

@@ -51,14 +51,25 @@ def test_sixteen_probabilities_are_needed():
         get_benchmark("tallyqa").score(asked(0), (0.5, 0.5))
 
 
-def test_areas_need_every_count_and_are_perfect_for_a_perfect_answerer():
+def test_areas_are_over_the_counts_that_occur_and_perfect_for_a_perfect_answerer():
     benchmark = get_benchmark("tallyqa")
     outcomes = [benchmark.score(asked(count, number=count), np.eye(16)[count].tolist()) for count in range(16)]
     summary = benchmark.aggregate(outcomes)
     assert summary["details"]["roc_auc/simple"] == pytest.approx(100)
     assert summary["details"]["pr_auc/final"] == pytest.approx(100)
     assert summary["details"]["accuracy/complex"] is None
-    assert benchmark.aggregate(outcomes[1:])["details"]["roc_auc/final"] is None
+    assert benchmark.aggregate(outcomes[1:])["details"]["roc_auc/final"] == pytest.approx(100)
+
+
+def test_one_count_alone_has_no_pairs_and_counts_above_fifteen_no_area():
+    benchmark = get_benchmark("tallyqa")
+    alone = benchmark.aggregate([benchmark.score(asked(3, number=n), np.eye(16)[3].tolist()) for n in range(2)])
+    assert (alone["details"]["roc_auc/final"], alone["details"]["pr_auc/final"]) == (None, pytest.approx(100))
+    assert alone["reasons"]["roc_auc/final"] == "every example has the same count"
+    assert "pr_auc/final" not in alone["reasons"]
+    above = benchmark.aggregate([benchmark.score(asked(count, number=count), [1 / 16] * 16) for count in (3, 17)])
+    assert above["details"]["pr_auc/final"] is None
+    assert above["reasons"]["roc_auc/simple"] == "an example has a count above 15"
 
 
 def test_the_error_in_counts_is_over_the_answers_that_are_a_count():

@@ -15,6 +15,7 @@ from small_evaluation import NUM_IMAGES, asked, encoder, load_model, write_image
 
 from eyeswap.errors import DataError, RunError
 from eyeswap.evaluation.benchmark import Outcome
+from eyeswap.evaluation.frames import TEST_BOX_FRAMES
 from eyeswap.evaluation.predictions import SCHEMA, read_predictions
 from eyeswap.evaluation.runner import evaluate
 from eyeswap.processes import Ranks
@@ -192,7 +193,7 @@ def test_predictions_have_the_documented_columns(whole: Path):
         assert all(given) if name in ("pope", "tallyqa") else not any(given)
 
 
-def test_both_readings_of_a_box_are_kept_whatever_the_frame(
+def test_every_reading_of_a_box_is_kept_whatever_the_frame(
     whole: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from eyeswap.evaluation.generate import Generation, Generator
@@ -202,7 +203,7 @@ def test_both_readings_of_a_box_are_kept_whatever_the_frame(
 
     monkeypatch.setattr(Generator, "answer", boxes)
     model, tables = load_model(tiny_llm), {}
-    for frame in ("original", "canvas"):
+    for frame in TEST_BOX_FRAMES:
         evaluate(model, encoder(whole), asked(whole, frame, ("refcoco",)), whole / frame)
         tables[frame] = rows(whole / frame, "refcoco")
     for original, canvas in zip(tables["original"], tables["canvas"], strict=True):
@@ -212,9 +213,17 @@ def test_both_readings_of_a_box_are_kept_whatever_the_frame(
         assert original["box"] == pytest.approx([0.1, 0.2, 0.5, 0.9])
         assert canvas["box"][0] == pytest.approx(0.1)  # the images are wider than high: only y is padded
         assert canvas["box"][1] != pytest.approx(0.2)
+        assert original["true_box_px"] == pytest.approx(
+            [3.0, 0.2 * original["image_height"], 15.0, 0.9 * original["image_height"]]
+        )
+        assert original["image_width"] == 30
     readings = {frame: score_run(whole / frame).as_json()["benchmarks"]["refcoco"] for frame in tables}
     assert readings["original"]["readings"]["original"] == readings["original"]["score"] == 100.0
-    assert readings["original"]["readings"]["canvas"] == readings["canvas"]["score"]
+    for frame, entry in readings.items():
+        assert entry["box_frame"] == frame
+        assert {name: entry["readings"][name] for name in TEST_BOX_FRAMES} == {
+            name: readings[name]["score"] for name in TEST_BOX_FRAMES
+        }
 
 
 def test_a_scorer_that_refuses_an_answer_is_an_error_of_that_example_alone(

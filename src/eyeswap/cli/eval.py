@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eyeswap.evaluation.benchmark import Mode
+    from eyeswap.recipe import TestBoxFrame
     from eyeswap.results.averages import Weights
 
 EXAMPLE = "Example: eyeswap eval runs/quickstart/vit/seed-7 --benchmarks vqav2,refcoco --subset slim"
 _CHOICES = {
     "--split": ("eval", "train"),
     "--mode": ("study", "official"),
-    "--box-frame": ("", "original", "canvas"),
+    "--box-frame": ("", "original", "study", "padded-square", "canvas"),
     "--precision": ("auto", "fp32", "bf16"),
     "--images": ("as-is", "blanked", "shuffled"),
 }
@@ -45,7 +46,10 @@ def evaluate(
         str, typer.Option("--mode", help="study: asked and scored as published; official: as the benchmarks' own.")
     ] = "study",
     box_frame: Annotated[
-        str, typer.Option("--box-frame", help="original or canvas: how boxes are read; as trained by default.")
+        str,
+        typer.Option(
+            "--box-frame", help="original, study, padded-square or canvas: where boxes are scored; as the run's study."
+        ),
     ] = "",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Questions answered together; changes no answer.")] = 128,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 on a GPU.")] = "auto",
@@ -134,7 +138,7 @@ def _prompt(about: Mapping[str, Any]) -> str:
 def _print_scores(folder: Path, scores: dict[str, Any], mode: str, console: Console) -> None:
     from eyeswap.runs.folder import RunFolder
 
-    console.print(scores_table(f"{folder}, mode {mode}, percent", scores))
+    _print_tables(f"{folder}, mode {mode}, percent", scores, console)
     if scores["errors"]:
         console.print(
             f"{scores['errors']:,} questions could not be asked or scored, and count as wrong:", highlight=False
@@ -161,6 +165,12 @@ def _errors(folder: Path, scores: dict[str, Any]) -> list[str]:
 
 MODES: dict[str, Mode] = {"study": "study", "official": "official"}
 WEIGHTS: dict[str, Weights] = {"counts": "counts", "published": "published"}
+BOX_FRAMES: dict[str, TestBoxFrame] = {
+    "original": "original",
+    "study": "study",
+    "padded-square": "padded-square",
+    "canvas": "canvas",
+}
 SCORE_EXAMPLE = "Example: eyeswap score runs/quickstart/vit/seed-7 --mode official"
 ASK_EXAMPLE = 'Example: eyeswap ask runs/quickstart/vmamba/seed-7 scene.png "How many digits are there?"'
 
@@ -177,6 +187,9 @@ def score(
     weights: Annotated[
         str, typer.Option("--weights", help="Of the averages: counts at hand, or those of the published sets.")
     ] = "counts",
+    box_frame: Annotated[
+        str, typer.Option("--box-frame", help="original, study, padded-square or canvas; as it was scored by default.")
+    ] = "",
     details: Annotated[bool, typer.Option("--details", help="Also print every further metric.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -186,17 +199,24 @@ def score(
     from eyeswap.console import open_console
     from eyeswap.errors import SpecError, nearest
 
-    for option, value, allowed in (("--mode", mode, MODES), ("--weights", weights, WEIGHTS)):
+    given = ("--mode", mode, tuple(MODES)), ("--weights", weights, tuple(WEIGHTS))
+    for option, value, allowed in (*given, ("--box-frame", box_frame, ("", *BOX_FRAMES))):
         if value not in allowed:
-            raise SpecError(f"{option} {value}: {nearest(value, allowed)}")
+            raise SpecError(f"{option} {value}: {nearest(value, filter(None, allowed))}")
     from eyeswap.results.rescore import rescore
 
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
-    content = rescore(run, MODES[mode], names, root, WEIGHTS[weights])
+    content = rescore(run, MODES[mode], names, root, WEIGHTS[weights], BOX_FRAMES.get(box_frame))
     if as_json:
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
         return
     _print_rescored(run, content, details, open_console())
+
+
+def _print_tables(title: str, content: dict[str, Any], console: Console) -> None:
+    console.print(scores_table(title, content))
+    if (in_frames := readings_table(content)) is not None:
+        console.print(in_frames)
 
 
 def scores_table(title: str, content: dict[str, Any]) -> Table:
@@ -213,7 +233,7 @@ def scores_table(title: str, content: dict[str, Any]) -> Table:
         answered = f"{entry['n']:,}" + (f" of {entry['num_examples']:,}" if entry["n"] < entry["num_examples"] else "")
         table.add_row(
             entry["title"],
-            entry["metric"],
+            entry["metric"] + (f", {entry['box_frame']}" if "box_frame" in entry else ""),
             answered,
             *_numbers(entry),
             f"{entry['invalid_rate']:.1f}",
@@ -225,9 +245,27 @@ def scores_table(title: str, content: dict[str, Any]) -> Table:
     return table
 
 
-def _print_rescored(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
+def readings_table(content: dict[str, Any]) -> Table | None:
+    """Return the score of every box benchmark in each frame, the one that counts marked; None without boxes."""
+    from rich.table import Table
 
-    console.print(scores_table(f"{run}, mode {content['mode']}, percent", content))
+    boxed = [entry for entry in content["benchmarks"].values() if "readings" in entry]
+    if not boxed:
+        return None
+    names = list(boxed[0]["readings"])
+    table = Table(title="boxes in every frame, percent; * counts", title_justify="left")
+    table.add_column("benchmark")
+    for name in names:
+        table.add_column(name, justify="right")
+    for entry in boxed:
+        shown = ["not known" if (value := entry["readings"][name]) is None else f"{value:.2f}" for name in names]
+        marks = ["*" if name == entry["box_frame"] else "" for name in names]
+        table.add_row(entry["title"], *(value + mark for value, mark in zip(shown, marks, strict=True)))
+    return table
+
+
+def _print_rescored(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
+    _print_tables(f"{run}, mode {content['mode']}, percent", content, console)
     for name, entry in content["benchmarks"].items():
         changed = entry["changed"]
         if changed and content["mode"] == "study":

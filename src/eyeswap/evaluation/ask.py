@@ -44,6 +44,7 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
 
     from eyeswap.evaluation.benchmark import SHORT_ANSWER
     from eyeswap.evaluation.boxes import parse_box, to_original
+    from eyeswap.evaluation.frames import View, frame_of
     from eyeswap.evaluation.generate import Generator, Request
     from eyeswap.images import open_picture
     from eyeswap.vlm.model import VisionLanguageModel
@@ -52,7 +53,8 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     image = open_picture(image_path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VisionLanguageModel.load(folder).to(device)
-    pixels, placement = model.processor.image_geometry.place(image)
+    geometry = model.processor.image_geometry
+    pixels, _ = geometry.place(image)
     as_it_is = "\n" in question or question.startswith("Please")
     message = question if as_it_is else f"{question}\n{SHORT_ANSWER}"
     request = Request(model.prompt.question(message), max_new_tokens=max_new_tokens)
@@ -60,7 +62,9 @@ def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64
     box = parse_box(text)
     if box is None:
         return Answer(text, None)
-    if getattr(model.config, "box_frame", "original") == "canvas":
+    view = View.of(geometry, model.backbone.name, model.backbone.family)
+    placement = frame_of(getattr(model.config, "box_frame", "original"), image.size, view)
+    if placement is not None:
         box = to_original(box, placement)
     width, height = image.size
     return Answer(text, (box[0] * width, box[1] * height, box[2] * width, box[3] * height))

@@ -4,8 +4,8 @@ The study accepts an answer only if the whole of it is a Python list of four num
 `find_box` is the lenient reading that also looks inside prose. A failed parse is an invalid answer, never an
 error.
 
-The four numbers are in 0..1 of the original image (``original``, what the study scores) or of the canvas that the model
-saw (``canvas``). `to_original` and `to_canvas` go between the two, through the geometry's own placement.
+The four numbers are in 0..1 of the original image or of a canvas that it lies on; `to_original` and `to_canvas` go
+between the two. What canvases there are: `eyeswap.evaluation.frames`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from eyeswap.data.formats import Box
 from eyeswap.geometry import Placement
-from eyeswap.recipe import BoxFrame
 
 # Possessive (`++`): a digit is never given back, so that a long row of digits is read once and not once a digit.
 _NUMBER = r"[-+]?(?:\d++\.?+\d*+|\.\d++)"
@@ -73,35 +72,16 @@ def to_original(box: Box, placement: Placement) -> Box:
 
     A box that lies in the padding alone becomes empty.
     """
-    return _clipped(placement.convert(box, "canvas-unit", "image-unit"))
+    return clipped(placement.convert(box, "canvas-unit", "image-unit"))
 
 
 def to_canvas(box: Box, placement: Placement) -> Box:
     """Move a box from 0..1 of the original image to 0..1 of the canvas, cut at the canvas' edges."""
-    return _clipped(placement.convert(box, "image-unit", "canvas-unit"))
+    return clipped(placement.convert(box, "image-unit", "canvas-unit"))
 
 
-def write_in_frame(text: str, frame: BoxFrame, placement: Placement) -> str:
-    """Return a text about an image with its boxes, given in 0..1 of the original image, in another frame.
-
-    What is written as a box but is none, such as ``[3, 4, 5, 6]``, stays as it is.
-
-    Example:
-        >>> square = Placement((100, 50), (10, 10), (0.1, 0.1), (0.0, 2.5))
-        >>> write_in_frame("The dog is at [0.00, 0.00, 1.00, 1.00].", "canvas", square)
-        'The dog is at [0.00, 0.25, 1.00, 0.75].'
-    """
-    if frame == "original":
-        return text
-
-    def moved(match: re.Match[str]) -> str:
-        box = find_box(match[0])
-        return match[0] if box is None else format_box(to_canvas(box, placement))
-
-    return BOX_PATTERN.sub(moved, text)
-
-
-def _clipped(box: Box) -> Box:
+def clipped(box: Box) -> Box:
+    """Return a box cut at the edges of its frame, 0 and 1."""
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in box)
     return x1, y1, x2, y2
 

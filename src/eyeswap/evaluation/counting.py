@@ -1,6 +1,7 @@
 """TallyQA: how many? Counts 0..15 are offered as letters A..P; the most probable first token answers.
 
-Counts above fifteen cannot be answered and score 0. The areas under curves need every count in a subset.
+Counts above fifteen cannot be answered and score 0. The areas under curves are those of the study's own repository:
+they are taken over the counts that occur, which upstream's scorer fails on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from eyeswap.evaluation.hallucination import first_token_margin
 
 NUM_COUNTS = 16
 LETTERS = tuple(string.ascii_uppercase[:NUM_COUNTS])
+AREAS = ("roc_auc", "pr_auc")
 
 
 def choice_message(question: str, choices: Sequence[str]) -> str:
@@ -95,10 +97,8 @@ class TallyQA(Benchmark):
         for subset in ("simple", "complex", "final"):
             part = list(outcomes) if subset == "final" else parts.get(subset, [])
             values[f"accuracy/{subset}"] = percent(outcome.score for outcome in part)
-            areas, reason = macro_areas(part)
-            values[f"roc_auc/{subset}"], values[f"pr_auc/{subset}"] = areas or (None, None)
-            if reason:
-                reasons[f"roc_auc/{subset}"] = reasons[f"pr_auc/{subset}"] = reason
+            (values[f"roc_auc/{subset}"], values[f"pr_auc/{subset}"]), reason = macro_areas(part)
+            reasons |= {f"{area}/{subset}": reason for area in AREAS if values[f"{area}/{subset}"] is None}
             values[f"rmse_counts/{subset}"] = count_error(part)
             if values[f"rmse_counts/{subset}"] is None:
                 reasons[f"rmse_counts/{subset}"] = "no answer is a count"
@@ -120,18 +120,26 @@ def _count_in(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
-def macro_areas(outcomes: Sequence[Outcome]) -> tuple[tuple[float, float] | None, str]:
-    """Return (one-against-one macro ROC-AUC, macro PR-AUC) in percent, or None and the reason."""
+def macro_areas(outcomes: Sequence[Outcome]) -> tuple[tuple[float | None, float | None], str]:
+    """Return (one-against-one macro ROC-AUC, macro PR-AUC) in percent, and why one of them is None.
+
+    Both are means over the counts that occur: the ROC-AUC over their pairs, so that it needs two of them.
+    """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
+    if not outcomes:
+        return (None, None), "no example"
     if any(outcome.probabilities is None for outcome in outcomes):
-        return None, "answers are text, without probabilities"
+        return (None, None), "answers are text, without probabilities"
     truths = np.array([outcome.example.truth for outcome in outcomes], dtype=int)
-    if set(truths.tolist()) != set(range(NUM_COUNTS)):
-        return None, "needs an example of each count 0..15 and none above"
+    counts = sorted(set(truths.tolist()))
+    if counts[-1] >= NUM_COUNTS:
+        return (None, None), "an example has a count above 15"
     scores = np.array([outcome.probabilities for outcome in outcomes], dtype=float)  # [n, 16]
     if not np.isfinite(scores).all() or not np.allclose(scores.sum(1), 1):
-        return None, "probabilities must be numbers that sum to 1"
-    one_hot = np.eye(NUM_COUNTS, dtype=int)[truths]
-    roc = roc_auc_score(truths, scores, multi_class="ovo", average="macro")
-    return (100 * float(roc), 100 * float(average_precision_score(one_hot, scores, average="macro"))), ""
+        return (None, None), "probabilities must be numbers that sum to 1"
+    precision = 100 * float(np.mean([average_precision_score(truths == count, scores[:, count]) for count in counts]))
+    if len(counts) == 1:
+        return (None, precision), "every example has the same count"
+    labels = list(range(NUM_COUNTS))
+    return (100 * float(roc_auc_score(truths, scores, multi_class="ovo", labels=labels)), precision), ""

@@ -1,18 +1,19 @@
 """Localization: RefCOCO, RefCOCO+, RefCOCOg and OCID-Ref, answered with a box in text.
 
-The study reads a box in 0..1 of the original image, whatever geometry the model saw: box frame ``original``. A model
-that was trained on boxes of its canvas is read in the frame ``canvas``. Both overlaps are kept beside each answer. An
-answer that is not exactly a list of four numbers is invalid and wrong; what a lenient reader finds in it is kept too.
+An answer is four numbers in 0..1, and a true box has other numbers in every frame (`eyeswap.evaluation.frames`). So
+each answer is compared, as it stands, with the true box in all four; the overlaps are kept beside it, and ``box_frame``
+says which one is the score. An answer that is not exactly a list of four numbers is invalid and wrong; what a lenient
+reader finds in it is kept too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
-from eyeswap.data.formats import Box, Example
+from eyeswap.data.formats import Box, Example, full_set_box
 from eyeswap.data.official.layout import Split, read_ocid_ref_files, read_refcoco_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
@@ -25,29 +26,33 @@ from eyeswap.evaluation.benchmark import (
     answer_text,
     percent,
 )
-from eyeswap.evaluation.boxes import find_box, iou, parse_box, to_original
-from eyeswap.geometry import ImageGeometry
-from eyeswap.recipe import BoxFrame
+from eyeswap.evaluation.boxes import clipped, find_box, iou, parse_box, to_original
+from eyeswap.evaluation.frames import TEST_BOX_FRAMES, View, frame_of, original
+from eyeswap.images import image_size
+from eyeswap.recipe import TestBoxFrame
 
-BOX_FRAMES: tuple[BoxFrame, ...] = get_args(BoxFrame)
+if TYPE_CHECKING:
+    from eyeswap.evaluation.runner import Asked
+
 _IOU_STEPS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class BoxOutcome(Outcome):
-    """One scored box; all boxes are in 0..1 of the original image.
+    """One scored box; ``box`` and ``lenient_box`` are in 0..1 of the original image, cut at its edges.
 
     Attributes:
         lenient_box: the first box found anywhere in the answer.
-        lenient_iou: its overlap with the true box.
-        original_iou: overlap if the four numbers are taken as 0..1 of the original image.
-        canvas_iou: overlap if they are taken as 0..1 of the canvas; None if image size or geometry are unknown.
+        lenient_iou: its overlap with the true box, in the frame that counts.
+        overlaps: overlap of the four numbers with the true box in each frame; None where the answer is no box, or
+            image size or view are not known.
+        true_box_px: the true box in pixels that the frames other than ``original`` start from.
     """
 
     lenient_box: Box | None = None
     lenient_iou: float | None = None
-    original_iou: float | None = None
-    canvas_iou: float | None = None
+    overlaps: Mapping[TestBoxFrame, float | None] = field(default_factory=dict)
+    true_box_px: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,15 @@ class Grounding(Benchmark):
     """What both families share: the question, the parser, IoU against a threshold.
 
     Attributes:
-        box_frame: what the numbers in an answer are fractions of.
-        geometry: how the model saw the image; without it only the frame ``original`` can be read.
+        box_frame: the frame that counts.
+        view: how the model saw the image; without it the frames ``study`` and ``canvas`` are not known.
+        exact_truth: whether frames other than ``original`` start from the annotation's own pixels, as the study's slim
+            sets do, and not from the box in two decimals, as its full sets do.
     """
 
-    box_frame: BoxFrame = field(default="original", kw_only=True)
-    geometry: ImageGeometry | None = field(default=None, kw_only=True)
+    box_frame: TestBoxFrame = field(default="original", kw_only=True)
+    view: View | None = field(default=None, kw_only=True)
+    exact_truth: bool = field(default=False, kw_only=True)
 
     @property
     def group(self) -> Group:
@@ -76,40 +84,54 @@ class Grounding(Benchmark):
         """Ask for the box, as the study words it."""
         return f'Please provide the bounding box coordinate of the region this sentence describes: "{example.question}"'
 
-    def score(self, example: Example, answer: Answer) -> Outcome:
+    def score(self, example: Example, answer: Answer) -> BoxOutcome:
         """Score a text by the overlap of the box in it with the true one."""
         text = answer_text(example, answer)
-        truth = example.truth
-        if not isinstance(truth, tuple) or len(truth) != 4:
-            raise DataError(f"example {example.example_id}: {self.name} needs a box as truth, found {truth!r}")
-        true_box = [float(value) for value in truth]
+        truths = {frame: self._truth(frame, example) for frame in TEST_BOX_FRAMES}
+        counts = truths[self.box_frame]
         strict, lenient = parse_box(text), find_box(text)
-        boxes = {frame: self._moved(strict, frame, example) for frame in BOX_FRAMES}
-        overlaps = {frame: None if box is None else iou(box, true_box) for frame, box in boxes.items()}
-        box, overlap = boxes[self.box_frame], overlaps[self.box_frame]
-        loose = self._moved(lenient, self.box_frame, example)
-        if (box is None) != (strict is None):
-            raise DataError(f"example {example.example_id}: a box of the canvas needs the image's size and geometry")
+        if counts is None and strict is not None:
+            raise DataError(
+                f"example {example.example_id}: the frame {self.box_frame} needs the image's size and geometry"
+            )
+        overlaps = {frame: _iou(strict, true_box) for frame, true_box in truths.items()}
+        overlap = overlaps[self.box_frame]
         return BoxOutcome(
             example,
             text,
             float(overlap is not None and overlap >= self.iou_threshold),
             invalid=strict is None,
-            box=box,
+            box=self._in_original(strict, example),
             iou=overlap,
-            lenient_box=loose,
-            lenient_iou=None if loose is None else iou(loose, true_box),
-            original_iou=overlaps["original"],
-            canvas_iou=overlaps["canvas"],
+            lenient_box=self._in_original(lenient, example),
+            lenient_iou=_iou(lenient, counts),
+            overlaps=overlaps,
+            true_box_px=self._true_box_px(example),
         )
 
-    def _moved(self, box: Box | None, frame: BoxFrame, example: Example) -> Box | None:
-        """Return a box in 0..1 of the original image; None if there is none, or it cannot be known."""
-        if box is None or frame == "original":
-            return box
-        if self.geometry is None or example.size is None:
+    def _truth(self, frame: TestBoxFrame, example: Example) -> Box | None:
+        """Return the true box in a frame, cut at its edges; None if that cannot be known."""
+        if frame == "original":
+            return _box(example)
+        pixels = self._true_box_px(example)
+        if pixels is None or example.size is None:
             return None
-        return to_original(box, self.geometry.placement(*example.size))
+        placement = frame_of(frame, example.size, self.view)
+        return None if placement is None else clipped(placement.convert(pixels, "image", "canvas-unit"))
+
+    def _true_box_px(self, example: Example) -> Box | None:
+        if example.size is None:
+            return None
+        if not self.exact_truth:
+            return full_set_box(_box(example), example.size)
+        return example.box_px or original(example.size).convert(_box(example), "canvas-unit", "image")
+
+    def _in_original(self, box: Box | None, example: Example) -> Box | None:
+        """Return a box of an answer in 0..1 of the original image."""
+        if box is None or self.box_frame == "original" or example.size is None:
+            return box
+        placement = frame_of(self.box_frame, example.size, self.view)
+        return box if placement is None else to_original(box, placement)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
         """Mean IoU (invalid counts 0) and accuracy at other thresholds."""
@@ -156,3 +178,45 @@ class OCIDRef(Grounding):
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
         """Read the expressions of a split."""
         return read_ocid_ref_files(root, self.part if split == "eval" else split)
+
+
+def asked_in_frame(
+    asked: Sequence[Asked], root: Path, frame: TestBoxFrame, view: View, *, exact_truth: bool
+) -> list[Asked]:
+    """Return benchmarks that score boxes in a frame, and know enough to tell the overlap in every other.
+
+    Args:
+        asked: benchmarks, examples, baselines; those that ask for no boxes stay as they are.
+        root: folder that image paths are relative to.
+        frame: the frame that counts.
+        view: how the model sees images.
+        exact_truth: whether slim sets are asked, see `Grounding`.
+    """
+    return [
+        (
+            replace(benchmark, box_frame=frame, view=view, exact_truth=exact_truth or benchmark.exact_truth),
+            _with_sizes(examples, root),
+            baseline,
+        )
+        if isinstance(benchmark, Grounding)
+        else (benchmark, examples, baseline)
+        for benchmark, examples, baseline in asked
+    ]
+
+
+def _with_sizes(examples: Sequence[Example], root: Path) -> list[Example]:
+    """Return examples with the sizes of their images, from the image where their file does not tell."""
+    return [
+        example if example.size else replace(example, size=image_size(root / example.image)) for example in examples
+    ]
+
+
+def _box(example: Example) -> Box:
+    if not isinstance(example.truth, tuple) or len(example.truth) != 4:
+        raise DataError(f"example {example.example_id}: needs a box as truth, found {example.truth!r}")
+    x1, y1, x2, y2 = (float(value) for value in example.truth)
+    return x1, y1, x2, y2
+
+
+def _iou(box: Box | None, true_box: Box | None) -> float | None:
+    return None if box is None or true_box is None else iou(box, true_box)

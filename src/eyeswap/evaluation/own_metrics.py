@@ -6,7 +6,7 @@ import math
 import string
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +259,8 @@ class MultipleChoice(OwnBenchmark):
 @dataclass(frozen=True)
 class BoxAccuracy(OwnBenchmark, Grounding):
     """``box`` ``[x1, y1, x2, y2]``: in pixels if the row has ``width`` and ``height``, else in 0..1 of the image."""
+
+    exact_truth: bool = field(default=True, kw_only=True)
 
     @property
     def answer_kind(self) -> AnswerKind:

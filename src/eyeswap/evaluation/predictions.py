@@ -18,10 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eyeswap.errors import DataError, MissingFileError
+from eyeswap.evaluation.frames import TEST_BOX_FRAMES
 from eyeswap.files import atomic_path, digest
+from eyeswap.recipe import TestBoxFrame
 from eyeswap.runs.folder import RunFolder
 
 _NUMBERS = pa.list_(pa.float64())
+
+
+def iou_column(frame: TestBoxFrame) -> str:
+    """Return the column that has the overlaps in a frame of boxes, such as ``padded_square_iou``."""
+    return f"{frame.replace('-', '_')}_iou"
+
 
 SCHEMA = pa.schema(
     [
@@ -46,8 +54,10 @@ SCHEMA = pa.schema(
         ("probabilities", _NUMBERS),
         ("lenient_box", _NUMBERS),
         ("lenient_iou", pa.float64()),
-        ("original_iou", pa.float64()),
-        ("canvas_iou", pa.float64()),
+        *((iou_column(frame), pa.float64()) for frame in TEST_BOX_FRAMES),
+        ("true_box_px", _NUMBERS),
+        ("image_width", pa.int32()),
+        ("image_height", pa.int32()),
         ("error", pa.string()),
     ]
 )

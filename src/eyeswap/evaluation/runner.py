@@ -21,8 +21,10 @@ from eyeswap.data.formats import Example
 from eyeswap.errors import DataError, RunError
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark, Outcome
+from eyeswap.evaluation.frames import TEST_BOX_FRAMES
 from eyeswap.evaluation.generate import Generation, Generator, Request
-from eyeswap.evaluation.predictions import Key, kept_keys, merge_parts, write_part
+from eyeswap.evaluation.grounding import BoxOutcome, Grounding
+from eyeswap.evaluation.predictions import Key, iou_column, kept_keys, merge_parts, write_part
 from eyeswap.evaluation.stopping import stop_rule
 from eyeswap.files import digest, read_json, write_json
 from eyeswap.processes import Ranks
@@ -175,7 +177,8 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
         baseline_score = question.baseline.score(example)
     except DataError:  # a truth that cannot be scored; the row says so
         baseline_score = 0.0
-    box, lenient_box = outcome.box, getattr(outcome, "lenient_box", None)
+    located = outcome if isinstance(outcome, BoxOutcome) else BoxOutcome(example, "", 0.0)
+    width, height = example.size if isinstance(outcome, BoxOutcome) and example.size else (None, None)
     return {
         "benchmark": question.benchmark.name,
         "example_id": example.example_id,
@@ -189,7 +192,7 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
         "truth": json.dumps(example.truth, ensure_ascii=False),
         "details": json.dumps(dict(example.details), ensure_ascii=False),
         "score": outcome.score,
-        "box": None if box is None else list(box),
+        "box": outcome.box,
         "iou": outcome.iou,
         "invalid": outcome.invalid,
         "margin": outcome.margin,
@@ -197,10 +200,12 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
         "latency_s": 0.0 if generation is None else generation.latency_s,
         "baseline_score": baseline_score,
         "probabilities": outcome.probabilities,
-        "lenient_box": None if lenient_box is None else list(lenient_box),
-        "lenient_iou": getattr(outcome, "lenient_iou", None),
-        "original_iou": getattr(outcome, "original_iou", None),
-        "canvas_iou": getattr(outcome, "canvas_iou", None),
+        "lenient_box": located.lenient_box,
+        "lenient_iou": located.lenient_iou,
+        **{iou_column(frame): located.overlaps.get(frame) for frame in TEST_BOX_FRAMES},
+        "true_box_px": located.true_box_px,
+        "image_width": width,
+        "image_height": height,
         "error": error,
     }
 
@@ -213,7 +218,7 @@ def _write_index(run_dir: Path, asked: Sequence[Asked], questions: Mapping[str, 
         asks = digest(
             [
                 benchmark.mode,
-                getattr(benchmark, "box_frame", None),
+                benchmark.box_frame if isinstance(benchmark, Grounding) else None,
                 [[row.example.example_id, row.example.image, row.request.prompt] for row in questions[benchmark.name]],
                 [list(example.truth) if isinstance(example.truth, tuple) else example.truth for example in examples],
             ]
@@ -233,6 +238,10 @@ def _write_index(run_dir: Path, asked: Sequence[Asked], questions: Mapping[str, 
             "benchmark": benchmark.origin,
             "mode": benchmark.mode,
             "questions_digest": asks,
-            **({"iou_threshold": benchmark.iou_threshold} if benchmark.answer_kind == "box" else {}),
+            **(
+                {"iou_threshold": benchmark.iou_threshold, "box_frame": benchmark.box_frame}
+                if isinstance(benchmark, Grounding)
+                else {}
+            ),
         }
     write_json(path, index)

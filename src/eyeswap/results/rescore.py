@@ -7,10 +7,10 @@ is read from the data root if one is named; without it the metrics that need the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,10 @@ from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.benchmark import Answer, Benchmark, Mode, Outcome
 from eyeswap.evaluation.boxes import iou
+from eyeswap.evaluation.grounding import Grounding
+from eyeswap.recipe import TestBoxFrame
 from eyeswap.results.averages import Weights
+from eyeswap.results.readings import image_sizes, overlaps_of, view_of
 from eyeswap.results.scores import Predictions, read_run_predictions, summarize
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index
@@ -54,6 +57,7 @@ def rescore(
     names: Iterable[str] = (),
     root: Path | None = None,
     weights: Weights = "counts",
+    box_frame: TestBoxFrame | None = None,
 ) -> dict[str, Any]:
     """Score a run's predictions, complete or not.
 
@@ -63,6 +67,7 @@ def rescore(
         names: benchmarks to score; all that the run answered if empty.
         root: data root that the official fields of examples are read from.
         weights: how benchmarks are weighted in the averages.
+        box_frame: frame to score boxes in; None for the one that they were scored in.
 
     Returns:
         As ``scores.json``; for each benchmark also ``details`` (further metrics) and ``reasons`` (why one is None),
@@ -73,7 +78,7 @@ def rescore(
         SpecError: if the run did not answer a benchmark of that name.
         DataError: naming file and row.
     """
-    found = rescore_benchmarks(run_dir, mode, names, root)
+    found = rescore_benchmarks(run_dir, mode, names, root, box_frame)
     content = summarize([one.predictions for one in found], weights).as_json()
     for one in found:
         entry = content["benchmarks"][one.benchmark.name]
@@ -91,7 +96,11 @@ def rescore(
 
 
 def rescore_benchmarks(
-    run_dir: Path, mode: Mode = "study", names: Iterable[str] = (), root: Path | None = None
+    run_dir: Path,
+    mode: Mode = "study",
+    names: Iterable[str] = (),
+    root: Path | None = None,
+    box_frame: TestBoxFrame | None = None,
 ) -> list[Rescored]:
     """Score each benchmark's predictions again; arguments and errors as `rescore`."""
     if not RunFolder(run_dir).predictions.is_dir():
@@ -102,13 +111,27 @@ def rescore_benchmarks(
             raise SpecError(f"{run_dir}: has no predictions for {name!r}. {nearest(name, stored)}")
     index = read_index(RunFolder(run_dir).benchmarks)
     chosen = list(names) or list(stored)
-    return [_rescore(stored[name], index[name], mode, root) for name in chosen]
+    return [_rescore(_in_frame(stored[name], box_frame), index[name], mode, root) for name in chosen]
+
+
+def _in_frame(stored: Predictions, frame: TestBoxFrame | None) -> Predictions:
+    if frame in (None, stored.box_frame) or stored.iou_threshold is None:
+        return stored
+    if frame not in overlaps_of(stored.path.parents[1], stored.table):
+        raise SpecError(f"{stored.path}: the frame {frame} needs image sizes and geometry, which are not recorded")
+    return replace(stored, box_frame=frame)
 
 
 def _rescore(stored: Predictions, about: AskedBenchmark, mode: Mode, root: Path | None) -> Rescored:
     benchmark = get_benchmark(about.benchmark or stored.name, mode)
-    known = None if root is None else {example.example_id: example for example in benchmark.examples(root)}
     rows = stored.table.to_pylist()
+    if isinstance(benchmark, Grounding):
+        run_dir = stored.path.parents[1]
+        knows_pixels = "true_box_px" in stored.table.column_names
+        frame = cast("TestBoxFrame", stored.box_frame or "original")
+        benchmark = replace(benchmark, box_frame=frame, view=view_of(run_dir), exact_truth=knows_pixels)
+        rows = [row | {"size": size} for row, size in zip(rows, image_sizes(run_dir, stored.table), strict=True)]
+    known = None if root is None else {example.example_id: example for example in benchmark.examples(root)}
     has_details = known is not None or all(row.get("details") is not None for row in rows)
     outcomes = [_outcome(benchmark, stored, row, known) for row in rows]
     scores = np.array([outcome.score for outcome in outcomes])
@@ -128,18 +151,23 @@ def _outcome(
         raw = known.get(example.example_id)
         if raw is None or (raw.question, _plain(raw.truth)) != (example.question, _plain(example.truth)):
             raise DataError(f"{stored.path}: example {example.example_id} is not the one of the data root; other data?")
-        example = raw
+        example = replace(raw, size=example.size or raw.size, box_px=example.box_px or raw.box_px)
     if row.get("error") is not None:
         return Outcome(example, row["answer"], 0.0, invalid=bool(row["invalid"]))
-    if benchmark.answer_kind == "box" and row.get("box") is not None:  # already in the frame of the original image
-        truth = [float(value) for value in _sequence(example)]
-        overlap = iou(row["box"], truth)
-        right = float(overlap >= benchmark.iou_threshold)
-        return Outcome(example, row["answer"], right, box=tuple(row["box"]), iou=overlap)
+    if isinstance(benchmark, Grounding) and example.size is None and benchmark.box_frame != "original" and row["box"]:
+        return _stored_box(benchmark, example, row)
     answer: Answer = row["answer"]
     if benchmark.answer_kind == "choice" and row.get("probabilities") is not None:
         answer = [float("nan") if value is None else float(value) for value in row["probabilities"]]
     return benchmark.score(example, answer)
+
+
+def _stored_box(benchmark: Grounding, example: Example, row: Mapping[str, Any]) -> Outcome:
+    """Score a box that was stored in the frame of the original image; what it was in the answer cannot be known."""
+    overlap = iou(row["box"], [float(value) for value in _plain(example.truth)])
+    return Outcome(
+        example, row["answer"], float(overlap >= benchmark.iou_threshold), box=tuple(row["box"]), iou=overlap
+    )
 
 
 def _example(stored: Predictions, row: Mapping[str, Any]) -> Example:
@@ -156,13 +184,11 @@ def _example(stored: Predictions, row: Mapping[str, Any]) -> Example:
         kind=row.get("kind", ""),
         question=row.get("question", ""),
         truth=tuple(truth) if isinstance(truth, list) else truth,
+        size=row.get("size"),
+        box_px=None if row.get("true_box_px") is None else tuple(row["true_box_px"]),
         details=details,
     )
 
 
 def _plain(truth: Any) -> Any:
     return list(truth) if isinstance(truth, tuple) else truth
-
-
-def _sequence(example: Example) -> Sequence[Any]:
-    return example.truth if isinstance(example.truth, tuple) else ()

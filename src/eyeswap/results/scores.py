@@ -19,6 +19,7 @@ from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, read_predictions
 from eyeswap.files import read_json, write_json
 from eyeswap.results.averages import Piece, Weights, average, gain, members, pieces
+from eyeswap.results.readings import overlaps_of, readings, record_if_any
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index
 
@@ -99,7 +100,8 @@ class BenchmarkScore:
         subsets: subset to its number of examples and score, %.
         num_examples: examples asked; more than were scored while the evaluation is unfinished.
         errors: examples that could not be asked or scored; they count as wrong.
-        readings: of boxes, the score, %, in either frame and by the lenient reader; None for answers that are no boxes.
+        box_frame: frame that boxes are scored in; empty for answers that are no boxes.
+        readings: of boxes, the score, %, in every frame and by the lenient reader; None for answers that are no boxes.
     """
 
     name: str
@@ -111,6 +113,7 @@ class BenchmarkScore:
     subsets: dict[str, dict[str, Any]]
     num_examples: int
     errors: int
+    box_frame: str
     readings: dict[str, float | None] | None
 
     def as_json(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class BenchmarkScore:
             "invalid_rate": self.invalid_rate,
             "num_examples": self.num_examples,
             "errors": self.errors,
-            **({} if self.readings is None else {"readings": self.readings}),
+            **({} if self.readings is None else {"box_frame": self.box_frame, "readings": self.readings}),
         }
 
     @classmethod
@@ -140,6 +143,7 @@ class BenchmarkScore:
             subsets=content.get("subsets", {}),
             num_examples=content.get("num_examples", content["n"]),
             errors=content.get("errors", 0),
+            box_frame=content.get("box_frame", ""),
             readings=content.get("readings"),
         )
 
@@ -199,6 +203,7 @@ class Predictions:
         num_examples: how many were asked; more than are here while the evaluation is unfinished.
         iou_threshold: overlap from which a box is right; None for answers that are no boxes.
         mode: how it was asked and scored, ``study`` or ``official``; None in files that do not say.
+        box_frame: frame that boxes are scored in; empty for answers that are no boxes.
         table: the whole file as a ``pyarrow.Table``.
         image: ``[n]`` image paths, what resampling keeps together.
         score: ``[n]`` in 0..1; the mean over seeds where they are pooled.
@@ -215,6 +220,7 @@ class Predictions:
     num_examples: int
     iou_threshold: float | None
     mode: str | None
+    box_frame: str
     table: Any
     image: NDArray[np.str_]
     score: NDArray[np.float64]
@@ -347,6 +353,7 @@ def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -
             subsets=_subsets(one),
             num_examples=one.num_examples,
             errors=_num_errors(one),
+            box_frame=one.box_frame,
             readings=None if one.iou_threshold is None else _readings(one),
         )
         for one in predictions
@@ -364,15 +371,17 @@ def _num_errors(one: Predictions) -> int:
 
 
 def _readings(one: Predictions) -> dict[str, float | None]:
-    """Return the score, in percent, of each way to read a box: in either frame, and by the lenient reader."""
-    scores: dict[str, float | None] = {}
-    for name in ("original", "canvas", "lenient"):
-        column = f"{name}_iou"
-        overlaps = one.column(column) if column in one.table.column_names else []
-        known = any(overlap is not None for overlap in overlaps)
-        right = [overlap is not None and overlap >= one.iou_threshold for overlap in overlaps]
-        scores[name] = _percent(np.mean(right)) if known else None
-    return scores
+    """Return the score, in percent, of each way to read a box: in every frame, and by the lenient reader.
+
+    The lenient reader compares in the frame that counts.
+    """
+    threshold = one.iou_threshold or 0.0
+    shares = readings(overlaps_of(one.path.parents[1], one.table), threshold)
+    lenient = one.column("lenient_iou") if "lenient_iou" in one.table.column_names else []
+    right = [overlap is not None and overlap >= threshold for overlap in lenient]
+    known = any(overlap is not None for overlap in lenient)
+    shares["lenient"] = float(np.mean(right)) if known else None
+    return {name: None if share is None else _percent(share) for name, share in shares.items()}
 
 
 def _score(those: Sequence[Predictions], weights: Weights) -> Score:
@@ -422,11 +431,20 @@ def _read_predictions(run_dir: Path, name: str, about: AskedBenchmark) -> Predic
         num_examples=table.num_rows if about.num_examples is None else about.num_examples,
         iou_threshold=about.iou_threshold,
         mode=about.mode,
+        box_frame=_box_frame(run_dir, about),
         table=table,
         image=np.asarray(table.column("image").to_pylist(), dtype=np.str_),
         score=_fractions(path, table, "score"),
         baseline_score=_fractions(path, table, "baseline_score"),
     )
+
+
+def _box_frame(run_dir: Path, about: AskedBenchmark) -> str:
+    """Return the frame that boxes were scored in; files of earlier versions say it in the run's record alone."""
+    if about.iou_threshold is None or about.box_frame is not None:
+        return about.box_frame or ""
+    record = record_if_any(run_dir)
+    return (record and record.test_box_frame) or "original"
 
 
 def _fractions(path: Path, table: Any, column: str) -> NDArray[np.float64]:

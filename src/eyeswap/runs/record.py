@@ -146,8 +146,9 @@ class RunRecord(Recorded):
         left_out: how many records and images were not trained on.
         train_prompt: how training asks for a box, with ``{expression}``; with ``{question}`` where it does not.
         test_prompt: the same of the benchmarks.
-        train_box_frame: what boxes are fractions of in training, ``original`` image or ``canvas``.
-        test_box_frame: the same of the answers.
+        train_box_frame: what boxes are fractions of in training: ``original`` image, ``padded-square`` or ``canvas``;
+            None if the study does not say.
+        test_box_frame: the frame that boxes are scored in, one of these or ``study``.
         benchmarks: what was asked: names, or files of own benchmarks.
         may_differ: the factors in which arms may differ.
         observed: what was measured beyond that.
@@ -195,6 +196,7 @@ class AskedBenchmark(Recorded):
         mode: ``study`` or ``official``.
         questions_digest: of the questions and true answers.
         iou_threshold: overlap from which a box is right; None for answers that are no boxes.
+        box_frame: frame that boxes are scored in; None for answers that are no boxes, and in older files.
     """
 
     group: Literal["vqa", "localization"]
@@ -206,6 +208,7 @@ class AskedBenchmark(Recorded):
     mode: str | None = None
     questions_digest: str | None = None
     iou_threshold: float | None = None
+    box_frame: str | None = None
 
 
 class EvaluationRecord(Recorded):
@@ -213,9 +216,11 @@ class EvaluationRecord(Recorded):
 
     Attributes:
         images: ``as-is``, ``blanked`` or ``shuffled``.
+        data: root of the official folders.
     """
 
     images: str = "as-is"
+    data: str | None = None
 
 
 class ArmRecord(Recorded):

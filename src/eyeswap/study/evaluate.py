@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -26,14 +26,15 @@ from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.ask import model_folder
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark, Mode
-from eyeswap.evaluation.frames import asked_in_frame
+from eyeswap.evaluation.frames import View
+from eyeswap.evaluation.grounding import asked_in_frame
 from eyeswap.evaluation.probes import BlankedImages, ImagesShown, ShuffledImages, shuffle
 from eyeswap.evaluation.runner import Asked, Images, evaluate
 from eyeswap.files import read_json, write_json
 from eyeswap.geometry import ImageGeometry
 from eyeswap.processes import Ranks, best_device
 from eyeswap.progress import Progress
-from eyeswap.recipe import BoxFrame
+from eyeswap.recipe import TestBoxFrame
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.environment import environment
 from eyeswap.runs.folder import RunFolder
@@ -53,7 +54,8 @@ class Settings(BaseModel):
         subset: ``full``, or the number of examples of each benchmark part.
         split: ``eval``, the split that the study reports, or ``train``.
         mode: ``study`` or ``official``.
-        box_frame: what the model's boxes are fractions of; None for what it was trained on.
+        box_frame: frame in which boxes are scored; None for that of the run's study, and outside of a study for the
+            frame that the model was trained on.
         precision: arithmetic of the LLM; ``auto`` is bf16 on a GPU, as published, and fp32 on a CPU.
         images: ``as-is``; or ``blanked`` or ``shuffled``, to see what the image is worth (`eyeswap.evaluation.probes`).
     """
@@ -64,7 +66,7 @@ class Settings(BaseModel):
     subset: int | Literal["full"] = "full"
     split: Split = "eval"
     mode: Mode = "study"
-    box_frame: BoxFrame | None = None
+    box_frame: TestBoxFrame | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     images: ImagesShown = "as-is"
 
@@ -195,9 +197,9 @@ def evaluate_run(
         for benchmark, examples in read_examples(names, settings)
     ]
     model = VisionLanguageModel.load(folder, dtype=torch.bfloat16 if half else torch.float32).to(device)
-    trained_frame: BoxFrame = getattr(model.config, "box_frame", "original")
-    frame = settings.box_frame or trained_frame
+    frame = settings.box_frame or _box_frame(run, model)
     geometry = model.processor.image_geometry
+    view = View.of(geometry, model.backbone.name, model.backbone.family)
     if workers.is_first:
         _write_records(out, run, settings, frame, half)
         _write_spec(out, run, settings, frame, asked, geometry)
@@ -205,7 +207,7 @@ def evaluate_run(
     kind = BlankedImages if settings.images == "blanked" else ImageEncoder
     encoder = kind(model.backbone.network.to(device), geometry, root)
     task = board.task(f"{run}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    asked = asked_in_frame(asked, root, frame, geometry)
+    asked = asked_in_frame(asked, root, frame, view, exact_truth=settings.subset != "full")
     for part in [[one] for one in asked] if settings.images == "shuffled" else [asked]:
         evaluate(
             model,
@@ -221,6 +223,12 @@ def evaluate_run(
     return out
 
 
+def _box_frame(run: Path, model: VisionLanguageModel) -> TestBoxFrame:
+    """Return the frame that a run's study scores boxes in; outside of a study, the one that the model answers in."""
+    record = record_of(run)
+    return cast("TestBoxFrame", (record and record.test_box_frame) or model.config.box_frame)
+
+
 def _shown(encoder: ImageEncoder, loaded: LoadedBackbone, settings: Settings, asked: Sequence[Asked]) -> Images:
     """Return where the tokens of some benchmarks' images come from: a shared store if there is one, or the backbone."""
     shared = shared_token_folder()
@@ -230,7 +238,7 @@ def _shown(encoder: ImageEncoder, loaded: LoadedBackbone, settings: Settings, as
     return ShuffledImages(known, shuffle([example.image for _, examples, _ in asked for example in examples]))
 
 
-def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, half: bool) -> None:
+def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame, half: bool) -> None:
     """Write what was evaluated and how; refuse a folder that holds an evaluation of something else."""
     path = RunFolder(out).evaluation
     weights = {
@@ -252,7 +260,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: BoxFrame, ha
 
 
 def _write_spec(
-    out: Path, run: Path, settings: Settings, frame: BoxFrame, asked: Sequence[Asked], geometry: ImageGeometry
+    out: Path, run: Path, settings: Settings, frame: TestBoxFrame, asked: Sequence[Asked], geometry: ImageGeometry
 ) -> None:
     """Write the run's record with what the evaluation changed: questions, box frame, images, where they lie."""
     record = record_of(run)

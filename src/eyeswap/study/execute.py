@@ -18,7 +18,8 @@ from rich.console import Console
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.console import open_console
 from eyeswap.errors import SpecError
-from eyeswap.evaluation.frames import asked_in_frame
+from eyeswap.evaluation.frames import View
+from eyeswap.evaluation.grounding import asked_in_frame
 from eyeswap.evaluation.runner import evaluate
 from eyeswap.files import write_json
 from eyeswap.planning.estimate import positions_problem
@@ -129,6 +130,9 @@ def _answer(
     model = VisionLanguageModel.load(RunFolder(run.folder).model, dtype=dtype).to(ranks.device)
     network = loaded.network.to(ranks.device).eval()
     images = ImageEncoder(network, loaded.geometry, data.root) if cache is None else cache
-    asked = asked_in_frame(data.asked, data.root, run.study.recipe.box_frame, loaded.geometry)
+    view = View.of(loaded.geometry, loaded.name, loaded.family)
+    asked = asked_in_frame(
+        data.asked, data.root, run.study.recipe.test_box_frame, view, exact_truth=run.study.subset is not None
+    )
     task = board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in asked))
     evaluate(model, images, asked, run.folder, lambda name, count: task.advance(count, note=name), workers=ranks)

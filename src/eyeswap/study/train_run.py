@@ -7,7 +7,7 @@ import shutil
 import torch
 
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.evaluation.frames import messages_in_frame
+from eyeswap.evaluation.frames import View, messages_in_frame
 from eyeswap.files import digest
 from eyeswap.planning.hardware import peak_flops
 from eyeswap.planning.plan import PlannedRun
@@ -79,7 +79,7 @@ def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
         run.study.connector_of(run.arm), loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring
     )
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
-    model.config.box_frame = recipe.box_frame
+    model.config.box_frame = recipe.trained_box_frame or "original"
     return model
 
 
@@ -88,11 +88,13 @@ def _encoded(
 ) -> EncodedConversations:
     """Return the conversations in tokens; of many they take minutes, so runs to which the same is said share them."""
     recipe = run.study.recipe
-    key = "" if recipe.box_frame == "original" else digest(loaded.geometry.canonical())
+    key = digest(loaded.geometry.canonical()) if recipe.trained_box_frame == "canvas" else ""
     if key not in data.encoded:
         data.encoded.clear()
         task = board.task(f"{run.arm}: read conversations", len(data.instructions))
-        messages = list(messages_in_frame(data.instructions, data.root, recipe.box_frame, loaded.geometry))
+        view = View.of(loaded.geometry, loaded.name, loaded.family)
+        frames = recipe.file_box_frame, recipe.trained_box_frame
+        messages = list(messages_in_frame(data.instructions, data.root, *frames, view))
         data.encoded[key] = EncodedConversations.of(
             messages, model.prompt, model.tokenizer, recipe.max_text_tokens, task.advance
         )

@@ -30,7 +30,8 @@ class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transform
         image_token_id: stands in ``input_ids`` where a visual token goes. May lie beyond the LLM's vocabulary.
         bos_first: whether sequences begin with a beginning-of-sequence token, behind which visual tokens go. Without
             one they go first.
-        box_frame: frame of the boxes that the model was trained to answer with, ``original`` image or ``canvas``.
+        box_frame: what the boxes that the model was trained to answer with are fractions of: ``original`` image,
+            ``padded-square`` or ``canvas``.
     """
 
     model_type = "eyeswap"

@@ -8,7 +8,7 @@ kind.
 
 from __future__ import annotations
 
-from eyeswap.data.formats.boxes import Box, normalise_box
+from eyeswap.data.formats.boxes import Box, full_set_box, normalise_box
 from eyeswap.data.formats.example import Example
 from eyeswap.data.formats.gqa import read_gqa, write_gqa
 from eyeswap.data.formats.ocid import clutter_level, read_ocid, write_ocid
@@ -24,6 +24,7 @@ __all__ = [
     "Box",
     "Example",
     "clutter_level",
+    "full_set_box",
     "normalise_box",
     "read_gqa",
     "read_ocid",

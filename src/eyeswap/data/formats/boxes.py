@@ -1,6 +1,8 @@
 """Ground-truth boxes: from pixels of the original image to 0..1, rounded to two decimals as the study does.
 
-Rounding can make a very thin box degenerate; the study keeps such boxes, so this does too.
+Rounding can make a very thin box degenerate; the study keeps such boxes, so this does too. Where the study scores boxes
+in another frame, it starts from pixels: of the annotation in its slim sets, of the rounded box in its full sets
+(`full_set_box`).
 """
 
 from __future__ import annotations
@@ -45,3 +47,18 @@ def normalise_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
     x1, y1, x2, y2 = check_box(box, size, where)
     width, height = size
     return (round(x1 / width, 2), round(y1 / height, 2), round(x2 / width, 2), round(y2 / height, 2))
+
+
+def full_set_box(truth: Sequence[float], size: tuple[int, int]) -> Box:
+    """Return the pixel box that the study's full sets carry: its two-decimal box times the image's size.
+
+    Parity: ``metadata-full-v2.json`` of the study's evaluator, which is made from rounded boxes, and rounds to a
+    hundredth of a pixel.
+
+    Args:
+        truth: ``(x1, y1, x2, y2)`` in 0..1, two decimals.
+        size: (width, height) of the image.
+    """
+    x1, y1, x2, y2 = truth
+    width, height = size
+    return (round(x1 * width, 2), round(y1 * height, 2), round(x2 * width, 2), round(y2 * height, 2))

@@ -1,9 +1,10 @@
 """Index files in the layout of the published evaluation suite, below ``<root>/datasets/<family>``.
 
 For the full set and for each slim size: a ``metadata-*.json``, in the study's order, and where that suite scores from
-copies of the official files, those copies. A file that is there already is kept. One thing differs on purpose: the
-suite numbers POPE and RefCOCO by Python's salted hash, anew in every preparation; here the number is the position in
-the raw files, so that two preparations can be joined.
+copies of the official files, those copies. Boxes carry their pixels, as in the study's copy of that suite, whose full
+sets (``metadata-full-v2.json``) have the pixels of the rounded box. A file that is there already is kept. One thing
+differs on purpose: the suite numbers POPE and RefCOCO by Python's salted hash, anew in every preparation; here the
+number is the position in the raw files, so that two preparations can be joined.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eyeswap.data.formats import Example
+from eyeswap.data.formats import Example, full_set_box
 from eyeswap.data.formats.record import write_compact_json
 from eyeswap.data.official.families import Family
 from eyeswap.data.official.layout import need
@@ -22,6 +23,7 @@ from eyeswap.files import read_json
 Numbered = tuple[int, Example]  # position in the raw files, example
 
 _NAMED_FULL = ("gqa", "pope", "tally-qa", "refcoco", "ocid-ref")  # the others say metadata.json
+_LOCATED = ("refcoco", "ocid-ref")
 _SET_NAMES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg"}
 
 
@@ -45,6 +47,8 @@ def write_index(family: Family, root: Path, examples: Sequence[Example], sizes: 
     for label, chosen in _sets(family, numbered, sizes):
         metadata = dict(map(raw.entry, chosen))
         files = {_metadata_name(family.name, label): metadata} | raw.official(label, chosen)
+        if label == "full" and family.name in _LOCATED:
+            files["metadata-full-v2.json"] = {key: _from_rounded(entry) for key, entry in metadata.items()}
         for name, content in files.items():
             told[name] = _write(folder / name, content)
     return told
@@ -190,7 +194,21 @@ def _located(identifier: int, example: Example) -> dict[str, Any]:
         "ref_expression": example.question,
         "img_path": example.image,
         "bbox": list(_tuple(example)),
+        **_pixels(example),
     }
+
+
+def _pixels(example: Example) -> dict[str, Any]:
+    if example.box_px is None or example.size is None:
+        return {}
+    width, height = example.size
+    return {"bbox_xyxy": [float(value) for value in example.box_px], "image_width": width, "image_height": height}
+
+
+def _from_rounded(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with the pixels of its box in two decimals."""
+    size = (entry["image_width"], entry["image_height"])
+    return entry | {"bbox_xyxy": list(full_set_box(entry["bbox"], size))}
 
 
 def _tuple(example: Example) -> tuple[Any, ...]:
