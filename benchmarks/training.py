@@ -207,7 +207,8 @@ def make_ways(
         cutter = Cutter.of(data, chosen, execution, ranks.size, packs)
         return Feed(data, Layout(image_id, True, 0, packs), cutter, ranks.rank, 0)
 
-    published = recipe.model_copy(update={"loss": "micro-batch-mean"})
+    gpus = recipe.global_batch // (recipe.micro_batch or recipe.global_batch)
+    published = recipe.model_copy(update={"loss": "micro-batch-mean", "published_gpus": gpus})
     within_budget = Execution(tokens_per_pass=budget)
     return {
         "published": Way(feed(published, Execution(), False), recompute=True),

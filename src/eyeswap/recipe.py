@@ -99,7 +99,9 @@ class Recipe(Spec):
         'published; "shuffled" draws from all alike',
     )
     micro_batch: Count | None = Field(
-        None, description="conversations in one forward pass; null takes the whole global batch"
+        None,
+        description="conversations in one forward pass; null takes the whole global batch, and for loss "
+        "micro-batch-mean the whole share of a GPU",
     )
     lr: Positive = Field(2e-5, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
@@ -112,6 +114,11 @@ class Recipe(Spec):
         "token-mean",
         description='"token-mean" weighs every target token of the global batch alike; '
         '"micro-batch-mean" averages the means of the micro-batches, as the published code does',
+    )
+    published_gpus: Count = Field(
+        8,
+        description="for loss micro-batch-mean, the GPUs that the published code would train on, whatever this machine "
+        "has: it deals a global batch out to them, balanced in words, and cuts each share into micro-batches",
     )
     lora_rank: Count | None = Field(
         None,
@@ -147,6 +154,11 @@ class Recipe(Spec):
     def _batches_fit(self) -> Self:
         if self.micro_batch is not None and self.global_batch % self.micro_batch:
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
+        if self.loss == "micro-batch-mean" and self.global_batch % (self.published_gpus * (self.micro_batch or 1)):
+            raise ValueError(
+                f"loss micro-batch-mean: global_batch {self.global_batch} is not a multiple of published_gpus "
+                f"{self.published_gpus} times micro_batch {self.micro_batch or 1}; set published_gpus"
+            )
         return self
 
     @model_validator(mode="after")

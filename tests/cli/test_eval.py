@@ -46,7 +46,10 @@ def test_benchmarks_are_asked_scored_and_shown(saved: Path):
         assert title in result.stdout
     scores = read_json(saved / "four" / "scores.json")
     assert scores["benchmarks"]["vqav2"]["n"] == scores["benchmarks"]["refcoco"]["n"] == 4
-    assert set(scores["benchmarks"]["refcoco"]["readings"]) == {"original", "canvas", "lenient"}
+    frames = {"original", "study", "padded-square", "canvas"}
+    assert set(scores["benchmarks"]["refcoco"]["readings"]) == {*frames, "lenient"}
+    assert scores["benchmarks"]["refcoco"]["box_frame"] == "original"
+    assert "boxes in every frame, percent; * counts" in result.stdout
     again = run(saved, "--benchmarks", NAMES, "--subset", "4", "--out", str(saved / "four"), "--json")
     assert json.loads(again.stdout)["benchmarks"] == scores["benchmarks"]
     rescored = CliRunner().invoke(app, ["score", str(saved / "four"), "--json"])

@@ -100,7 +100,9 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
         "lora_rank": 8,
         "precision": "fp32",
         "max_text_tokens": 9,
-        "box_frame": "canvas",
+        "published_gpus": 4,
+        "train_box_frame": "canvas",
+        "test_box_frame": "study",
     }
     assert set(changes) | {"schedule"} == set(Recipe.model_fields)
     digests = {recipe.model_copy(update={key: value}).digest for key, value in changes.items()}
@@ -111,6 +113,34 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
 def test_a_recipe_survives_json_with_its_digest(lr: float, batch: int) -> None:
     recipe = Recipe(data=DigitsData(), llm="digits-llm", lr=lr, global_batch=batch)
     assert Recipe.model_validate_json(recipe.model_dump_json()).digest == recipe.digest
+
+
+def test_a_recipe_of_earlier_versions_keeps_its_meaning() -> None:
+    original = Recipe.model_validate({"data": "digits", "box_frame": "original"})
+    assert original == Recipe(data=DigitsData())
+    assert (original.train_box_frame, original.test_box_frame, original.trained_box_frame) == (
+        "verbatim",
+        "original",
+        "original",
+    )
+    for data in ("some/folder", {"folder": "some/folder"}):
+        canvas = Recipe.model_validate({"data": data, "box_frame": "canvas"})
+        assert canvas.data == FolderData(folder="some/folder", box_frame="original")
+        assert (canvas.train_box_frame, canvas.test_box_frame) == ("canvas", "canvas")
+    both = {"data": "digits", "box_frame": "canvas", "test_box_frame": "study"}
+    with pytest.raises(ValidationError, match="replaced by train_box_frame and test_box_frame"):
+        Recipe.model_validate(both)
+    with pytest.raises(ValidationError, match='box_frame: unknown value "study"'):
+        Recipe.model_validate({"data": "digits", "box_frame": "study"})
+
+
+def test_boxes_can_be_moved_only_from_a_frame_that_is_known() -> None:
+    with pytest.raises(ValidationError, match=r"say in data\.box_frame what the boxes of the file are fractions of"):
+        Recipe(data=FolderData(folder="x"), train_box_frame="canvas")
+    assert Recipe(data=FolderData(folder="x")).trained_box_frame is None
+    mix = FolderData(folder="x", box_frame="padded-square")
+    assert Recipe(data=mix).trained_box_frame == "padded-square"
+    assert Recipe(data=mix, train_box_frame="original").trained_box_frame == "original"
 
 
 def test_a_recipe_cannot_be_changed() -> None:
@@ -186,7 +216,7 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         (
             "data: digits",
             "data: {folder: x, turns: 1}",
-            "recipe.data.turns: unknown key. Allowed: folder, instruction, skip_missing.",
+            "recipe.data.turns: unknown key. Allowed: folder, instruction, skip_missing, box_frame.",
         ),
         ("data: digits", "data: 3", "recipe.data: expected a mapping of keys to values, got 3"),
         (

@@ -17,7 +17,11 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 FILE = RECIPES / "llava-one-stage.yaml"
 # Published: data, epochs, batches, optimiser, schedule, clipping, precision, loss, lengths, LLM, connector.
 PUBLISHED = {
-    "data": FolderData(folder="data", instruction="download/llava-v1.5-instruct/llava_v1_5_mix665k.json"),
+    "data": FolderData(
+        folder="data",
+        instruction="download/llava-v1.5-instruct/llava_v1_5_mix665k.json",
+        box_frame="padded-square",
+    ),
     "num_epochs": 1,
     "global_batch": 128,
     "micro_batch": 16,
@@ -34,7 +38,9 @@ PUBLISHED = {
     "connector": "gelu-mlp",
     "lora_rank": None,
     "max_steps": None,
-    "box_frame": "original",
+    "published_gpus": 8,
+    "train_box_frame": "verbatim",
+    "test_box_frame": "study",
 }
 STEPS, WARMUP = 5198, 155
 
@@ -52,7 +58,8 @@ def test_the_recipe_has_the_published_value(recipe: Recipe, key: str) -> None:
 def test_what_a_recipe_leaves_out_is_published_too(recipe: Recipe) -> None:
     bare = Recipe(data=FolderData(folder="data"))
     differing = {key for key in Recipe.model_fields if getattr(bare, key) != getattr(recipe, key)}
-    assert differing == {"loss", "micro_batch"}  # the exact mean is the default
+    # By default the mean is exact, nothing is said of a file's boxes, and upstream's frame counts.
+    assert differing == {"loss", "micro_batch", "data", "test_box_frame"}
 
 
 def test_every_key_is_either_published_or_named_as_left_open() -> None:
@@ -103,7 +110,7 @@ def test_changes_are_carried_out_one_by_one() -> None:
     study = one_arm(FILE, {"backbone": "digits-vit", "connector": "fused-gelu-mlp"}, 7, changes)
     assert study.execution.tokens_per_pass == 8192
     assert (study.recipe.loss, study.recipe.micro_batch) == ("token-mean", None)
-    assert study.recipe.data == FolderData(folder="elsewhere", instruction=PUBLISHED["data"].instruction)
+    assert study.recipe.data == PUBLISHED["data"].model_copy(update={"folder": "elsewhere"})
     assert list(study.arms) == ["digits-vit-fused-gelu-mlp"]
     assert study.connector_of("digits-vit-fused-gelu-mlp") == "fused-gelu-mlp"
 

@@ -45,7 +45,7 @@ WAYS: dict[str, tuple[Recipe, Execution]] = {
         Execution(**PACKS, reduce_once=True, recompute="elementwise"),
     ),
     "adapters": (recipe(lora_rank=2, **CALM), Execution(**PACKS)),
-    "published": (recipe(micro_batch=2, loss="micro-batch-mean", **CALM), Execution()),
+    "published": (recipe(micro_batch=2, loss="micro-batch-mean", published_gpus=2, **CALM), Execution()),
 }
 BF16 = (recipe(precision="bf16", **CALM), Execution(**PACKS, recompute=True))
 

@@ -60,10 +60,15 @@ def test_the_exact_loss_does_not_depend_on_how_it_is_carried_out(
 
 def test_the_published_loss_is_the_mean_of_the_means_of_micro_batches(tiny_llm: Path, tmp_path: Path):
     run(tiny_llm, tmp_path / "exact")
-    run(tiny_llm, tmp_path / "published", recipe(micro_batch=2, loss="micro-batch-mean"))
+    run(tiny_llm, tmp_path / "published", recipe(micro_batch=2, loss="micro-batch-mean", published_gpus=2))
     assert abs(losses(tmp_path / "published")[0] - losses(tmp_path / "exact")[0]) > 1e-4
     with pytest.raises(SpecError, match="tokens_per_pass: loss micro-batch-mean"):
-        run(tiny_llm, tmp_path / "both", recipe(loss="micro-batch-mean"), Execution(tokens_per_pass=64))
+        run(
+            tiny_llm,
+            tmp_path / "both",
+            recipe(loss="micro-batch-mean", published_gpus=1),
+            Execution(tokens_per_pass=64),
+        )
 
 
 def test_a_model_comes_back_as_it_was_but_trained(tiny_llm: Path, tmp_path: Path):

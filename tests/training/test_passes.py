@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tiny_run import recipe
 
 from eyeswap.errors import SpecError
@@ -73,19 +74,42 @@ def test_without_a_budget_no_pass_holds_more_than_a_micro_batch(size, num_ranks,
     assert all(len(done.rows) <= micro for done in counted(turns))
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.data())
-def test_the_published_loss_takes_the_published_micro_batches_whatever_the_processes(count, micro, data):
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 6), st.data())
+def test_the_published_loss_takes_the_published_micro_batches_whatever_the_processes(gpus, steps, micro, data):
+    count = gpus * steps
     size = count * micro
     examples = data.draw(st.lists(st.tuples(st.integers(2, 99), st.integers(1, 9)), min_size=size, max_size=size))
-    chosen = of_size(size, micro_batch=micro, loss="micro-batch-mean")
+    chosen = of_size(size, micro_batch=micro, loss="micro-batch-mean", published_gpus=gpus)
     alone = cutter(examples, 1, chosen)
-    expected = {tuple(hand.tolist()) for hand in dealt(np.arange(size), alone.num_words, count)}
+    shares = [share.tolist() for share in dealt(np.arange(size), alone.num_words, gpus)]
+    expected = {tuple(share[at : at + micro]) for share in shares for at in range(0, len(share), micro)}
     for num_ranks in (1, 2, 3, 8):
         passes = counted(cut(cutter(examples, num_ranks, chosen)))
         assert len(passes) == count
         assert {done.rows for done in passes} == expected
         for done in passes:  # the mean of a micro-batch, by the number of micro-batches
             assert done.share == pytest.approx(1 / (sum(alone.num_targets[row] for row in done.rows) * count))
+
+
+def test_what_shares_a_micro_batch_depends_on_the_number_of_published_gpus():
+    words = (9, 8, 7, 6, 5, 4, 3, 2)  # longest first, each to the GPU with the fewest words that has room
+    examples = [(count, 1) for count in words]
+
+    def cuts(gpus: int) -> list[tuple[int, ...]]:
+        chosen = of_size(8, micro_batch=2, loss="micro-batch-mean", published_gpus=gpus)
+        return [done.rows for done in counted(cut(cutter(examples, 1, chosen)))]
+
+    assert cuts(1) == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert cuts(2) == [(0, 3), (1, 2), (4, 7), (5, 6)]  # 9 6 5 2 and 8 7 4 3, each cut in order
+    assert cuts(4) == [(0, 7), (1, 6), (2, 5), (3, 4)]
+
+
+def test_a_global_batch_that_the_published_gpus_cannot_share_is_refused():
+    with pytest.raises(
+        ValidationError, match="global_batch 8 is not a multiple of published_gpus 8 times micro_batch 2"
+    ):
+        of_size(8, micro_batch=2, loss="micro-batch-mean")
+    of_size(8, micro_batch=2, published_gpus=3)  # which decides nothing in the exact loss
 
 
 def test_packing_wastes_less_than_padding():
@@ -103,4 +127,4 @@ def test_packing_wastes_less_than_padding():
 
 def test_a_budget_and_the_published_loss_exclude_one_another():
     with pytest.raises(SpecError, match="tokens_per_pass"):
-        cutter([(4, 1)], 1, of_size(1, loss="micro-batch-mean"), Execution(tokens_per_pass=8))
+        cutter([(4, 1)], 1, of_size(1, loss="micro-batch-mean", published_gpus=1), Execution(tokens_per_pass=8))

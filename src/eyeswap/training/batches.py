@@ -21,7 +21,7 @@ from eyeswap.data.instruction import Instruction
 from eyeswap.errors import EyeswapError, SpecError
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training.collate import Batch, EncodedConversations, pack, pad
-from eyeswap.training.order import Rows, batch_order, count_words, dealt, split_modality_order
+from eyeswap.training.order import Rows, batch_order, count_words, published_micro_batches, split_modality_order
 from eyeswap.training.vision import VisualSource
 from eyeswap.vlm.prompt import Prompt
 
@@ -273,7 +273,7 @@ class Cutter:
     def _passes(self, rows: Rows) -> list[Pass]:
         size, budget = self.recipe.micro_batch or len(rows), self.execution.tokens_per_pass
         if self.recipe.loss == "micro-batch-mean":
-            groups = [hand.tolist() for hand in dealt(rows, self.num_words, len(rows) // size)]
+            groups = published_micro_batches(rows, self.num_words, self.recipe)
             return [Pass(tuple(group), 1 / (self._targets(group) * len(groups))) for group in groups]
         if budget is None:
             groups = self._of_rows(rows, -(-len(rows) // size))

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from eyeswap.recipe import Recipe
+
 Rows = npt.NDArray[np.int64]
 
 _PUBLISHED_IMAGE_WORDS = 576  # visual tokens that the published sampler reckons with, whatever the backbone
@@ -102,6 +104,22 @@ def dealt(rows: Rows, num_words: Sequence[int], num_hands: int) -> list[Rows]:
         hands[hand].append(row)
         lengths[hand] = lengths[hand] + num_words[row] if len(hands[hand]) < room else float("inf")
     return [np.array(hand, dtype=np.int64) for hand in hands]
+
+
+def published_micro_batches(rows: Rows, num_words: Sequence[int], recipe: Recipe) -> list[list[int]]:
+    """Cut a global batch into the micro-batches of the published code, whose cut depends on its number of GPUs.
+
+    The batch is dealt out to the GPUs (`dealt`), and each GPU cuts its share in order, so that its first micro-batch
+    holds its longest conversations. Parity: ``SplitModalitySampler`` and the data loader of Prismatic VLMs.
+
+    Args:
+        rows: ``[batch]`` rows of one global batch.
+        num_words: words of each example of the training set.
+        recipe: its ``published_gpus`` and ``micro_batch``.
+    """
+    shares = dealt(rows, num_words, recipe.published_gpus)
+    size = recipe.micro_batch or len(shares[0])
+    return [share[start : start + size].tolist() for start in range(0, len(shares[0]), size) for share in shares]
 
 
 def count_words(messages: Sequence[str]) -> int:
