@@ -197,6 +197,38 @@ def test_what_the_published_study_counts_is_told() -> None:
     assert "counts 50M parameters for vmamba-small-s2l15, of which 31.0M run" in finding.message
 
 
+BOX_GEOMETRY = {"strategy": "corner-letterbox", "canvas": [512, 512]}
+
+
+def boxes(arm: str, seed: int, test: str, backbone: str, **geometry: Any) -> dict[str, Any]:
+    """A run that learnt boxes of the padded square."""
+    own = {"geometry": BOX_GEOMETRY | geometry, "name": backbone}
+    frames = {"train_box_frame": "padded-square", "test_box_frame": test}
+    return planted(arm=arm, seed=seed, **frames, backbone=CLEAN["backbone"] | own)
+
+
+def frame_findings(*records: dict[str, Any]) -> list[Finding]:
+    return [one for one in findings(*records) if one.key.startswith("box-frame")]
+
+
+def test_frames_are_compared_by_what_they_are_and_not_by_their_names() -> None:
+    seen = {"strategy": "letterbox"}  # whose canvas is the padded square, like the study's frame of that name
+    assert not frame_findings(*(boxes("ab"[n], 7 + n, "canvas", "own.py:build", **seen) for n in (0, 1)))
+    assert not frame_findings(*(boxes("ab"[n], 7 + n, "study", "own.py:build", **seen) for n in (0, 1)))
+
+
+def test_a_setting_that_gives_each_arm_a_frame_of_its_own_is_named() -> None:
+    square = boxes("square", 7, "study", "vmamba-tiny-s1l8-maskrcnn-1x")  # not the canvas it has by itself
+    native = boxes("native", 8, "study", "vmamba-tiny-s1l8-maskrcnn-1x", canvas=[800, 1333])
+    mismatch, between = frame_findings(square, native)
+    assert (mismatch.key, mismatch.runs) == ("box-frame-mismatch", ("square/seed-7",))
+    assert "learnt as fractions of the padded square and read as fractions of the original image" in mismatch.message
+    assert (between.key, between.together) == ("box-frames-of-arms", True)
+    assert between.evidence["frames"] == {"square": "original image", "native": "padded square"}
+    assert "(original image: square; padded square: native)" in between.message
+    assert not frame_findings(*(record | {"test_box_frame": "padded-square"} for record in (square, native)))
+
+
 def test_one_seed_for_all_is_said_of_the_runs_together() -> None:
     (finding,) = findings(CLEAN, OTHER_ARM)
     assert (finding.key, str(finding)) == ("single-seed", finding.message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from eyeswap.audit.finding import Finding, Records, Severity, runs_of
+from eyeswap.evaluation.frames import View, in_words
 from eyeswap.planning.estimate import listed
 from eyeswap.runs.record import RunRecord
 
@@ -121,14 +122,42 @@ def box_frames_differ(records: Records) -> Iterator[Finding]:
     """Boxes were learnt as fractions of one thing and read as fractions of another."""
     for name, record in records.items():
         train, test = record.train_box_frame, record.test_box_frame
-        if train is not None and test is not None and train != test:
+        if train is None or test is None:
+            continue
+        view = View.of_record(record.backbone)
+        learnt, read = in_words(train, view), in_words(test, view)
+        if learnt != read:
             yield Finding(
                 "box-frame-mismatch",
                 "warning",
                 (name,),
-                f"boxes were learnt as fractions of the {_frame(train)} and read as fractions of the {_frame(test)}",
+                f"boxes were learnt as fractions of the {learnt} and read as fractions of the {read}",
                 {"trained": train, "tested": test},
             )
+
+
+def arms_in_other_frames(records: Records) -> Iterator[Finding]:
+    """One setting that puts the boxes of each arm into a frame of its own."""
+    settings = {record.test_box_frame for record in records.values()}
+    frames = {
+        record.arm: in_words(record.test_box_frame, View.of_record(record.backbone))
+        for record in records.values()
+        if record.test_box_frame is not None
+    }
+    if len(settings) == 1 and len(set(frames.values())) > 1:
+        told = "; ".join(f"{frame}: {', '.join(arms)}" for frame, arms in _grouped(frames).items())
+        yield Finding(
+            "box-frames-of-arms",
+            "warning",
+            runs_of(records, frames),
+            f"boxes are scored in other frames from arm to arm ({told})",
+            {"frames": frames, "setting": settings.pop()},
+            together=True,
+        )
+
+
+def _grouped(frames: Mapping[str, str]) -> dict[str, list[str]]:
+    return {frame: [arm for arm in frames if frames[arm] == frame] for frame in dict.fromkeys(frames.values())}
 
 
 def _claims(records: Records, what: str) -> bool:
@@ -146,8 +175,12 @@ def _words(prompt: str) -> list[str]:
     return "".join(sign if sign.isalnum() else " " for sign in prompt).split()
 
 
-def _frame(name: str) -> str:
-    return {"original": "original image"}.get(name, name)
-
-
-CHECKS = (single_seed, unequal_tokens, unequal_sizes, beyond_positions, prompts_differ, box_frames_differ)
+CHECKS = (
+    single_seed,
+    unequal_tokens,
+    unequal_sizes,
+    beyond_positions,
+    prompts_differ,
+    box_frames_differ,
+    arms_in_other_frames,
+)

@@ -162,15 +162,19 @@ def original(size: Size) -> Placement:
     return Placement(size, size, (1.0, 1.0), (0.0, 0.0))
 
 
-def in_words(frame: TestBoxFrame, view: View | None) -> str:
+def in_words(frame: str, view: View | None) -> str:
     """Return what the numbers of a box are truly fractions of, so that equal frames have equal words.
+
+    Args:
+        frame: one of the four; any other name is returned as it is.
+        view: how the model sees images.
 
     Example:
         >>> in_words("study", View(ImageGeometry(canvas=(224, 224)), "letterbox"))
         'padded square'
     """
-    if view is None or frame in ("original", "padded-square"):
-        return FRAME_TITLES[frame]
+    if view is None or frame not in ("study", "canvas"):
+        return FRAME_TITLES.get(frame, frame)
     geometry = view.geometry
     height, width = geometry.canvas
     if frame == "study":
