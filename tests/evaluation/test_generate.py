@@ -12,10 +12,9 @@ from eyeswap.evaluation.generate import (
     Question,
     Request,
     buckets,
-    keep_rows,
     shared_prefix,
-    spread,
 )
+from eyeswap.evaluation.kv_cache import keep_rows, spread
 from eyeswap.vlm.model import VisionLanguageModel
 
 WORDS = [

@@ -2,9 +2,8 @@
 
 Every question about an image begins with the same tokens: beginning of sequence, visual tokens, and whatever the
 prompts of the batch have in common (the system text, "USER: "). That prefix is found on token ids and goes through
-the LLM once an image; its keys and values are then spread over the image's questions, which are sorted by length and
-answered in batches. Questions are padded on the right, padded slots are masked, and positions count real
-tokens only, so that batch mates cannot change an answer.
+the LLM once an image; questions are sorted by length and read on from there in batches (`eyeswap.evaluation.reading`).
+Batch mates cannot change an answer.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer
 
 from eyeswap.errors import SpecError
-from eyeswap.vlm.llm import cache_argument
+from eyeswap.evaluation.kv_cache import keep_rows
+from eyeswap.evaluation.reading import Prompt, Reading, SharedPrefix, WholePrompts
+from eyeswap.vlm.decoder import Decoder, has_attention_alone
 from eyeswap.vlm.model import VisionLanguageModel
 
 _NO_LIMIT = 10**6  # tokenizers without a longest input name a number beyond this
@@ -69,22 +68,6 @@ class Question(NamedTuple):
     request: Request
 
 
-class Reading(NamedTuple):
-    """Prompts after the LLM has read them.
-
-    Attributes:
-        logits: ``[Q, V]`` of the first answer token.
-        cache: keys and values.
-        mask: ``[Q, tokens]``, 0 where a slot is padding.
-        positions: ``[Q]`` position of the first answer token.
-    """
-
-    logits: Tensor
-    cache: Cache
-    mask: Tensor
-    positions: Tensor
-
-
 class Generator:
     """Greedy decoding for one VLM, on the device where it lies.
 
@@ -95,7 +78,7 @@ class Generator:
 
     def __init__(self, model: VisionLanguageModel, batch: int = 128) -> None:
         self.model, self.batch = model, batch
-        self._cache_argument = cache_argument(model.llm)
+        self._decoder, self._has_attention_alone = Decoder(model.llm), has_attention_alone(model.llm)
         self.tokenizer = model.tokenizer
         ends = getattr(getattr(model.llm, "generation_config", None), "eos_token_id", None)
         self._ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -173,59 +156,43 @@ class Generator:
         ids = self.prompt_ids([request.prompt for _, request in flat])
         asked = [Question(row, one, request) for (row, request), one in zip(flat, ids, strict=True)]
         started = time.perf_counter()
-        prefix = self._prefill(torch.stack(list(visual_tokens)), shared_prefix(ids))
+        reader = self._reader(torch.stack(list(visual_tokens)).to(self.device), ids)
         prefill_s = (time.perf_counter() - started) / len(asked)
         answers: dict[int, Generation] = {}
-        for numbers in buckets(asked, self.batch):
-            answers |= zip(numbers, self._answer_bucket(prefix, [asked[n] for n in numbers], prefill_s), strict=True)
+        for numbers in buckets(asked, self.batch, of_one_length=not self._has_attention_alone):
+            answers |= zip(numbers, self._answer_bucket(reader, [asked[n] for n in numbers], prefill_s), strict=True)
         in_order = (answers[number] for number in range(len(asked)))
         return [[next(in_order) for _ in requests] for requests in questions]
 
-    def _prefill(self, visual_tokens: Tensor, ids: list[int]) -> tuple[DynamicCache, int]:
-        """Send what all prompts share through the LLM, once an image; return the cache and the number of shared ids."""
-        text = torch.tensor(ids, dtype=torch.long, device=self.device).expand(len(visual_tokens), -1)
-        embedded = self.model.embed(visual_tokens.to(self.device), text)
-        cache = DynamicCache()
-        self.model.llm.base_model(inputs_embeds=embedded, use_cache=True, **{self._cache_argument: cache})
-        return cache, len(ids)
+    def _reader(self, visual_tokens: Tensor, ids: Sequence[list[int]]) -> SharedPrefix | WholePrompts:
+        """Return what reads the prompts ``ids`` about images ``[I, N, vision_width]``."""
+        if self._has_attention_alone:
+            return SharedPrefix(self.model, self._decoder, visual_tokens, shared_prefix(ids))
+        return WholePrompts(self.model, self._decoder, visual_tokens)
 
     def _answer_bucket(
-        self, prefix: tuple[DynamicCache, int], asked: Sequence[Question], prefill_s: float
+        self, reader: SharedPrefix | WholePrompts, asked: Sequence[Question], prefill_s: float
     ) -> list[Generation]:
         started = time.perf_counter()
-        reading = self._read(prefix, asked)
+        reading = reader.read([Prompt(question.row, question.ids) for question in asked])
         requests = [question.request for question in asked]
         choices = requests[0].choices
         answers: list[tuple[str, tuple[float, ...] | None, int]]
         if choices:  # read off the first position: nothing is generated
-            chances = reading.logits[:, self.choice_ids(choices)].softmax(-1).tolist()  # [Q, choices]
+            chances = self._logits(reading.hidden)[:, self.choice_ids(choices)].softmax(-1).tolist()  # [Q, choices]
             answers = [(choices[row.index(max(row))], tuple(row), 1) for row in chances]
         else:
             answers = [(self._text(tokens), None, len(tokens)) for tokens in self._continue(reading, requests)]
         latency = (time.perf_counter() - started) / len(asked) + prefill_s
         return [Generation(*answer, latency) for answer in answers]
 
-    def _read(self, prefix: tuple[DynamicCache, int], asked: Sequence[Question]) -> Reading:
-        """Send what the prompts do not share through the LLM."""
-        past, shared = prefix
-        tokens, mask = padded([question.ids[shared:] for question in asked], self.device)  # [Q, T], [Q, T]
-        rows = torch.tensor([question.row for question in asked], device=self.device)
-        cache = spread(past, rows, tokens.shape[1])
-        before = past.get_seq_length()
-        lengths = mask.sum(1)
-        mask = torch.cat([mask.new_ones(len(asked), before), mask], dim=1)
-        positions = (before + torch.arange(tokens.shape[1], device=self.device)).expand(len(asked), -1)
-        hidden = self._forward(tokens, mask, positions, cache)  # [Q, T, D]
-        last = hidden[torch.arange(len(asked), device=self.device), lengths - 1]
-        return Reading(self._logits(last), cache, mask, before + lengths)
-
     def _continue(self, reading: Reading, requests: Sequence[Request]) -> list[list[int]]:
         """Generate until every answer has ended, is decided or reached its length; ended rows leave the batch."""
-        logits, cache, mask, positions = reading
+        hidden, cache, mask, positions = reading
         produced: list[list[int]] = [[] for _ in requests]
         rows = list(range(len(requests)))  # which request each row of the batch answers
         while True:
-            token = logits.argmax(-1)  # [Q]
+            token = self._logits(hidden).argmax(-1)  # [Q]
             alive = []
             for place, (row, one) in enumerate(zip(rows, token.tolist(), strict=True)):
                 if row >= 0 and self._goes_on(produced[row], one, requests[row]):
@@ -238,10 +205,11 @@ class Generator:
                 kept = torch.tensor(alive, device=self.device)
                 keep_rows(cache, kept)
                 rows = [rows[place] for place in alive]
-                token, mask, positions = token[kept], mask[kept], positions[kept]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self._logits(self._forward(token[:, None], mask, positions[:, None], cache)[:, -1])
-            positions = positions + 1
+                token, positions = token[kept], positions[kept]
+                mask = None if mask is None else mask[kept]
+            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            steps, cache = self._decoder(cache, mask, positions[:, None], input_ids=token[:, None])  # [Q, 1, D]
+            hidden, positions = steps[:, -1], positions + 1
 
     def _goes_on(self, produced: list[int], token: int, request: Request) -> bool:
         """Take one more token into an answer unless it ends it; return whether another is wanted."""
@@ -256,16 +224,6 @@ class Generator:
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-
-    def _forward(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        hidden: Tensor = self.model.llm.base_model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            **{self._cache_argument: cache},
-        ).last_hidden_state
-        return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.model.llm.get_output_embeddings()(hidden)
@@ -284,10 +242,10 @@ def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
     return first[: min(length, *(len(prompt) - 1 for prompt in prompts))]
 
 
-def buckets(asked: Sequence[Question], most: int) -> Iterator[list[int]]:
+def buckets(asked: Sequence[Question], most: int, of_one_length: bool = False) -> Iterator[list[int]]:
     """Yield the numbers of questions that are answered together.
 
-    They are of one kind, at most ``most``, and none is more than twice as long as the shortest.
+    They are of one kind, at most ``most``, and none is more than twice as long as the shortest; or all as long.
     """
     kinds: dict[tuple[str, ...], list[int]] = {}
     for number in sorted(range(len(asked)), key=lambda number: len(asked[number].ids)):
@@ -295,75 +253,9 @@ def buckets(asked: Sequence[Question], most: int) -> Iterator[list[int]]:
     for numbers in kinds.values():
         bucket: list[int] = []
         for number in numbers:
-            if bucket and (len(bucket) == most or len(asked[number].ids) > 2 * len(asked[bucket[0]].ids)):
+            longest = len(asked[bucket[0]].ids) * (1 if of_one_length else 2) if bucket else 0
+            if bucket and (len(bucket) == most or len(asked[number].ids) > longest):
                 yield bucket
                 bucket = []
             bucket.append(number)
         yield bucket
-
-
-def padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return token ids padded on the right, ``[Q, T]``, and the mask of real ones, ``[Q, T]``."""
-    longest = max(map(len, rows))
-    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return tokens, mask
-
-
-_ROOM = 16  # tokens that a buffer grows by
-
-
-def spread(prefix: DynamicCache, rows: Tensor, num_tokens: int) -> Cache:
-    """Return a cache whose row ``i`` continues row ``rows[i]`` of ``prefix``, rows ``[Q]``.
-
-    Args:
-        prefix: the cache to continue; it is not changed.
-        rows: ``[Q]`` row numbers, repeats allowed.
-        num_tokens: length of what comes next; room for it is made at once.
-    """
-    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, rows, num_tokens) for layer in prefix.layers])
-
-
-def keep_rows(cache: Cache, rows: Tensor) -> None:
-    """Drop all rows of a cache but ``rows``, ``[Q]``."""
-    for layer in cache.layers:
-        layer.keep_rows(rows)
-
-
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers carries no types
-    """One layer; ``keys`` and ``values`` are ``[Q, heads, tokens, d]`` views of larger buffers."""
-
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int) -> None:
-        super().__init__()
-        self.is_initialized, self.dtype, self.device = True, keys.dtype, keys.device
-        self._length = keys.shape[-2]
-        self._keys, self._values = (_roomy(past.index_select(0, rows), room) for past in (keys, values))
-        self._show()
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values ``[Q, heads, new, d]``; return all of them, ``[Q, heads, tokens, d]``."""
-        end = self._length + key_states.shape[-2]
-        if end > self._keys.shape[-2]:
-            room = end - self._length + _ROOM
-            self._keys, self._values = _roomy(self.keys, room), _roomy(self.values, room)
-        self._keys[:, :, self._length : end] = key_states
-        self._values[:, :, self._length : end] = value_states
-        self._length = end
-        self._show()
-        return self.keys, self.values
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows but ``rows``, ``[Q]``."""
-        self._keys, self._values = (_roomy(past.index_select(0, rows), _ROOM) for past in (self.keys, self.values))
-        self._show()
-
-    def _show(self) -> None:
-        self.keys, self.values = (buffer[:, :, : self._length] for buffer in (self._keys, self._values))
-
-
-def _roomy(past: Tensor, room: int) -> Tensor:
-    """Return a copy of ``past`` ``[Q, heads, tokens, d]`` with room for more tokens."""
-    rows, heads, length, width = past.shape
-    buffer = past.new_empty(rows, heads, length + room, width)
-    buffer[:, :, :length] = past
-    return buffer

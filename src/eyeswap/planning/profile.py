@@ -30,7 +30,8 @@ from eyeswap.planning.spec import Study
 from eyeswap.shipped import llm_source
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.hub import find_model, one_line_errors
-from eyeswap.vlm.llm import cache_argument
+from eyeswap.vlm.decoder import cache_argument, has_attention_alone
+from eyeswap.vlm.llm import num_positions
 
 IN_FIGURE = {
     "vmamba-tiny-s1l8": "VMamba-T",
@@ -186,15 +187,17 @@ def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, sett
 
     def decode() -> Tensor:
         logits: Tensor = llm(input_ids=step, use_cache=True, **{cache_argument(llm): cache}).logits
-        cache.crop(-1)
+        if grows:
+            cache.crop(-1)
         return logits
 
     connecting, prefilling = _median_s(lambda: connector(tokens), setting), _median_s(prefill, setting)
     cache = prefill()[cache_argument(llm)]
+    grows = has_attention_alone(llm) and not any(cache.is_sliding)
     decoding = _median_s(decode, setting)
     batched = image.expand(setting.batch, -1, -1, -1).contiguous()
     throughput = setting.batch / _median_s(lambda: network(batched), setting)
-    limit = getattr(llm.config, "max_position_embeddings", None)
+    limit = num_positions(llm.config)
     return dataclasses.replace(
         cell, tokens=tokens.shape[1], vision_s=vision, connector_s=connecting, prefill_s=prefilling,
         decode_s=decoding, end_to_end_s=vision + connecting + prefilling, images_per_s=throughput,

@@ -10,7 +10,6 @@ Three rules make every LLM fit the sequence ``[BOS][visual tokens][text]``:
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,15 +17,13 @@ import torch
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from eyeswap.errors import SpecError
 from eyeswap.files import read_json
 from eyeswap.vlm.hub import find_model, one_line_errors
+from eyeswap.vlm.llm_check import check_config, check_layers
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, Prompt, TemplatePrompt, VicunaPrompt
 
 PAD_TOKEN = "<PAD>"
 _ROWS = 64  # the embedding grows to a multiple of this
-# Settings of LLMs that change logits behind the last matrix; the loss over answer tokens alone would miss them.
-_LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1}
 
 
 def load_llm(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, PreTrainedTokenizerBase, Prompt]:
@@ -38,7 +35,7 @@ def load_llm(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any,
 
     Raises:
         CheckpointError: if there is no such model.
-        SpecError: if it computes logits in a way that training here does not follow.
+        SpecError: if it is of a kind that is not supported, see `check_layers`.
     """
     found = find_model(name)
     config = load_config(found)
@@ -48,7 +45,8 @@ def load_llm(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any,
     llm.config.name_or_path = Path(name).name if Path(name).is_dir() else name  # saved folders hold no local paths
     with one_line_errors(f"llm {name}"):
         make_room(llm, tokenizer)
-    return llm.eval(), tokenizer, prompt
+    check_layers(str(name), llm.eval())
+    return llm, tokenizer, prompt
 
 
 def load_config(name: str | Path) -> Any:
@@ -56,14 +54,12 @@ def load_config(name: str | Path) -> Any:
 
     Raises:
         CheckpointError: if there is no such model.
-        SpecError: if it computes logits in a way that training here does not follow.
+        SpecError: if it is of a kind that is not supported, see `check_config`.
     """
     found = find_model(name)
     with one_line_errors(f"llm {name}"):
         config = AutoConfig.from_pretrained(found)
-    for setting, harmless in _LOGIT_SETTINGS.items():
-        if getattr(config, setting, harmless) not in (harmless, None):
-            raise SpecError(f"llm {name}: its {setting} changes logits behind the last layer, which is not supported")
+    check_config(str(name), config)
     return config
 
 
@@ -107,12 +103,10 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.padding_side = "left"
 
 
-def cache_argument(llm: Any) -> str:
-    """Return what an LLM calls the keys and values of earlier positions, as argument and in its output.
-
-    Until transformers 5.23 that was ``past_key_values``; newer releases say ``cache``.
-    """
-    return "cache" if "cache" in inspect.signature(llm.base_model.forward).parameters else "past_key_values"
+def num_positions(config: Any) -> int | None:
+    """Return the longest sequence that an LLM was made for; None if nothing in it ends (Mamba, Bloom)."""
+    longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    return None if longest is None else int(longest)
 
 
 def make_room(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
