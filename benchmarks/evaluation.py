@@ -39,7 +39,9 @@ from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.data.digits.write import DigitsSize, write_digits
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.ask import model_folder
-from eyeswap.evaluation.generate import Generation, Generator, Question, Reading, Request, padded, spread
+from eyeswap.evaluation.generate import Generation, Generator, Request
+from eyeswap.evaluation.kv_cache import spread
+from eyeswap.evaluation.reading import Prompt, Reading, WholePrompts
 from eyeswap.processes import best_device
 from eyeswap.shipped import llm_path
 from eyeswap.tokens.cache import ImageEncoder
@@ -95,29 +97,29 @@ class OneByOne:
         return Generation(self.model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), None, len(tokens), 0.0)
 
 
+class PaddedPrompts(WholePrompts):
+    """Prompts read from their first token on, the shorter ones padded on the left."""
+
+    def read(self, prompts: Sequence[Prompt]) -> Reading:
+        device, longest = self._visual_tokens.device, max(len(prompt.ids) for prompt in prompts)
+        rows = torch.tensor([prompt.row for prompt in prompts], device=device)
+        gaps = torch.tensor([longest - len(prompt.ids) for prompt in prompts], device=device)
+        ids = torch.tensor([prompt.ids + [0] * (longest - len(prompt.ids)) for prompt in prompts], device=device)
+        embedded = self._model.embed(self._visual_tokens[rows], ids)  # [Q, N + T, D]
+        slots = torch.arange(embedded.shape[1], device=device) - gaps[:, None]  # [Q, N + T]
+        embedded = embedded.take_along_dim(slots.clamp(min=0)[..., None], dim=1)
+        cache, mask = DynamicCache(), (slots >= 0).long()
+        hidden, _ = self._decoder(cache, mask, slots.clamp(min=0), inputs_embeds=embedded)
+        return Reading(
+            hidden[:, -1], spread(cache, torch.arange(len(prompts), device=device), 16), mask, slots[:, -1] + 1
+        )
+
+
 class WithoutReuse(Generator):
     """Our batches and our decoding, but each question sends its whole sequence through the LLM."""
 
-    def _prefill(self, visual_tokens: Tensor, ids: list[int]) -> Any:
-        return visual_tokens
-
-    def _read(self, visual_tokens: Any, asked: Sequence[Question]) -> Reading:
-        tokens, mask = padded([question.ids for question in asked], self.device)
-        rows = torch.tensor([question.row for question in asked])
-        embedded = self.model.embed(visual_tokens[rows].to(self.device), tokens)
-        num_visual = embedded.shape[1] - tokens.shape[1]
-        lengths = num_visual + mask.sum(1)
-        mask = torch.cat([mask.new_ones(len(asked), num_visual), mask], dim=1)
-        cache = DynamicCache()
-        hidden = self.model.llm.base_model(
-            inputs_embeds=embedded, attention_mask=mask, use_cache=True, **{self._cache_argument: cache}
-        ).last_hidden_state
-        last = hidden[torch.arange(len(asked), device=self.device), lengths - 1]
-        if asked[0].request.choices:
-            return Reading(self._logits(last), cache, mask, lengths)
-        return Reading(
-            self._logits(last), spread(cache, torch.arange(len(asked), device=self.device), 16), mask, lengths
-        )
+    def _reader(self, visual_tokens: Tensor, ids: Sequence[list[int]]) -> WholePrompts:
+        return PaddedPrompts(self.model, self._decoder, visual_tokens)
 
 
 class AtHand:

@@ -9,6 +9,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -69,3 +71,51 @@ def neox() -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
     """A BOS that the tokenizer never adds, no pad token, no template."""
     tokenizer = byte_tokenizer(["<|endoftext|>"], bos_token="<|endoftext|>", eos_token="<|endoftext|>")
     return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=320, **SIZES)), tokenizer
+
+
+WINDOW = 24  # shorter than every prompt of the tests
+GROUPED = {**SIZES, "num_key_value_heads": 1, "head_dim": 16}
+STATE = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+KINDS = {
+    "mistral": {**GROUPED, "sliding_window": WINDOW},
+    "gemma3_text": {
+        **GROUPED, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"],
+        "tie_word_embeddings": False,
+    },
+    "gpt_neo": {
+        "hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]],
+        "window_size": WINDOW,
+    },
+    "gpt_oss": {
+        **GROUPED, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"],
+        "num_local_experts": 2, "num_experts_per_tok": 1,
+    },
+    "opt": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48, "word_embed_proj_dim": 32,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 512},
+    "mamba": STATE,
+    "mamba2": {**STATE, "state_size": 16, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
+    "falcon_mamba": STATE,
+    "jamba": {
+        **SIZES, "num_key_value_heads": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1,
+        "num_experts_per_tok": 1, "mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False,
+    },
+}  # fmt: skip
+
+
+def of_kind(name: str) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+    """An LLM of another kind, without a template: sliding windows, biases for distances, a state, or some of these."""
+    tokenizer = neox()[1]
+    config = AutoConfig.for_model(name, vocab_size=320, **KINDS[name])
+    return AutoModelForCausalLM.from_config(config), tokenizer
+
+
+def make_wild(model: torch.nn.Module) -> torch.nn.Module:
+    """Give an LLM weights so large that it does not repeat one token."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    return model

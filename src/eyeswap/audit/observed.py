@@ -24,7 +24,7 @@ MOST_IMAGES = 2000  # of each data set; more would not move a share by a percent
 
 
 def observed(
-    study: Study, loaded: LoadedBackbone, root: Path, image_sets: Mapping[str, Sequence[str]], positions: int
+    study: Study, loaded: LoadedBackbone, root: Path, image_sets: Mapping[str, Sequence[str]], positions: int | None
 ) -> Observed:
     """Return what goes under ``observed`` in a run's record.
 
@@ -33,7 +33,7 @@ def observed(
         loaded: the frozen backbone with its geometry.
         root: folder that image paths are relative to.
         image_sets: images of the training data and of each benchmark, by name.
-        positions: positions of the language model.
+        positions: positions of the language model; None if it has no limit.
     """
     return Observed(
         matched=study.matched,

@@ -38,8 +38,9 @@ class LanguageModel:
         multiplied: those that meet every token in a matrix product: all but an input embedding of its own.
         width: channels of its embedding space.
         layers: number of blocks.
-        positions: longest sequence it was made for.
+        positions: longest sequence it was made for; None if nothing in it ends.
         vocabulary: rows of the output head.
+        attention_layers: blocks that attend; None if all do.
     """
 
     name: str
@@ -47,8 +48,9 @@ class LanguageModel:
     multiplied: int
     width: int
     layers: int
-    positions: int
+    positions: int | None
     vocabulary: int
+    attention_layers: int | None = None
 
 
 KNOWN = {
@@ -96,19 +98,26 @@ def _built_without_memory(name: str, config_path: Path) -> LanguageModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from eyeswap.vlm.llm import num_attention_layers, num_positions
+
     raw = read_json(config_path)
     try:
         config: Any = AutoConfig.from_pretrained(config_path.parent)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
-        layers, positions = int(config.num_hidden_layers), int(config.max_position_embeddings)
+        layers, positions, attending = (
+            int(config.num_hidden_layers),
+            num_positions(config),
+            num_attention_layers(config),
+        )
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise EnvironmentProblem(f"{config_path}: not a causal language model: {str(error).splitlines()[0]}") from None
     embedding = model.get_input_embeddings().weight
     parameters = sum(parameter.numel() for parameter in model.parameters())
     is_tied = bool(raw.get("tie_word_embeddings", getattr(config, "tie_word_embeddings", False)))
     multiplied = parameters if is_tied else parameters - embedding.numel()
-    return LanguageModel(name, parameters, multiplied, embedding.shape[1], layers, positions, embedding.shape[0])
+    width, vocabulary = embedding.shape[1], embedding.shape[0]
+    return LanguageModel(name, parameters, multiplied, width, layers, positions, vocabulary, attending)
 
 
 def connector_parameters(kind: ConnectorKind, vision_width: int, llm_width: int) -> int:
@@ -131,7 +140,8 @@ def training_flops(
         adapters_only: whether the LLM's own weights get no gradient, which saves a third of their work.
     """
     length = visual_tokens + text_tokens
-    attention = 6 * llm.layers * llm.width * length**2
+    attending = llm.layers if llm.attention_layers is None else llm.attention_layers
+    attention = 6 * attending * llm.width * length**2
     weights = (4 if adapters_only else 6) * llm.multiplied * length
     return weights + attention + 6 * connector * visual_tokens
 

@@ -224,6 +224,8 @@ def _estimate_arm(
     overfull = positions_problem(llm.name, llm.positions, footprint.tokens, footprint.stride_px)
     if overfull is not None and study.beyond_positions == "refuse":
         return dataclasses.replace(estimate, problems=(f"arms.{name}: {overfull}",))
+    if llm.positions is None:
+        return estimate
     room = llm.positions - footprint.tokens
     if overfull is not None:
         note = f"{footprint.tokens:,} visual tokens go beyond the {llm.positions:,} positions of the LLM, as allowed"
@@ -234,16 +236,16 @@ def _estimate_arm(
     return dataclasses.replace(estimate, notes=(f"arms.{name}: {note}",))
 
 
-def positions_problem(llm_name: str, positions: int, tokens: int, stride_px: float) -> str | None:
+def positions_problem(llm_name: str, positions: int | None, tokens: int, stride_px: float) -> str | None:
     """Return in one line, with the choices there are, that visual tokens leave no position for text; else None.
 
     Args:
         llm_name: name of the LLM.
-        positions: positions it was made for.
+        positions: positions it was made for; None if it has no limit.
         tokens: visual tokens of an image.
         stride_px: pixels of the canvas from one token to the next.
     """
-    if tokens + 1 < positions:
+    if positions is None or tokens + 1 < positions:
         return None
     smaller = round(512 / stride_px) ** 2
     return (

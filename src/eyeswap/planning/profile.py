@@ -29,8 +29,8 @@ from eyeswap.files import write_text
 from eyeswap.planning.spec import Study
 from eyeswap.shipped import llm_source
 from eyeswap.vlm.connector import build_connector
-from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.decoder import cache_argument, has_attention_alone
+from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import num_positions
 
 IN_FIGURE = {

@@ -38,7 +38,7 @@ from eyeswap.tokens.cache import ImageEncoder, TokenCache, token_folder
 from eyeswap.training.log import import_tracker
 from eyeswap.training.lora import import_peft
 from eyeswap.training.vision import check_canvas
-from eyeswap.vlm.llm import load_config, load_tokenizer
+from eyeswap.vlm.llm import load_llm, num_positions
 from eyeswap.vlm.model import VisionLanguageModel
 
 
@@ -87,8 +87,7 @@ def check_arms(study: Study) -> None:
         import_peft()
     for name in study.execution.track:
         import_tracker(name)
-    positions = int(load_config(llm_source(study.recipe.llm)).max_position_embeddings)
-    load_tokenizer(llm_source(study.recipe.llm))
+    positions = num_positions(load_llm(llm_source(study.recipe.llm))[0].config)
     for arm in study.arms:
         loaded = load_arm(study, arm)
         check_canvas(loaded)

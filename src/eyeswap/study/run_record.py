@@ -19,6 +19,7 @@ from eyeswap.study.study_data import StudyData
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.order import order_digest
 from eyeswap.vlm.hub import local_folder
+from eyeswap.vlm.llm import num_positions
 from eyeswap.vlm.model import VisionLanguageModel
 
 _BOX_MARK = "region this sentence describes:"
@@ -62,7 +63,7 @@ def _record(
             kind=run.study.connector_of(run.arm), init_digest=state_digest(model.connector.state_dict())
         ),
         backbone=BackboneRecord.model_validate(loaded.record()),
-        observed=observed(run.study, loaded, data.root, data.image_sets, int(model.llm.config.max_position_embeddings)),
+        observed=observed(run.study, loaded, data.root, data.image_sets, num_positions(model.llm.config)),
     )
 
 

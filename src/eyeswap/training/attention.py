@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
+from eyeswap.vlm.decoder import has_attention_alone
+
 PACKED = "eyeswap_packed"
 # Settings of attention that the packed form does not follow.
 _SETTINGS = ("sliding_window", "attn_logit_softcapping", "attention_dropout", "attention_chunk_size")
@@ -28,7 +30,7 @@ _SETTINGS = ("sliding_window", "attn_logit_softcapping", "attention_dropout", "a
 def can_pack(llm: Any) -> bool:
     """Return whether an LLM's attention can be exchanged for the packed one with equal results."""
     plain = all(not getattr(llm.config, setting, None) for setting in _SETTINGS)
-    return plain and bool(getattr(llm, "_supports_attention_backend", False))
+    return plain and has_attention_alone(llm) and bool(getattr(llm, "_supports_attention_backend", False))
 
 
 @contextlib.contextmanager
@@ -95,9 +97,14 @@ COMPILER = "inductor"
 
 
 def decoder_layers(llm: Any) -> list[nn.Module]:
-    """Return the decoder layers of an LLM, by the names of classes that transformers keeps for this purpose."""
+    """Return the decoder layers of an LLM, by the names of classes that transformers keeps for this purpose.
+
+    Where it names parts of a layer too (a Mamba's mixer), the layer around them is meant.
+    """
     names = set(llm._no_split_modules or ())
-    return [module for module in llm.modules() if type(module).__name__ in names]
+    named = [module for module in llm.modules() if type(module).__name__ in names]
+    inner = {id(part) for module in named for part in module.modules() if part is not module}
+    return [module for module in named if id(module) not in inner]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from eyeswap.vlm.llm import num_attention_layers
 from eyeswap.vlm.model import VisionLanguageModel
 
 _RECENT = 20  # steps
@@ -32,7 +33,7 @@ def pass_flops(vlm: VisionLanguageModel, lengths: Sequence[int]) -> float:
         for parameter in llm.parameters()
         if parameter is not looked_up
     )
-    attention = 6 * config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
+    attention = 6 * num_attention_layers(config) * config.hidden_size * sum(length**2 for length in lengths)
     return float(each * sum(lengths) + attention)
 
 

@@ -103,10 +103,19 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.padding_side = "left"
 
 
+_WITHOUT_ATTENTION = ("conv", "linear_attention", "mamba", "recurrent")
+
+
 def num_positions(config: Any) -> int | None:
     """Return the longest sequence that an LLM was made for; None if nothing in it ends (Mamba, Bloom)."""
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return None if longest is None else int(longest)
+
+
+def num_attention_layers(config: Any) -> int:
+    """Return how many layers of an LLM attend to all positions before them; a Mamba has none."""
+    kinds = getattr(config, "layer_types", None)
+    return int(config.num_hidden_layers) if kinds is None else sum(kind not in _WITHOUT_ATTENTION for kind in kinds)
 
 
 def make_room(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:

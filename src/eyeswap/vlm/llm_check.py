@@ -35,6 +35,9 @@ def check_config(name: str, config: Any) -> None:
         raise SpecError(f"llm {name}: a model of several modalities; name the language model in it")
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True):
         raise SpecError(f"llm {name}: a {config.model_type} reads in both directions, it cannot generate text")
+    missing = [key for key in ("hidden_size", "num_hidden_layers", "vocab_size") if not hasattr(config, key)]
+    if missing:
+        raise SpecError(f"llm {name}: its configuration names no {missing[0]}; it is not a language model")
     for setting, harmless in _LOGIT_SETTINGS.items():
         if getattr(config, setting, harmless) not in (harmless, None):
             raise SpecError(f"llm {name}: its {setting} changes logits behind the last layer, which is not supported")
@@ -59,6 +62,8 @@ def check_layers(name: str, llm: Any) -> None:
         raise SpecError(f"llm {name}: the layers of a {kind} cannot be called without its last matrix")
     decoder = Decoder(llm)
     embedding = llm.get_input_embeddings()
+    if embedding.embedding_dim != llm.config.hidden_size:
+        raise SpecError(f"llm {name}: its embeddings are not as wide as its layers, which is not supported")
     tokens = embedding(torch.arange(_NUM_TOKENS) % embedding.num_embeddings)[None]  # [1, T, D]
     other = torch.cat([tokens[:, :-1], tokens[:, :1]], dim=1)  # another last token
     try:
