@@ -40,13 +40,13 @@ from eyeswap.data.digits.write import DigitsSize, write_digits
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.ask import model_folder
 from eyeswap.evaluation.generate import Generation, Generator, Request
-from eyeswap.evaluation.kv_cache import spread
-from eyeswap.evaluation.reading import Prompt, Reading, WholePrompts
 from eyeswap.processes import best_device
 from eyeswap.shipped import llm_path
 from eyeswap.tokens.cache import ImageEncoder
 from eyeswap.vlm.connector import build_connector
+from eyeswap.vlm.kv_cache import spread
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
+from eyeswap.vlm.reading import Prompt, Reading, WholePrompts
 
 # title, benchmark that the questions come from, questions an image
 WORKLOADS = (

@@ -14,7 +14,7 @@ from eyeswap.evaluation.generate import (
     buckets,
     shared_prefix,
 )
-from eyeswap.evaluation.kv_cache import keep_rows, spread
+from eyeswap.vlm.kv_cache import keep_rows, spread
 from eyeswap.vlm.model import VisionLanguageModel
 
 WORDS = [

@@ -2,7 +2,7 @@
 
 Every question about an image begins with the same tokens: beginning of sequence, visual tokens, and whatever the
 prompts of the batch have in common (the system text, "USER: "). That prefix is found on token ids and goes through
-the LLM once an image; questions are sorted by length and read on from there in batches (`eyeswap.evaluation.reading`).
+the LLM once an image; questions are sorted by length and read on from there in batches (`eyeswap.vlm.reading`).
 Batch mates cannot change an answer.
 """
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from eyeswap.errors import SpecError
-from eyeswap.evaluation.kv_cache import keep_rows
-from eyeswap.evaluation.reading import Prompt, Reading, SharedPrefix, WholePrompts
 from eyeswap.vlm.decoder import Decoder, has_attention_alone
+from eyeswap.vlm.kv_cache import keep_rows
 from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.vlm.reading import Prompt, Reading, SharedPrefix, WholePrompts
 
 _NO_LIMIT = 10**6  # tokenizers without a longest input name a number beyond this
 _LOOK_EVERY = 8  # tokens between two looks at whether an answer is decided

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from eyeswap.evaluation.kv_cache import spread
 from eyeswap.vlm.decoder import Decoder
+from eyeswap.vlm.kv_cache import spread
 from eyeswap.vlm.model import VisionLanguageModel
 
 
