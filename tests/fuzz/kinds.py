@@ -24,7 +24,7 @@ from eyeswap.evaluation import BENCHMARKS
 from eyeswap.evaluation.boxes import find_box, parse_box
 from eyeswap.evaluation.counting import TallyQA
 from eyeswap.evaluation.hallucination import say_yes_or_no
-from eyeswap.evaluation.own_metrics import read_number
+from eyeswap.evaluation.own import read_number
 from eyeswap.evaluation.predictions import read_predictions
 from eyeswap.evaluation.text import normalise_answer, normalise_textvqa
 from eyeswap.evaluation.vqa import is_unanswerable, score_textvqa, score_vizwiz, score_vqa_official, score_vqa_study
