@@ -237,7 +237,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors_shapes(path: Path) -> dict[str, Any]:
-    """Read names, shapes and types of the tensors of a safetensors file from its header, as tensors on the meta device.
+    """Read names and shapes of the tensors of a safetensors file from its header, as tensors on the meta device.
 
     Raises:
         CheckpointError: if the file is missing or not a whole safetensors file.

@@ -114,7 +114,9 @@ class PlannedRun:
         """Return the names of the study's benchmarks that the run has not been asked as the study asks them."""
         index = read_index(self.files.benchmarks) if self.files.benchmarks.is_file() else {}
         record = self.record
-        is_old_same = record is not None and record.model is None and _is_known_digest(self, record)
+        is_old = record is not None and record.model is None
+        same_frame = record is not None and record.test_box_frame in (None, self.study.recipe.test_box_frame)
+        is_old_same = record is not None and is_old and same_frame and _is_known_digest(self, record)
         return [one.name for one in self.benchmarks if not self._is_asked(one, index.get(one.name), is_old_same)]
 
     def state(self) -> State:

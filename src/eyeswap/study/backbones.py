@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.weights import LoadedBackbone, check_backbone, load_backbone
 from eyeswap.errors import SpecError
-from eyeswap.geometry import ImageGeometry
 from eyeswap.planning.estimate import positions_problem
 from eyeswap.planning.spec import Study
 from eyeswap.shipped import llm_source
@@ -40,30 +38,38 @@ class Backbones:
             loaded.network.to("cpu")
 
 
-def check_arms(study: Study, arms: Iterable[str]) -> None:
+def check_arms(study: Study, arms: Iterable[str], *, for_training: bool) -> None:
     """Check all that arms need, so that what is missing is told at once and not after hours of work.
+
+    Args:
+        study: the study.
+        arms: names of the arms that have something to do.
+        for_training: whether anything is to be trained, so that the language model is needed.
 
     Raises:
         CheckpointError: if the LLM or a backbone cannot be had.
         SpecError: if an arm cannot be trained as it is; with the choices there are.
         EnvironmentProblem: if adapters are wanted and peft is not installed, or a tracker is not.
     """
-    if study.recipe.lora_rank is not None:
-        import_peft()
-    for name in study.execution.track:
-        import_tracker(name)
-    positions = num_positions(load_llm(llm_source(study.recipe.llm))[0].config)
+    positions = _check_training(study) if for_training else None
     for arm in arms:
         declared = study.arms[arm]
         network, geometry = check_backbone(
             declared.backbone, study.wiring_of(arm), tap=declared.tap, geometry=declared.geometry
         )
-        _check_positions(study, arm, network, geometry, positions)
+        if not for_training:
+            continue
+        check_canvas(declared.backbone, geometry)
+        rows, columns = network.token_grid(*geometry.canvas)
+        problem = positions_problem(study.recipe.llm, positions, rows * columns, geometry.canvas[0] / rows)
+        if problem is not None and study.beyond_positions == "refuse":
+            raise SpecError(f"{study.name}: arms.{arm}: {problem}")
 
 
-def _check_positions(study: Study, arm: str, network: VisionBackbone, geometry: ImageGeometry, positions: int) -> None:
-    check_canvas(study.arms[arm].backbone, geometry)
-    rows, columns = network.token_grid(*geometry.canvas)
-    problem = positions_problem(study.recipe.llm, positions, rows * columns, geometry.canvas[0] / rows)
-    if problem is not None and study.beyond_positions == "refuse":
-        raise SpecError(f"{study.name}: arms.{arm}: {problem}")
+def _check_training(study: Study) -> int | None:
+    """Check what every arm's training needs; return how many positions the language model was made for."""
+    if study.recipe.lora_rank is not None:
+        import_peft()
+    for name in study.execution.track:
+        import_tracker(name)
+    return num_positions(load_llm(llm_source(study.recipe.llm))[0].config)

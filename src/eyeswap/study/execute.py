@@ -64,7 +64,7 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
         return folder.path
     untrained = [run for run in left if not run.files.is_trained]
-    check_arms(study, dict.fromkeys(run.arm for run in left))
+    check_arms(study, dict.fromkeys(run.arm for run in left), for_training=bool(untrained))
     with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
         with ranks.first_alone(), alone_in(folder.data, console) if ranks.is_first else nullcontext():
             if ranks.is_first:

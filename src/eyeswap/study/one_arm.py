@@ -94,7 +94,7 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
     refuse_changed([run], recipe_file)
     if run.files.is_trained:
         return run.folder
-    check_arms(study, study.arms)
+    check_arms(study, study.arms, for_training=True)
     with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
         with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
             data = prepare_data(study, study_dir, board)
