@@ -113,10 +113,7 @@ class PlannedRun:
     def unasked(self) -> list[str]:
         """Return the names of the study's benchmarks that the run has not been asked as the study asks them."""
         index = read_index(self.files.benchmarks) if self.files.benchmarks.is_file() else {}
-        record = self.record
-        is_old = record is not None and record.model is None
-        same_frame = record is not None and record.test_box_frame in (None, self.study.recipe.test_box_frame)
-        is_old_same = record is not None and is_old and same_frame and _is_known_digest(self, record)
+        is_old_same = _is_asked_of_old(self, self.record)
         return [one.name for one in self.benchmarks if not self._is_asked(one, index.get(one.name), is_old_same)]
 
     def state(self) -> State:
@@ -234,6 +231,13 @@ def _is_known_digest(run: PlannedRun, record: RunRecord) -> bool:
         _old_digest(run, record, run.study.benchmarks),
         _old_digest(run, record, record.benchmarks or ()),
     )
+
+
+def _is_asked_of_old(run: PlannedRun, record: RunRecord | None) -> bool:
+    """Whether what an old run was asked, it was asked as the study asks it."""
+    if record is None or record.model is not None or not _is_known_digest(run, record):
+        return False
+    return record.test_box_frame in (None, run.study.recipe.test_box_frame)
 
 
 def _old_digest(run: PlannedRun, record: RunRecord, benchmarks: Sequence[str]) -> str | None:
