@@ -19,9 +19,10 @@ from PIL import Image
 from tests.fuzz.mutate import mutate_bytes, mutate_value, odd_text
 from tests.official_files import write_official_files, write_predictions
 
+from eyeswap.data.formats.boxes import find_box
 from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.evaluation.boxes import find_box, parse_box
+from eyeswap.evaluation.boxes import parse_box
 from eyeswap.evaluation.counting import TallyQA
 from eyeswap.evaluation.hallucination import say_yes_or_no
 from eyeswap.evaluation.own import read_number
