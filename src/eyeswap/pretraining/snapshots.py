@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class Snapshots:
                 if abs(before - goal) <= abs(accuracy - goal):
                     continue
             write_safetensors(path, rounded(network), metadata={"format": "pt"})
-            write_json(card_path, {**self._card, "step": step, "metrics": {"top1_accuracy": round(accuracy, 4)}})
+            metrics = {"top1_accuracy": round(accuracy, 4)}
+            write_json(card_path, {**self._card, "step": step, "metrics": metrics, "recipe": asdict(self._recipe)})
 
 
 def halved(network: VisionBackbone) -> dict[str, Tensor]:
