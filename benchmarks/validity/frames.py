@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.evaluation.frames import original, padded_square, study_frame
+from eyeswap.evaluation.frames import study_frame
 from eyeswap.geometry import ImageGeometry, Placement
 
 Floats = NDArray[np.float64]
@@ -85,9 +85,9 @@ FRAMES = ("original image", "padded square", *CORNERS, "centre crop")
 def placement(frame: str, size: tuple[int, int]) -> Placement:
     """Return where an image lies in a frame."""
     if frame == "original image":
-        return original(size)
+        return Placement.of_image(size)
     if frame == "padded square":
-        return padded_square(size)
+        return Placement.of_padded_square(size)
     if frame == "centre crop":
         return study_frame(size, "resize-crop", (224, 224))
     return CORNERS[frame].placement(*size)

@@ -236,6 +236,25 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 
+def read_safetensors_shapes(path: Path) -> dict[str, Any]:
+    """Read names and shapes of the tensors of a safetensors file from its header, as tensors on the meta device.
+
+    Raises:
+        CheckpointError: if the file is missing or not a whole safetensors file.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            keys = list(tensors.keys())
+            return {key: torch.empty(tensors.get_slice(key).get_shape(), device="meta") for key in keys}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+
+
 def write_safetensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically."""
     from safetensors.torch import save_file

@@ -51,6 +51,29 @@ class Placement:
     scale: tuple[float, float]
     offset: tuple[float, float]
 
+    @classmethod
+    def of_image(cls, size: tuple[int, int]) -> Self:
+        """Return the image as its own canvas.
+
+        Raises:
+            DataError: if it has no area.
+        """
+        if min(size) <= 0:
+            raise DataError(f"an image of {size[0]}x{size[1]} pixels has no area")
+        return cls(size, size, (1.0, 1.0), (0.0, 0.0))
+
+    @classmethod
+    def of_padded_square(cls, size: tuple[int, int]) -> Self:
+        """Return where an image lies in the square it is padded to, exactly half of the padding on either side.
+
+        Raises:
+            DataError: if it has no extent.
+        """
+        side = max(size)
+        if side <= 0:
+            raise DataError(f"an image of {size[0]}x{size[1]} pixels has no area")
+        return cls(size, (side, side), (1.0, 1.0), ((side - size[0]) / 2, (side - size[1]) / 2))
+
     def convert(self, box: Box, source: Frame, target: Frame) -> Box:
         """Move a box ``(x1, y1, x2, y2)`` from one frame to another; ``-unit`` frames span 0 to 1.
 

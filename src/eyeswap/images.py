@@ -17,8 +17,6 @@ import binascii
 import io
 import math
 import struct
-import urllib.error
-import urllib.request
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -26,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from eyeswap.errors import DataError, ShapeError
@@ -135,6 +132,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     """
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
+    import numpy as np
+
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -163,6 +162,8 @@ def _upright_on_white(image: Image.Image, name: str) -> Image.Image:
 
 def _from_array(array: Any) -> Image.Image:
     """Return an array as a PIL image."""
+    import numpy as np
+
     values = np.asarray(array)
     colours = values.ndim == 3 and values.shape[2] in (3, 4)
     if values.dtype not in (np.uint8, np.uint16) or not (values.ndim == 2 or colours):
@@ -187,6 +188,8 @@ def _content_of_address(address: str, shown: str) -> bytes:
             return base64.b64decode(content, validate=True)
         except binascii.Error as error:
             raise DataError(f"{shown}: not base64: {error}") from None
+    import urllib.request
+
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "eyeswap"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:

@@ -10,11 +10,12 @@ import io
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from eyeswap.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NUMPY_CORES = ("numpy.core", "numpy._core")
 _PUT, _LONG_PUT = ord(pickle.PUT), ord(pickle.LONG_BINPUT)
@@ -123,4 +124,6 @@ class _ArrayType:
 
 def _empty_array(*arguments: Any) -> np.ndarray[Any, Any]:
     """Return the array without values that numpy's pickles fill next."""
+    import numpy as np
+
     return np.empty(0, dtype=np.int8)

@@ -46,6 +46,11 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
+def parse_own_yaml(text: str) -> Any:
+    """Read YAML that comes with the package, which is neither strange nor hostile."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # libyaml's parser is ten times as fast
+
+
 def read_yaml(path: Path) -> Any:
     """Read one YAML document.
 

@@ -10,6 +10,9 @@ from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
 from eyeswap.cli.plan import duration, scaled
+from eyeswap.planning.plan import plan_runs
+from eyeswap.planning.spec import load_study
+from planned_runs import finish_run
 
 STUDY = """\
 question: What does it take?
@@ -73,10 +76,9 @@ def test_a_plan_lists_every_run_with_its_digest_and_state(study: Path, tmp_path:
         ("small", 7, "new"), ("large", 7, "new"), ("small", 8, "new"), ("large", 8, "new"),
     ]  # fmt: skip
     assert len({one["digest"] for one in found["runs"]}) == 4
-    done = Path(found["runs"][0]["folder"])
-    done.mkdir(parents=True)
-    (done / "spec.json").write_text(json.dumps({"run_digest": found["runs"][0]["digest"]}), encoding="utf-8")
-    (done / "scores.json").write_text("{}", encoding="utf-8")
+    done = plan_runs(load_study(study), tmp_path / "runs")[0]
+    assert str(done.folder) == found["runs"][0]["folder"]
+    finish_run(done)
     assert "4 runs, seed 7, 8: 1 done, 3 new" in run("study", "plan", study, "--runs", tmp_path / "runs").stdout
 
 

@@ -14,6 +14,8 @@ from eyeswap.cli import study as study_status
 from eyeswap.cli.main import app
 from eyeswap.planning.plan import PlannedRun, plan_runs
 from eyeswap.planning.spec import load_study
+from planned_runs import begin_run
+from planned_runs import finish_run as finish
 
 STUDY = """\
 question: Which one sees better?
@@ -28,17 +30,10 @@ def planned(tmp_path: Path) -> list[PlannedRun]:
     (tmp_path / "mine.yaml").write_text(STUDY, encoding="utf-8")
     runs = plan_runs(load_study(tmp_path / "mine.yaml"), tmp_path / "runs")
     folder = runs[0].folder
-    folder.mkdir(parents=True)
-    (folder / "spec.json").write_text(json.dumps({"run_digest": runs[0].digest, "num_steps": 1250}), encoding="utf-8")
+    begin_run(runs[0], num_steps=1250)
     rows = [{"step": step, "loss": 1.25, "elapsed_s": 3.0 * step} for step in range(41)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return runs
-
-
-def finish(run: PlannedRun) -> None:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "spec.json").write_text(json.dumps({"run_digest": run.digest}), encoding="utf-8")
-    (run.folder / "scores.json").write_text("{}", encoding="utf-8")
 
 
 def status(planned: list[PlannedRun], *options: str) -> str:

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyeswap.data.digits.benchmarks import FAMILIES
-from eyeswap.data.digits.conversation import conversation, word_grid
-from eyeswap.data.digits.language import expression, name, questions
-from eyeswap.data.digits.render import render
-from eyeswap.data.digits.scene import COLOURS, DIGITS, pool, sample_scene, scans, scene_rng
+from eyeswap.data.digits.language import conversation, expression, name, questions, word_grid
+from eyeswap.data.digits.scene import COLOURS, DIGITS, pool, render, sample_scene, scans, scene_rng
 from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, write_digits
 from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import get_benchmark

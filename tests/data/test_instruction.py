@@ -58,6 +58,16 @@ GOOD = {"id": "a", "conversations": turns("q", "a")}
         ({"conversations": turns("q\n<image>", "a")}, "shows <image> but field 'image' is missing"),
         ({"image": "x.jpg"}, "field 'image' is given but no question shows <image>"),
         ({"image": "x.jpg", "conversations": turns("q", "<image>")}, "no question shows <image>"),
+        (
+            {"image": "x.jpg", "conversations": turns("<image>\n<image>\nq", "a")},
+            r"<image> stands 2 times \(turns 1\) for the one picture of field 'image'; keep the first",
+        ),
+        (
+            {"image": "x.jpg", "conversations": turns("<image>\nq", "a", "and <image> here?", "b", "<image>", "c")},
+            r"<image> stands 3 times \(turns 1, 3, 5\)",
+        ),
+        ({"video": "v.mp4"}, "field 'video': only pictures and text can be trained on"),
+        ({"video": "v.mp4", "conversations": turns("<video>\nq", "a")}, "field 'video'"),
         ({"image": "/x.jpg"}, "must stay inside coco"),
         ({"image": ["x.jpg"]}, "field 'image' must be text, found list"),
         ({"image": ""}, "must stay inside coco"),
@@ -95,6 +105,19 @@ def test_ids_may_repeat_and_answers_be_empty_as_in_the_published_mix(tmp_path):
 def test_a_text_that_quotes_the_placeholder_is_no_image(tmp_path):
     quoting = GOOD | {"conversations": turns("why is <image> not valid in my feed?", "add <image>")}
     assert read(tmp_path, quoting)[0].image is None
+
+
+def test_a_later_question_that_shows_an_image_where_there_is_none_is_told_with_its_row(tmp_path):
+    path, lines = tmp_path / "mix.json", []
+    odd = {"id": "b", "conversations": turns("q", "a", "<image>\nand this?", "a", "why <image> here?", "a")}
+    path.write_text(json.dumps([GOOD, odd, GOOD | {"video": None}]))
+    assert len(read_instructions(path, warn=lines.append)) == 3
+    assert lines == [f"{path}: row 2 (id 'b'): turn 3 shows <image>, but the record has no image"]
+
+
+def test_the_one_placeholder_may_stand_in_a_later_question(tmp_path):
+    late = {"id": "a", "image": "x.jpg", "conversations": turns("hi", "hello", "<image>\nwhat?", "a bus")}
+    assert read(tmp_path, late)[0].image == "coco/x.jpg"
 
 
 def test_a_long_file_is_counted_while_it_is_read(tmp_path):

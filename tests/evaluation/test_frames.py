@@ -10,22 +10,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.boxes import find_box
 from eyeswap.data.instruction import Instruction
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
-from eyeswap.evaluation.boxes import find_box, format_box, to_canvas, to_original
+from eyeswap.evaluation.boxes import format_box, to_canvas, to_original
 from eyeswap.evaluation.frames import (
     TEST_BOX_FRAMES,
     View,
     frame_of,
     in_words,
     messages_in_frame,
-    original,
-    padded_square,
     write_in_frame,
 )
 from eyeswap.evaluation.grounding import Grounding, asked_in_frame
-from eyeswap.geometry import ImageGeometry
+from eyeswap.geometry import ImageGeometry, Placement
 
 WHOLE = [  # geometries that show all of the image
     ImageGeometry(strategy="letterbox", canvas=(64, 64)),
@@ -70,7 +69,7 @@ def test_a_box_in_the_padding_alone_is_empty():
 
 def test_texts_are_rewritten_box_by_box():
     text = "From [0.00, 0.00, 1.00, 1.00] to (0.5, 0.5, 1, 1), not [3, 4, 5, 6]."
-    whole, square = original((100, 50)), padded_square((100, 50))
+    whole, square = Placement.of_image((100, 50)), Placement.of_padded_square((100, 50))
     moved = "From [0.00, 0.25, 1.00, 0.75] to [0.50, 0.50, 1.00, 0.75], not [3, 4, 5, 6]."
     assert write_in_frame(text, whole, square) == moved
     assert write_in_frame(moved, square, whole).startswith("From [0.00, 0.00, 1.00, 1.00] to [0.50, 0.50, 1.00, 1.00]")
@@ -149,7 +148,7 @@ def test_every_frame_is_told_from_one_answer_and_truth_keeps_its_two_decimals():
                   for exact in (False, True))  # fmt: skip
     rounded = tuple(value * side for value, side in zip(truth, size * 2, strict=True))
     for one, source in ((full, rounded), (slim, pixels)):
-        own = padded_square(size).convert(source, "image", "canvas-unit")
+        own = Placement.of_padded_square(size).convert(source, "image", "canvas-unit")
         outcome = one.score(example, str(list(own)))
         assert set(outcome.overlaps) == set(TEST_BOX_FRAMES)
         assert outcome.true_box_px == pytest.approx(source, abs=0.005)

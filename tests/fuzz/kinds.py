@@ -19,12 +19,13 @@ from PIL import Image
 from tests.fuzz.mutate import mutate_bytes, mutate_value, odd_text
 from tests.official_files import write_official_files, write_predictions
 
+from eyeswap.data.formats.boxes import find_box
 from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.evaluation.boxes import find_box, parse_box
+from eyeswap.evaluation.boxes import parse_box
 from eyeswap.evaluation.counting import TallyQA
 from eyeswap.evaluation.hallucination import say_yes_or_no
-from eyeswap.evaluation.own_metrics import read_number
+from eyeswap.evaluation.own import read_number
 from eyeswap.evaluation.predictions import read_predictions
 from eyeswap.evaluation.text import normalise_answer, normalise_textvqa
 from eyeswap.evaluation.vqa import is_unanswerable, score_textvqa, score_vizwiz, score_vqa_official, score_vqa_study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from eyeswap.planning.cost import (
     training_memory,
 )
 from eyeswap.planning.hardware import GPUS, find_gpu
+from eyeswap.shipped import SHIPPED_LLM, llm_path
 from eyeswap.vlm.connector import build_connector
 
 VICUNA = KNOWN["lmsys/vicuna-7b-v1.5"]
@@ -38,6 +40,11 @@ def test_a_training_sample_costs_what_others_computed(
     assert flops / 1e12 == pytest.approx(tflop, rel=0.01)
     assert 0.6 * 989e12 / flops == pytest.approx(per_second, rel=0.02)
     assert gpu_hours(flops * 665_298, H200, 0.6) == pytest.approx(hours, rel=0.02)
+
+
+def test_the_known_sizes_of_the_shipped_llm_are_those_of_the_model() -> None:
+    built = find_language_model("built", llm_path(SHIPPED_LLM))
+    assert replace(built, name=SHIPPED_LLM) == KNOWN[SHIPPED_LLM]
 
 
 def test_reading_costs_a_third_of_training() -> None:

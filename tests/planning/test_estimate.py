@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eyeswap.data.digits.conversation import conversation
+from eyeswap.data.digits.language import conversation
 from eyeswap.data.digits.scene import sample_scene, scene_rng
 from eyeswap.errors import SpecError
 from eyeswap.planning.estimate import (

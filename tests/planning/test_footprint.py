@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.footprints import shipped_entries
 from torch import Tensor, nn
 
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.geometry import ImageGeometry
 from eyeswap.planning import footprint as module
-from eyeswap.planning.footprint import backbone_footprint, measure
+from eyeswap.planning.count import measure
+from eyeswap.planning.footprint import backbone_footprint, footprint_key
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,25 @@ def test_flops_agree_with_published_counts(name: str, geometry: str | None, gflo
     assert backbone_footprint(name, "controlled", None, geometry).flops / 1e9 == pytest.approx(gflop, rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["digits-vit", "digits-maxvit", "digits-vmamba", "digits-mambavision"])
+MINIATURES = ["digits-vit", "digits-maxvit", "digits-vmamba", "digits-mambavision"]
+
+
+def test_the_package_has_the_footprint_of_every_catalog_entry_and_shipped_study() -> None:
+    entries = shipped_entries()
+    shipped = module._shipped()
+    assert set(shipped) == set(entries), "run python -m benchmarks.footprints"
+    for entry in catalog.entries().values():
+        found, size = shipped[footprint_key(entry)], entry.measured()
+        assert (found.grid, found.width, found.parameters) == (size.tokens, size.width, size.parameters), entry.name
+
+
+@pytest.mark.parametrize("name", [*MINIATURES, "vitdet-b-maskrcnn"])
+def test_footprints_of_the_package_are_those_of_the_networks(name: str) -> None:
+    entry = catalog.entry(name)
+    assert measure(entry.build_on_meta(), entry.geometry) == module._shipped()[footprint_key(entry)]
+
+
+@pytest.mark.parametrize("name", MINIATURES)
 def test_a_footprint_agrees_with_the_catalog_and_all_parameters_run(name: str) -> None:
     found, size = backbone_footprint(name, "controlled", None, None), catalog.entry(name).measured()
     assert (found.grid, found.width, found.parameters) == (size.tokens, size.width, size.parameters)
@@ -80,12 +100,12 @@ def test_wiring_tap_and_geometry_decide_what_is_measured() -> None:
 
 
 def test_a_footprint_is_remembered_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = backbone_footprint("digits-vit", "controlled", None, None)
+    first = backbone_footprint("digits-vit", "controlled", None, "letterbox-64")
     module._remembered.cache_clear()
     monkeypatch.setattr(module, "_measured", lambda *_: pytest.fail("measured again"))
-    assert backbone_footprint("digits-vit", "controlled", None, None) == first
+    assert backbone_footprint("digits-vit", "controlled", None, "letterbox-64") == first
     for path in (tmp_path / "cache").rglob("*.json"):
         path.write_text("not json", encoding="utf-8")
     module._remembered.cache_clear()
     monkeypatch.setattr(module, "_measured", lambda *_: first)
-    assert backbone_footprint("digits-vit", "controlled", None, None) == first
+    assert backbone_footprint("digits-vit", "controlled", None, "letterbox-64") == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from eyeswap.processes import Ranks
 from eyeswap.study import launch as module
 from eyeswap.study.claim import claim, holder_of
 from eyeswap.study.launch import work_through
+from planned_runs import finish_run as finish
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -33,6 +35,7 @@ from eyeswap.study import launch
 from eyeswap.planning.plan import plan_runs
 from eyeswap.planning.spec import Study
 from eyeswap.processes import Ranks
+from planned_runs import finish_run
 launch.POLL_S = 0.05
 name, runs, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 study = Study.model_validate(json.loads(sys.argv[4]))
@@ -41,8 +44,7 @@ def do(run):
     with (runs / "begun.txt").open("a") as stream:
         stream.write(f"{name} {run.arm}\\n")
     time.sleep(seconds)
-    (run.folder / "spec.json").write_text(json.dumps({"run_digest": run.digest}))
-    (run.folder / "scores.json").write_text("{}")
+    finish_run(run)
 
 launch.work_through(plan_runs(study, runs), do, Console(file=io.StringIO()), Ranks(0, 1, torch.device("cpu")))
 """
@@ -61,13 +63,9 @@ def study(num_arms: int) -> Study:
 
 def start(name: str, runs: Path, seconds: float, num_arms: int) -> subprocess.Popen[bytes]:
     text = json.dumps(study(num_arms).model_dump(mode="json"))
-    return subprocess.Popen([sys.executable, "-c", WORKER, name, str(runs), str(seconds), text])
-
-
-def finish(run: PlannedRun) -> None:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "spec.json").write_text(json.dumps({"run_digest": run.digest}), encoding="utf-8")
-    (run.folder / "scores.json").write_text("{}", encoding="utf-8")
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", WORKER, name, str(runs), str(seconds), text]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
 
 
 def begun(runs: Path) -> list[list[str]]:

@@ -10,8 +10,8 @@ from eyeswap.planning.estimate import Assumptions, workload
 from eyeswap.planning.spec import load_recipe
 from eyeswap.recipe import FolderData, Recipe
 from eyeswap.study.one_arm import one_arm
-from eyeswap.training.optimizer import build_optimizer, learning_rate
 from eyeswap.training.order import split_modality_order
+from eyeswap.training.step import build_optimizer, learning_rate
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILE = RECIPES / "llava-one-stage.yaml"

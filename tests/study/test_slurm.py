@@ -23,6 +23,7 @@ from eyeswap.planning.spec import load_study
 from eyeswap.study.claim import holder_of
 from eyeswap.study.slurm import SlurmOptions, logs, parse_options, submit
 from eyeswap.study.status import status_of
+from planned_runs import begin_run, finish_run
 
 SBATCH = """#!/bin/sh
 if [ -n "$FAKE_REFUSAL" ]; then echo "sbatch: error: $FAKE_REFUSAL" >&2; exit 1; fi
@@ -137,9 +138,7 @@ def test_the_command_submits_what_is_not_done_and_says_where_to_look(slurm: Path
     text = STUDY.format(llm="digits-llm").replace("{vit: encoder.py:vit}", "{vit: digits-vit, vmamba: digits-vmamba}")
     file.write_text(text, encoding="utf-8")
     done, _ = plan_runs(load_study(file), runs)
-    done.folder.mkdir(parents=True)
-    (done.folder / "spec.json").write_text(json.dumps({"run_digest": done.digest}), encoding="utf-8")
-    (done.folder / "scores.json").write_text("{}", encoding="utf-8")
+    finish_run(done)
     command = ["study", "run", str(file), "--runs", str(runs), "--launcher", "slurm"]
     told = CliRunner().invoke(app, [*command, "--slurm-partition", "gpu", "--slurm-option", "account=vision"])
     assert told.exit_code == 0, told.output
@@ -147,7 +146,7 @@ def test_the_command_submits_what_is_not_done_and_says_where_to_look(slurm: Path
     assert str(logs(file, runs)) in told.stdout
     assert directives(slurm)["partition"].strip("\"'") == "gpu"
     (slurm / "script.sh").unlink()
-    (done.folder / "spec.json").write_text('{"run_digest": "other"}', encoding="utf-8")
+    begin_run(done, model=done.model.model_copy(update={"seed": 8}))
     told = CliRunner().invoke(app, command)
     assert told.exit_code == 2
     assert "holds a run of another version" in told.stderr

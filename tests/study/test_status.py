@@ -15,6 +15,7 @@ from eyeswap.planning.plan import PlannedRun, plan_runs
 from eyeswap.planning.spec import Study
 from eyeswap.study.claim import STALE_S, claim
 from eyeswap.study.status import status_of
+from planned_runs import begin_run, finish_run
 
 
 @pytest.fixture
@@ -30,16 +31,18 @@ def run(tmp_path: Path) -> PlannedRun:
 
 
 def begin(run: PlannedRun, rows: int = 0, num_steps: int = 100) -> None:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    spec = {"run_digest": run.digest, "num_steps": num_steps}
-    (run.folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    begin_run(run, num_steps=num_steps)
     text = "".join(json.dumps({"step": n, "loss": 3.0 - n / 100, "elapsed_s": 0.5 * n}) + "\n" for n in range(rows))
     (run.folder / "train.jsonl").write_text(text, encoding="utf-8")
 
 
 def answer(run: PlannedRun, name: str, count: int) -> None:
     (run.folder / "predictions" / "parts").mkdir(parents=True, exist_ok=True)
-    about = {"pope": {"num_examples": 10}, "refcoco": {"num_examples": 20}}
+    known = {"title": "t", "metric": "m"}
+    about = {
+        "pope": {**known, "group": "vqa", "num_examples": 10},
+        "refcoco": {**known, "group": "localization", "num_examples": 20},
+    }
     (run.folder / "predictions" / "benchmarks.json").write_text(json.dumps(about), encoding="utf-8")
     table = pa.table({"benchmark": [name] * count, "example_id": [str(n) for n in range(count)]})
     pq.write_table(table, run.folder / "predictions" / "parts" / f"part-{name}-{count}.parquet")
@@ -54,7 +57,7 @@ def test_a_run_goes_from_new_to_done(run: PlannedRun) -> None:
     assert status_of(run).activity == "training"
     (run.folder / "model").mkdir()
     assert status_of(run).activity == "answering"
-    (run.folder / "scores.json").write_text("{}", encoding="utf-8")
+    finish_run(run)
     mine.release("done")
     assert (status_of(run).activity, status_of(run).worker) == ("done", None)
 
@@ -113,6 +116,5 @@ def test_a_run_that_nobody_holds_says_how_it_was_left(run: PlannedRun) -> None:
 
 
 def test_a_run_of_another_study_text_is_told_so(run: PlannedRun) -> None:
-    begin(run)
-    (run.folder / "spec.json").write_text('{"run_digest": "other"}', encoding="utf-8")
+    begin_run(run, model=run.model.model_copy(update={"seed": 8}))
     assert status_of(run).activity == "changed"

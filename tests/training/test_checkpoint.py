@@ -18,7 +18,7 @@ from eyeswap.training import checkpoint
 from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.learner import Learner
 from eyeswap.training.loop import train
-from eyeswap.training.optimizer import build_optimizer
+from eyeswap.training.step import build_optimizer
 
 OFTEN = Execution(checkpoint_every_s=0, keep_checkpoints=2)
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 from torch import nn
 
-from eyeswap.training.optimizer import build_optimizer, learning_rate
+from eyeswap.training.step import build_optimizer, learning_rate
 
 
 def test_the_schedule_rises_then_falls_to_zero():

@@ -16,7 +16,7 @@ from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.images import image_size
-from eyeswap.planning.footprint import measure
+from eyeswap.planning.count import measure
 from eyeswap.planning.spec import Study
 from eyeswap.runs.record import CanvasUse, Observed, TapNorm
 

@@ -15,7 +15,9 @@ from eyeswap.recipe import Wiring
 from eyeswap.results.run import Run
 from eyeswap.runs.environment import code_version
 from eyeswap.runs.folder import SEED_PREFIX
-from eyeswap.runs.record import Recorded, StudyRecord, read_record
+from eyeswap.runs.identity import backbone_identity, training_fields
+from eyeswap.runs.record import StudyRecord
+from eyeswap.runs.recorded import Recorded, read_record
 from eyeswap.runs.seal import changed_files
 from eyeswap.vlm.connector import build_connector
 
@@ -66,7 +68,7 @@ def contradictions(run: Run) -> Iterator[tuple[str, str]]:
 
 def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
     record = run.record
-    if record.recipe is not None and study.recipe != record.recipe:
+    if record.recipe is not None and training_fields(study.recipe or {}) != training_fields(record.recipe):
         yield "recipe", "is not that of study.json"
     arm = study.arms.get(record.arm)
     if arm is None:
@@ -74,10 +76,11 @@ def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
     connector = arm.connector or (study.recipe or {}).get("connector")
     if record.connector.kind not in (None, connector):
         yield "connector.kind", f"is {record.connector.kind}, study.json says {connector}"
-    entry = None if arm.backbone is None else catalog.find(arm.backbone)
-    wanted = arm.backbone if entry is None else entry.name
-    if record.backbone.name not in (None, wanted, arm.backbone):
-        yield "backbone.name", f"is {record.backbone.name}, study.json says {wanted}"
+    if record.backbone.name is None or arm.backbone is None:
+        return
+    recorded, wanted = map(backbone_identity, (record.backbone.name, arm.backbone))
+    if recorded != wanted:
+        yield "backbone.name", f"is {recorded}, study.json says {wanted}"
 
 
 def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:

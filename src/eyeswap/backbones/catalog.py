@@ -15,12 +15,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyeswap.errors import SpecError
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
+from eyeswap.yaml_reader import parse_own_yaml
 
 if TYPE_CHECKING:
     from eyeswap.backbones.base import VisionBackbone
@@ -231,7 +231,7 @@ def entries() -> dict[str, BackboneEntry]:
     found: dict[str, BackboneEntry] = {}
     for family in NETWORKS:
         file = f"{family}.yaml"
-        raw: dict[str, Any] = yaml.safe_load((_FOLDER / file).read_text(encoding="utf-8"))
+        raw: dict[str, Any] = parse_own_yaml((_FOLDER / file).read_text(encoding="utf-8"))
         for name in raw:
             if name.startswith("_"):
                 continue
@@ -252,7 +252,7 @@ def names() -> list[str]:
 @functools.cache
 def left_out() -> dict[str, str]:
     """Return the variants of the published study that are not in the catalog, with the reason for each."""
-    reasons: dict[str, str] = yaml.safe_load((_FOLDER / "left-out.yaml").read_text(encoding="utf-8"))
+    reasons: dict[str, str] = parse_own_yaml((_FOLDER / "left-out.yaml").read_text(encoding="utf-8"))
     return reasons
 
 

@@ -10,9 +10,9 @@ import logging
 from pathlib import Path
 
 from eyeswap.backbones.catalog import WeightsSource
+from eyeswap.digests import known_sha256
 from eyeswap.download import HUB, cache_folder, download, mirrored
 from eyeswap.errors import CheckpointError
-from eyeswap.files import sha256_of
 
 logger = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -52,7 +52,7 @@ def fetch(source: WeightsSource) -> Path:
     """
     path, url = local_path(source), address(source)
     if path.is_file():
-        if source.sha256 is not None and sha256_of(path) != source.sha256:
+        if source.sha256 is not None and known_sha256(path) != source.sha256:
             raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
         return path
     if url is None:

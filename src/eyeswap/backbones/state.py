@@ -7,6 +7,7 @@ network (parts beyond the tap, heads, optional layer scales) or an error that na
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import CheckpointError
-from eyeswap.files import read_safetensors, read_torch_weights
+from eyeswap.files import read_safetensors, read_safetensors_shapes, read_torch_weights
 from eyeswap.pickles import read_array_pickle
 
 
@@ -61,15 +62,23 @@ class KeyReport:
     default: tuple[str, ...]
 
 
-def read_weights(path: Path, layout: Layout) -> dict[str, Tensor]:
+def read_weights(path: Path, layout: Layout, *, shapes_only: bool = False) -> dict[str, Tensor]:
     """Read a checkpoint file; a ``.safetensors`` file holds the tensors at the top, whatever the layout.
+
+    Args:
+        path: the file.
+        layout: how tensors lie in it.
+        shapes_only: leave the numbers on disk, where the file's format can: tensors are for their shapes alone.
 
     Raises:
         CheckpointError: if it is missing, untrusted or laid out otherwise.
     """
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    content = read_array_pickle(path) if path.suffix == ".pkl" else read_torch_weights(path)
+        return read_safetensors_shapes(path) if shapes_only else read_safetensors(path)
+    if path.suffix == ".pkl":
+        content = read_array_pickle(path)
+    else:
+        content = read_torch_weights(path, mmap=shapes_only and zipfile.is_zipfile(path))
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
     return unpack(content, layout, str(path))
@@ -105,8 +114,6 @@ def unpack(content: Mapping[str, Any], layout: Layout, source: str) -> dict[str,
 def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str) -> KeyReport:
     """Fill a network with tensors, strictly.
 
-    What may be too much or lacking, the network declares itself: ``beyond_tap`` and ``may_lack``.
-
     Args:
         network: the network to fill.
         state: tensors under official names; shapes may differ by a reshape of the same numbers.
@@ -114,6 +121,30 @@ def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str
 
     Raises:
         CheckpointError: naming the first key that is missing, unexpected, of another shape, or not finite.
+    """
+    fitted, absent = fit_state(network, state, source)
+    for key, value in fitted.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{source}: {key} has numbers that are not finite")
+    network.load_state_dict(fitted)
+    return KeyReport(found=len(state), used=len(fitted) - len(absent), default=tuple(absent))
+
+
+def fit_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Hold tensors against a network by their names and shapes; neither's numbers are looked at.
+
+    What may be too much or lacking, the network declares itself: ``beyond_tap`` and ``may_lack``.
+
+    Args:
+        network: the network to fill, which may lie on the meta device.
+        state: tensors under official names; shapes may differ by a reshape of the same numbers.
+        source: file or name for the error message.
+
+    Returns:
+        The network's state with these tensors, in the network's shapes, and the keys that keep their starting value.
+
+    Raises:
+        CheckpointError: naming the first key that is missing, unexpected, or of another shape.
     """
     expected = network.state_dict()
     beyond, may_lack = network.beyond_tap, (*network.may_lack, ".num_batches_tracked")
@@ -131,11 +162,8 @@ def load_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str
             raise CheckpointError(f"{source}: {key} has shape {tuple(value.shape)}, expected {tuple(own.shape)}")
         if value.is_floating_point() and value.itemsize == 1:
             value = value.float()  # torch computes nothing with 8-bit floats
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise CheckpointError(f"{source}: {key} has numbers that are not finite")
         fitted[key] = value.reshape(own.shape)
-    network.load_state_dict(fitted)
-    return KeyReport(found=len(state), used=len(expected) - len(absent), default=tuple(absent))
+    return fitted, absent
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eyeswap.backbones import catalog, external
@@ -19,10 +20,10 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.backbones.fetch import fetch, say_non_commercial
 from eyeswap.backbones.name import BackboneName
-from eyeswap.backbones.state import LAYOUTS, KeyReport, load_state, read_weights, state_digest
+from eyeswap.backbones.state import LAYOUTS, KeyReport, fit_state, load_state, read_weights, state_digest
 from eyeswap.backbones.vmamba import official_state_dict
+from eyeswap.digests import known_sha256
 from eyeswap.errors import CheckpointError
-from eyeswap.files import sha256_of
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
 
@@ -125,6 +126,37 @@ def load_backbone(
     return dataclasses.replace(loaded, wiring=wiring, tap=tap)
 
 
+def check_backbone(
+    name: str, wiring: Wiring = "controlled", *, tap: str | None = None, geometry: str | None = None
+) -> tuple[VisionBackbone, ImageGeometry]:
+    """Check that a backbone can be loaded, without loading its weights; what is not here yet is downloaded.
+
+    The network is built without memory for its numbers, and held against names and shapes of the tensors in the file.
+    Of encoders from outside of the catalog the network alone is checked, as it is built by other people's code.
+
+    Args:
+        name: as in `load_backbone`, and so are the others.
+        wiring: ``controlled`` or ``as-published``.
+        tap: another tap.
+        geometry: another geometry.
+
+    Returns:
+        The network, on the meta device for catalog and timm, and how images meet it.
+
+    Raises:
+        SpecError, CheckpointError, EnvironmentProblem: as `load_backbone`.
+    """
+    parsed = BackboneName.parse(name)
+    if parsed.kind != "catalog":
+        with torch.device("meta" if parsed.kind == "timm" else "cpu"):
+            network, canvas = external.build(parsed, tap, pretrained=False)
+        return network, canvas if geometry is None else canvas.override(geometry)
+    entry = catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry)
+    network, path = entry.build_on_meta(), _locate(entry, None)
+    fit_state(network, _tensors(_read(path, entry, is_fetched=True, shapes_only=True), entry), f"{entry.name}: {path}")
+    return network, entry.geometry
+
+
 def build_backbone(name: str) -> tuple[VisionBackbone, ImageGeometry]:
     """Build a backbone with fresh weights, not frozen; names as in `load_backbone`.
 
@@ -147,10 +179,9 @@ def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | Non
         path = _locate(entry, weights)
         if not entry.weights.commercial_use:
             say_non_commercial(entry.name, entry.licence)
-        state, digest = _read(path, entry, is_fetched=weights is None), sha256_of(path)
+        state, digest = _read(path, entry, is_fetched=weights is None), known_sha256(path)
     found = len(state)
-    state = official_state_dict(state) if entry.family == "vmamba" else state
-    keys = load_state(network, state, source=f"{entry.name}: {path or entry.weights.file}")
+    keys = load_state(network, _tensors(state, entry), source=f"{entry.name}: {path or entry.weights.file}")
     if path is not None:
         keys = dataclasses.replace(keys, found=found)  # without the copies that `official_state_dict` makes
     return LoadedBackbone(
@@ -158,9 +189,14 @@ def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | Non
     )
 
 
-def _read(path: Path, entry: BackboneEntry, *, is_fetched: bool) -> dict[str, Tensor]:
+def _tensors(state: dict[str, Tensor], entry: BackboneEntry) -> dict[str, Tensor]:
+    """Return a file's tensors under the names that the network has."""
+    return official_state_dict(state) if entry.family == "vmamba" else state
+
+
+def _read(path: Path, entry: BackboneEntry, *, is_fetched: bool, shapes_only: bool = False) -> dict[str, Tensor]:
     try:
-        return read_weights(path, LAYOUTS[entry.weights.layout])
+        return read_weights(path, LAYOUTS[entry.weights.layout], shapes_only=shapes_only)
     except CheckpointError as error:
         remedy = "; delete the file to get it again" if is_fetched and not entry.weights.packaged else ""
         raise CheckpointError(f"{entry.name}: {error}{remedy}") from None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eyeswap.data.official.prepare import Inspection
 
 _MOST_FOLDERS = 20
+_MOST_WARNINGS = 3
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: what they are, get them, check what is on disk; make one.")
 
@@ -338,6 +339,12 @@ def print_check(found: InstructionCheck, console: Console) -> None:
             lines.append(f"  {source.folder}: {source.num_records:,} records, {source.num_images:,} images{bad}")
         if len(worst_first) > _MOST_FOLDERS:
             lines.append(f"  and {len(worst_first) - _MOST_FOLDERS:,} more folders; --json lists them all")
+    lines += [f"  {one}" for one in found.boxes]
+    if found.box_frame:
+        lines.append(f"  to say so in a study: `box_frame: {found.box_frame}` in recipe.data")
+    lines += [f"  {line}" for line in found.warnings[:_MOST_WARNINGS]]
+    if len(found.warnings) > _MOST_WARNINGS:
+        lines.append(f"  and {len(found.warnings) - _MOST_WARNINGS:,} more such records; --json lists them all")
     lines += [_complaint(line) for line in found.complaints]
     if found.remedy:
         lines.append(f"  {found.remedy}")

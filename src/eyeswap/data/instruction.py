@@ -6,7 +6,7 @@ Turns alternate human, gpt, human, ...; records without ``image`` are text only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,24 @@ class Instruction:
     messages: tuple[str, ...]
 
 
-def read_instructions(path: Path, image_folder: str = "", board: Progress | None = None) -> list[Instruction]:
+def read_instructions(
+    path: Path,
+    image_folder: str = "",
+    board: Progress | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> list[Instruction]:
     """Read an instruction file, record by record.
 
     Args:
         path: JSON list of records.
         image_folder: folder that image names are relative to, itself relative to the data root.
         board: where progress is shown.
+        warn: told in one line, with file, row and id, of each record that is odd and can be trained on.
 
     Raises:
         DataError: naming file, row, id and field; or if the file has no record.
     """
-    found = [parse_instruction(record, image_folder) for record in _records(path, board)]
+    found = [parse_instruction(record, image_folder, warn) for record in _records(path, board)]
     if not found:
         raise DataError(f"{path}: has no record")
     return found
@@ -67,15 +73,20 @@ def _records(path: Path, board: Progress | None) -> Iterator[Record]:
         yield Record.of(row, f"{path}: row {number}")
 
 
-def parse_instruction(record: Record, image_folder: str = "") -> Instruction:
-    """Check one record.
+def parse_instruction(
+    record: Record, image_folder: str = "", warn: Callable[[str], None] = lambda line: None
+) -> Instruction:
+    """Check one record; ``warn`` is told if a later question shows an image that the record does not have.
 
     Raises:
         DataError: if a field is missing or of another kind; if speakers do not alternate from ``human``; if no answer
-            occurs; if the image leaves its folder; or if ``<image>`` and the field ``image`` do not go together.
+            occurs; if the image leaves its folder; if there is a video; or if ``<image>`` and the field ``image`` do
+            not go together: no placeholder for the image, several of them, or a first question with one and no image.
     """
     record_id = record.identifier("id")
     record = Record(record.values, f"{record.where} (id {record_id!r})")
+    if record.values.get("video") is not None:
+        raise record.fail("field 'video': only pictures and text can be trained on; leave this record out")
     image = record.text("image") if record.values.get("image") is not None else None
     if image is not None:
         image = record.image_path(image_folder or ".", image).removeprefix("./")
@@ -84,9 +95,26 @@ def parse_instruction(record: Record, image_folder: str = "") -> Instruction:
         raise record.fail("field 'conversations' needs a question and an answer")
     if image is None and _asks_for_image(messages[0]):
         raise record.fail(f"a question shows {IMAGE_PLACEHOLDER} but field 'image' is missing")
-    if image is not None and not any(IMAGE_PLACEHOLDER in message for message in messages[::2]):
-        raise record.fail(f"field 'image' is given but no question shows {IMAGE_PLACEHOLDER}; begin the first with it")
+    if image is not None:
+        _check_placeholders(record, messages)
+    else:
+        for turn in range(2, len(messages), 2):
+            if _asks_for_image(messages[turn]):
+                warn(f"{record.where}: turn {turn + 1} shows {IMAGE_PLACEHOLDER}, but the record has no image")
     return Instruction(record_id, image, messages)
+
+
+def _check_placeholders(record: Record, messages: Sequence[str]) -> None:
+    """Check that the questions about an image show it once, wherever that is."""
+    shown = [turn + 1 for turn in range(0, len(messages), 2) for _ in range(messages[turn].count(IMAGE_PLACEHOLDER))]
+    if not shown:
+        raise record.fail(f"field 'image' is given but no question shows {IMAGE_PLACEHOLDER}; begin the first with it")
+    if len(shown) > 1:
+        turns = ", ".join(map(str, dict.fromkeys(shown)))
+        raise record.fail(
+            f"{IMAGE_PLACEHOLDER} stands {len(shown)} times (turns {turns}) for the one picture of field 'image'; "
+            "keep the first"
+        )
 
 
 def _asks_for_image(question: str) -> bool:

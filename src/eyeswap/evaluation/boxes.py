@@ -1,8 +1,8 @@
 """Boxes in answers: written as text, parsed from text, compared.
 
-The study accepts an answer only if the whole of it is a Python list of four numbers in 0..1 (`parse_box`);
-`find_box` is the lenient reading that also looks inside prose. A failed parse is an invalid answer, never an
-error.
+The study accepts an answer only if the whole of it is a Python list of four numbers in 0..1 (`parse_box`); the lenient
+reading that also looks inside prose is `eyeswap.data.formats.boxes.find_box`. A failed parse is an invalid answer,
+never an error.
 
 The four numbers are in 0..1 of the original image or of a canvas that it lies on; `to_original` and `to_canvas` go
 between the two. What canvases there are: `eyeswap.evaluation.frames`.
@@ -11,21 +11,15 @@ between the two. What canvases there are: `eyeswap.evaluation.frames`.
 from __future__ import annotations
 
 import ast
-import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.data.formats import Box
+from eyeswap.data.formats.boxes import box_in_unit
 from eyeswap.geometry import Placement
-
-# Possessive (`++`): a digit is never given back, so that a long row of digits is read once and not once a digit.
-_NUMBER = r"[-+]?(?:\d++\.?+\d*+|\.\d++)"
-_COMMA = r"\s*+,\s*+"
-BOX_PATTERN = re.compile(rf"[\[(]\s*+({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER})\s*+[\])]")
 
 
 def format_box(box: Sequence[float]) -> str:
@@ -51,20 +45,7 @@ def parse_box(text: object) -> Box | None:
             value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
-    return _checked(value) if isinstance(value, list) else None
-
-
-def find_box(text: object) -> Box | None:
-    """Return the first bracketed group of four numbers in a text if it is a valid box in 0..1, else None."""
-    match = BOX_PATTERN.search(text) if isinstance(text, str) else None
-    return _checked([float(number) for number in match.groups()]) if match else None
-
-
-def _checked(value: list[Any]) -> Box | None:
-    if len(value) != 4 or not all(isinstance(number, int | float) and 0 <= number <= 1 for number in value):
-        return None
-    x1, y1, x2, y2 = value
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    return box_in_unit(value) if isinstance(value, list) else None
 
 
 def to_original(box: Box, placement: Placement) -> Box:

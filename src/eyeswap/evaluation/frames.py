@@ -20,9 +20,10 @@ from typing import Self, get_args
 from pydantic import ValidationError
 
 from eyeswap.backbones import catalog
+from eyeswap.data.formats.boxes import BOX_PATTERN, find_box
 from eyeswap.data.instruction import Instruction
-from eyeswap.errors import DataError, SpecError
-from eyeswap.evaluation.boxes import BOX_PATTERN, clipped, find_box, format_box
+from eyeswap.errors import SpecError
+from eyeswap.evaluation.boxes import clipped, format_box
 from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.images import image_size
 from eyeswap.recipe import BoxFrame, TestBoxFrame
@@ -104,9 +105,9 @@ def frame_of(frame: TestBoxFrame, size: Size, view: View | None) -> Placement | 
         DataError: if the image has no area.
     """
     if frame == "original":
-        return original(size)
+        return Placement.of_image(size)
     if frame == "padded-square":
-        return padded_square(size)
+        return Placement.of_padded_square(size)
     if view is None:
         return None
     if frame == "study":
@@ -129,37 +130,14 @@ def study_frame(size: Size, strategy: str | None, target: object) -> Placement:
     """
     name = (strategy or "").lower()
     if name == "letterbox":
-        return padded_square(size)
+        return Placement.of_padded_square(size)
     if name != "resize-crop" or not isinstance(target, Sequence) or len(target) != 2 or not all(target):
-        return original(size)
-    width, height = original(size).image_size
+        return Placement.of_image(size)
+    width, height = Placement.of_image(size).image_size
     target_height, target_width = target
     scale = max(target_width / width, target_height / height)
     beyond = (max(0.0, (width * scale - target_width) / 2), max(0.0, (height * scale - target_height) / 2))
     return Placement(size, (target_width, target_height), (scale, scale), (-beyond[0], -beyond[1]))
-
-
-def padded_square(size: Size) -> Placement:
-    """Return where an image lies in the square it is padded to, half of the padding on either side.
-
-    Raises:
-        DataError: if the image has no extent.
-    """
-    side = max(size)
-    if side <= 0:
-        raise DataError(f"an image of {size[0]}x{size[1]} pixels has no area")
-    return Placement(size, (side, side), (1.0, 1.0), ((side - size[0]) / 2, (side - size[1]) / 2))
-
-
-def original(size: Size) -> Placement:
-    """Return the frame of the image itself.
-
-    Raises:
-        DataError: if the image has no area.
-    """
-    if min(size) <= 0:
-        raise DataError(f"an image of {size[0]}x{size[1]} pixels has no area")
-    return Placement(size, size, (1.0, 1.0), (0.0, 0.0))
 
 
 def in_words(frame: str, view: View | None) -> str:
@@ -194,7 +172,8 @@ def write_in_frame(text: str, source: Placement, target: Placement) -> str:
     What is written as a box but is none, such as ``[3, 4, 5, 6]``, stays as it is.
 
     Example:
-        >>> write_in_frame("The dog is at [0, 0, 1, 1].", original((100, 50)), padded_square((100, 50)))
+        >>> image, square = Placement.of_image((100, 50)), Placement.of_padded_square((100, 50))
+        >>> write_in_frame("The dog is at [0, 0, 1, 1].", image, square)
         'The dog is at [0.00, 0.25, 1.00, 0.75].'
     """
     for match in reversed(list(BOX_PATTERN.finditer(text))):

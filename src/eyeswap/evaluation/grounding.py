@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from eyeswap.data.formats import Box, Example, full_set_box
+from eyeswap.data.formats.boxes import find_box
 from eyeswap.data.official.layout import Split, read_ocid_ref_files, read_refcoco_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
@@ -26,8 +27,9 @@ from eyeswap.evaluation.benchmark import (
     answer_text,
     percent,
 )
-from eyeswap.evaluation.boxes import clipped, find_box, iou, parse_box, to_original
-from eyeswap.evaluation.frames import TEST_BOX_FRAMES, View, frame_of, original
+from eyeswap.evaluation.boxes import clipped, iou, parse_box, to_original
+from eyeswap.evaluation.frames import TEST_BOX_FRAMES, View, frame_of
+from eyeswap.geometry import Placement
 from eyeswap.images import image_size
 from eyeswap.recipe import TestBoxFrame
 
@@ -124,7 +126,7 @@ class Grounding(Benchmark):
             return None
         if not self.exact_truth:
             return full_set_box(_box(example), example.size)
-        return example.box_px or original(example.size).convert(_box(example), "canvas-unit", "image")
+        return example.box_px or Placement.of_image(example.size).convert(_box(example), "canvas-unit", "image")
 
     def _in_original(self, box: Box | None, example: Example) -> Box | None:
         """Return a box of an answer in 0..1 of the original image."""

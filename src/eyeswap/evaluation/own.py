@@ -14,14 +14,34 @@ breakdowns. The benchmark's name is the file name without its ending.
 
 from __future__ import annotations
 
+import math
 import re
+import string
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from eyeswap.data.formats.record import Record, records
-from eyeswap.errors import DataError, SpecError, nearest
-from eyeswap.evaluation.benchmark import Group
-from eyeswap.evaluation.own_metrics import METRICS, BoxAccuracy, MultipleChoice, OwnBenchmark, choices_of
-from eyeswap.files import read_json_lines
+from eyeswap.data.formats import Example
+from eyeswap.data.formats.record import Record, Truth, records, unique
+from eyeswap.data.official.layout import Split
+from eyeswap.errors import DataError, MissingFileError, SpecError, nearest
+from eyeswap.evaluation.benchmark import (
+    SHORT_ANSWER,
+    Answer,
+    AnswerKind,
+    Benchmark,
+    Group,
+    Outcome,
+    answer_text,
+)
+from eyeswap.evaluation.counting import choice_message
+from eyeswap.evaluation.grounding import Grounding
+from eyeswap.evaluation.hallucination import POPE, first_token_margin
+from eyeswap.evaluation.text import normalise_answer, normalise_words
+from eyeswap.evaluation.vqa import score_vqa_official
+from eyeswap.files import digest, read_json_lines, sha256_of
 from eyeswap.yaml_reader import read_yaml
 
 KEYS = ("metric", "data", "images", "prompt", "title", "group", "train")
@@ -78,3 +98,309 @@ def _metric_class(path: Path, metric: str) -> type[OwnBenchmark]:
     if metric not in METRICS:
         raise SpecError(f"{path}: metric {metric!r} does not exist. {nearest(metric, METRICS)}")
     return METRICS[metric]
+
+
+_FEWEST_ANSWERS = 4  # with fewer, not even a unanimous answer could score 1
+
+
+@dataclass(frozen=True)
+class OwnBenchmark(Benchmark):
+    """A benchmark described by a YAML file.
+
+    Attributes:
+        path: the YAML file.
+        section: the average that it counts in.
+        metric_name: as the YAML file names it.
+        prompt: last line of what the user says; None for the metric's own wording.
+        train: rows for the trivial baseline, if any.
+        data: rows that are asked.
+        images: folder that image names are relative to.
+        most_choices: choices of the row that has most.
+    """
+
+    path: Path = Path()
+    section: Group = "vqa"
+    metric_name: str = ""
+    prompt: str | None = None
+    data: Path = Path()
+    train: Path | None = None
+    images: Path = Path()
+    most_choices: int = 0
+
+    @property
+    def group(self) -> Group:
+        """The average that it counts in."""
+        return self.section
+
+    @property
+    def origin(self) -> str:
+        """The YAML file."""
+        return str(self.path.resolve())
+
+    @property
+    def identity(self) -> str:
+        """The name with a digest of the YAML file and its rows."""
+        files = [path for path in (self.path, self.data, self.train) if path is not None]
+        return f"{self.name}@{digest([sha256_of(path) for path in files])[:16]}"
+
+    @property
+    def metric(self) -> str:
+        """The metric as the YAML file names it."""
+        return self.metric_name
+
+    def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
+        """Read the rows; images inside ``root`` are named relative to it, others by their whole path.
+
+        Raises:
+            DataError: naming file and row.
+        """
+        path = self.data if split == "eval" else self.train
+        if path is None:
+            raise MissingFileError(f"{self.path}: no train rows")
+        rows = records(read_json_lines(path), path)
+        return unique([self._example(record, root.resolve()) for record in rows], path)
+
+    def slim_part(self, example: Example) -> str:
+        """Slim subsets hold as many questions of each subset."""
+        return example.subset
+
+    def _example(self, record: Record, root: Path) -> Example:
+        name = record.text("image")
+        image = Path(record.image_path(self.images.as_posix(), name))
+        return Example(
+            example_id=record.identifier("id"),
+            image=(image.relative_to(root) if image.is_relative_to(root) else image).as_posix(),
+            image_id=name,
+            subset=record.text("subset", "all"),
+            kind=record.text("kind", "question"),
+            question=record.text("question"),
+            truth=self.truth(record),
+            size=(record.integer("width"), record.integer("height")) if "width" in record.values else None,
+            details=self.row_details(record),
+        )
+
+    @abstractmethod
+    def truth(self, record: Record) -> Truth:
+        """Read a row's truth."""
+
+    def row_details(self, record: Record) -> Mapping[str, Any]:
+        """Read what else scoring needs of a row."""
+        return {}
+
+    def user_message(self, example: Example) -> str:
+        """The question and the prompt line."""
+        prompt = SHORT_ANSWER if self.prompt is None else self.prompt
+        return f"{example.question}\n{prompt}" if prompt else example.question
+
+
+@dataclass(frozen=True)
+class ExactMatch(OwnBenchmark):
+    """``answer``, or ``answers`` of which any will do; both sides normalised as VQA v2 does."""
+
+    def truth(self, record: Record) -> Truth:
+        """Read ``answer`` or ``answers``."""
+        return _answers(record) if "answers" in record.values else (record.text("answer"),)
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """1 if the answer is one of the true ones."""
+        text = answer_text(example, answer)
+        right = normalise_answer(text) in {normalise_answer(truth) for truth in _texts(example)}
+        return Outcome(example, text, float(right), invalid=not text.strip())
+
+
+@dataclass(frozen=True)
+class VQAAccuracy(OwnBenchmark):
+    """``answers`` of at least four people, by the rule of VQA v2's own script."""
+
+    def truth(self, record: Record) -> Truth:
+        """Read ``answers``."""
+        answers = _answers(record)
+        if len(answers) < _FEWEST_ANSWERS:
+            raise record.fail(f"vqa-accuracy needs {_FEWEST_ANSWERS} answers or more, found {len(answers)}")
+        return answers
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """The share of people who agree, full from three others on."""
+        text = answer_text(example, answer)
+        return Outcome(example, text, score_vqa_official(text, _texts(example)) or 0.0, invalid=not text.strip())
+
+
+@dataclass(frozen=True)
+class Number(OwnBenchmark):
+    """``answer`` is a number; the model's answer must be that number and nothing else, in digits or words up to ten."""
+
+    def truth(self, record: Record) -> Truth:
+        """Read ``answer``, a number or its text."""
+        value = record.values.get("answer")
+        text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else record.text("answer")
+        if read_number(text) is None:
+            raise record.fail(f"field 'answer' must be a number, found {text!r}")
+        return text
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """1 if the numbers are equal."""
+        text = answer_text(example, answer)
+        told = read_number(text)
+        return Outcome(example, text, float(told == read_number(str(example.truth))), invalid=told is None)
+
+
+@dataclass(frozen=True)
+class YesNo(OwnBenchmark):
+    """``answer`` is yes or no; the more probable first token of Yes and No decides."""
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """First-token probabilities."""
+        return "choice"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """``Yes`` and ``No``."""
+        return ("Yes", "No")
+
+    def truth(self, record: Record) -> Truth:
+        """Read ``answer``."""
+        answer = record.text("answer").lower()
+        if answer not in ("yes", "no"):
+            raise record.fail(f"field 'answer' must be yes or no, found {answer!r}")
+        return answer
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """1 if right; a text is read as POPE reads it."""
+        return POPE(self.name, self.title, "pope", 0).score(example, answer)
+
+
+@dataclass(frozen=True)
+class MultipleChoice(OwnBenchmark):
+    """``choices`` and ``answer``, one of them or its letter; the most probable letter as first token decides."""
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """First-token probabilities of letters."""
+        return "choice"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """As many letters as the row with most choices needs."""
+        return tuple(string.ascii_uppercase[: self.most_choices])
+
+    def truth(self, record: Record) -> Truth:
+        """Read ``answer`` as a letter."""
+        offered, answer = choices_of(record), record.text("answer")
+        letters = string.ascii_uppercase[: len(offered)]
+        if answer in offered:
+            return letters[offered.index(answer)]
+        if len(answer) != 1 or answer not in letters:
+            raise record.fail(f"field 'answer' must be one of the choices or a letter of {letters}, found {answer!r}")
+        return answer
+
+    def row_details(self, record: Record) -> Mapping[str, Any]:
+        """Keep the choices."""
+        return {"choices": choices_of(record)}
+
+    def user_message(self, example: Example) -> str:
+        """The question, its choices with letters, and the instruction."""
+        message = choice_message(example.question, example.details["choices"])
+        return message if self.prompt is None else "\n".join([*message.split("\n")[:-1], self.prompt]).rstrip("\n")
+
+    def score(self, example: Example, answer: Answer) -> Outcome:
+        """1 if the letter is right; only letters that the row offers count. A text may be a letter or a choice."""
+        offered = [str(choice) for choice in example.details["choices"]]
+        letters = string.ascii_uppercase[: len(offered)]
+        truth = letters.index(str(example.truth))
+        if isinstance(answer, str):
+            spelled = dict(zip(offered, letters, strict=True)) | {letter: letter for letter in letters}
+            letter = spelled.get(answer.strip()) or spelled.get(answer.strip().rstrip(".)"), "")
+            return Outcome(example, answer, float(letter == example.truth), invalid=not letter)
+        own = list(answer[: len(letters)])
+        if len(own) < len(letters) or any(math.isnan(value) for value in own):
+            return Outcome(example, "", 0.0, invalid=True, probabilities=tuple(answer))
+        best = max(range(len(own)), key=own.__getitem__)  # the first of equals
+        return Outcome(
+            example,
+            letters[best],
+            float(best == truth),
+            margin=first_token_margin(own, truth),
+            probabilities=tuple(answer),
+        )
+
+
+@dataclass(frozen=True)
+class BoxAccuracy(OwnBenchmark, Grounding):
+    """``box`` ``[x1, y1, x2, y2]``: in pixels if the row has ``width`` and ``height``, else in 0..1 of the image."""
+
+    exact_truth: bool = field(default=True, kw_only=True)
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """A box in text."""
+        return "box"
+
+    @property
+    def iou_threshold(self) -> float:
+        """Overlap from which a box is right: the end of the metric's name."""
+        return float(self.metric_name.rpartition("-")[2])
+
+    def truth(self, record: Record) -> Truth:
+        """Read ``box``."""
+        x1, y1, x2, y2 = record.box("box")
+        width, height = (record.integer("width"), record.integer("height")) if "width" in record.values else (1, 1)
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            raise record.fail(f"box {[x1, y1, x2, y2]} is empty or outside its {width}x{height} image")
+        return (x1 / width, y1 / height, x2 / width, y2 / height)
+
+    def user_message(self, example: Example) -> str:
+        """The study's request for a box, or the question and the prompt line."""
+        asks = Grounding.user_message if self.prompt is None else OwnBenchmark.user_message
+        return asks(self, example)
+
+
+METRICS: dict[str, type[OwnBenchmark]] = {
+    "exact-match": ExactMatch,
+    "vqa-accuracy": VQAAccuracy,
+    "number": Number,
+    "yes-no": YesNo,
+    "multiple-choice": MultipleChoice,
+    "accuracy-iou-0.5": BoxAccuracy,
+}
+
+
+def read_number(text: str) -> float | None:
+    """Return the number that a whole text is, in digits or in words up to ten; None if it is none.
+
+    Example:
+        >>> read_number("Three."), read_number("1,000"), read_number("about 3")
+        (3.0, 1000.0, None)
+    """
+    try:
+        value = float(normalise_words(text.strip().removesuffix(".").replace(",", "")))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _answers(record: Record) -> tuple[str, ...]:
+    answers = record.items("answers")
+    if not answers or not all(isinstance(answer, str) for answer in answers):
+        raise record.fail("field 'answers' must be a list of texts, with one at least")
+    return tuple(answers)
+
+
+def choices_of(record: Record) -> list[str]:
+    """Return the choices that a row offers.
+
+    Raises:
+        DataError: naming file and row.
+    """
+    offered = record.items("choices")
+    if not 2 <= len(offered) <= 26 or not all(isinstance(choice, str) for choice in offered):
+        raise record.fail("field 'choices' must be a list of 2 to 26 texts")
+    if len(set(offered)) < len(offered):
+        raise record.fail("field 'choices' offers the same text twice")
+    return offered
+
+
+def _texts(example: Example) -> Sequence[str]:
+    if not isinstance(example.truth, tuple):
+        raise DataError(f"example {example.example_id}: needs a list of answers as truth, found {example.truth!r}")
+    return [str(truth) for truth in example.truth]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eyeswap.errors import DataError, MissingFileError
@@ -64,13 +65,49 @@ SCHEMA = pa.schema(
 _PART_SCHEMA = pa.schema([("benchmark", pa.string()), *SCHEMA])
 
 Key = tuple[str, str]  # benchmark, example id
+Content = tuple[Any, ...]  # of the columns below
+CONTENT = ("example_id", "image", "prompt", "truth")  # what a question is known by
 
 
 def write_part(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep the rows of one batch; each has the columns of `SCHEMA` and ``benchmark``."""
-    name = digest([[row["benchmark"], row["example_id"]] for row in rows])
-    with atomic_path(RunFolder(run_dir).parts / f"part-{name[:20]}.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=_PART_SCHEMA), temporary)
+    _write_part(run_dir, pa.Table.from_pylist(list(rows), schema=_PART_SCHEMA))
+
+
+def take_back(run_dir: Path, benchmark: str, keep: Container[Content]) -> None:
+    """Take back the answers to a benchmark, so that its questions are asked again; those of some questions stay.
+
+    Args:
+        run_dir: the run's folder.
+        benchmark: its name.
+        keep: example id, image, prompt and truth, as the columns have them, of the questions whose answers stay.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    files = RunFolder(run_dir)
+    try:
+        table = read_predictions(run_dir, benchmark)
+    except MissingFileError:
+        return
+    kept, seen = [], set()
+    for row, content in enumerate(zip(*(table.column(name).to_pylist() for name in CONTENT), strict=True)):
+        if content in keep and content not in seen:
+            kept.append(row)
+            seen.add(content)
+    before = sorted(files.parts.glob("part-*.parquet"))
+    if kept:
+        names = pa.array([benchmark] * len(kept), pa.string())
+        _write_part(run_dir, table.take(kept).add_column(0, "benchmark", names))
+    files.predictions_of(benchmark).unlink(missing_ok=True)
+    for path in before:
+        part = _read(path)
+        others = part.filter(pc.not_equal(part.column("benchmark"), benchmark))
+        if others.num_rows == 0:
+            path.unlink()
+        elif others.num_rows < part.num_rows:
+            with atomic_path(path) as temporary:
+                pq.write_table(others, temporary)
 
 
 def kept_keys(run_dir: Path) -> set[Key]:
@@ -140,6 +177,12 @@ def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None
     shutil.rmtree(files.parts, ignore_errors=True)
     for path in files.predictions.glob(".*.tmp"):  # left by killed processes
         path.unlink(missing_ok=True)
+
+
+def _write_part(run_dir: Path, table: pa.Table) -> None:
+    name = digest([table.column("benchmark").to_pylist(), table.column("example_id").to_pylist()])
+    with atomic_path(RunFolder(run_dir).parts / f"part-{name[:20]}.parquet") as temporary:
+        pq.write_table(table, temporary)
 
 
 def _read_parts(run_dir: Path, columns: list[str] | None = None, benchmark: str | None = None) -> pa.Table:

@@ -24,11 +24,13 @@ from eyeswap.evaluation.benchmark import Benchmark, Outcome
 from eyeswap.evaluation.frames import TEST_BOX_FRAMES
 from eyeswap.evaluation.generate import Generation, Generator, Request
 from eyeswap.evaluation.grounding import BoxOutcome, Grounding
-from eyeswap.evaluation.predictions import Key, iou_column, kept_keys, merge_parts, write_part
+from eyeswap.evaluation.predictions import Content, Key, iou_column, kept_keys, merge_parts, take_back, write_part
 from eyeswap.evaluation.stopping import stop_rule
-from eyeswap.files import digest, read_json, write_json
+from eyeswap.files import digest
 from eyeswap.processes import Ranks
+from eyeswap.runs.environment import code_version
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.record import AskedBenchmark, read_index, write_index
 from eyeswap.vlm.model import VisionLanguageModel
 
 Asked = tuple[Benchmark, Sequence[Example], TrivialBaseline]
@@ -67,6 +69,9 @@ def evaluate(
     advance: Callable[[str, int], None] = lambda name, count: None,
     batch: int = 128,
     workers: Ranks | None = None,
+    *,
+    subset: int | None = None,
+    renew: bool = False,
 ) -> None:
     """Write the predictions of every benchmark that has none yet.
 
@@ -78,14 +83,18 @@ def evaluate(
         advance: called with the benchmark's name and the number of examples answered since the last call.
         batch: most questions answered together.
         workers: the processes that share the work, all of which call this; by default this one does everything.
+        subset: examples of each benchmark part among those asked, for the record; None for all of them.
+        renew: where the folder holds answers to other questions of a benchmark, keep those that are asked again and
+            take back the others.
 
     Raises:
-        RunError: if the folder holds answers to other questions.
+        RunError: if the folder holds answers to other questions, unless they are renewed.
     """
     workers = workers or Ranks()
     questions = {benchmark.name: ask(model, benchmark, examples, baseline) for benchmark, examples, baseline in asked}
     if workers.is_first:
-        _write_index(run_dir, asked, questions)
+        _write_index(run_dir, asked, questions, subset, renew)
+    workers.wait()  # until answers to other questions are taken back
     missing = {name: rows for name, rows in questions.items() if not RunFolder(run_dir).predictions_of(name).is_file()}
     kept = kept_keys(run_dir)
     todo = [
@@ -189,7 +198,7 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
         "question": example.question,
         "prompt": question.request.prompt,
         "answer": outcome.answer,
-        "truth": json.dumps(example.truth, ensure_ascii=False),
+        "truth": _truth(example),
         "details": json.dumps(dict(example.details), ensure_ascii=False),
         "score": outcome.score,
         "box": outcome.box,
@@ -210,38 +219,80 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
     }
 
 
-def _write_index(run_dir: Path, asked: Sequence[Asked], questions: Mapping[str, Sequence[Question]]) -> None:
+def _write_index(
+    run_dir: Path,
+    asked: Sequence[Asked],
+    questions: Mapping[str, Sequence[Question]],
+    subset: int | None,
+    renew: bool,
+) -> None:
     """Add the benchmarks to ``predictions/benchmarks.json``: what readers need, and what was asked."""
     path = RunFolder(run_dir).benchmarks
-    index = read_json(path) if path.is_file() else {}
+    index = read_index(path) if path.is_file() else {}
     for benchmark, examples, baseline in asked:
-        asks = digest(
-            [
-                benchmark.mode,
-                benchmark.box_frame if isinstance(benchmark, Grounding) else None,
-                [[row.example.example_id, row.example.image, row.request.prompt] for row in questions[benchmark.name]],
-                [list(example.truth) if isinstance(example.truth, tuple) else example.truth for example in examples],
-            ]
-        )
-        before = index.get(benchmark.name, {}).get("questions_digest")
-        if before not in (None, asks):
+        now = _entry(benchmark, examples, baseline, questions[benchmark.name], subset)
+        before = index.get(benchmark.name, now)
+        is_same = before.questions_digest in (None, now.questions_digest) and before.identity in (None, now.identity)
+        if not (is_same or renew):
             raise RunError(
                 f"{path.parent}: {benchmark.name} was asked other questions there (data, subset, mode or box frame "
                 f"changed); choose another folder, or delete this one"
             )
-        index[benchmark.name] = {
-            "group": benchmark.group,
-            "title": benchmark.title,
-            "metric": benchmark.metric,
-            "baseline": baseline.title,
-            "num_examples": len(examples),
-            "benchmark": benchmark.origin,
-            "mode": benchmark.mode,
-            "questions_digest": asks,
-            **(
-                {"iou_threshold": benchmark.iou_threshold, "box_frame": benchmark.box_frame}
-                if isinstance(benchmark, Grounding)
-                else {}
-            ),
-        }
-    write_json(path, index)
+        is_scored_alike = _is_scored_alike(before, now)
+        if renew and not (is_same and is_scored_alike):
+            same = {_content(row) for row in questions[benchmark.name]} if is_scored_alike else set()
+            take_back(run_dir, benchmark.name, same)
+        index[benchmark.name] = now
+    write_index(path, index)
+
+
+def _entry(
+    benchmark: Benchmark,
+    examples: Sequence[Example],
+    baseline: TrivialBaseline,
+    questions: Sequence[Question],
+    subset: int | None,
+) -> AskedBenchmark:
+    box_frame = benchmark.box_frame if isinstance(benchmark, Grounding) else None
+    asks = digest(
+        [
+            benchmark.mode,
+            box_frame,
+            [[row.example.example_id, row.example.image, row.request.prompt] for row in questions],
+            [list(example.truth) if isinstance(example.truth, tuple) else example.truth for example in examples],
+        ]
+    )
+    return AskedBenchmark(
+        group=benchmark.group,
+        title=benchmark.title,
+        metric=benchmark.metric,
+        baseline=baseline.title,
+        num_examples=len(examples),
+        benchmark=benchmark.origin,
+        mode=benchmark.mode,
+        questions_digest=asks,
+        iou_threshold=benchmark.iou_threshold if benchmark.answer_kind == "box" else None,
+        identity=benchmark.identity,
+        subset=subset,
+        box_frame=box_frame,
+        code_version=code_version(),
+    )
+
+
+def _content(question: Question) -> Content:
+    """Return what the columns `CONTENT` have of a question."""
+    example = question.example
+    return example.example_id, example.image, question.request.prompt, _truth(example)
+
+
+def _truth(example: Example) -> str:
+    return json.dumps(example.truth, ensure_ascii=False)
+
+
+def _is_scored_alike(before: AskedBenchmark, now: AskedBenchmark) -> bool:
+    """Whether answers that were kept have the scores that they would have now."""
+    if now.box_frame is not None and (before.identity is None or (before.subset is None) != (now.subset is None)):
+        return False  # slim sets are scored by the exact truth
+    fields = ("mode", "metric", "baseline", "iou_threshold", "box_frame", "identity")
+    old, new = (entry.model_dump(include=set(fields)) for entry in (before, now))
+    return all(old[name] == new[name] for name in fields if name in before.model_fields_set)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.boxes import BOX_PATTERN
 from eyeswap.evaluation.benchmark import Benchmark
-from eyeswap.evaluation.boxes import BOX_PATTERN
 from eyeswap.evaluation.gqa import GQA
 from eyeswap.evaluation.grounding import Grounding
 from eyeswap.evaluation.hallucination import POPE, say_yes_or_no

@@ -16,6 +16,7 @@ from eyeswap.errors import EnvironmentProblem
 from eyeswap.files import read_json
 from eyeswap.planning.hardware import TERA, Gpu
 from eyeswap.recipe import ConnectorKind
+from eyeswap.shipped import SHIPPED_LLM
 
 GIB = 2**30
 STATE_BYTES = 16  # a trained parameter: bf16 weight and gradient, float32 master, two moments; or all four in float32
@@ -58,6 +59,7 @@ KNOWN = {
     for model in (
         LanguageModel("lmsys/vicuna-7b-v1.5", 6_738_415_616, 6_607_343_616, 4096, 32, 4096, 32_000),
         LanguageModel("lmsys/vicuna-13b-v1.5", 13_015_864_320, 12_852_024_320, 5120, 40, 4096, 32_000),
+        LanguageModel(SHIPPED_LLM, 893_056, 893_056, 128, 4, 1024, 696, attention_layers=4),
     )
 }
 

@@ -1,33 +1,30 @@
-"""What a backbone amounts to: tokens, parameters that run, FLOPs; found on tensors without numbers or memory."""
+"""What a backbone amounts to: tokens, parameters that run, FLOPs.
+
+Footprints of the catalog and of the studies in ``studies/`` come with the package (``footprints.json``, written by
+``python -m benchmarks.footprints``). Others are counted once and kept in a cache folder, by what decides them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import resources
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
-
-from eyeswap.backbones import catalog, external
-from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones import catalog
+from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.backbones.name import BackboneName
 from eyeswap.download import cache_folder
 from eyeswap.errors import DataError
-from eyeswap.files import digest, read_json, write_json
+from eyeswap.files import digest, parse_json, read_json, write_json
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
 from eyeswap.runs.environment import code_version, version_of
 
 TYPICAL_IMAGE = (640, 480)  # width and height of most COCO images, where the canvas varies with the image
+SHIPPED_FILE = "footprints.json"
 
 
 @dataclass(frozen=True)
@@ -82,62 +79,54 @@ def backbone_footprint(name: str, wiring: Wiring, tap: str | None, geometry: str
 def _remembered(
     name: BackboneName, wiring: Wiring, tap: str | None, geometry: str | None, source: str | None
 ) -> Footprint:
-    """Look into the cache on disk first: a large network takes seconds."""
-    code = code_version("backbones", "ops", "geometry.py", "planning/footprint.py")
+    """Look into the package and into the cache on disk first: a large network takes seconds."""
+    if name.kind == "catalog":
+        entry = catalog.entry(name.model).wired(wiring).with_changes(tap=tap, geometry=geometry)
+        shipped = _shipped().get(footprint_key(entry))
+        if shipped is not None:
+            return shipped
+    code = code_version("backbones", "ops", "geometry.py", "planning/count.py")
     key = digest([str(name), wiring, tap, geometry, source, code, version_of("torch"), version_of("timm")])
     path = cache_folder().parent / "footprints" / f"{key[:24]}.json"
     try:
-        known = read_json(path)
-        return Footprint(**{**known, "grid": tuple(known["grid"]), "canvas": tuple(known["canvas"])})
-    except (DataError, KeyError, TypeError):  # not measured yet, or not by this version
+        return _read(read_json(path))
+    except (DataError, KeyError, TypeError):  # not counted yet, or not by this version
         footprint = _measured(name, wiring, tap, geometry)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         write_json(path, asdict(footprint))
     return footprint
 
 
+def footprint_key(entry: BackboneEntry) -> str:
+    """Return the digest of all that decides the footprint of a catalog entry: network, tap, canvas."""
+    return digest([entry.family, entry.architecture, entry.tap, _canvas(entry.geometry)])[:16]
+
+
+def _canvas(geometry: ImageGeometry) -> tuple[int, int]:
+    """Return height and width of the canvas, that of a typical image where it varies."""
+    columns, rows = geometry.placement(*TYPICAL_IMAGE).canvas_size
+    return rows, columns
+
+
+@functools.cache
+def _shipped() -> dict[str, Footprint]:
+    text = (resources.files("eyeswap.planning") / SHIPPED_FILE).read_text(encoding="utf-8")
+    return {key: _read(plain) for key, plain in parse_json(text).items()}
+
+
+def _read(plain: Mapping[str, Any]) -> Footprint:
+    return Footprint(**{**plain, "grid": tuple(plain["grid"]), "canvas": tuple(plain["canvas"])})
+
+
 def _measured(name: BackboneName, wiring: Wiring, tap: str | None, geometry: str | None) -> Footprint:
+    import torch
+
+    from eyeswap.backbones import external
+    from eyeswap.planning.count import measure
+
     if name.kind == "catalog":
         entry = catalog.entry(name.model).wired(wiring).with_changes(tap=tap, geometry=geometry)
         return measure(entry.build_on_meta(), entry.geometry)
     with torch.device("meta" if name.kind == "timm" else "cpu"):
         network, canvas = external.build(name, tap, pretrained=False)
     return measure(network, canvas if geometry is None else canvas.override(geometry))
-
-
-def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:
-    """Run a network on tensors without numbers and count; the network itself is left as it is."""
-    columns, rows = geometry.placement(*TYPICAL_IMAGE).canvas_size
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):  # no fused op hides its FLOPs
-        hollow = {name: torch.empty(own.shape, dtype=own.dtype) for name, own in network.state_dict().items()}
-        parameters = {name: hollow[name].requires_grad_() for name, _ in network.named_parameters()}
-        with _UsedParameters(parameters.values()) as used, FlopCounterMode(display=False) as counter:
-            functional_call(network, hollow, (torch.empty(1, 3, rows, columns),))
-    return Footprint(
-        grid=network.token_grid(rows, columns),
-        width=network.embed_dim,
-        parameters=network.num_parameters,
-        parameters_run=used.count(),
-        flops=int(counter.get_total_flops()),
-        canvas=(rows, columns),
-    )
-
-
-class _UsedParameters(TorchFunctionMode):
-    """Notes which of some parameters are handed to a function of torch."""
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._sizes = {id(parameter): parameter.numel() for parameter in parameters}
-        self._used: set[int] = set()
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Note the parameters among the arguments, and do what was asked."""
-        self._used.update(id(leaf) for leaf in tree_leaves((args, kwargs or {})) if id(leaf) in self._sizes)
-        return func(*args, **(kwargs or {}))
-
-    def count(self) -> int:
-        """Return the number of parameters that were used."""
-        return sum(self._sizes[one] for one in self._used)

@@ -1,19 +1,34 @@
-"""Which runs a study consists of, and how far each is, read from the run folders alone."""
+"""Which runs a study consists of, and how far each is, read from the run folders alone.
+
+Two things are told apart. The *model* of a run (`eyeswap.runs.identity`) decides training: a folder that holds another
+model is refused. What is *asked* decides asking: benchmarks that a trained run has not been asked yet are asked, those
+that the study has no longer stay in the folder, and nothing is trained.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from eyeswap.backbones import catalog
+from eyeswap.backbones.fetch import local_path
 from eyeswap.backbones.name import BackboneName
-from eyeswap.errors import SpecError
+from eyeswap.digests import folder_sha256, known_sha256
+from eyeswap.errors import CheckpointError, DataError, SpecError
 from eyeswap.evaluation import get_benchmark
-from eyeswap.files import digest, read_json
+from eyeswap.evaluation.benchmark import Benchmark
+from eyeswap.files import canonical_json, digest
 from eyeswap.planning.spec import Study
+from eyeswap.recipe import FolderData
 from eyeswap.runs.folder import RunFolder, StudyFolder
+from eyeswap.runs.identity import Change, ModelIdentity, backbone_identity, in_words
+from eyeswap.runs.record import AskedBenchmark, RunRecord, read_index
+from eyeswap.runs.recorded import read_record
+from eyeswap.shipped import llm_source
 
 State = Literal["new", "unfinished", "done", "changed"]
 
@@ -27,29 +42,99 @@ class PlannedRun:
     seed: int
     folder: Path
 
-    @cached_property
-    def digest(self) -> str:
-        """The sha256 (hex) of everything in the study that decides this run's result."""
-        backbone = self.study.arms[self.arm].backbone
-        return digest(
-            {
-                "recipe": self.study.recipe.model_dump(mode="json"),
-                "backbone": BackboneName.parse(backbone).file_sha256 or backbone,
-                "overrides": self.study.arms[self.arm].overrides,
-                "seed": self.seed,
-                "benchmarks": [get_benchmark(name).identity for name in self.study.benchmarks],
-                "subset": self.study.subset,
-            }
+    @property
+    def files(self) -> RunFolder:
+        """Where everything lies in the folder."""
+        return RunFolder(self.folder)
+
+    @property
+    def record(self) -> RunRecord | None:
+        """What the run in the folder recorded; None before it began.
+
+        Raises:
+            DataError: if the record is damaged.
+        """
+        return read_record(self.files.record, RunRecord) if self.files.is_begun else None
+
+    @property
+    def model(self) -> ModelIdentity:
+        """What decides the run's model, with the digests of all weights that are on this machine."""
+        recipe, arm = self.study.recipe, self.study.arms[self.arm]
+        name = BackboneName.parse(arm.backbone)
+        data = Path(recipe.data.folder) / recipe.data.instruction if isinstance(recipe.data, FolderData) else None
+        return ModelIdentity(
+            recipe=recipe.model_dump(mode="json"),
+            arm={
+                "backbone": backbone_identity(arm.backbone),
+                "connector": self.study.connector_of(self.arm),
+                "wiring": self.study.wiring_of(self.arm),
+                "tap": arm.tap,
+                "geometry": arm.geometry,
+            },
+            seed=self.seed,
+            data=known_sha256(data) if data is not None and data.is_file() else None,
+            weights={
+                "backbone": _backbone_weights(name),
+                "encoder_file": name.file_sha256,
+                "llm": _llm_weights(recipe.llm),
+            },
         )
 
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 (hex) of what the study file says of the run's model; the bytes of weights are no part of it."""
+        arm = self.study.arms[self.arm]
+        name = BackboneName.parse(arm.backbone)
+        declared = {
+            "backbone": [backbone_identity(arm.backbone), name.file_sha256],
+            "overrides": arm.overrides,
+            "seed": self.seed,
+        }
+        return digest({"recipe": self.study.recipe.model_dump(mode="json"), **declared})
+
+    @cached_property
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """What the study asks."""
+        return tuple(get_benchmark(name) for name in self.study.benchmarks)
+
+    def changes(self, now: ModelIdentity | None = None) -> list[Change]:
+        """Return what makes the model of this plan another than the one in the folder; empty before it began.
+
+        Args:
+            now: the model as this plan makes it, if more is known of it than the plan can tell.
+        """
+        record, now = self.record, now or self.model
+        if record is None:
+            return []
+        if record.model is not None:
+            return record.model.changes_to(now)
+        return _changes_of_old(self, record, now)
+
+    def unasked(self) -> list[str]:
+        """Return the names of the study's benchmarks that the run has not been asked as the study asks them."""
+        index = read_index(self.files.benchmarks) if self.files.benchmarks.is_file() else {}
+        is_old_same = _is_asked_of_old(self, self.record)
+        return [one.name for one in self.benchmarks if not self._is_asked(one, index.get(one.name), is_old_same)]
+
     def state(self) -> State:
-        """Return whether the run is new, unfinished, done, or made by another study text ("changed")."""
-        files = RunFolder(self.folder)
-        if not files.is_begun:
+        """Return whether the run is new, unfinished, done, or holds another model ("changed").
+
+        Raises:
+            DataError: if a file of the run is damaged.
+        """
+        if not self.files.is_begun:
             return "new"
-        if read_json(files.record).get("run_digest") != self.digest:
+        if self.changes():
             return "changed"
-        return "done" if files.is_scored else "unfinished"
+        return "done" if self.files.is_scored and not self.unasked() else "unfinished"
+
+    def _is_asked(self, benchmark: Benchmark, asked: AskedBenchmark | None, is_old_same: bool) -> bool:
+        if asked is None or not self.files.predictions_of(benchmark.name).is_file():
+            return False
+        if asked.identity is None:  # of a version that recorded one digest of all that was asked
+            return is_old_same
+        same_frame = asked.box_frame in (None, self.study.recipe.test_box_frame)
+        return (asked.identity, asked.subset) == (benchmark.identity, self.study.subset) and same_frame
 
 
 def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
@@ -62,13 +147,116 @@ def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
 
 
 def refuse_changed(planned: Sequence[PlannedRun], study_file: Path) -> None:
-    """Check that no run folder holds a run of another version of the study.
+    """Check that no run folder holds the model of another version of the study.
 
     Raises:
-        SpecError: naming the first that does.
+        SpecError: naming the first that does, and what changed.
     """
     for run in planned:
-        if run.state() == "changed":
-            raise SpecError(
-                f"{run.folder}: holds a run of another version of {study_file}; delete it, or choose another --runs"
-            )
+        refuse(run, run.changes(), str(study_file))
+
+
+def refuse(run: PlannedRun, changes: Sequence[Change], source: str) -> None:
+    """Refuse to go on with a run whose model changed.
+
+    Raises:
+        SpecError: if there are changes.
+    """
+    if changes:
+        raise SpecError(
+            f"{run.folder}: holds a run of another version of {source}: {in_words(changes)}; change it back, or train "
+            "anew with another --runs (or after deleting this folder)"
+        )
+
+
+def _backbone_weights(name: BackboneName) -> str | None:
+    """Return the digest of a catalog entry's weights: of the file if it is here, else as declared."""
+    entry = catalog.find(str(name)) if name.kind == "catalog" else None
+    if entry is None:
+        return None
+    path = entry.weights.packaged_path() if entry.weights.packaged else local_path(entry.weights)
+    return known_sha256(path) if path.is_file() else entry.weights.sha256
+
+
+def _llm_weights(name: str) -> str | None:
+    """Return the digest of a language model's folder; None if it is not on this machine."""
+    source = llm_source(name)
+    if Path(source).is_dir():
+        return folder_sha256(Path(source))
+    from eyeswap.vlm.hub import local_folder
+
+    with contextlib.suppress(CheckpointError):
+        return folder_sha256(local_folder(source))
+    return None
+
+
+def _changes_of_old(run: PlannedRun, record: RunRecord, now: ModelIdentity) -> list[Change]:
+    """Return the changes since a run whose version recorded one digest of all that decided training and asking."""
+    changes = _model_of_old(record, now).changes_to(now)
+    if changes or _is_known_digest(run, record):
+        return changes
+    arm = run.study.arms[run.arm]
+    name = BackboneName.parse(arm.backbone)
+    if name.kind == "catalog":
+        entry = catalog.entry(str(name)).wired(run.study.wiring_of(run.arm))
+        entry = entry.with_changes(tap=arm.tap, geometry=arm.geometry)
+        resolved = {"tap": entry.model_dump(mode="json")["tap"], "geometry": entry.geometry.canonical()}
+        recorded = {"tap": record.backbone.tap, "geometry": record.backbone.geometry}
+        pairs = [Change(f"arm.{key}", recorded[key], value) for key, value in resolved.items()]
+        return [pair for pair in pairs if canonical_json(pair.before) != canonical_json(pair.now)]
+    what = "run_digest (of the encoder's file, tap, geometry, benchmarks and subset)"
+    return [Change(what, record.run_digest, _old_digest(run, record, run.study.benchmarks))]
+
+
+def _model_of_old(record: RunRecord, now: ModelIdentity) -> ModelIdentity:
+    """Return what an old record tells of its model."""
+    name = record.backbone.name
+    told: dict[str, Any] = {
+        "backbone": None if name is None else backbone_identity(name),
+        "connector": record.connector.kind,
+        "wiring": {"eval": "controlled", "train": "as-published"}.get(record.backbone.frozen_mode or ""),
+    }
+    return ModelIdentity(
+        recipe=now.recipe if record.recipe is None else record.recipe,
+        arm={key: value for key, value in told.items() if value is not None},
+        seed=record.seed,
+        data=None if (record.left_out or {}).get("records") else record.data_digest,
+        weights={"backbone": record.backbone.weights_sha256, "llm": record.llm.sha256},
+    )
+
+
+def _is_known_digest(run: PlannedRun, record: RunRecord) -> bool:
+    """Whether an old record's digest is that of this plan, or of this plan with the benchmarks of the record."""
+    return record.run_digest is not None and record.run_digest in (
+        _old_digest(run, record, run.study.benchmarks),
+        _old_digest(run, record, record.benchmarks or ()),
+    )
+
+
+def _is_asked_of_old(run: PlannedRun, record: RunRecord | None) -> bool:
+    """Whether what an old run was asked, it was asked as the study asks it."""
+    if record is None or record.model is not None or not _is_known_digest(run, record):
+        return False
+    return record.test_box_frame in (None, run.study.recipe.test_box_frame)
+
+
+def _old_digest(run: PlannedRun, record: RunRecord, benchmarks: Sequence[str]) -> str | None:
+    """Return the digest that versions before the model digest recorded; None if a benchmark is gone.
+
+    The recipe is that of the record, as it was written then; whether it is another by now is compared field by field.
+    """
+    backbone = run.study.arms[run.arm].backbone
+    try:
+        identities = [get_benchmark(name).identity for name in benchmarks]
+    except (SpecError, DataError):
+        return None
+    return digest(
+        {
+            "recipe": run.study.recipe.model_dump(mode="json") if record.recipe is None else record.recipe,
+            "backbone": BackboneName.parse(backbone).file_sha256 or backbone,
+            "overrides": run.study.arms[run.arm].overrides,
+            "seed": run.seed,
+            "benchmarks": identities,
+            "subset": run.study.subset,
+        }
+    )

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from eyeswap.backbones.base import VisionBackbone
-from eyeswap.data.digits.render import render
-from eyeswap.data.digits.scene import COLOURS, KINDS, Split, sample_scene
+from eyeswap.data.digits.scene import COLOURS, KINDS, Split, render, sample_scene
 from eyeswap.geometry import ImageGeometry
 from eyeswap.pretraining.recipes import Stage
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eyeswap.data.digits.conversation import BOX_REQUEST, conversation, word_grid
+from eyeswap.data.digits.language import BOX_REQUEST, conversation, word_grid
 from eyeswap.data.digits.scene import sample_scene
 from eyeswap.pretraining.tokenizer import build_tokenizer, cell_token
 

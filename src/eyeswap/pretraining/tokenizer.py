@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from eyeswap.data.digits.conversation import (
+from eyeswap.data.digits.language import (
     BACKGROUND_WORD,
     BOX_REQUEST,
     DESCRIPTION_REQUEST,

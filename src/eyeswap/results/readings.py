@@ -23,7 +23,8 @@ from eyeswap.evaluation.predictions import iou_column
 from eyeswap.images import image_size
 from eyeswap.recipe import TestBoxFrame
 from eyeswap.runs.folder import RunFolder
-from eyeswap.runs.record import EvaluationRecord, RunRecord, read_record
+from eyeswap.runs.record import EvaluationRecord, RunRecord
+from eyeswap.runs.recorded import read_record
 
 Overlaps = list[float | None]
 

@@ -13,15 +13,8 @@ from eyeswap.files import read_json_lines
 from eyeswap.results.scores import Predictions, Scores, read_run_predictions, read_scores, summarize
 from eyeswap.runs.environment import Environment
 from eyeswap.runs.folder import RunFolder, StudyFolder, find_runs
-from eyeswap.runs.record import (
-    AskedBenchmark,
-    EvaluationRecord,
-    RunRecord,
-    StudyRecord,
-    benchmark_name,
-    read_index,
-    read_record,
-)
+from eyeswap.runs.record import AskedBenchmark, EvaluationRecord, RunRecord, StudyRecord, benchmark_name, read_index
+from eyeswap.runs.recorded import read_record
 
 
 class Run:

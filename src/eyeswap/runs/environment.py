@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import eyeswap
-from eyeswap.runs.record import Recorded
+from eyeswap.runs.recorded import Recorded
 
 PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "scipy", "pillow")
 SOURCE_SUFFIXES = (".py", ".yaml")

@@ -1,30 +1,22 @@
-"""What a run's JSON files hold, as types: what decided it, what it was asked, and how an evaluation was made.
-
-Whatever an older version did not record is None. Keys that a newer version may add are kept as they are, so that a
-record that is read and written again loses nothing.
-"""
+"""What a run's JSON files hold, as types: what decided it, what it was asked, and how an evaluation was made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, write_json
+from eyeswap.runs.identity import ModelIdentity
+from eyeswap.runs.recorded import Recorded, first_problem
 
 COLOUR_KEYS = ("mean", "std", "fill")  # an encoder's own normalisation, no part of where pixels go
 
 Geometry = Mapping[str, Any]
 TapNorm = Literal["trained", "untrained", "none"]
-
-
-class Recorded(BaseModel):
-    """Base of everything read from a run's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class CanvasUse(Recorded):
@@ -139,7 +131,9 @@ class RunRecord(Recorded):
         connector: the network between the two.
         study: the study's name.
         recipe: all that the study holds fixed.
-        run_digest: what versions before the model digest wrote in its place, see `eyeswap.planning.plan`.
+        model: what decides the trained model; None in records of versions before the model digest.
+        model_digest: its digest.
+        run_digest: what those versions wrote in its place, see `eyeswap.planning.plan`.
         data_digest: of the training data.
         order_digest: of the order of all batches.
         num_steps: training steps.
@@ -163,6 +157,8 @@ class RunRecord(Recorded):
     connector: ConnectorRecord
     study: str | None = None
     recipe: dict[str, Any] | None = None
+    model: ModelIdentity | None = None
+    model_digest: str | None = None
     run_digest: str | None = None
     data_digest: str | None = None
     order_digest: str | None = None
@@ -196,7 +192,10 @@ class AskedBenchmark(Recorded):
         mode: ``study`` or ``official``.
         questions_digest: of the questions and true answers.
         iou_threshold: overlap from which a box is right; None for answers that are no boxes.
+        identity: what the benchmark is, with a digest of an own one's files; None in what older versions wrote.
+        subset: examples of each part that were asked; None for all of them.
         box_frame: frame that boxes are scored in; None for answers that are no boxes, and in older files.
+        code_version: digest of the code that asked.
     """
 
     group: Literal["vqa", "localization"]
@@ -208,7 +207,10 @@ class AskedBenchmark(Recorded):
     mode: str | None = None
     questions_digest: str | None = None
     iou_threshold: float | None = None
+    identity: str | None = None
+    subset: int | None = None
     box_frame: str | None = None
+    code_version: str | None = None
 
 
 class EvaluationRecord(Recorded):
@@ -258,25 +260,7 @@ def benchmark_name(origin: str) -> str:
     return Path(origin).stem if origin.endswith((".yaml", ".yml")) else origin
 
 
-_Record = TypeVar("_Record", bound=Recorded)
 _INDEX = TypeAdapter(dict[str, AskedBenchmark])
-
-
-def read_record(path: Path, kind: type[_Record]) -> _Record:
-    """Read a JSON file of a run.
-
-    Raises:
-        DataError: naming file and field, if the file is missing or not of that kind.
-    """
-    try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as problem:
-        raise DataError(f"{path}: {first_problem(problem)}") from None
-
-
-def write_record(path: Path, record: Recorded) -> None:
-    """Write a record as JSON, atomically; fields that were never set stay out."""
-    write_json(path, record.model_dump(mode="json", exclude_unset=True))
 
 
 def read_index(path: Path) -> dict[str, AskedBenchmark]:
@@ -291,16 +275,6 @@ def read_index(path: Path) -> dict[str, AskedBenchmark]:
         raise DataError(f"{path}: {first_problem(problem)}") from None
 
 
-def first_problem(problem: ValidationError) -> str:
-    """Return the first thing that is wrong with a record, in one line: field and reason."""
-    first = problem.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        reason = "missing"
-    elif first["type"] == "literal_error":
-        reason = f"{first['input']} is not one of {first['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
-    elif first["type"] in ("model_type", "dict_type"):
-        reason = "expected an object"
-    else:
-        reason = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
-    return f"{place}: {reason}" if place else reason
+def write_index(path: Path, index: Mapping[str, AskedBenchmark]) -> None:
+    """Write ``predictions/benchmarks.json``, atomically."""
+    write_json(path, {name: entry.model_dump(mode="json", exclude_none=True) for name, entry in index.items()})

@@ -1,9 +1,9 @@
-"""Evaluate a run, or any saved VLM, on whatever benchmarks are asked for.
+"""Evaluate a run, or any saved VLM, on whatever benchmarks are asked for; a study evaluates its runs by the same path.
 
-The result is a folder that reads like a run: ``predictions/``, ``scores.json`` and the run's ``spec.json`` with what
-the evaluation changed, so that `eyeswap score`, `compare` and `audit` take it as one. Unless told otherwise it lies
-beside the run's model, in ``evaluations/<data>-<subset>-<mode>``; ``-blanked`` or ``-shuffled`` follows where images
-are not shown as they are.
+Apart from a study the result is a folder that reads like a run: ``predictions/``, ``scores.json`` and the run's record
+with what the evaluation changed, so that `eyeswap score`, `compare` and `audit` take it as one. Unless told otherwise
+it lies beside the run's model, in ``evaluations/<data>-<subset>-<mode>``; ``-blanked`` or ``-shuffled`` follows where
+images are not shown as they are.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from eyeswap.evaluation.probes import BlankedImages, ImagesShown, ShuffledImages
 from eyeswap.evaluation.runner import Asked, Images, evaluate
 from eyeswap.files import read_json, write_json
 from eyeswap.geometry import ImageGeometry
-from eyeswap.processes import Ranks, best_device
-from eyeswap.progress import Progress
+from eyeswap.processes import Ranks
+from eyeswap.progress import Progress, Task
 from eyeswap.recipe import TestBoxFrame
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.environment import environment
 from eyeswap.runs.folder import RunFolder
-from eyeswap.runs.record import RunRecord, StudyRecord, read_record, write_record
-from eyeswap.tokens.cache import ImageEncoder, StoredImages, shared_token_folder
+from eyeswap.runs.record import RunRecord, StudyRecord
+from eyeswap.runs.recorded import read_record, write_record
+from eyeswap.tokens.cache import ImageEncoder, StoredImages, TokenCache, shared_token_folder
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.prompt import Prompt
 
@@ -187,40 +188,39 @@ def evaluate_run(
         SpecError: if a benchmark does not exist.
         DataError: naming file and row.
     """
-    workers = workers or Ranks()
-    folder = model_folder(run)
+    workers, folder = workers or Ranks(), model_folder(run)
     out = out or RunFolder(run).evaluation_folder(settings.name).path
-    root, device = Path(settings.data), best_device()
-    half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    root = Path(settings.data)
     asked: list[Asked] = [
         (benchmark, examples, TrivialBaseline.of(benchmark, root))
         for benchmark, examples in read_examples(names, settings)
     ]
-    model = VisionLanguageModel.load(folder, dtype=torch.bfloat16 if half else torch.float32).to(device)
+    model = load_model(folder, settings, workers)
     frame = settings.box_frame or _box_frame(run, model)
-    geometry = model.processor.image_geometry
-    view = View.of(geometry, model.backbone.name, model.backbone.family)
+    loaded = replace(model.backbone, geometry=model.processor.image_geometry)
     if workers.is_first:
-        _write_records(out, run, settings, frame, half)
-        _write_spec(out, run, settings, frame, asked, geometry)
+        _write_records(out, run, settings, frame, is_half=_is_half(settings, workers))
+        _write_spec(out, run, settings, frame, asked, loaded.geometry)
     workers.wait()
-    kind = BlankedImages if settings.images == "blanked" else ImageEncoder
-    encoder = kind(model.backbone.network.to(device), geometry, root)
     task = board.task(f"{run}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    asked = asked_in_frame(asked, root, frame, view, exact_truth=settings.subset != "full")
-    for part in [[one] for one in asked] if settings.images == "shuffled" else [asked]:
-        evaluate(
-            model,
-            _shown(encoder, replace(model.backbone, geometry=geometry), settings, part),
-            part,
-            out,
-            lambda name, count: task.advance(count, note=name),
-            batch,
-            workers,
-        )
-    if workers.is_first:
-        write_scores(out)
+    shown_in = settings.model_copy(update={"box_frame": frame})
+    ask_and_score(model, loaded, asked, out, shown_in, task, batch, workers)
     return out
+
+
+def load_model(folder: Path, settings: Settings, workers: Ranks) -> VisionLanguageModel:
+    """Load a trained VLM in the arithmetic that an evaluation asks for.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    dtype = torch.bfloat16 if _is_half(settings, workers) else torch.float32
+    model: VisionLanguageModel = VisionLanguageModel.load(folder, dtype=dtype).to(workers.device)
+    return model
+
+
+def _is_half(settings: Settings, workers: Ranks) -> bool:
+    return settings.precision == "bf16" or (settings.precision == "auto" and workers.device.type == "cuda")
 
 
 def _box_frame(run: Path, model: VisionLanguageModel) -> TestBoxFrame:
@@ -229,16 +229,70 @@ def _box_frame(run: Path, model: VisionLanguageModel) -> TestBoxFrame:
     return cast("TestBoxFrame", (record and record.test_box_frame) or model.config.box_frame)
 
 
-def _shown(encoder: ImageEncoder, loaded: LoadedBackbone, settings: Settings, asked: Sequence[Asked]) -> Images:
+def ask_and_score(
+    model: VisionLanguageModel,
+    loaded: LoadedBackbone,
+    asked: Sequence[Asked],
+    out: Path,
+    settings: Settings,
+    task: Task,
+    batch: int = 128,
+    workers: Ranks | None = None,
+    *,
+    cache: TokenCache | None = None,
+    renew: bool = False,
+) -> None:
+    """Put questions to a VLM, keep its answers and score them: every evaluation comes this way.
+
+    Args:
+        model: the trained VLM.
+        loaded: its backbone, with the geometry of its images.
+        asked: benchmarks with examples and trivial baselines.
+        out: folder that gets ``predictions/`` and ``scores.json``.
+        settings: how images are shown, and in which frame boxes are scored.
+        task: shows how many questions are answered.
+        batch: most questions answered together.
+        workers: the processes that share the work.
+        cache: the visual tokens of all images; without it the backbone makes them.
+        renew: see `eyeswap.evaluation.runner.evaluate`.
+
+    Raises:
+        RunError: if the folder holds answers to other questions, unless they are renewed.
+        DataError: naming file and row.
+    """
+    workers, root = workers or Ranks(), Path(settings.data)
+    view = View.of(loaded.geometry, loaded.name, loaded.family)
+    frame: TestBoxFrame = settings.box_frame or "original"
+    asked = asked_in_frame(asked, root, frame, view, exact_truth=settings.subset != "full")
+    for part in [[one] for one in asked] if settings.images == "shuffled" else [asked]:
+        evaluate(
+            model,
+            cache or _images(loaded, settings, part, workers),
+            part,
+            out,
+            lambda name, count: task.advance(count, note=name),
+            batch,
+            workers,
+            subset=None if settings.subset == "full" else settings.subset,
+            renew=renew,
+        )
+    if workers.is_first:
+        write_scores(out)
+    workers.wait()
+
+
+def _images(loaded: LoadedBackbone, settings: Settings, asked: Sequence[Asked], workers: Ranks) -> Images:
     """Return where the tokens of some benchmarks' images come from: a shared store if there is one, or the backbone."""
     shared = shared_token_folder()
+    kind = BlankedImages if settings.images == "blanked" else ImageEncoder
+    encoder = kind(loaded.network.to(workers.device).eval(), loaded.geometry, Path(settings.data))
     known = StoredImages(encoder, shared, loaded) if shared and settings.images != "blanked" else encoder
     if settings.images != "shuffled":
         return known
     return ShuffledImages(known, shuffle([example.image for _, examples, _ in asked for example in examples]))
 
 
-def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame, half: bool) -> None:
+def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame, *, is_half: bool) -> None:
     """Write what was evaluated and how; refuse a folder that holds an evaluation of something else."""
     path = RunFolder(out).evaluation
     weights = {
@@ -250,7 +304,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame
         "weights": weights,
         **settings.model_dump(exclude={"images"} if settings.images == "as-is" else None),
         "box_frame": frame,
-        "precision": "bf16" if half else "fp32",
+        "precision": "bf16" if is_half else "fp32",
     }
     if path.is_file() and (before := read_json(path)) != record:
         changed = ", ".join(key for key in record if before.get(key) != record[key])

@@ -9,41 +9,37 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from eyeswap.backbones.weights import LoadedBackbone, load_backbone
+from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.console import open_console
-from eyeswap.errors import SpecError
-from eyeswap.evaluation.frames import View
-from eyeswap.evaluation.grounding import asked_in_frame
-from eyeswap.evaluation.runner import evaluate
-from eyeswap.files import write_json
-from eyeswap.planning.estimate import positions_problem
-from eyeswap.planning.plan import PlannedRun, plan_runs, refuse_changed
+from eyeswap.errors import RunError
+from eyeswap.files import read_json, write_json
+from eyeswap.planning.plan import PlannedRun, plan_runs, refuse, refuse_changed
 from eyeswap.planning.spec import Study
 from eyeswap.processes import Ranks, join
 from eyeswap.progress import Progress, progress
 from eyeswap.results.scores import write_scores
-from eyeswap.runs.folder import RunFolder, StudyFolder
-from eyeswap.runs.seal import write_seal
-from eyeswap.shipped import llm_source
+from eyeswap.runs.folder import StudyFolder
+from eyeswap.runs.seal import changed_files, write_seal
+from eyeswap.study.backbones import Backbones, check_arms
+from eyeswap.study.evaluate import Settings, ask_and_score, load_model
 from eyeswap.study.launch import alone_in, work_through
+from eyeswap.study.run_record import record_questions
 from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
-from eyeswap.tokens.cache import ImageEncoder, TokenCache, token_folder
-from eyeswap.training.log import import_tracker
-from eyeswap.training.lora import import_peft
-from eyeswap.training.vision import check_canvas
-from eyeswap.vlm.llm import load_llm, num_positions
-from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.tokens.cache import token_folder
 
 
 def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) -> Path:
     """Do whatever of a study is not done yet and nobody else does; wait for what others do.
+
+    Runs that are trained and lack benchmarks of the study are asked these, and nothing of them is trained.
 
     Args:
         study: the study.
@@ -55,83 +51,114 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         The study's folder; the caller writes the report from it.
 
     Raises:
-        SpecError: if a run folder holds a run of another recipe, or an arm's visual tokens leave no position for text.
+        SpecError: if a run folder holds another model, or an arm's visual tokens leave no position for text.
         DataError: if the data are not as they should be.
         RunError: if runs failed, after all others are done.
     """
-    study_dir = runs_dir / study.name
+    folder = StudyFolder(runs_dir / study.name)
     planned = plan_runs(study, runs_dir)
     refuse_changed(planned, study_file)
-    if all(run.state() == "done" for run in planned):
+    left = [run for run in planned if run.state() != "done"]
+    if not left:
+        _write_study(study, folder)
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
-        return study_dir
-    check_arms(study)
+        return folder.path
+    untrained = [run for run in left if not run.files.is_trained]
+    check_arms(study, dict.fromkeys(run.arm for run in left), for_training=bool(untrained))
     with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
-        with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
+        with ranks.first_alone(), alone_in(folder.data, console) if ranks.is_first else nullcontext():
             if ranks.is_first:
-                write_json(StudyFolder(study_dir).study, study.model_dump(mode="json"))
-            data = prepare_data(study, study_dir, board)
-        work_through(planned, lambda run: execute_run(run, data, study_dir, board, ranks), board.console, ranks)
-    return study_dir
+                _write_study(study, folder)
+            needed = {name for run in left for name in run.unasked()}
+            data = prepare_data(study, folder.path, board, needed, for_training=bool(untrained))
+        executor = Executor(planned, data, Backbones(study), folder, str(study_file), board, ranks)
+        work_through(planned, executor.execute, board.console, ranks)
+    return folder.path
 
 
-def check_arms(study: Study) -> None:
-    """Load what every arm needs, so that what is missing is told at once and not after hours of work.
+def _write_study(study: Study, folder: StudyFolder) -> None:
+    """Write what the study is by now, unless it is there."""
+    content = study.model_dump(mode="json")
+    if not folder.study.is_file() or read_json(folder.study) != content:
+        write_json(folder.study, content)
+
+
+@dataclass(frozen=True)
+class Executor:
+    """What the runs of a study share while they are carried out.
+
+    Attributes:
+        planned: all runs of the study.
+        data: training conversations and benchmarks.
+        backbones: the frozen backbones.
+        folder: the study's folder.
+        source: where the study comes from, for messages.
+        board: shows progress.
+        ranks: the processes that take each run together, all of which do the same.
+    """
+
+    planned: Sequence[PlannedRun]
+    data: StudyData
+    backbones: Backbones
+    folder: StudyFolder
+    source: str
+    board: Progress
+    ranks: Ranks
+
+    def execute(self, run: PlannedRun) -> None:
+        """Take one run to its end: tokens, training, predictions, scores, seal."""
+        loaded = self.backbones[run.arm]
+        refuse(run, run.changes(run.model.with_backbone(loaded.weights_sha256)), self.source)
+        if not run.files.is_trained:
+            self.train(run, loaded)
+            gc.collect()  # a sharded model holds itself; its memory is needed now
+        unasked = run.unasked()
+        self.ranks.wait()  # until all know what the run lacks
+        if unasked:
+            self.ask(run, loaded, unasked)
+        if self.ranks.is_first:
+            if not run.files.is_scored:
+                write_scores(run.folder)
+            write_seal(run.folder)
+            shutil.rmtree(run.files.checkpoints, ignore_errors=True)
+        self.ranks.wait()
+        self.backbones.keep({other.arm for other in self.planned if other.state() != "done"})
+
+    def train(self, run: PlannedRun, loaded: LoadedBackbone) -> None:
+        """Train a run's VLM, from its last checkpoint if there is one."""
+        cache = cached_tokens(run, self.data, loaded, token_folder(self.folder.tokens), self.board, self.ranks)
+        train_run(run, self.data, loaded, cache, self.board, self.ranks)
+
+    def ask(self, run: PlannedRun, loaded: LoadedBackbone, names: Sequence[str]) -> None:
+        """Ask a trained VLM the benchmarks of these names; on a GPU in bf16, as published."""
+        data = self.data.for_asking(names)
+        if self.ranks.is_first:
+            _reopen(run)
+            record_questions(run, data, loaded)
+        self.ranks.wait()
+        cache = cached_tokens(run, data, loaded, token_folder(self.folder.tokens), self.board, self.ranks)
+        settings = Settings(
+            data=str(data.root), subset=run.study.subset or "full", box_frame=run.study.recipe.test_box_frame
+        )
+        model = load_model(run.files.model, settings, self.ranks)
+        task = self.board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in data.asked))
+        ask_and_score(
+            model, loaded, data.asked, run.folder, settings, task, workers=self.ranks, cache=cache, renew=True
+        )
+
+
+def _reopen(run: PlannedRun) -> None:
+    """Take seal and scores from a run that is to be asked more, if its files are as they were sealed.
 
     Raises:
-        CheckpointError: if the LLM or a backbone cannot be had.
-        SpecError: if an arm cannot be trained as it is; with the choices there are.
-        EnvironmentProblem: if adapters are wanted and peft is not installed, or a tracker is not.
+        RunError: if they are not.
     """
-    if study.recipe.lora_rank is not None:
-        import_peft()
-    for name in study.execution.track:
-        import_tracker(name)
-    positions = num_positions(load_llm(llm_source(study.recipe.llm))[0].config)
-    for arm in study.arms:
-        loaded = load_arm(study, arm)
-        check_canvas(loaded)
-        rows, columns = loaded.token_grid
-        stride_px = loaded.geometry.canvas[0] / rows
-        problem = positions_problem(study.recipe.llm, positions, rows * columns, stride_px)
-        if problem is not None and study.beyond_positions == "refuse":
-            raise SpecError(f"{study.name}: arms.{arm}: {problem}")
-
-
-def load_arm(study: Study, arm: str) -> LoadedBackbone:
-    """Load an arm's frozen backbone as the arm declares it: weights, wiring, tap, geometry."""
-    treatment = study.arms[arm]
-    return load_backbone(
-        treatment.backbone, wiring=study.wiring_of(arm), tap=treatment.tap, geometry=treatment.geometry
-    )
-
-
-def execute_run(run: PlannedRun, data: StudyData, study_dir: Path, board: Progress, ranks: Ranks) -> None:
-    """Take one run to its end: tokens, training, predictions, scores; all processes of a group call this."""
-    loaded = load_arm(run.study, run.arm)
-    cache = cached_tokens(run, data, loaded, token_folder(StudyFolder(study_dir).tokens), board, ranks)
-    if not RunFolder(run.folder).is_trained:
-        train_run(run, data, loaded, cache, board, ranks)
-        gc.collect()  # a sharded model holds itself; its memory is needed now
-    _answer(run, data, loaded, cache, board, ranks)
-    if ranks.is_first:
-        write_scores(run.folder)
-        write_seal(run.folder)
-        shutil.rmtree(RunFolder(run.folder).checkpoints, ignore_errors=True)
-    ranks.wait()
-
-
-def _answer(
-    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, cache: TokenCache | None, board: Progress, ranks: Ranks
-) -> None:
-    """Ask the saved VLM all benchmark questions; on a GPU in bf16, as published."""
-    dtype = torch.bfloat16 if ranks.device.type == "cuda" else torch.float32
-    model = VisionLanguageModel.load(RunFolder(run.folder).model, dtype=dtype).to(ranks.device)
-    network = loaded.network.to(ranks.device).eval()
-    images = ImageEncoder(network, loaded.geometry, data.root) if cache is None else cache
-    view = View.of(loaded.geometry, loaded.name, loaded.family)
-    asked = asked_in_frame(
-        data.asked, data.root, run.study.recipe.test_box_frame, view, exact_truth=run.study.subset is not None
-    )
-    task = board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    evaluate(model, images, asked, run.folder, lambda name, count: task.advance(count, note=name), workers=ranks)
+    if run.files.seal.is_file():
+        changed = list(changed_files(run.folder))
+        if changed:
+            raise RunError(
+                f"{run.folder}: nothing more is asked of this run, as its files changed since it ended: "
+                f"{', '.join(changed)}; restore them, or delete {run.files.seal.name} to go on with them"
+            )
+    run.files.seal.unlink(missing_ok=True)
+    run.files.scores.unlink(missing_ok=True)

@@ -18,12 +18,12 @@ from rich.console import Console
 
 from eyeswap.console import open_console
 from eyeswap.errors import SpecError
-from eyeswap.planning.plan import plan_runs, refuse_changed
+from eyeswap.planning.plan import plan_runs, refuse, refuse_changed
 from eyeswap.planning.spec import Study, checked
 from eyeswap.processes import join
 from eyeswap.progress import progress
-from eyeswap.runs.folder import RunFolder, StudyFolder
-from eyeswap.study.execute import check_arms, load_arm
+from eyeswap.runs.folder import StudyFolder
+from eyeswap.study.backbones import Backbones, check_arms
 from eyeswap.study.launch import alone_in
 from eyeswap.study.study_data import cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
@@ -92,19 +92,20 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
     study_dir = runs_dir / study.name
     (run,) = plan_runs(study, runs_dir)
     refuse_changed([run], recipe_file)
-    if RunFolder(run.folder).is_trained:
+    if run.files.is_trained:
         return run.folder
-    check_arms(study)
+    check_arms(study, study.arms, for_training=True)
     with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
         with ranks.first_alone(), alone_in(StudyFolder(study_dir).data, console) if ranks.is_first else nullcontext():
             data = prepare_data(study, study_dir, board)
-        loaded = load_arm(study, run.arm)
+        loaded = Backbones(study)[run.arm]
+        refuse(run, run.changes(run.model.with_backbone(loaded.weights_sha256)), str(recipe_file))
         with alone_in(run.folder, console) if ranks.is_first else nullcontext():
             cache = cached_tokens(run, data, loaded, token_folder(StudyFolder(study_dir).tokens), board, ranks)
-            if not RunFolder(run.folder).is_trained:
+            if not run.files.is_trained:
                 train_run(run, data, loaded, cache, board, ranks)
         if ranks.is_first:
-            shutil.rmtree(RunFolder(run.folder).checkpoints, ignore_errors=True)
+            shutil.rmtree(run.files.checkpoints, ignore_errors=True)
     return run.folder
 
 

@@ -2,97 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 
-from eyeswap.audit.observed import observed
+from eyeswap.audit.observed import canvas_of, observed
 from eyeswap.backbones.state import state_digest
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.files import digest, sha256_of, write_json
+from eyeswap.files import write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.runs.environment import environment
-from eyeswap.runs.folder import RunFolder
-from eyeswap.runs.record import BackboneRecord, ConnectorRecord, LanguageModelRecord, RunRecord, write_record
-from eyeswap.shipped import llm_source
+from eyeswap.runs.record import BackboneRecord, ConnectorRecord, LanguageModelRecord, RunRecord, read_index, write_index
+from eyeswap.runs.recorded import read_record, write_record
 from eyeswap.study.study_data import StudyData
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.order import order_digest
-from eyeswap.vlm.hub import local_folder
 from eyeswap.vlm.llm import num_positions
 from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.vlm.processor import VisionLanguageProcessor
 
+NO_BOX_REQUEST = "{question}"
 _BOX_MARK = "region this sentence describes:"
 
 
 def write_records(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
 ) -> None:
-    """Write ``spec.json``, ``environment.json`` and, if records are left out, which and why (``left-out.json``)."""
-    files = RunFolder(run.folder)
+    """Write the record, ``environment.json`` and, if records are left out, which and why (``left-out.json``)."""
     if data.left_out:
-        write_json(files.left_out, [asdict(one) for one in data.left_out])
-    write_record(files.environment, environment())
-    write_record(files.record, _record(run, data, loaded, model, trained_on))
+        write_json(run.files.left_out, [asdict(one) for one in data.left_out])
+    write_record(run.files.environment, environment())
+    write_record(run.files.record, _record(run, data, loaded, model, trained_on))
+
+
+def record_questions(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -> None:
+    """Bring the record of a trained run up to what it is about to be asked.
+
+    Args:
+        run: the run.
+        data: the benchmarks that it is about to be asked.
+        loaded: its backbone.
+
+    Raises:
+        DataError: if the record is damaged.
+    """
+    record = read_record(run.files.record, RunRecord)
+    processor = VisionLanguageProcessor.from_pretrained(run.files.model)
+    request = _tested_request(data)
+    canvas = canvas_of(loaded.geometry, loaded.name, data.root, data.image_sets)
+    identity = run.model.with_backbone(loaded.weights_sha256)
+    changed = {
+        "benchmarks": run.study.benchmarks,
+        "test_box_frame": run.study.recipe.test_box_frame,
+        "test_prompt": record.test_prompt if request is None else processor.prompt.question(request),
+        "observed": record.observed.model_copy(update={"canvas": {**record.observed.canvas, **canvas}}),
+        "model": identity,
+        "model_digest": identity.digest,
+    }
+    if run.files.benchmarks.is_file():
+        _complete_index(run, {benchmark.name for benchmark, _, _ in data.asked})
+    write_record(run.files.record, record.model_copy(update=changed))
+
+
+def _complete_index(run: PlannedRun, renewed: Container[str]) -> None:
+    """Write down how benchmarks were asked where a version before the model digest wrote no more than their digest."""
+    index = read_index(run.files.benchmarks)
+    for benchmark in run.benchmarks:
+        entry = index.get(benchmark.name)
+        if entry is not None and entry.identity is None and benchmark.name not in renewed:
+            known = {"identity": benchmark.identity, "subset": run.study.subset}
+            index[benchmark.name] = entry.model_copy(update=known)
+    write_index(run.files.benchmarks, index)
 
 
 def _record(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
 ) -> RunRecord:
-    recipe = run.study.recipe
-    trained, tested = _box_requests(data)
-    return RunRecord(
+    recipe, before = run.study.recipe, run.record
+    trained, tested = _trained_request(data), _tested_request(data)
+    identity = run.model.with_backbone(loaded.weights_sha256)
+    record = RunRecord(
         study=run.study.name,
         arm=run.arm,
         seed=run.seed,
-        run_digest=run.digest,
+        model=identity,
+        model_digest=identity.digest,
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
         data_digest=data.digest,
         order_digest=order_digest(trained_on.order, trained_on.ids),
         num_steps=len(trained_on.order),
         left_out={"records": len(data.left_out), "images": len({one.image for one in data.left_out})},
-        train_prompt=model.prompt.question(trained),
-        test_prompt=model.prompt.question(tested),
+        train_prompt=model.prompt.question(trained or NO_BOX_REQUEST),
+        test_prompt=model.prompt.question(tested or NO_BOX_REQUEST),
         train_box_frame=recipe.trained_box_frame,
         test_box_frame=recipe.test_box_frame,
         benchmarks=run.study.benchmarks,
         may_differ=run.study.may_differ,
-        llm=LanguageModelRecord(name=recipe.llm, sha256=folder_digest(local_folder(llm_source(recipe.llm)))),
+        llm=LanguageModelRecord(name=recipe.llm, sha256=identity.weights["llm"]),
         connector=ConnectorRecord(
             kind=run.study.connector_of(run.arm), init_digest=state_digest(model.connector.state_dict())
         ),
         backbone=BackboneRecord.model_validate(loaded.record()),
         observed=observed(run.study, loaded, data.root, data.image_sets, num_positions(model.llm.config)),
     )
+    is_old = before is not None and before.run_digest is not None  # its checkpoints bear this digest
+    return record.model_copy(update={"run_digest": before.run_digest}) if before and is_old else record
 
 
-def _box_requests(data: StudyData) -> tuple[str, str]:
-    """Return how training and test ask for a box, expressions replaced by ``{expression}``.
+def _trained_request(data: StudyData) -> str | None:
+    """Return how training asks for a box, the expression replaced by ``{expression}``; None if it asks for none.
 
     The published pipeline trains without quotes and with a full stop, and tests the other way round; the audit
-    warns where the two differ. Without boxes on both sides there is nothing to compare.
+    warns where the two differ.
     """
     asked = (message for instruction in data.instructions for message in instruction.messages[::2])
-    trained = next((message for message in asked if _BOX_MARK in message), None)
-    tested = [
-        benchmark.user_message(examples[0])
-        for benchmark, examples, _ in data.asked
-        if benchmark.answer_kind == "box" and examples
-    ]
-    if trained is None or not tested:
-        return "{question}", "{question}"
-    return _template(trained), _template(tested[0])
+    return next((_template(message) for message in asked if _BOX_MARK in message), None)
+
+
+def _tested_request(data: StudyData) -> str | None:
+    """Return how the benchmarks ask for a box, as `_trained_request`."""
+    for benchmark, examples, _ in data.asked:
+        if benchmark.answer_kind == "box" and examples:
+            return _template(benchmark.user_message(examples[0]))
+    return None
 
 
 def _template(request: str) -> str:
     before, mark, expression = request.partition(_BOX_MARK)
     words = expression.strip(" \"'.")
     return before + mark + expression.replace(words, "{expression}") if words else request
-
-
-@cache
-def folder_digest(folder: Path) -> str:
-    """Return the sha256 (hex) over the names and sums of all files of a folder, read once a process."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest({str(path.relative_to(folder)): sha256_of(path) for path in files})

@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.predictions import num_answered
-from eyeswap.files import read_json
 from eyeswap.planning.plan import PlannedRun
-from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.record import read_index
 from eyeswap.study.claim import Holder, holder_of
 
 _RECENT_STEPS = 50  # speed is that of so many last steps
@@ -66,12 +64,13 @@ class RunStatus:
 
 def status_of(run: PlannedRun) -> RunStatus:
     """Return how far a run is."""
-    state, last, files = run.state(), holder_of(run.folder), RunFolder(run.folder)
+    state, last, files = run.state(), holder_of(run.folder), run.files
     is_at_work = last is not None and last.is_at_work
     rows = _log_rows(files.training_log)
     newest = rows[-1] if rows else {}
     step = int(newest.get("step", -1)) + 1
-    num_steps = read_json(files.record).get("num_steps") if state != "new" else None
+    record = run.record
+    num_steps = None if record is None else record.num_steps
     step_s = _step_s(rows)
     is_trained = files.is_trained
     if state in ("done", "changed"):
@@ -138,8 +137,8 @@ def _step_s(rows: Sequence[dict[str, Any]]) -> float | None:
 
 def _answers(run: PlannedRun) -> tuple[dict[str, int], dict[str, int]]:
     """Return the questions answered and asked so far, by benchmark."""
-    index = RunFolder(run.folder).benchmarks
-    names = [get_benchmark(name).name for name in run.study.benchmarks]
-    asked = read_json(index) if index.is_file() else {}
+    index = read_index(run.files.benchmarks) if run.files.benchmarks.is_file() else {}
+    names = [benchmark.name for benchmark in run.benchmarks]
     counts = num_answered(run.folder, names)
-    return counts, {name: int(asked[name]["num_examples"]) for name in names if "num_examples" in asked.get(name, {})}
+    asked = {name: index[name].num_examples for name in names if name in index}
+    return counts, {name: count for name, count in asked.items() if count is not None}

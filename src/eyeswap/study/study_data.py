@@ -7,8 +7,8 @@ that a study that goes on trains on the same records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eyeswap.backbones.weights import LoadedBackbone
@@ -16,11 +16,12 @@ from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, Digi
 from eyeswap.data.formats import Example
 from eyeswap.data.instruction import Instruction, read_instructions
 from eyeswap.data.preflight import inspect_images
+from eyeswap.digests import known_sha256
 from eyeswap.errors import DataError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark
-from eyeswap.files import digest, read_json, sha256_of, write_json
+from eyeswap.files import digest, read_json, write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.planning.spec import Study
 from eyeswap.processes import Ranks
@@ -57,8 +58,8 @@ class StudyData:
 
     Attributes:
         root: folder that image paths are relative to.
-        digest: digest of the data's bytes, and of which records are left out.
-        instructions: the training conversations.
+        digest: digest of the data's bytes, and of which records are left out; empty where nothing is trained.
+        instructions: the training conversations; none where nothing is trained.
         asked: benchmarks with their examples and trivial baselines.
         left_out: the records that are not trained on.
         encoded: conversations in tokens, for arms to come; filled by `eyeswap.study.train_run`.
@@ -83,39 +84,64 @@ class StudyData:
         """Every image that a run must see, each once: training images first."""
         return list(dict.fromkeys(image for images in self.image_sets.values() for image in images))
 
+    def for_asking(self, names: Container[str]) -> StudyData:
+        """Return the data of a run that is trained and still has to be asked some benchmarks."""
+        return replace(self, instructions=(), asked=[one for one in self.asked if one[0].name in names])
 
-def prepare_data(study: Study, study_dir: Path, board: Progress) -> StudyData:
-    """Write the embedded data set if the study uses it, and read all training and test data.
+
+def prepare_data(
+    study: Study,
+    study_dir: Path,
+    board: Progress,
+    benchmarks: Container[str] | None = None,
+    *,
+    for_training: bool = True,
+) -> StudyData:
+    """Write the embedded data set if the study uses it, and read the training and test data that are needed.
+
+    Args:
+        study: the study.
+        study_dir: its folder.
+        board: shows progress.
+        benchmarks: names of those that are to be asked; all by default.
+        for_training: whether anything is to be trained.
 
     Raises:
         DataError: naming the file and row that is wrong, or the training images that cannot be used.
     """
     source = study.recipe.data
-    left_out: list[LeftOut] = []
     if isinstance(source, DigitsData):
         root = StudyFolder(study_dir).data
         size = DigitsSize(source.seed, source.num_train_images, source.num_val_images, source.turns)
         task = board.task("draw the data set", num_scenes(size))
-        data_digest = write_digits(root, size, task.advance)
-        instructions = read_instructions(root / INSTRUCTION_FILE, INSTRUCTION_IMAGES)
+        trained = StudyData(root, write_digits(root, size, task.advance), (), ())
+        if for_training:
+            trained = replace(trained, instructions=read_instructions(root / INSTRUCTION_FILE, INSTRUCTION_IMAGES))
     else:
         root = Path(source.folder)
-        path = root / source.instruction
-        records = read_instructions(path, str(Path(source.instruction).parent))
-        data_digest = sha256_of(path)
-        unusable = unusable_images(root, records, data_digest, StudyFolder(study_dir).training_images, board)
-        instructions, left_out = _split(records, unusable)
-        _complain(path, source, len(records), left_out)
-        if left_out:
-            told = f"{len(left_out):,} of {len(records):,} records are left out: their image is missing or unreadable"
-            board.console.print(f"{told} (left-out.json in each run's folder names them)", highlight=False)
-            data_digest = digest([data_digest, [one.record for one in left_out]])
+        trained = _training_data(source, StudyFolder(study_dir), board) if for_training else StudyData(root, "", (), ())
     asked = []
-    for name in study.benchmarks:
-        benchmark = get_benchmark(name)
-        examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
-        asked.append((benchmark, examples, TrivialBaseline.of(benchmark, root)))
-    return StudyData(root, data_digest, instructions, asked, left_out)
+    for benchmark in map(get_benchmark, study.benchmarks):
+        if benchmarks is None or benchmark.name in benchmarks:
+            examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
+            asked.append((benchmark, examples, TrivialBaseline.of(benchmark, root)))
+    return replace(trained, asked=asked)
+
+
+def _training_data(source: FolderData, folder: StudyFolder, board: Progress) -> StudyData:
+    """Read the training conversations of a folder; those whose image cannot be used are left out, or refused."""
+    root = Path(source.folder)
+    path = root / source.instruction
+    records = read_instructions(path, str(Path(source.instruction).parent))
+    data_digest = known_sha256(path)
+    unusable = unusable_images(root, records, data_digest, folder.training_images, board)
+    instructions, left_out = _split(records, unusable)
+    _complain(path, source, len(records), left_out)
+    if left_out:
+        message = f"{len(left_out):,} of {len(records):,} records are left out: their image is missing or unreadable"
+        board.console.print(f"{message} (left-out.json in each run's folder names them)", highlight=False)
+        data_digest = digest([data_digest, [one.record for one in left_out]])
+    return StudyData(root, data_digest, instructions, (), left_out)
 
 
 def unusable_images(

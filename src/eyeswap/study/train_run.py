@@ -13,7 +13,6 @@ from eyeswap.planning.hardware import peak_flops
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.processes import Ranks
 from eyeswap.progress import Progress, Task
-from eyeswap.runs.folder import RunFolder
 from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
 from eyeswap.study.study_data import StudyData
@@ -62,7 +61,7 @@ def train_run(
         trained_on,
         recipe,
         run.folder,
-        digest([run.digest, data.digest]),
+        _checkpoint_digest(run, data, loaded),
         run.seed,
         run.study.execution,
         _Shown(f"{run.arm}: train connector and LLM", len(trained_on.order), board),
@@ -70,6 +69,13 @@ def train_run(
         peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None,
     )
     _save(run, model, ranks)
+
+
+def _checkpoint_digest(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -> str:
+    """Return what the checkpoints of a run are known by; those of versions before the model digest stay valid."""
+    record = run.record
+    own = None if record is None else record.run_digest
+    return digest([own or run.model.with_backbone(loaded.weights_sha256).digest, data.digest])
 
 
 def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
@@ -105,7 +111,7 @@ def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
     """Gather the weights of all processes, and let the first one write them, whole or not at all."""
     state = whole_state(model, keep=ranks.is_first)
     if ranks.is_first:
-        files = RunFolder(run.folder)
+        files = run.files
         unfinished = files.unfinished_model
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished, state_dict=merged(state))

@@ -13,7 +13,6 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import SpecError
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_image
@@ -21,14 +20,14 @@ from eyeswap.tokens.cache import TokenCache
 from eyeswap.vlm.model import VisionLanguageModel
 
 
-def check_canvas(loaded: LoadedBackbone) -> None:
-    """Check that a backbone gives every image the same number of tokens.
+def check_canvas(name: str, geometry: ImageGeometry) -> None:
+    """Check that a backbone, of this name for the message, gives every image the same number of tokens.
 
     Raises:
         SpecError: if its canvas varies with the image.
     """
-    if loaded.geometry.strategy == "keep-ratio":
-        raise SpecError(f"backbone {loaded.name}: training needs a canvas that does not vary; choose a letterbox")
+    if geometry.strategy == "keep-ratio":
+        raise SpecError(f"backbone {name}: training needs a canvas that does not vary; choose a letterbox")
 
 
 class VisualSource(Protocol):
@@ -106,7 +105,7 @@ class LiveTokens:
             SpecError: if the canvas varies with the image.
         """
         loaded = vlm.backbone
-        check_canvas(loaded)
+        check_canvas(loaded.name, loaded.geometry)
         rows, columns = loaded.token_grid
         return cls(loaded.geometry, root, rows * columns)
 

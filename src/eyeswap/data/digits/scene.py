@@ -1,6 +1,6 @@
-"""What is where in a scene of the embedded data set: handwritten digits and simple shapes on a canvas.
+"""Scenes of the embedded data set, handwritten digits and simple shapes on a canvas: what is where, and its pixels.
 
-A scene is pure data: drawing it is `render.py`, talking about it is `language.py`. The digits are scikit-learn's
+A scene is pure data; `language.py` talks about it. The digits are scikit-learn's
 1,797 real scans (8x8, UCI "Optical Recognition of Handwritten Digits"), cut into two disjoint pools, so that no
 handwriting seen in training is seen in validation. Each scene follows from (seed, split, index) alone; scenes can
 therefore be made in any order, on any number of processes, and are always the same.
@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
 
 Split = Literal["train", "val"]
 
@@ -177,3 +178,52 @@ def normalised_box(thing: Thing, scene: Scene) -> tuple[float, float, float, flo
 def box_text(box: tuple[float, float, float, float]) -> str:
     """Write a box as LLaVA does: ``[0.12, 0.40, 0.56, 0.93]``."""
     return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
+
+
+_SUPERSAMPLE = 4
+
+
+def render(scene: Scene) -> Image.Image:
+    """Return the scene as an RGB image of its own size; the same scene gives the same pixels."""
+    rng = np.random.default_rng(scene.texture_seed)
+    canvas = _texture(rng, scene.width, scene.height)  # [H, W, 3] float, 0..255
+    for thing in scene.things:
+        x, y, side = thing.frame
+        mask = _mask(thing)[:, :, None]  # [side, side, 1], 0..1
+        colour = np.asarray(COLOURS[thing.colour], np.float32) * float(rng.uniform(0.85, 1.0))
+        patch = canvas[y : y + side, x : x + side]
+        patch += mask * (colour - patch)
+    canvas += 4 * rng.standard_normal(canvas.shape, np.float32)
+    return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+
+
+def _texture(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.float32]:
+    """Smooth dark noise with soft stripes, in a random dull tint."""
+    coarse = rng.uniform(0, 1, (int(rng.integers(3, 9)), int(rng.integers(3, 9)))).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    angle, frequency = rng.uniform(0, np.pi), 2 * np.pi / rng.uniform(6, 24)
+    across = np.arange(width, dtype=np.float32) * float(frequency * np.cos(angle))
+    down = np.arange(height, dtype=np.float32) * float(frequency * np.sin(angle))
+    stripes = np.sin(across + down[:, None])  # [H, W]
+    tint = rng.uniform(0.7, 1.0, 3).astype(np.float32)
+    shade = float(rng.uniform(20, 50)) + 55 * smooth + float(rng.uniform(0, 10)) * stripes
+    return np.asarray(shade[:, :, None] * tint, np.float32)
+
+
+def _mask(thing: Thing) -> npt.NDArray[np.float32]:
+    side = thing.frame[2]
+    if thing.is_digit:
+        scan = Image.fromarray(scans()[0][thing.scan])
+        ink = np.asarray(scan.resize((side, side), Image.Resampling.BICUBIC))
+        return np.clip((ink - 0.15) / 0.5, 0, 1)  # a firm stroke instead of a grey blur
+    big = side * _SUPERSAMPLE
+    drawing = Image.new("L", (big, big))
+    pen = ImageDraw.Draw(drawing)
+    if thing.kind == "circle":
+        pen.ellipse((0, 0, big - 1, big - 1), fill=255)
+    elif thing.kind == "square":
+        pen.rectangle((0, 0, big - 1, big - 1), fill=255)
+    else:
+        pen.polygon([(big / 2, 0), (big - 1, big - 1), (0, big - 1)], fill=255)
+    covered = np.asarray(drawing.resize((side, side), Image.Resampling.BOX), np.float32)
+    return np.asarray(covered / 255, np.float32)

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from eyeswap.data.digits.benchmarks import FAMILIES, scene_examples
-from eyeswap.data.digits.conversation import conversation
-from eyeswap.data.digits.render import render
-from eyeswap.data.digits.scene import Scene, sample_scene, scene_rng
+from eyeswap.data.digits.language import conversation
+from eyeswap.data.digits.scene import Scene, render, sample_scene, scene_rng
 from eyeswap.data.formats import Example, write_ocid, write_pope, write_refer, write_tallyqa, write_vqa
 from eyeswap.data.instruction import Instruction, write_instructions
 from eyeswap.files import atomic_path, digest, read_json, sha256_of, write_json

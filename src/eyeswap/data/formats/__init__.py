@@ -9,15 +9,13 @@ kind.
 from __future__ import annotations
 
 from eyeswap.data.formats.boxes import Box, full_set_box, normalise_box
-from eyeswap.data.formats.example import Example
 from eyeswap.data.formats.gqa import read_gqa, write_gqa
 from eyeswap.data.formats.ocid import clutter_level, read_ocid, write_ocid
 from eyeswap.data.formats.pope import POPE_SPLITS, read_pope, write_pope
+from eyeswap.data.formats.record import Example
 from eyeswap.data.formats.refer import read_refer, refer_splits, write_refer
 from eyeswap.data.formats.tallyqa import read_tallyqa, write_tallyqa
-from eyeswap.data.formats.textvqa import read_textvqa, write_textvqa
-from eyeswap.data.formats.vizwiz import read_vizwiz, write_vizwiz
-from eyeswap.data.formats.vqa import read_vqa, write_vqa
+from eyeswap.data.formats.vqa import read_textvqa, read_vizwiz, read_vqa, write_textvqa, write_vizwiz, write_vqa
 
 __all__ = [
     "POPE_SPLITS",

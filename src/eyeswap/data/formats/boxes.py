@@ -1,4 +1,4 @@
-"""Ground-truth boxes: from pixels of the original image to 0..1, rounded to two decimals as the study does.
+"""Boxes in texts, and true boxes: from pixels of the original image to 0..1, rounded to two decimals as the study does.
 
 Rounding can make a very thin box degenerate; the study keeps such boxes, so this does too. Where the study scores boxes
 in another frame, it starts from pixels: of the annotation in its slim sets, of the rounded box in its full sets
@@ -7,11 +7,18 @@ in another frame, it starts from pixels: of the annotation in its slim sets, of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from eyeswap.errors import DataError
 
 Box = tuple[float, float, float, float]
+
+# Possessive (`++`): a digit is never given back, so that a long row of digits is read once and not once a digit.
+_NUMBER = r"[-+]?(?:\d++\.?+\d*+|\.\d++)"
+_COMMA = r"\s*+,\s*+"
+BOX_PATTERN = re.compile(rf"[\[(]\s*+({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER})\s*+[\])]")
 
 
 def xywh_to_xyxy(box: Sequence[float]) -> Box:
@@ -62,3 +69,17 @@ def full_set_box(truth: Sequence[float], size: tuple[int, int]) -> Box:
     x1, y1, x2, y2 = truth
     width, height = size
     return (round(x1 * width, 2), round(y1 * height, 2), round(x2 * width, 2), round(y2 * height, 2))
+
+
+def find_box(text: object) -> Box | None:
+    """Return the first bracketed group of four numbers in a text if it is a valid box in 0..1, else None."""
+    match = BOX_PATTERN.search(text) if isinstance(text, str) else None
+    return box_in_unit([float(number) for number in match.groups()]) if match else None
+
+
+def box_in_unit(value: list[Any]) -> Box | None:
+    """Return four numbers as a box if they lie in 0..1 and its corners are in order, else None."""
+    if len(value) != 4 or not all(isinstance(number, int | float) and 0 <= number <= 1 for number in value):
+        return None
+    x1, y1, x2, y2 = value
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eyeswap.data.formats.example import Example
-from eyeswap.data.formats.record import Record, with_kind, write_compact_json
+from eyeswap.data.formats.record import Example, Record, with_kind, write_compact_json
 from eyeswap.files import read_json
 
 _COMMON = ["color", "material", "shape"]  # what two things can have in common, by the official script

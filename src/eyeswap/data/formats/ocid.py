@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eyeswap.data.formats.boxes import Box, normalise_box
-from eyeswap.data.formats.example import Example
-from eyeswap.data.formats.record import Record, with_kind, write_compact_json
+from eyeswap.data.formats.record import Example, Record, with_kind, write_compact_json
 from eyeswap.errors import DataError
 from eyeswap.files import parse_json, read_json
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from eyeswap.data.formats.example import Example
-from eyeswap.data.formats.record import records, unique, with_kind, write_json_lines
+from eyeswap.data.formats.record import Example, records, unique, with_kind, write_json_lines
 from eyeswap.data.formats.vqa import whole
 from eyeswap.files import read_json_lines
 

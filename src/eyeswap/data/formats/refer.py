@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eyeswap.data.formats.boxes import Box, normalise_box, xywh_to_xyxy
-from eyeswap.data.formats.example import Example
-from eyeswap.data.formats.record import Record, by_id, records, unique, with_kind, write_compact_json
+from eyeswap.data.formats.record import Example, Record, by_id, records, unique, with_kind, write_compact_json
 from eyeswap.data.formats.vqa import whole
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, write_bytes

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from eyeswap.data.formats.example import Example
-from eyeswap.data.formats.record import records, unique, with_kind, write_compact_json
+from eyeswap.data.formats.record import Example, records, unique, with_kind, write_compact_json
 from eyeswap.data.formats.vqa import whole
 from eyeswap.files import read_json
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eyeswap.data.instruction import read_instructions
+from eyeswap.data.official.box_frames import BoxFrames, FileBoxFrame, box_frames
 from eyeswap.data.official.catalogue import FoundFile, look
 from eyeswap.data.official.training_sets import TrainingSet
 from eyeswap.data.preflight import Preflight, inspect_images
@@ -26,6 +27,8 @@ class InstructionCheck:
         files: the sources of that set on disk.
         preflight: records and images; None if the file is not there or was refused.
         problem: why the file was refused, in one line; empty if it was not.
+        warnings: records that are odd and can be trained on, one line each.
+        boxes: what the boxes of its parts are fractions of.
     """
 
     path: Path
@@ -33,6 +36,14 @@ class InstructionCheck:
     files: Sequence[FoundFile]
     preflight: Preflight | None
     problem: str = ""
+    warnings: Sequence[str] = ()
+    boxes: Sequence[BoxFrames] = ()
+
+    @property
+    def box_frame(self) -> FileBoxFrame | None:
+        """What the boxes of the file are fractions of, as far as annotations tell; None if they do not, or disagree."""
+        frames = {one.frame for one in self.boxes if one.num_joined}
+        return frames.pop() if len(frames) == 1 else None
 
     @property
     def complaints(self) -> list[str]:
@@ -67,6 +78,8 @@ class InstructionCheck:
         found = self.preflight
         row: dict[str, Any] = {} if self.data_set is None else described(self.data_set, self.files)
         row |= {"file": str(self.path), "complete": not self.complaints, "complaints": self.complaints}
+        row |= {"warnings": list(self.warnings), "box_frame": self.box_frame}
+        row |= {"boxes": [one.as_json() for one in self.boxes]}
         if found is not None:
             row |= {
                 "records": found.num_records,
@@ -112,13 +125,16 @@ def described(data_set: TrainingSet, files: Sequence[FoundFile]) -> dict[str, An
 def check_training_set(data_set: TrainingSet, root: Path, decode: bool, board: Progress) -> InstructionCheck:
     """Check a published set below a data root; what is wrong with its file is told, not raised."""
     files, path = look(data_set, root), data_set.instruction_file(root)
+    warnings: list[str] = []
     try:
-        records = read_instructions(path, data_set.image_folder, board)
+        records = read_instructions(path, data_set.image_folder, board, warnings.append)
+        boxes = box_frames(records, root)
     except MissingFileError:
         return InstructionCheck(path, data_set, files, None)  # which the list of files says
     except DataError as error:
         return InstructionCheck(path, data_set, files, None, str(error))
-    return InstructionCheck(path, data_set, files, inspect_images(records, root, decode, board=board))
+    preflight = inspect_images(records, root, decode, board=board)
+    return InstructionCheck(path, data_set, files, preflight, warnings=warnings, boxes=boxes)
 
 
 def check_instruction_file(path: Path, root: Path, decode: bool, board: Progress) -> InstructionCheck:
@@ -133,9 +149,17 @@ def check_instruction_file(path: Path, root: Path, decode: bool, board: Progress
     Raises:
         DataError: naming file, row and field, if the file does not follow the format.
     """
-    return InstructionCheck(
-        path, None, (), inspect_images(read_instructions(path, "", board), root, decode, board=board)
-    )
+    warnings: list[str] = []
+    records = read_instructions(path, "", board, warnings.append)
+    preflight = inspect_images(records, root, decode, board=board)
+    boxes = box_frames(records, data_root(root), root)
+    return InstructionCheck(path, None, (), preflight, warnings=warnings, boxes=boxes)
+
+
+def data_root(folder: Path) -> Path:
+    """Return the data root that a folder of instruction data lies in, as ``<root>/download/<set>``; else the folder."""
+    parents = folder.resolve().parents
+    return parents[1] if len(parents) > 1 and parents[0].name == "download" else folder
 
 
 def write_unusable(path: Path, found: InstructionCheck) -> int:

@@ -18,7 +18,8 @@ from eyeswap.files import read_json
 from eyeswap.results.run import Run
 from eyeswap.results.scores import BenchmarkScore, Predictions, Scores, check_paired, pool_seeds, summarize
 from eyeswap.runs.folder import StudyFolder
-from eyeswap.runs.record import BackboneRecord, StudyRecord, read_record
+from eyeswap.runs.record import BackboneRecord, StudyRecord
+from eyeswap.runs.recorded import read_record
 
 GROUP_TITLES = {"vqa": "VQA", "localization": "Localization", "overall": "Overall"}
 

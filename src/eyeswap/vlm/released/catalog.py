@@ -10,7 +10,6 @@ import functools
 from importlib import resources
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from eyeswap.backbones.catalog import WeightsSource
@@ -18,6 +17,7 @@ from eyeswap.backbones.fetch import fetch
 from eyeswap.errors import CheckpointError, DataError, SpecError, nearest
 from eyeswap.files import sha256_of
 from eyeswap.unpack import unpack
+from eyeswap.yaml_reader import parse_own_yaml
 
 REPOSITORY = "raykuo188/vlm-ssm-vision-encoders-checkpoints"
 CONFIG_FILE = "config.json"
@@ -69,7 +69,7 @@ class ReleasedModel(BaseModel):
 def released_models() -> dict[str, ReleasedModel]:
     """Return all released checkpoints by public id."""
     text = (resources.files("eyeswap.vlm.released") / "released.yaml").read_text(encoding="utf-8")
-    return {name: ReleasedModel(id=name, **about) for name, about in yaml.safe_load(text).items()}
+    return {name: ReleasedModel(id=name, **about) for name, about in parse_own_yaml(text).items()}
 
 
 def released_model(name: str) -> ReleasedModel:

@@ -1,0 +1,57 @@
+"""Count what a backbone amounts to on FakeTensors, which have shapes and neither numbers nor memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from eyeswap.backbones.base import VisionBackbone
+from eyeswap.geometry import ImageGeometry
+from eyeswap.planning.footprint import TYPICAL_IMAGE, Footprint
+
+
+def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:
+    """Run a network on FakeTensors and count; the network itself is left as it is."""
+    columns, rows = geometry.placement(*TYPICAL_IMAGE).canvas_size
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):  # no fused op hides its FLOPs
+        hollow = {name: torch.empty(own.shape, dtype=own.dtype) for name, own in network.state_dict().items()}
+        parameters = {name: hollow[name].requires_grad_() for name, _ in network.named_parameters()}
+        with _UsedParameters(parameters.values()) as used, FlopCounterMode(display=False) as counter:
+            functional_call(network, hollow, (torch.empty(1, 3, rows, columns),))
+    return Footprint(
+        grid=network.token_grid(rows, columns),
+        width=network.embed_dim,
+        parameters=network.num_parameters,
+        parameters_run=used.count(),
+        flops=int(counter.get_total_flops()),
+        canvas=(rows, columns),
+    )
+
+
+class _UsedParameters(TorchFunctionMode):
+    """Notes which of some parameters are handed to a function of torch."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._sizes = {id(parameter): parameter.numel() for parameter in parameters}
+        self._used: set[int] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note the parameters among the arguments, and do what was asked."""
+        self._used.update(id(leaf) for leaf in tree_leaves((args, kwargs or {})) if id(leaf) in self._sizes)
+        return func(*args, **(kwargs or {}))
+
+    def count(self) -> int:
+        """Return the number of parameters that were used."""
+        return sum(self._sizes[one] for one in self._used)
