@@ -1,17 +1,20 @@
-"""The processes that work together: those that torchrun started, or this one alone."""
+"""Processes: those that torchrun started to work together, or this one alone; and pools of workers on this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 
@@ -20,6 +23,8 @@ _PATIENCE = timedelta(days=1)  # the others may have to wait for one that encode
 
 def best_device() -> torch.device:
     """Return the GPU of this process, or the CPU where there is none."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
@@ -52,6 +57,9 @@ class Ranks:
         """Return the sum of each value over all processes."""
         if self.size == 1:
             return list(values)
+        import torch
+        import torch.distributed as dist
+
         together = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(together)
         return [float(value) for value in together]
@@ -72,6 +80,8 @@ class Ranks:
 
 def this_process() -> Ranks:
     """Return this process among those that joined."""
+    import torch.distributed as dist
+
     if not dist.is_initialized():
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size())
@@ -83,6 +93,10 @@ def join() -> Iterator[Ranks]:
 
     One process on a GPU is a group of one, so that it is sharded like many: float32 masters, bf16 arithmetic.
     """
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
+
     has_gpu, is_one_of_many = torch.cuda.is_available(), "RANK" in os.environ
     if dist.is_initialized() or not (has_gpu or is_one_of_many):
         yield this_process()
@@ -95,3 +109,27 @@ def join() -> Iterator[Ranks]:
         yield this_process()
     finally:
         dist.destroy_process_group()
+
+
+def worker_pool(count: int | None = None) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes, as many as there are cores by default; what they run must be importable.
+
+    They do not run the main module again, as spawned processes otherwise do: a script without a main guard would
+    start its whole work anew in each of them.
+    """
+    return ProcessPoolExecutor(count or os.cpu_count(), mp_context=_WorkerContext())
+
+
+class _Worker(SpawnProcess):
+    def start(self) -> None:
+        """Start, with an empty module in place of the main one, which the new process would else import."""
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _WorkerContext(SpawnContext):
+    Process = _Worker

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import DataError, EnvironmentProblem
 from eyeswap.images import open_image
+from eyeswap.processes import worker_pool
 from eyeswap.progress import Progress
 
 MISSING = "no such file"
@@ -204,7 +203,7 @@ def _reasons(
     if count < _FEW:
         yield from map(reason, images)
         return
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         yield from pool.map(reason, images, chunksize=_CHUNK)
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from eyeswap.data.digits.language import BOX_REQUEST, conversation, word_grid
 from eyeswap.data.digits.scene import sample_scene
 from eyeswap.pretraining.tokenizer import build_tokenizer, cell_token
+from eyeswap.processes import worker_pool
 
 GRID = 8  # rows and columns of a scene drawn in words; the miniature backbones give as many visual tokens
 ROPE_THETA = 48.0  # wavelengths of 6 to 237 tokens, one of them a row of 8: right for texts this short
@@ -153,7 +152,7 @@ def train_cycle(
 
 
 def _texts(seed: int, first: int, count: int) -> list[Text]:
-    with ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as workers:
+    with worker_pool(_WORKERS) as workers:
         return list(workers.map(partial(make_text, seed), range(first, first + count), chunksize=250))
 
 

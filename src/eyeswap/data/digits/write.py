@@ -8,10 +8,8 @@ benchmark family has validation scenes of its own, with handwriting that no trai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from eyeswap.data.digits.scene import Scene, render, sample_scene, scene_rng
 from eyeswap.data.formats import Example, write_ocid, write_pope, write_refer, write_tallyqa, write_vqa
 from eyeswap.data.instruction import Instruction, write_instructions
 from eyeswap.files import atomic_path, digest, read_json, sha256_of, write_json
+from eyeswap.processes import worker_pool
 
 INSTRUCTION_FILE = "download/llava-v1.5-instruct/llava_v1_5_mix665k.json"
 INSTRUCTION_IMAGES = "download/llava-v1.5-instruct"
@@ -63,7 +62,7 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
         advance(num_scenes(size))
         return str(found["digest"])
     per_family = _shares(size.num_val_images)
-    with ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as workers:
+    with worker_pool(_WORKERS) as workers:
         make = partial(_make_training_scene, root, size.seed, size.turns)
         instructions = []
         for instruction in workers.map(make, range(size.num_train_images), chunksize=50):
