@@ -1,41 +1,64 @@
 """How often the verdicts of `eyeswap.collapse.verdict` are right, on made-up arms whose truth is known.
 
-    python -m benchmarks.validity.collapse 400
+    python -m benchmarks.validity.collapse 100
 
 prints the table of ``docs/collapse.md``. A study has five healthy arms, whose localization follows their VQA score
-with a scatter of two points, and one arm of each other kind. Questions about one image share its difficulty. What is
-measured of an arm goes through the same functions as a run's files do.
+with some scatter, and one arm of another kind. Each answers four benchmarks with boxes: true ones of RefCOCO's and
+of OCID-Ref's sizes, on images of COCO's shapes. Questions about one image share its difficulty. The boxes are scored
+and measured by the same functions as a run's files are.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeswap.collapse.signs import CONSTANT_BOX, PROBES, Gain, Signs, describe_boxes, gain_of
+from eyeswap.collapse.answers import Answers
+from eyeswap.collapse.signs import CONSTANT_BOX, LOCALIZATION, PROBES, Located, Probed, Signs, locate
 from eyeswap.collapse.verdict import Verdict, judge
-from eyeswap.results.averages import Piece
+from eyeswap.evaluation.baselines import best_constant_box
+from eyeswap.geometry import Frame, ImageGeometry
 
 Floats = NDArray[np.float64]
+Arm = tuple[str, Signs]  # what it truly is, and what was measured of it
 
-# What an arm truly is, and the verdict that is right for it.
-KINDS: dict[str, Verdict] = {
-    "healthy": "healthy",
-    "weak": "weak",  # locates, but 0.62 of what its VQA promises
-    "one box": "collapsed",  # answers nearly always with one box
-    "position prior": "collapsed",  # draws a fresh box from where boxes usually are
-    "lucky": "collapsed",  # knows from the question alone where to guess: well above the best constant box
+# What an arm truly is, and the verdicts that are right for it.
+KINDS: dict[str, tuple[Verdict, ...]] = {
+    "healthy": ("healthy",),
+    "weak": ("weak",),  # locates, but 0.62 of what its VQA promises
+    "one box": ("collapsed",),  # answers nine times in ten with one box, else with one from where boxes usually are
+    "71% one box": ("weak", "collapsed"),  # the other answers are those of a healthy arm
+    "one benchmark": ("collapsed",),  # "one box" in OCID-Ref, healthy elsewhere
+    "position prior": ("collapsed",),  # draws a fresh box from where boxes usually are
+    "lucky": ("collapsed",),  # knows from the question alone where to guess: well above the best constant box
+    "canvas": ("wrong frame",),  # healthy in fractions of its canvas, 800 x 1333, small images not enlarged
+    "padded square": ("wrong frame",),  # healthy in fractions of the padded square
+    "loose": ("loose boxes",),  # healthy centres, boxes 1.75 times too large
 }
 NUM_HEALTHY = 5
-_CONSTANT, _CHANCE, _LUCKY = 0.06, 0.04, 0.16  # hit rates: best constant box, a drawn box, the reader of questions
-_LEVEL, _SLOPE = 0.25, 0.015  # gain over the constant box at 60% VQA, and by a point of VQA
-_SCATTER, _WEAK = 0.02, 0.62
+SHAPES = ((640, 480), (480, 640), (500, 375), (640, 427))
+GEOMETRIES = {
+    "canvas": ImageGeometry(strategy="corner-letterbox", canvas=(800, 1333), enlarge=False),
+    "padded-square": ImageGeometry(strategy="letterbox", canvas=(224, 224)),
+}
+# IoU that counts, and the least and largest side of a true box: a median of 10% and of 2% of the image.
+BENCHMARKS = {
+    "refcoco": (0.5, 0.12, 0.52),
+    "refcoco+": (0.5, 0.12, 0.52),
+    "refcocog": (0.5, 0.12, 0.52),
+    "ocid-ref": (0.25, 0.08, 0.20),
+}
+_LEVEL, _SLOPE = 0.33, 0.015  # share of objects found at 60% VQA, and more by a point of VQA
+_WEAK, _LUCKY, _MOSTLY, _LARGE = 0.62, 0.18, 0.71, 1.75
+_SCATTER = {"close": 0.02, "scattered": 0.06, "none": 0.02}  # of arms around their line; half of it again by benchmark
+_EDGE = 0.06  # error of an edge, in sides of the box
 _VQA_ERROR = 0.7  # points, of a measured VQA score
 _SAME_GUESS = 0.9  # how often the reader of questions says the same of another image
 
@@ -45,92 +68,229 @@ class Setting:
     """What a study has at hand.
 
     Attributes:
-        num_examples: localization questions.
+        num_examples: questions of each of the four benchmarks.
         probed: whether images were blanked and shuffled, for a quarter of the questions.
-        with_peers: whether arms are judged together, or each alone.
+        peers: whether arms lie close to their line or scattered; ``none`` if they lie close and each is judged alone.
     """
 
     num_examples: int
     probed: bool
-    with_peers: bool
+    peers: str
 
 
 SETTINGS = tuple(
-    Setting(num_examples, probed, with_peers)
-    for with_peers in (True, False)
+    Setting(num_examples, probed, peers)
+    for peers in ("close", "scattered", "none")
     for probed in (True, False)
-    for num_examples in (200, 800, 3200)
+    for num_examples in (50, 200, 800)
 )
 
 
-def simulate_study(setting: Setting, generator: np.random.Generator) -> list[tuple[str, Signs]]:
-    """Make up the arms of one study; return the kind of each with its signs."""
+@dataclass(frozen=True)
+class Asked:
+    """The questions of one benchmark; ``n`` examples, boxes in 0..1 of the original image.
+
+    Attributes:
+        name: the benchmark.
+        image: ``[n]`` number of each example's image.
+        shape: ``[n]`` its place in `SHAPES`.
+        hardness: ``[n]`` of its image, -0.5 to 0.5.
+        truth: ``[n, 4]``.
+    """
+
+    name: str
+    image: NDArray[np.int64]
+    shape: NDArray[np.int64]
+    hardness: Floats
+    truth: Floats
+
+
+@cache
+def simulate(num_examples: int, scatter: float, num_studies: int, seed: int) -> list[list[Arm]]:
+    """Make up healthy arms and one of each other kind, many times, all probed; return kinds with signs."""
+    generator = np.random.default_rng([seed, num_examples, round(1000 * scatter)])
     kinds = ["healthy"] * NUM_HEALTHY + [kind for kind in KINDS if kind != "healthy"]
-    images = np.sort(generator.integers(0, max(2, setting.num_examples // 3), setting.num_examples))
-    hardness = generator.uniform(-0.5, 0.5, images.max() + 1)[images]
-    return [
-        (kind, _arm(f"{kind}-{number}", kind, setting, images, hardness, generator))
-        for number, kind in enumerate(kinds)
-    ]
-
-
-def try_setting(setting: Setting, num_studies: int = 100, seed: int = 0) -> dict[str, Counter[Verdict]]:
-    """Judge many made-up studies; return the verdicts of each kind of arm."""
-    generator = np.random.default_rng([seed, setting.num_examples, setting.probed, setting.with_peers])
-    found: dict[str, Counter[Verdict]] = {kind: Counter() for kind in KINDS}
+    studies = []
     for _ in range(num_studies):
-        arms = simulate_study(setting, generator)
-        groups = [arms] if setting.with_peers else [[arm] for arm in arms]
-        for group in groups:
-            for (kind, _), diagnosis in zip(group, judge([signs for _, signs in group]), strict=True):
-                found[kind][diagnosis.verdict] += 1
+        asked = [_ask(name, num_examples, generator) for name in BENCHMARKS]
+        arms = [(kind, _arm(f"{kind}-{n}", kind, scatter, asked, generator)) for n, kind in enumerate(kinds)]
+        studies.append(arms)
+    return studies
+
+
+def try_setting(
+    setting: Setting,
+    num_studies: int = 100,
+    seed: int = 0,
+    verdicts: Callable[[Sequence[Signs]], Sequence[Verdict]] | None = None,
+) -> dict[str, Counter[Verdict]]:
+    """Judge many made-up studies; return the verdicts of each kind of arm.
+
+    Args:
+        setting: what a study has at hand.
+        num_studies: how many.
+        seed: of all that is drawn.
+        verdicts: judges the arms of a study; `judge` by default.
+    """
+    found: dict[str, Counter[Verdict]] = {kind: Counter() for kind in KINDS}
+    for arms in simulate(setting.num_examples, _SCATTER[setting.peers], num_studies, seed):
+        for group in _studies(arms, setting.peers):
+            signs = [one if setting.probed else _unprobed(one) for _, one in group]
+            told = verdicts(signs) if verdicts else [one.verdict for one in judge(signs)]
+            for (kind, _), verdict in zip(group, told, strict=True):
+                found[kind][verdict] += 1
     return found
 
 
-def _arm(
-    name: str, kind: str, setting: Setting, images: NDArray[Any], hardness: Floats, generator: np.random.Generator
-) -> Signs:
+def _studies(arms: Sequence[Arm], peers: str) -> list[Sequence[Arm]]:
+    """Return the groups in which arms are judged: each alone, or each other kind beside the healthy ones."""
+    if peers == "none":
+        return [[arm] for arm in arms]
+    return [[*arms[:NUM_HEALTHY], other] for other in arms[NUM_HEALTHY:]]
+
+
+def _unprobed(signs: Signs) -> Signs:
+    """Return the signs of a run as they would be without probes."""
+    parts = {name: replace(part, **_without_probes(part)) for name, part in signs.benchmarks.items()}
+    return replace(signs, benchmarks=parts, **_without_probes(signs))
+
+
+def _without_probes(part: Signs | Located) -> dict[str, Any]:
+    gains = {CONSTANT_BOX: part.gains[CONSTANT_BOX]}
+    readings = {
+        name: replace(reading, gains={CONSTANT_BOX: reading.gains[CONSTANT_BOX]})
+        for name, reading in part.readings.items()
+    }
+    return {"gains": gains, "readings": readings}
+
+
+def _ask(name: str, n: int, generator: np.random.Generator) -> Asked:
+    image = np.sort(generator.integers(0, max(2, n // 3), n))
+    shape, hardness = generator.integers(0, len(SHAPES), n), generator.uniform(-0.5, 0.5, n)
+    return Asked(name, image, shape[image], hardness[image], _prior(name, n, generator))
+
+
+def _prior(name: str, n: int, generator: np.random.Generator) -> Floats:
+    """Draw boxes ``[n, 4]`` from where those of a benchmark usually are."""
+    _, least, most = BENCHMARKS[name]
+    sides = generator.uniform(least, most, (n, 2))
+    corners = generator.uniform(0, 1, (n, 2)) * (1 - sides)
+    return np.hstack([corners, corners + sides])
+
+
+@cache
+def _constant_box(name: str) -> Floats:
+    """Return the best constant box ``[4]`` of a benchmark's training split."""
+    return np.array(best_constant_box(_prior(name, 1000, np.random.default_rng(0)), BENCHMARKS[name][0]))
+
+
+def _arm(name: str, kind: str, scatter: float, asked: Sequence[Asked], generator: np.random.Generator) -> Signs:
     """Make up one arm's answers and measure them."""
-    n = len(images)
     vqa = generator.uniform(55, 65)
-    gain = _LEVEL + _SLOPE * (vqa - 60) + generator.normal(0, _SCATTER)
-    chance = {"healthy": _CONSTANT + gain, "weak": _CONSTANT + _WEAK * gain, "lucky": _LUCKY}.get(kind, _CHANCE)
-    hits = generator.random(n) < np.clip(chance * (1 + hardness), 0, 1)
-    constant = generator.random(n) < _CONSTANT
-    if kind == "one box":
-        hits = np.where(generator.random(n) < 0.9, constant, hits)
-    without = {"lucky": np.where(generator.random(n) < _SAME_GUESS, hits, generator.random(n) < _LUCKY)}.get(
-        kind, generator.random(n) < _CHANCE
-    )
-    names = images.astype(np.str_)
-    gains = {CONSTANT_BOX: _gain(hits, constant, names)}
-    if setting.probed:
-        part = slice(0, max(20, n // 4))
-        gains |= {title: _gain(hits[part], without[part], names[part]) for title in PROBES.values()}
+    ability = _LEVEL + _SLOPE * (vqa - 60) + generator.normal(0, scatter)
+    boxed = [_answer_all(kind, part, ability + generator.normal(0, scatter / 2), generator) for part in asked]
+    together = locate(LOCALIZATION, boxed)
     return Signs(
         run=f"{name}/seed-7",
         arm=name,
         seed=7,
         vqa=float(vqa + generator.normal(0, _VQA_ERROR)),
-        localization=float(100 * hits.mean()),
-        gains=gains,
+        localization=together.score,
+        gains=together.gains,
         vqa_gains={},
-        boxes=describe_boxes(_boxes(kind, n, generator), _boxes("truth", n, generator), n),
+        boxes=together.boxes,
         losses=None,
+        readings=together.readings,
+        benchmarks={one.answers.name: locate(one.answers.title, [one]) for one in boxed},
     )
 
 
-def _gain(scores: NDArray[Any], others: NDArray[Any], images: NDArray[np.str_]) -> Gain:
-    return gain_of([Piece(len(scores), scores.astype(np.float64), others.astype(np.float64), images)])
+def _answer_all(kind: str, asked: Asked, ability: float, generator: np.random.Generator) -> Probed:
+    """Answer a benchmark, and a quarter of it about other images."""
+    boxes = _answer(kind, asked, ability, generator)
+    answers = _scored(kind, asked, boxes)
+    rows = np.arange(max(5, len(boxes) // 4))
+    without = {}
+    for title in PROBES.values():
+        other = _answer(kind, asked, 0.0, generator)
+        same = (generator.random(len(boxes)) < _SAME_GUESS) & (kind == "lucky")
+        without[title] = (
+            _scored(kind, asked, np.where(same[:, None], boxes, other)).take(rows),
+            answers.take(rows),
+        )
+    return Probed(answers, without)
 
 
-def _boxes(kind: str, n: int, generator: np.random.Generator) -> list[list[float]]:
-    """Draw ``n`` boxes ``[n, 4]``; of the kind "one box", nine in ten are the same."""
-    centres, halves = generator.uniform(0.2, 0.8, (n, 2)), generator.uniform(0.05, 0.2, (n, 2))
-    boxes = np.hstack([centres - halves, centres + halves])
-    if kind == "one box":
-        boxes[generator.random(n) < 0.9] = (0.25, 0.25, 0.75, 0.75)
-    return [[float(side) for side in box] for box in boxes]
+def _answer(kind: str, asked: Asked, ability: float, generator: np.random.Generator) -> Floats:
+    """Return the boxes ``[n, 4]`` that an arm has in mind, in 0..1 of the original image.
+
+    Args:
+        kind: what the arm truly is.
+        asked: the questions.
+        ability: share of the objects that a healthy arm of its VQA score finds; 0 about other images.
+        generator: draws.
+    """
+    n, is_stuck = len(asked.truth), kind == "one box" or (kind == "one benchmark" and asked.name == "ocid-ref")
+    if is_stuck or kind == "position prior":
+        ability = 0.0
+    found = {"weak": _WEAK * ability, "lucky": _LUCKY}.get(kind, ability)
+    sees = generator.random(n) < np.clip(found * (1 + asked.hardness), 0, 1)
+    sides = asked.truth[:, 2:] - asked.truth[:, :2]
+    seen = asked.truth + generator.normal(0, _EDGE, (n, 4)) * np.tile(sides, 2)
+    boxes = np.where(sees[:, None], seen, _prior(asked.name, n, generator))
+    repeats = generator.random(n) < (0.9 if is_stuck else _MOSTLY if kind == "71% one box" else 0.0)
+    boxes = np.where(repeats[:, None], _constant_box(asked.name), boxes)
+    if kind == "loose":
+        centres, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, _LARGE * (boxes[:, 2:] - boxes[:, :2]) / 2
+        boxes = np.hstack([centres - halves, centres + halves])
+    return np.asarray(np.clip(boxes, 0, 1))
+
+
+def _scored(kind: str, asked: Asked, boxes: Floats) -> Answers:
+    """Write boxes as an arm of some kind does, in two decimals, and read them in each frame."""
+    written_in = {"canvas": "canvas", "padded square": "padded-square"}.get(kind, "original")
+    written = _moved(boxes, asked.shape, written_in, "image-unit", "canvas-unit").round(2)
+    threshold = BENCHMARKS[asked.name][0]
+    read = {frame: _moved(written, asked.shape, frame, "canvas-unit", "image-unit") for frame in GEOMETRIES}
+    frames = {frame: _right(box, asked.truth, threshold) for frame, box in {"original": written, **read}.items()}
+    return Answers(
+        name=asked.name,
+        title=asked.name,
+        threshold=threshold,
+        image=np.char.add(f"{asked.name}-", asked.image.astype(np.str_)),
+        subset=np.full(len(boxes), "val"),
+        score=frames["original"],
+        constant=_right(np.broadcast_to(_constant_box(asked.name), boxes.shape), asked.truth, threshold),
+        box=written,
+        truth=asked.truth,
+        frames=frames,
+    )
+
+
+def _moved(boxes: Floats, shapes: NDArray[np.int64], frame: str, source: Frame, target: Frame) -> Floats:
+    """Move boxes ``[n, 4]`` between the original image and a frame."""
+    if frame == "original":
+        return boxes
+    moved = np.empty_like(boxes)
+    for number, shape in enumerate(SHAPES):
+        rows = shapes == number
+        x1, y1, x2, y2 = boxes[rows].T
+        placement = GEOMETRIES[frame].placement(*shape)
+        moved[rows] = np.stack(placement.convert((x1, y1, x2, y2), source, target), axis=1)
+    return np.asarray(np.clip(moved, 0, 1))
+
+
+def _right(boxes: Floats, truth: Floats, threshold: float) -> Floats:
+    """Return which boxes ``[n, 4]`` overlap the true ones enough."""
+    shared = np.clip(np.minimum(boxes, truth)[:, 2:] - np.maximum(boxes, truth)[:, :2], 0, None).prod(1)
+    areas = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(1) for box in (boxes, truth)]
+    return np.asarray(shared >= threshold * (areas[0] + areas[1] - shared), dtype=np.float64)
+
+
+def shares(found: Mapping[str, Counter[Verdict]], kind: str) -> tuple[float, float]:
+    """Return how often, in percent, a kind of arm was judged rightly, and how often "cannot tell" was said."""
+    total = found[kind].total()
+    return 100 * sum(found[kind][right] for right in KINDS[kind]) / total, 100 * found[kind]["cannot tell"] / total
 
 
 def rows(num_studies: int, settings: Sequence[Setting] = SETTINGS) -> Iterator[str]:
@@ -139,12 +299,9 @@ def rows(num_studies: int, settings: Sequence[Setting] = SETTINGS) -> Iterator[s
     yield "|--:|---|---|" + "--:|" * (len(KINDS) + 1)
     for setting in settings:
         found = try_setting(setting, num_studies)
-        cells = []
-        for kind, right in KINDS.items():
-            total = sum(found[kind].values())
-            cells.append(f"{100 * found[kind][right] / total:.0f} ({100 * found[kind]['cannot tell'] / total:.0f})")
-        alarms = 100 * found["healthy"]["collapsed"] / sum(found["healthy"].values())
-        said = ["yes" if one else "no" for one in (setting.probed, setting.with_peers)]
+        cells = ["{:.0f} ({:.0f})".format(*shares(found, kind)) for kind in KINDS]
+        alarms = 100 * found["healthy"]["collapsed"] / found["healthy"].total()
+        said = ["yes" if setting.probed else "no", setting.peers]
         yield f"| {setting.num_examples:,} | {' | '.join(said)} | {' | '.join(cells)} | {alarms:.1f} |"
 
 
@@ -155,4 +312,4 @@ def main(num_studies: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

@@ -15,6 +15,7 @@ from eyeswap.backbones import catalog
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.planning.spec import Study, load_study
 from eyeswap.recipe import FolderData, Recipe
+from eyeswap.results.published import published_results
 
 FOLDER = Path(__file__).parents[2] / "studies" / "paper"
 GROUPS: dict[str, list[dict[str, Any]]] = yaml.safe_load(
@@ -130,3 +131,27 @@ def test_each_stabilized_arm_stands_beside_the_same_arm_without_the_cure() -> No
     for label in ids("connector-stabilization"):
         without = arms[label.removesuffix("-fused")]
         assert arms[label] == without.model_copy(update={"connector": "fused-gelu-mlp"})
+
+
+def test_the_collapsed_four_are_wired_as_published_with_each_cure() -> None:
+    study = STUDIES["connector-stabilization"]
+    collapsed = [point.backbone for point in published_results() if point.status == "collapsed"]
+    assert len(collapsed) == 4
+    for backbone, canvas, cure in itertools.product(collapsed, ("", "-512"), ("", "-fused")):
+        twin = f"{backbone}-letterbox{canvas}{cure}"
+        arm = study.arms[f"{twin}-as-published"]
+        assert arm.connector == study.arms[twin].connector
+        assert study.wiring_of(f"{twin}-as-published") == "as-published"
+        geometry = catalog.entry(arm.backbone).wired("as-published").with_changes(geometry=arm.geometry).geometry
+        assert not geometry.enlarge
+        assert (geometry.canvas == (512, 512)) == bool(canvas)
+
+
+def test_dense_objectives_can_be_compared_within_both_families() -> None:
+    entries = [catalog.entry(arm.backbone) for arm in STUDIES["dense-objectives"].arms.values()]
+    families = {"vitdet": "vit", "vit-adapter": "vit"}
+    by_family: dict[str, set[str]] = {}
+    for entry in entries:
+        by_family.setdefault(families.get(entry.family, entry.family), set()).add(entry.objective)
+    assert set(by_family) == {"vmamba", "vit"}
+    assert all("classification" in objectives and len(objectives) == 3 for objectives in by_family.values())

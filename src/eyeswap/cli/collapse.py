@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from eyeswap.results.run import Run
 
 EXAMPLE = "Example: eyeswap collapse runs/quickstart --probe 64"
-_COLOURS = {"healthy": "green", "weak": "yellow", "collapsed": "bold red", "cannot tell": "cyan"}
+_COLOURS = {
+    "healthy": "green",
+    "weak": "yellow",
+    "loose boxes": "yellow",
+    "wrong frame": "magenta",
+    "collapsed": "bold red",
+    "cannot tell": "cyan",
+}
 
 
 def collapse(
@@ -36,10 +43,12 @@ def collapse(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print verdicts and evidence as JSON.")] = False,
 ) -> None:
-    """Judge the localization of trained runs: healthy, weak, collapsed or cannot tell, with the evidence.
+    """Judge the localization of trained runs, benchmark by benchmark, with the evidence; the worst verdict counts.
 
-    A localization has collapsed if it is no better than the best constant box or than the same model on other images,
-    or far below what its VQA score predicts from its peers; docs/collapse.md has the definition.
+    Healthy, weak, loose boxes (right places, wrong sizes), wrong frame (right boxes as fractions of something else),
+    collapsed or cannot tell. A localization has collapsed if it is no better than the best constant box or than the
+    same model on other images, or far below what its VQA score predicts from its peers; docs/collapse.md has the
+    definition.
     """
     from eyeswap.collapse.verdict import diagnose
     from eyeswap.console import open_console

@@ -1,32 +1,30 @@
-"""The signs of a localization collapse in one run, measured from its folder: gains, boxes, losses.
+"""The signs of a localization collapse in one run, measured from its folder: gains, boxes, other readings, losses.
 
 All scores and gains are percent and percentage points. A gain is a paired difference on the same examples with an
 interval that resamples images: over the best constant box, and over the same model shown blanked or shuffled images
-(`eyeswap eval RUN --images ...`), which is what the image itself is worth.
+(`eyeswap eval RUN --images ...`), which is what the image itself is worth. Everything is measured of each benchmark and
+of all together.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eyeswap.errors import DataError
-from eyeswap.evaluation.baselines import best_constant_box
-from eyeswap.evaluation.boxes import iou_matrix
+from eyeswap.collapse.answers import FRAMES, TRUE_SIZES, Answers, Floats
 from eyeswap.results import averages
 from eyeswap.results.averages import Piece
-from eyeswap.results.compare import join
+from eyeswap.results.compare import Joined, join
 from eyeswap.results.run import Run
 from eyeswap.results.scores import Predictions
 
-Floats = NDArray[np.float64]
-
 CONSTANT_BOX = "best constant box"
 PROBES = {"blanked": "blanked images", "shuffled": "shuffled images"}
+LOCALIZATION = "localization"  # all benchmarks together
+MATERIAL = 1.1  # times as much as the score that counts, for another reading to be kept
 _CELLS = 8  # along each axis, for the centre of a box
 _SIZES = np.array([1 / 64, 1 / 16, 1 / 4])  # shares of the image that part boxes into four sizes
 _RECENT, _JUMP, _WARM_UP = 50, 2.0, 0.1
@@ -74,6 +72,40 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The same answers, read in another way.
+
+    Attributes:
+        score: percent.
+        lead: over the score that counts.
+        gains: as those of `Located`.
+    """
+
+    score: float
+    lead: Gain
+    gains: Mapping[str, Gain]
+
+
+@dataclass(frozen=True)
+class Located:
+    """What was measured of the answers to one benchmark, or to all of them together.
+
+    Attributes:
+        title: name of the benchmark, or `LOCALIZATION`.
+        score: percent.
+        gains: what the score is compared with to the gain; `CONSTANT_BOX` and, where probed, `PROBES`.
+        boxes: what they look like.
+        readings: key of `FRAMES`, or `TRUE_SIZES`, to readings that score at least `MATERIAL` times as much.
+    """
+
+    title: str
+    score: float
+    gains: Mapping[str, Gain]
+    boxes: Boxes
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Losses:
     """How training went.
 
@@ -98,10 +130,12 @@ class Signs:
         seed: its seed.
         vqa: weighted VQA score, percent; None if it was not asked.
         localization: weighted localization score, percent; None if it was not asked.
-        gains: localization: what it is compared with to the gain; `CONSTANT_BOX` and, where probed, `PROBES`.
-        vqa_gains: the same for VQA; probes alone.
-        boxes: None without localization answers.
+        gains: as those of `Located`, of all benchmarks that ask for boxes together; empty if there is none.
+        vqa_gains: VQA: `PROBES` to the gain.
+        boxes: those of all benchmarks together; None without localization answers.
         losses: None without a training log.
+        readings: as those of `Located`, of all benchmarks together.
+        benchmarks: short name to what was measured of each benchmark that asks for boxes.
     """
 
     run: str
@@ -113,6 +147,29 @@ class Signs:
     vqa_gains: Mapping[str, Gain]
     boxes: Boxes | None
     losses: Losses | None
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    benchmarks: Mapping[str, Located] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Located]:
+        """All benchmarks together under `LOCALIZATION` and, where there are several, each; empty without boxes."""
+        if self.localization is None or self.boxes is None:
+            return {}
+        together = Located(LOCALIZATION, self.localization, self.gains, self.boxes, self.readings)
+        return {LOCALIZATION: together, **(self.benchmarks if len(self.benchmarks) > 1 else {})}
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The answers to one benchmark, and those that the same model gave to a part of it about other images.
+
+    Attributes:
+        answers: to all examples.
+        without: title of the probe to (the answers about other images, those about the right ones), row by row.
+    """
+
+    answers: Answers
+    without: Mapping[str, tuple[Answers, Answers]]
 
 
 def measure_run(run: Run) -> Signs:
@@ -121,32 +178,47 @@ def measure_run(run: Run) -> Signs:
     Raises:
         DataError: if a file is missing or damaged.
     """
-    predictions = run.predictions
-    groups = {group: [one for one in predictions if one.group == group] for group in averages.GROUPS}
-    scores = {group: averages.average(_pieces(those)).value for group, those in groups.items() if those}
-    gains = {group: dict(_image_gains(run, those)) for group, those in groups.items()}
-    boxed = [one for one in groups["localization"] if one.iou_threshold is not None]
-    constant = {CONSTANT_BOX: gain_of(_over_constant_box(boxed))} if boxed else {}
+    vqa, localization = ([one for one in run.predictions if one.group == group] for group in averages.GROUPS)
+    probes = {title: list(_probes(run, probe)) for probe, title in PROBES.items()}
+    boxed = [_probed(one, probes) for one in localization if one.iou_threshold is not None]
+    together = locate(LOCALIZATION, boxed) if boxed else None
     return Signs(
         run=run.name,
         arm=run.arm,
         seed=run.seed,
-        vqa=100 * scores["vqa"] if "vqa" in scores else None,
-        localization=100 * scores["localization"] if "localization" in scores else None,
-        gains={**constant, **gains["localization"]},
-        vqa_gains=gains["vqa"],
-        boxes=_boxes(boxed) if boxed else None,
+        vqa=_score([piece for one in vqa for piece in one.pieces()]),
+        localization=_score([piece for one in localization for piece in one.pieces()]),
+        gains=together.gains if together else {},
+        vqa_gains={title: gain_of(pieces) for title, folders in probes.items() if (pieces := _pieces(vqa, folders))},
+        boxes=together.boxes if together else None,
         losses=describe_losses([row["loss"] for row in run.training_rows]),
+        readings=together.readings if together else {},
+        benchmarks={one.answers.name: locate(one.answers.title, [one]) for one in boxed},
+    )
+
+
+def locate(title: str, those: Sequence[Probed]) -> Located:
+    """Measure the answers to some benchmarks together."""
+    boxes = np.concatenate([one.answers.box for one in those])
+    truth = np.concatenate([one.answers.truth for one in those])
+    readings = [*(frame for frame in FRAMES if any(frame in one.answers.frames for one in those)), TRUE_SIZES]
+    found = {name: reading for name in readings if (reading := _reading(name, those)) is not None}
+    return Located(
+        title=title,
+        score=100 * averages.average(_over_constant_box(those)).value,
+        gains=_gains(those),
+        boxes=describe_boxes(boxes[~np.isnan(boxes[:, 0])], truth, len(truth)),
+        readings=found,
     )
 
 
 def gain_of(parts: Sequence[Piece]) -> Gain:
     """Return by how much the scores of some pieces lie above their baselines, in points."""
     found = averages.gain(parts)
-    return Gain(100 * found.value, 100 * found.low, 100 * found.high, sum(len(part.score) for part in parts))
+    return Gain(100 * found.value, 100 * found.low, 100 * found.high, sum(len(part.image) for part in parts))
 
 
-def describe_boxes(boxes: Sequence[Sequence[float]], true_boxes: Sequence[Sequence[float]], n: int) -> Boxes:
+def describe_boxes(boxes: Sequence[Sequence[float]] | Floats, true_boxes: Sequence[Any] | Floats, n: int) -> Boxes:
     """Describe predicted boxes.
 
     Args:
@@ -187,57 +259,74 @@ def describe_losses(losses: Sequence[float]) -> Losses | None:
     return Losses(float(values[-max(1, len(values) // 10) :].mean()), int(spikes), len(values))
 
 
-def _pieces(those: Sequence[Predictions], rows: Sequence[tuple[Floats, Floats]] | None = None) -> list[Piece]:
-    """Return the pieces of some benchmarks, with other (scores, baselines) if they are given."""
-    values = [(one.score, one.baseline_score) for one in those] if rows is None else rows
-    return [
+def _score(parts: Sequence[Piece]) -> float | None:
+    return 100 * averages.average(parts).value if parts else None
+
+
+def _over_constant_box(those: Sequence[Probed]) -> list[Piece]:
+    return [piece for one in those for piece in one.answers.pieces(one.answers.constant)]
+
+
+def _gains(those: Sequence[Probed]) -> dict[str, Gain]:
+    """Return the gains over the best constant box and over the probes of some benchmarks together."""
+    gains = {CONSTANT_BOX: gain_of(_over_constant_box(those))}
+    for title in PROBES.values():
+        pairs = [one.without[title] for one in those if title in one.without]
+        if pairs:
+            gains[title] = gain_of([piece for other, own in pairs for piece in own.pieces(other.score)])
+    return gains
+
+
+def _reading(name: str, those: Sequence[Probed]) -> Reading | None:
+    """Measure answers in another reading; None if it is not materially better than the one that counts."""
+    lead = [
         piece
-        for one, (score, baseline) in zip(those, values, strict=True)
-        for piece in averages.pieces(one.name, score, baseline, one.image, np.asarray(one.column("subset"), np.str_))
+        for one in those
+        for piece in replace(one.answers, score=one.answers.scores(name)).pieces(one.answers.score)
     ]
+    before, after = (
+        sum(piece.weight * float(scores.mean()) for piece, scores in pairs)
+        for pairs in ([(piece, piece.baseline) for piece in lead], [(piece, piece.score) for piece in lead])
+    )
+    if after == 0 or after < MATERIAL * before:
+        return None
+    gains = _gains([_read(one, name) for one in those])
+    return Reading(100 * averages.average(lead).value, gain_of(lead), gains)
 
 
-def _over_constant_box(those: Sequence[Predictions]) -> list[Piece]:
-    """Return pieces whose baseline is the best constant box: found in training, else on these very examples."""
-    return _pieces(those, [(one.score, _constant_box_score(one)) for one in those])
+def _read(one: Probed, name: str) -> Probed:
+    """Return answers and probes in another reading, as far as each has it."""
+    own = replace(one.answers, score=one.answers.scores(name), constant=one.answers.baseline(name))
+    without = {
+        title: (replace(other, score=other.scores(name)), replace(part, score=part.scores(name)))
+        for title, (other, part) in one.without.items()
+    }
+    return Probed(own, without)
 
 
-def _constant_box_score(one: Predictions) -> Floats:
-    if one.baseline.startswith("constant box"):
-        return one.baseline_score
-    truth, threshold = _true_boxes(one), one.iou_threshold or 0.5
-    box = np.asarray([best_constant_box(truth, threshold)])
-    return np.asarray(iou_matrix(box, truth)[0] >= threshold, dtype=np.float64)
-
-
-def _true_boxes(one: Predictions) -> Floats:
-    try:
-        return np.array([json.loads(text) for text in one.column("truth")], dtype=np.float64).reshape(-1, 4)
-    except ValueError:
-        raise DataError(f"{one.path}: a truth is no box of four numbers") from None
-
-
-def _boxes(those: Sequence[Predictions]) -> Boxes:
-    boxes = [box for one in those for box in one.column("box") if box is not None]
-    truth = np.concatenate([_true_boxes(one) for one in those])
-    return describe_boxes(boxes, truth.tolist(), len(truth))
-
-
-def _image_gains(run: Run, those: Sequence[Predictions]) -> Iterator[tuple[str, Gain]]:
-    """Yield the gain over each probe that the run has been put to, the largest of its kind."""
-    for probe, title in PROBES.items():
-        found = [gain for evaluation in _probes(run, probe) if (gain := _image_gain(evaluation, those)) is not None]
-        if found:
-            yield title, max(found, key=lambda gain: gain.n)
-
-
-def _probes(run: Run, probe: str) -> Iterator[Run]:
+def _probes(run: Run, probe: str) -> Iterator[dict[str, Predictions]]:
+    """Yield the predictions of each finished evaluation of a kind of images, by benchmark."""
     for evaluation in run.evaluations:
         if evaluation.evaluation is not None and evaluation.evaluation.images == probe:
-            yield evaluation
+            yield {one.name: one for one in evaluation.predictions}
 
 
-def _image_gain(evaluation: Run, those: Sequence[Predictions]) -> Gain | None:
-    probed = {one.name: one for one in evaluation.predictions}
-    pairs = [join(probed[one.name], one) for one in those if one.name in probed]
-    return gain_of([piece for pair in pairs for piece in pair.pieces]) if pairs else None
+def _joined(one: Predictions, folders: Sequence[Mapping[str, Predictions]]) -> Joined | None:
+    """Join a benchmark with the largest of its probes."""
+    found = [join(folder[one.name], one) for folder in folders if one.name in folder]
+    return max(found, key=lambda joined: len(joined.rows), default=None)
+
+
+def _pieces(those: Sequence[Predictions], folders: Sequence[Mapping[str, Predictions]]) -> list[Piece]:
+    found = [_joined(one, folders) for one in those]
+    return [piece for joined in found if joined is not None for piece in joined.pieces]
+
+
+def _probed(one: Predictions, probes: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> Probed:
+    answers, without = Answers.of(one), {}
+    for title, folders in probes.items():
+        joined = _joined(one, folders)
+        if joined is not None:
+            before, after = joined.rows.T
+            without[title] = (Answers.of(joined.first).take(before), answers.take(after))
+    return Probed(answers, without)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eyeswap.collapse.verdict import ArmDiagnosis
+from eyeswap.collapse.verdict import WORST_FIRST, ArmDiagnosis
 from eyeswap.report.analysis.pairs import ALPHA, Comparison
 from eyeswap.report.analysis.predictors import Predictor
 from eyeswap.report.analysis.study import Arm, StudyResults
@@ -242,13 +242,13 @@ def _seed_finding(results: StudyResults) -> Finding:
 
 def _collapse_finding(collapse: Sequence[ArmDiagnosis]) -> Finding | None:
     told = []
-    for verdict in ("collapsed", "weak", "cannot tell"):
+    for verdict in WORST_FIRST[:-1]:
         names = [f"**{one.arm}**" for one in collapse if one.verdict == verdict]
         if names:
             told.append(f"{listed(names)} ({verdict})")
     if not told:
         return Finding("note", "No arm's localization has collapsed.") if collapse else None
-    kind = "warning" if any(one.verdict == "collapsed" for one in collapse) else "note"
+    kind = "warning" if any(one.verdict in ("collapsed", "wrong frame") for one in collapse) else "note"
     return Finding(kind, f"Localization is not healthy in every arm: {listed(told)}.")
 
 
