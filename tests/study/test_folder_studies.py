@@ -16,7 +16,7 @@ from rich.console import Console
 
 from eyeswap.audit.audit import audit
 from eyeswap.data.digits.write import INSTRUCTION_FILE, DigitsSize, write_digits
-from eyeswap.errors import DataError, EnvironmentProblem
+from eyeswap.errors import DataError, EnvironmentProblem, RunError
 from eyeswap.files import read_safetensors
 from eyeswap.planning.spec import Study
 from eyeswap.progress import progress
@@ -123,6 +123,32 @@ def test_missing_images_are_named_before_anything_is_trained(
     assert "recipe.data.skip_missing: true" in told
     assert "\n" not in told
     assert not list((tmp_path / "runs").rglob("spec.json"))
+
+
+def test_conversations_without_an_answer_left_are_named_and_recorded(
+    root: Path, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(root, folder)
+    records = json.loads((folder / INSTRUCTION_FILE).read_text())
+    for number in (0, 20):
+        records[number]["conversations"][0]["value"] += " word" * 200
+    (folder / INSTRUCTION_FILE).write_text(json.dumps(records))
+    runs, said = run(study(folder), tmp_path / "runs")
+    assert (
+        "2 of 24 conversations teach nothing, no answer token is left within max_text_tokens 128: record 1 (id" in said
+    )
+    one = runs / "vit" / "seed-7"
+    assert spec(one)["left_out"] == {"records": 0, "images": 0, "without_answer": 2}
+    assert [row["record"] for row in json.loads((one / "left-out.json").read_text())] == [1, 21]
+
+
+def test_training_on_no_answer_at_all_is_refused(root: Path, study: Callable[..., Study], tmp_path: Path) -> None:
+    with pytest.raises((DataError, RunError)) as caught:
+        run(study(root, max_text_tokens=3), tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("model"))
+    assert "none of 24 conversations has an answer to learn from" in str(caught.value)
+    assert "raise recipe.max_text_tokens" in str(caught.value)
 
 
 def test_records_without_their_image_are_left_out_on_demand_and_recorded(

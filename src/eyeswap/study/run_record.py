@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import asdict
 
 from eyeswap.audit.observed import canvas_of, observed
@@ -13,7 +13,7 @@ from eyeswap.planning.plan import PlannedRun
 from eyeswap.runs.environment import environment
 from eyeswap.runs.record import BackboneRecord, ConnectorRecord, LanguageModelRecord, RunRecord, read_index, write_index
 from eyeswap.runs.recorded import read_record, write_record
-from eyeswap.study.study_data import StudyData
+from eyeswap.study.study_data import LeftOut, StudyData
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.order import order_digest
 from eyeswap.vlm.llm import num_positions
@@ -25,13 +25,31 @@ _BOX_MARK = "region this sentence describes:"
 
 
 def write_records(
-    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
+    run: PlannedRun,
+    data: StudyData,
+    loaded: LoadedBackbone,
+    model: VisionLanguageModel,
+    trained_on: TrainingData,
+    unanswered: Sequence[LeftOut] = (),
 ) -> None:
-    """Write the record, ``environment.json`` and, if records are left out, which and why (``left-out.json``)."""
-    if data.left_out:
-        write_json(run.files.left_out, [asdict(one) for one in data.left_out])
+    """Write the record, ``environment.json`` and, if records teach nothing, which and why (``left-out.json``).
+
+    Args:
+        run: the run.
+        data: what it trains on.
+        loaded: its backbone.
+        model: the untrained VLM.
+        trained_on: the conversations in tokens, in order.
+        unanswered: records without an answer token left.
+    """
+    if data.left_out or unanswered:
+        write_json(run.files.left_out, [asdict(one) for one in (*data.left_out, *unanswered)])
     write_record(run.files.environment, environment())
-    write_record(run.files.record, _record(run, data, loaded, model, trained_on))
+    record = _record(run, data, loaded, model, trained_on)
+    if unanswered:
+        counts = {**(record.left_out or {}), "without_answer": len(unanswered)}
+        record = record.model_copy(update={"left_out": counts})
+    write_record(run.files.record, record)
 
 
 def record_questions(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -> None:

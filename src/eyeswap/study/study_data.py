@@ -42,7 +42,7 @@ class LeftOut:
     Attributes:
         record: its number in the file, from 1.
         record_id: its id.
-        image: the image that cannot be used.
+        image: its image, in most cases the one that cannot be used; empty for text alone.
         reason: why not.
     """
 
@@ -132,7 +132,12 @@ def _training_data(source: FolderData, folder: StudyFolder, board: Progress) -> 
     """Read the training conversations of a folder; those whose image cannot be used are left out, or refused."""
     root = Path(source.folder)
     path = root / source.instruction
-    records = read_instructions(path, str(Path(source.instruction).parent))
+    odd: list[str] = []
+    records = read_instructions(path, str(Path(source.instruction).parent), warn=odd.append)
+    for line in odd[:_NAMED]:
+        board.console.print(line, highlight=False)
+    if len(odd) > _NAMED:
+        board.console.print(f"and {len(odd) - _NAMED:,} more such records (`eyeswap data check`)", highlight=False)
     data_digest = known_sha256(path)
     unusable = unusable_images(root, records, data_digest, folder.training_images, board)
     instructions, left_out = _split(records, unusable)

@@ -16,6 +16,7 @@ from eyeswap.progress import Progress, Task
 from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
 from eyeswap.study.study_data import StudyData
+from eyeswap.study.without_answer import named, without_answer
 from eyeswap.tokens.cache import TokenCache
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.collate import EncodedConversations
@@ -42,7 +43,7 @@ def train_run(
 
     Raises:
         RunError, CheckpointError, SpecError: see `eyeswap.training.loop.train`.
-        DataError: if a training image cannot be read.
+        DataError: if a training image cannot be read, or no conversation has an answer left to learn from.
         EnvironmentProblem: if adapters are wanted and peft is not installed.
     """
     recipe = run.study.recipe
@@ -51,9 +52,14 @@ def train_run(
     if cache is not None:
         cache.require([one.image for one in data.instructions if one.image is not None])
     encoded = _encoded(run, data, loaded, model, board)
+    unanswered = without_answer(data, encoded, recipe.max_text_tokens)
+    if unanswered:
+        counts = f"{len(unanswered):,} of {len(data.instructions):,} conversations teach nothing"
+        message = f"{run.arm}: {counts}, {unanswered[0].reason}: {named(unanswered)} (left-out.json names them all)"
+        board.console.print(message, highlight=False)
     trained_on = TrainingData.ordered(data.instructions, encoded, recipe, run.seed, source)
     if ranks.is_first:
-        write_records(run, data, loaded, model, trained_on)
+        write_records(run, data, loaded, model, trained_on, unanswered)
     if recipe.lora_rank is not None:
         add_adapters(model.llm, recipe.lora_rank, run.seed)
     train(
