@@ -4,7 +4,7 @@ Every answer has exactly one fate, the first of these that holds:
 
 * ``right``: the overlap (IoU) reaches the benchmark's threshold,
 * ``unparsed``: the answer is no valid box,
-* ``frame``: read in the other frame (original image or canvas) the same numbers would be right,
+* ``frame``: scored in another frame (`eyeswap.evaluation.frames`) the same numbers would be right,
 * ``object``: IoU below 0.1, or the centre of the box lies outside the true box,
 * ``loose``: on the object, but the overlap is under the threshold.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -31,6 +32,7 @@ from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.images import open_image
 from eyeswap.report.analysis.pairs import RIGHT
 from eyeswap.report.analysis.study import Arm, StudyResults
+from eyeswap.results.readings import overlaps_of, readings
 from eyeswap.results.scores import Predictions
 
 FATES = ("right", "loose", "object", "frame", "unparsed")
@@ -74,6 +76,8 @@ class Grounding:
         shares: fate to its share of the answers, %.
         lenient: share that would be right with the first box found anywhere in the answer, %; None if not recorded.
         ceiling: what the token grid allows; None where image sizes or the geometry are not known.
+        box_frame: frame that counts.
+        readings: frame to the score in it, %, all seeds together; None where it is not known.
     """
 
     arm: str
@@ -84,6 +88,8 @@ class Grounding:
     shares: dict[str, float]
     lenient: float | None
     ceiling: Ceiling | None
+    box_frame: str
+    readings: dict[str, float | None]
 
 
 def grounding(results: StudyResults) -> list[Grounding]:
@@ -104,10 +110,42 @@ def grounding(results: StudyResults) -> list[Grounding]:
             n = counted.total()
             shares = {fate: 100 * counted[fate] / n for fate in FATES}
             ceiling = _ceiling(one, threshold, arm, results.data_root, sizes)
+            lenient, in_frames = _lenient(arm, position), _readings(arm, position, threshold)
             found.append(
-                Grounding(arm.name, one.name, one.title, threshold, n, shares, _lenient(arm, position), ceiling)
+                Grounding(
+                    arm.name, one.name, one.title, threshold, n, shares, lenient, ceiling, one.box_frame, in_frames
+                )
             )
     return found
+
+
+def _readings(arm: Arm, position: int, threshold: float) -> dict[str, float | None]:
+    """Return the score of an arm in each frame, the mean of its runs, %."""
+    files = [run.predictions[position] for run in arm.runs]
+    shares = [readings(overlaps_of(one.path.parents[1], one.table), threshold) for one in files]
+    found: dict[str, float | None] = {}
+    for frame in shares[0]:
+        known = [share for each in shares if (share := each[frame]) is not None]
+        found[frame] = 100 * sum(known) / len(known) if len(known) == len(shares) else None
+    return found
+
+
+def frames_table(found: Sequence[Grounding]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of a table with the score in every frame, %; the frame that counts is marked."""
+    frames = list(found[0].readings)
+    rows = []
+    for one in found:
+        values = (one.readings[frame] for frame in frames)
+        texts = ["not known" if value is None else f"{value:.1f}" for value in values]
+        marks = ["*" if frame == one.box_frame else "" for frame in frames]
+        rows.append([one.title, one.arm, *(text + mark for text, mark in zip(texts, marks, strict=True))])
+    return ["benchmark", "arm", *frames], rows
+
+
+def frames_note(found: Sequence[Grounding]) -> str:
+    """Return in which frame boxes are scored, in one sentence; empty without boxes."""
+    frames = list(dict.fromkeys(one.box_frame for one in found if one.box_frame))
+    return f"Boxes are scored in the frame {' and '.join(frames)}." if frames else ""
 
 
 def fates(one: Predictions) -> list[str]:
@@ -118,9 +156,9 @@ def fates(one: Predictions) -> list[str]:
     """
     threshold = one.iou_threshold or DEFAULT_THRESHOLD
     boxes, overlaps, truths = one.column("box"), one.column("iou"), true_boxes(one)
-    readings = [one.column(name) for name in ("original_iou", "canvas_iou") if name in one.table.column_names]
+    others = overlaps_of(one.path.parents[1], one.table).values()
     return [
-        _fate(score, box, overlap, max((reading[row] or 0.0 for reading in readings), default=0.0), truth, threshold)
+        _fate(score, box, overlap, max((other[row] or 0.0 for other in others), default=0.0), truth, threshold)
         for row, (score, box, overlap, truth) in enumerate(zip(one.score, boxes, overlaps, truths, strict=True))
     ]
 

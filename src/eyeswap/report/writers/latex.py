@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from eyeswap.console import visible
 from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.boxes import frames_note
 from eyeswap.report.analysis.study import GROUP_TITLES, Arm
 from eyeswap.report.style import count, percent
 from eyeswap.results.scores import Score
@@ -61,6 +62,7 @@ def _table(
         ("table*", r"\setlength{\tabcolsep}{3.5pt}") if len(titles) > MOST_IN_A_COLUMN else ("table", "")
     )
     marks = "Bold: best; underlined: not told apart from the best after Holm's correction. $n$: questions."
+    marks = f"{marks} {frames_note(analysis.grounding)}".rstrip()
     lines = [
         f"\\begin{{{environment}}}", rf"\centering\small{tight}", f"\\caption{{{caption} {marks}}}",
         f"\\label{{{label}}}", f"\\begin{{tabular}}{{l{'r' * len(titles)}}}", r"\toprule",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eyeswap.console import visible
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.boxes import FATE_TITLES, FATES
+from eyeswap.report.analysis.boxes import FATE_TITLES, FATES, frames_note, frames_table
 from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
 from eyeswap.report.analysis.pairs import Comparison
 from eyeswap.report.analysis.study import GROUP_TITLES
@@ -66,7 +66,7 @@ def _scores(analysis: Analysis) -> str:
     if analysis.averages:
         note += " Bold: best; italic: not told apart from the best after Holm's correction."
     table = pipes(["arm", *columns.values(), "invalid boxes", "parameters at tap", "tokens"], rows)
-    return f"{table}\n\n{note} {BELOW} {BELOW_NOTE}."
+    return f"{table}\n\n{note} {BELOW} {BELOW_NOTE}. {frames_note(analysis.grounding)}".rstrip()
 
 
 def _score(analysis: Analysis, where: str, arm: str, score: Score) -> str:
@@ -124,7 +124,12 @@ def _grounding(analysis: Analysis) -> str:
         reachable = DASH if one.ceiling is None else percent(one.ceiling.reachable)
         rows.append([one.title, one.arm, *(percent(one.shares[fate]) for fate in FATES), reachable])
     heads = ["benchmark", "arm", *(FATE_TITLES[fate] for fate in FATES), "reachable by whole tokens"]
-    return f"{pipes(heads, rows)}\n\nPercent of all answers."
+    return f"{pipes(heads, rows)}\n\nPercent of all answers.\n\n{_in_frames(analysis)}"
+
+
+def _in_frames(analysis: Analysis) -> str:
+    head, rows = frames_table(analysis.grounding)
+    return f"{pipes(head, rows)}\n\nThe same answers scored in every frame of boxes, percent; * counts."
 
 
 def _collapse(analysis: Analysis) -> str:

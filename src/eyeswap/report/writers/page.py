@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 from eyeswap.report import style
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.analysis.boxes import FATE_TITLES, FATES
+from eyeswap.report.analysis.boxes import FATE_TITLES, FATES, frames_note, frames_table
 from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
 from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.analysis.verdict import correlation
@@ -73,6 +73,8 @@ def _without_examples(analysis: Analysis) -> str:
             most_rows=MOST_ROWS,
             kind_labels=KIND_LABELS,
             fact_labels=FACT_LABELS,
+            box_frames=frames_table(analysis.grounding) if analysis.grounding else None,
+            frames_note=frames_note(analysis.grounding),
             fates={fate: FATE_TITLES[fate] for fate in FATES},
             examples=Markup(EXAMPLES_GO_HERE) if results.finished_arms else None,
             downloads=_downloads(analysis) if results.finished_arms else [],

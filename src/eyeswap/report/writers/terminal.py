@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from eyeswap.report.analysis.analysis import Analysis
+from eyeswap.report.analysis.boxes import frames_note
 from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, color, count, percent, size
 from eyeswap.results.scores import Score
@@ -37,7 +38,8 @@ def terminal_report(analysis: Analysis) -> Group:
         parts.append(_average_table(analysis))
         parts += [_benchmark_table(analysis, names[start : start + BENCHMARKS_A_TABLE]) for start in starts]
         marks = "Bold: best; underlined: not told apart from the best. " if analysis.averages else ""
-        parts.append(Text(f"Percent, 95% intervals. {marks}{BELOW} {BELOW_NOTE}.", style="dim"))
+        note = frames_note(analysis.grounding)
+        parts.append(Text(f"Percent, 95% intervals. {marks}{BELOW} {BELOW_NOTE}. {note}".rstrip(), style="dim"))
     return Group(*parts)
 
 
