@@ -62,6 +62,7 @@ def profile(
     from eyeswap.progress import progress
     from eyeswap.report.figures.profile import draw_profile
     from eyeswap.runs.environment import cpu_model
+    from eyeswap.runs.folder import PROFILE_FILE
 
     on_gpu = torch.cuda.is_available()
     device, dtype = (torch.device("cuda"), torch.bfloat16) if on_gpu else (torch.device("cpu"), torch.float32)
@@ -90,13 +91,13 @@ def profile(
         task = board.task("profile", len(names) * len(sides))
         for cell in measure(names, sides, build_llm(shape, setting), setting):
             cells.append(cell)
-            write_csv(folder / "profile.csv", cells)  # whatever happens later, this much is there
+            write_csv(folder / PROFILE_FILE, cells)  # whatever happens later, this much is there
             task.advance(1, note=f"{cell.backbone} {cell.side_px}")
     draw_profile(cells, title, folder / "profile.png")
     console.print(title, style="bold", highlight=False)
     console.print(table_of(cells, console.width, beside_published=on_gpu and shape == "vicuna-7b"))
     _print_notes(console, cells)
-    console.print(f"{folder / 'profile.csv'} and {folder / 'profile.png'}", highlight=False, soft_wrap=True)
+    console.print(f"{folder / PROFILE_FILE} and {folder / 'profile.png'}", highlight=False, soft_wrap=True)
 
 
 def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table:

@@ -43,10 +43,16 @@ SUFFIX = ".eyeswap.zip"
 
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _RUN = rf"{_NAME}/{SEED_PREFIX}[0-9]+"
+_IN_RUN, _IN_STUDY = RunFolder(Path()), StudyFolder(Path())
+_SINGLE = (_IN_RUN.record, _IN_RUN.environment, _IN_RUN.scores, _IN_RUN.seal, _IN_RUN.training_log)
 _RUN_FILE = (
-    rf"{_RUN}/(?:(?:spec|environment|scores|seal)\.json|train\.jsonl|predictions/[a-z0-9_+.-]+\.(?:parquet|json))"
+    rf"{_RUN}/(?:{'|'.join(re.escape(str(path)) for path in _SINGLE)}"
+    rf"|{_IN_RUN.predictions}/[a-z0-9_+.-]+\.(?:parquet|json))"
 )
-_STUDY_FILE = r"(?:study|analysis)\.json|report/[a-z0-9_-]+\.(?:html|md|csv|json|tex|svg|png)"
+_STUDY_FILE = (
+    rf"{re.escape(str(_IN_STUDY.study))}|analysis\.json"
+    rf"|{_IN_STUDY.report}/[a-z0-9_-]+\.(?:html|md|csv|json|tex|svg|png)"
+)
 _KNOWN = re.compile(rf"(?:{_STUDY_FILE}|{_RUN_FILE})")
 _ADDED_UP = ("arms", "seeds")  # what two parts of one study may have different
 
@@ -279,5 +285,5 @@ def _check_scores(archive: Path, workplace: Path, run: str) -> None:
 def _decisive(manifest: dict[str, Any], run: str) -> Iterator[str]:
     """Yield the files of a run that hold its results: all but the machine and the clock."""
     for name in manifest["files"]:
-        if name.startswith(f"{run}/") and not name.endswith(("environment.json", "train.jsonl")):
+        if name.startswith(f"{run}/") and not name.endswith((str(_IN_RUN.environment), str(_IN_RUN.training_log))):
             yield name

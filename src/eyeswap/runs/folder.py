@@ -11,8 +11,13 @@ from pathlib import Path
 
 from eyeswap.errors import DataError
 
-DATA_FOLDER = "data"
 SEED_PREFIX = "seed-"
+PROFILE_FILE = "profile.csv"
+
+
+def run_name(arm: str, seed: int) -> str:
+    """Return the name of a run, which is also its place in the study's folder: ``arm/seed-n``."""
+    return f"{arm}/{SEED_PREFIX}{seed}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ class StudyFolder:
     @property
     def data(self) -> Path:
         """The embedded data set, where the study uses it."""
-        return self.path / DATA_FOLDER
+        return self.path / "data"
 
     @property
     def tokens(self) -> Path:
@@ -187,8 +192,8 @@ class StudyFolder:
     @property
     def profile(self) -> Path:
         """Latency and memory, as `eyeswap profile` measured them: in the folder itself or in its ``profile/``."""
-        inner = self.path / "profile" / "profile.csv"
-        return inner if inner.is_file() else self.path / "profile.csv"
+        inner = self.path / "profile" / PROFILE_FILE
+        return inner if inner.is_file() else self.path / PROFILE_FILE
 
     @property
     def slurm(self) -> Path:
@@ -202,7 +207,7 @@ class StudyFolder:
 
     def run(self, arm: str, seed: int) -> RunFolder:
         """Return the folder of an arm's run with a seed."""
-        return RunFolder(self.path / arm / f"{SEED_PREFIX}{seed}")
+        return RunFolder(self.path / run_name(arm, seed))
 
     def runs(self) -> Iterator[RunFolder]:
         """Yield every run that has a record, by arm and seed."""

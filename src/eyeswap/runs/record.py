@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, write_json
+from eyeswap.runs.folder import run_name
 from eyeswap.runs.identity import ModelIdentity
 from eyeswap.runs.recorded import Recorded, first_problem
 
@@ -176,7 +177,7 @@ class RunRecord(Recorded):
     @property
     def name(self) -> str:
         """The run's name, ``arm/seed-n``."""
-        return f"{self.arm}/seed-{self.seed}"
+        return run_name(self.arm, self.seed)
 
 
 class AskedBenchmark(Recorded):
