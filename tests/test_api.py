@@ -16,7 +16,7 @@ from eyeswap.files import sha256_of
 def test_importing_the_package_is_light_and_its_names_come_when_used():
     code = (
         "import sys, eyeswap; assert {'load_backbone', 'ops'} <= set(dir(eyeswap)); "
-        "assert not {'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules); "
+        "assert not {'torch', 'transformers', 'numpy', 'pydantic', 'yaml', 'rich', 'PIL'} & set(sys.modules); "
         "assert callable(eyeswap.ops.selective_scan); assert callable(eyeswap.load_backbone)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

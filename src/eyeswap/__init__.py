@@ -1,6 +1,6 @@
 """Swap the vision encoder of a VLM, keep everything else fixed, and measure what the encoder did.
 
-Importing the package is light: torch is loaded when one of its names is first used.
+Importing the package is light: torch and the rest are loaded when one of its names is first used.
 
 Example:
     >>> import eyeswap
@@ -16,20 +16,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eyeswap import ops
+    from eyeswap.api import analyse, ask, compare, evaluate, load_runs, load_study, load_vlm, run_study
     from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 
-__all__ = ["LoadedBackbone", "load_backbone", "ops"]
+__all__ = [
+    "LoadedBackbone",
+    "analyse",
+    "ask",
+    "compare",
+    "evaluate",
+    "load_backbone",
+    "load_runs",
+    "load_study",
+    "load_vlm",
+    "ops",
+    "run_study",
+]
 
-_HOMES = {"load_backbone": "eyeswap.backbones.weights", "LoadedBackbone": "eyeswap.backbones.weights"}
+_WEIGHTS = ("LoadedBackbone", "load_backbone")
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for by name."""
+    if name not in __all__:
+        raise AttributeError(f"module 'eyeswap' has no attribute {name!r}")
     if name == "ops":
         return importlib.import_module("eyeswap.ops")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'eyeswap' has no attribute {name!r}")
+    home = "eyeswap.backbones.weights" if name in _WEIGHTS else "eyeswap.api"
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

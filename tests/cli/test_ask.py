@@ -21,7 +21,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, answer: Answer, *arguments: Any) -> Result:
-    monkeypatch.setattr("eyeswap.evaluation.ask.ask", lambda run, image, question: answer)
+    monkeypatch.setattr("eyeswap.api.ask", lambda run, image, question: answer)
     return CliRunner().invoke(app, ["ask", *map(str, arguments)])
 
 

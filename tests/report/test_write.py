@@ -12,9 +12,8 @@ from rich.console import Console
 from eyeswap.files import read_json, write_json
 from eyeswap.report import analyse, study_picture, terminal_report, write_report
 from eyeswap.report.analysis.fixed import fact_rows
-from eyeswap.report.analysis.study import gather
+from eyeswap.report.analysis.study import RECORD_KEYS, gather
 from eyeswap.report.figures import plots
-from eyeswap.report.writers.data import CSV_COLUMNS
 from eyeswap.report.writers.examples import example_data
 from eyeswap.report.writers.markdown import markdown
 
@@ -115,7 +114,7 @@ def test_the_same_study_writes_the_same_bytes_again(study_dir, written):
 
 def test_the_long_table_has_one_row_a_run_and_score(study_dir, written):
     rows = list(csv.DictReader(written["results.csv"].read_text().splitlines()))
-    assert tuple(rows[0]) == CSV_COLUMNS
+    assert tuple(rows[0]) == RECORD_KEYS
     assert len(rows) == 4 * (5 + 3)
     stored = read_json(study_dir / "vit" / "seed-7" / "scores.json")["benchmarks"]["pope"]
     row = next(row for row in rows if (row["arm"], row["benchmark"]) == ("vit", "pope"))

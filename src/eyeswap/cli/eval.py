@@ -89,25 +89,19 @@ def evaluate(
     from eyeswap.processes import join
     from eyeswap.progress import progress
     from eyeswap.runs.folder import RunFolder
-    from eyeswap.study.evaluate import Settings, evaluate_run, parse_subset, study_settings
+    from eyeswap.study.evaluate import evaluate_run, evaluation_settings
     from eyeswap.study.evaluate import show_prompts as prompts_of
 
-    if not run.is_dir():
-        raise SpecError(f"{run}: no such folder; name a run, such as runs/quickstart/vit/seed-7, or a saved VLM")
-    root, study_subset, study_benchmarks = study_settings(run)
-    names = [name.strip() for name in benchmarks.split(",") if name.strip()] or study_benchmarks
-    if not names or (data is None and root is None):
-        raise SpecError(f"{run}: belongs to no study; name --benchmarks and --data")
-    settings = Settings.model_validate(
-        {
-            "data": str(data or root),
-            "subset": parse_subset(subset) if subset else study_subset,
-            "split": split,
-            "mode": mode,
-            "box_frame": box_frame or None,
-            "precision": precision,
-            "images": images,
-        }
+    names, settings = evaluation_settings(
+        run,
+        [name.strip() for name in benchmarks.split(",") if name.strip()],
+        data=data,
+        subset=subset,
+        split=split,
+        mode=mode,
+        box_frame=box_frame,
+        precision=precision,
+        images=images,
     )
     if show_prompts:
         found = prompts_of(run, names, settings, show_prompts)
@@ -308,9 +302,9 @@ def ask(
     ] = None,
 ) -> None:
     """Ask a trained VLM about one image; a box is also given in pixels and drawn into a copy of the image."""
+    from eyeswap.api import ask as ask_run
     from eyeswap.console import visible
     from eyeswap.errors import RunError
-    from eyeswap.evaluation.ask import ask as ask_run
 
     answer = ask_run(run, image, question)
     typer.echo(visible(answer.text))

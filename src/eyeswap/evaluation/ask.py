@@ -1,13 +1,17 @@
-"""Ask a trained run, or any saved VLM, about one image."""
+"""Ask a VLM about one image, and find the VLM of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eyeswap.errors import RunError
 from eyeswap.files import read_json
 from eyeswap.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from eyeswap.vlm.model import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -23,50 +27,43 @@ class Answer:
     box_px: tuple[float, float, float, float] | None
 
 
-def ask(run_dir: Path, image_path: Path, question: str, max_new_tokens: int = 64) -> Answer:
-    """Answer a question about an image with a run's VLM.
+def ask_model(model: VisionLanguageModel, image: Any, question: str, max_new_tokens: int = 64) -> Answer:
+    """Answer a question about an image with a VLM.
 
     A question of one line gets the short-answer instruction that the VLM was trained with; a request that begins with
     "Please", or one of several lines, is asked as it is.
 
     Args:
-        run_dir: a run's folder, or a folder with a saved VLM.
-        image_path: any image file.
+        model: the VLM, on any device.
+        image: whatever `eyeswap.images.open_picture` takes.
         question: the question, or a grounding request: "Please provide the bounding box coordinate of the
             region this sentence describes: " and an expression.
         max_new_tokens: longest answer.
 
     Raises:
-        RunError: if there is no trained model.
         DataError: if the image cannot be read.
     """
-    import torch
-
     from eyeswap.evaluation.benchmark import SHORT_ANSWER
     from eyeswap.evaluation.boxes import parse_box, to_original
     from eyeswap.evaluation.frames import View, frame_of
     from eyeswap.evaluation.generate import Generator, Request
     from eyeswap.images import open_picture
-    from eyeswap.vlm.model import VisionLanguageModel
 
-    folder = model_folder(run_dir)
-    image = open_picture(image_path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = VisionLanguageModel.load(folder).to(device)
+    picture = open_picture(image)
     geometry = model.processor.image_geometry
-    pixels, _ = geometry.place(image)
+    pixels, _ = geometry.place(picture)
     as_it_is = "\n" in question or question.startswith("Please")
     message = question if as_it_is else f"{question}\n{SHORT_ANSWER}"
     request = Request(model.prompt.question(message), max_new_tokens=max_new_tokens)
-    text = Generator(model).answer(model.encode(pixels[None].to(device)), [[request]])[0][0].text
+    text = Generator(model).answer(model.encode(pixels[None].to(model.device)), [[request]])[0][0].text
     box = parse_box(text)
     if box is None:
         return Answer(text, None)
     view = View.of(geometry, model.backbone.name, model.backbone.family)
-    placement = frame_of(getattr(model.config, "box_frame", "original"), image.size, view)
+    placement = frame_of(getattr(model.config, "box_frame", "original"), picture.size, view)
     if placement is not None:
         box = to_original(box, placement)
-    width, height = image.size
+    width, height = picture.size
     return Answer(text, (box[0] * width, box[1] * height, box[2] * width, box[3] * height))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eyeswap.audit.observed import canvas_of
 from eyeswap.backbones.weights import LoadedBackbone
@@ -103,6 +103,41 @@ def study_settings(run: Path) -> tuple[str | None, int | Literal["full"], list[s
     study_dir = RunFolder(run if RunFolder(run).is_of_a_study else run.parent).study
     subset = read_record(study_dir.study, StudyRecord).subset if study_dir.study.is_file() else None
     return folder or str(study_dir.data), subset or "full", list(record.benchmarks or ())
+
+
+def evaluation_settings(
+    run: Path,
+    benchmarks: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    subset: int | str | None = None,
+    **others: Any,
+) -> tuple[list[str], Settings]:
+    """Return what a run is asked and how: what is given, and for the rest what its study says.
+
+    Args:
+        run: a run's folder, or that of a saved VLM.
+        benchmarks: names, or YAML files of own ones.
+        data: root of the official folders.
+        subset: see `parse_subset`.
+        **others: further fields of `Settings`; None and empty text stand for the default.
+
+    Raises:
+        SpecError: if there is no such folder or setting, or the run belongs to no study and something is missing.
+    """
+    if not run.is_dir():
+        raise SpecError(f"{run}: no such folder; name a run, such as runs/quickstart/vit/seed-7, or a saved VLM")
+    root, study_subset, study_benchmarks = study_settings(run)
+    names = list(benchmarks) or study_benchmarks
+    if not names or (data is None and root is None):
+        raise SpecError(f"{run}: belongs to no study; name --benchmarks and --data")
+    given = {key: value for key, value in others.items() if value not in (None, "")}
+    chosen = study_subset if subset in (None, "") else parse_subset(str(subset))
+    try:
+        return names, Settings.model_validate({"data": str(data or root), "subset": chosen, **given})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise SpecError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
 
 
 def record_of(run: Path) -> RunRecord | None:

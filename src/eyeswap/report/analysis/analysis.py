@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eyeswap.audit.audit import AuditReport
 from eyeswap.collapse.verdict import ArmDiagnosis
@@ -16,7 +16,7 @@ from eyeswap.report.analysis.fixed import audited, diagnosed
 from eyeswap.report.analysis.pairs import MARGIN, Comparison, compare_averages, compare_benchmarks, rank_averages
 from eyeswap.report.analysis.predictors import Predictor, predictors
 from eyeswap.report.analysis.published import Beside, published_beside, published_points
-from eyeswap.report.analysis.study import StudyResults, gather
+from eyeswap.report.analysis.study import StudyResults, gather, score_records
 from eyeswap.report.analysis.verdict import Verdict, judge
 from eyeswap.report.style import short_names
 from eyeswap.results.published import PublishedResult
@@ -72,6 +72,10 @@ class Analysis:
             return "best" if len(self.results.finished_arms) > 1 else "behind"
         pair = self.pair(where, arm, best)
         return "behind" if pair is None or pair.decided else "level"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one record for each run and benchmark or average, for ``pandas.DataFrame``; scores in percent."""
+        return score_records(self.results)
 
     @cached_property
     def labels(self) -> dict[str, str]:

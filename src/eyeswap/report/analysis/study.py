@@ -16,7 +16,7 @@ from eyeswap.backbones import catalog
 from eyeswap.errors import DataError
 from eyeswap.files import read_json
 from eyeswap.results.run import Run
-from eyeswap.results.scores import BenchmarkScore, Predictions, Scores, check_paired, pool_seeds, summarize
+from eyeswap.results.scores import BenchmarkScore, Predictions, Score, Scores, check_paired, pool_seeds, summarize
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.runs.record import BackboneRecord, StudyRecord
 from eyeswap.runs.recorded import read_record
@@ -167,3 +167,41 @@ def _check_comparable(arms: list[Arm]) -> None:
             raise DataError(f"{run.folder}: benchmarks {', '.join(names)}, expected {', '.join(expected)}")
         for first, other in zip(runs[0].predictions, run.predictions, strict=True):
             check_paired(first, other)
+
+
+RECORD_KEYS = (
+    *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
+    *("score", "low", "high", "baseline", "gain", "gain_low", "gain_high"),
+)
+
+
+def score_records(results: StudyResults) -> list[dict[str, Any]]:
+    """Return a record with `RECORD_KEYS` for each run and benchmark or weighted average; scores in percent."""
+    return [record for arm in results.finished_arms for run in arm.runs for record in _records(results.name, run)]
+
+
+def _records(study: str, run: Run) -> list[dict[str, Any]]:
+    scores = run.scores
+    head = {"study": study, "arm": run.arm, "seed": run.seed, "unit": "%"}
+    rows = [
+        head | {"benchmark": one.name, "group": one.group, "metric": one.metric} | _score_record(one.score)
+        for one in scores.benchmarks.values()
+    ]
+    rows += [
+        head | {"benchmark": "average", "group": group, "metric": "weighted by n"} | _score_record(score)
+        for group, score in scores.averages.items()
+    ]
+    return [{key: row[key] for key in RECORD_KEYS} for row in rows]
+
+
+def _score_record(score: Score) -> dict[str, Any]:
+    return {
+        "n": score.n,
+        "score": score.value,
+        "low": score.low,
+        "high": score.high,
+        "baseline": score.baseline,
+        "gain": score.gain,
+        "gain_low": score.gain_low,
+        "gain_high": score.gain_high,
+    }

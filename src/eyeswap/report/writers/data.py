@@ -10,24 +10,15 @@ from typing import Any
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.pairs import Comparison
 from eyeswap.report.analysis.published import Beside
-from eyeswap.report.analysis.study import Arm, StudyResults
-from eyeswap.results.run import Run
-from eyeswap.results.scores import Score
-
-CSV_COLUMNS = (
-    *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
-    *("score", "low", "high", "baseline", "gain", "gain_low", "gain_high"),
-)
+from eyeswap.report.analysis.study import RECORD_KEYS, Arm, StudyResults, score_records
 
 
 def long_csv(results: StudyResults) -> str:
     """Return one line for each run and benchmark or weighted average, scores in percent."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, RECORD_KEYS, lineterminator="\n")
     writer.writeheader()
-    for arm in results.finished_arms:
-        for run in arm.runs:
-            writer.writerows(_csv_rows(results.name, run))
+    writer.writerows(score_records(results))
     return text.getvalue()
 
 
@@ -76,30 +67,4 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
         "num_tokens": arm.num_tokens,
         "invalid_boxes": arm.scores.invalid_boxes,
         **asdict(arm.scores),
-    }
-
-
-def _csv_rows(study: str, run: Run) -> list[dict[str, Any]]:
-    scores = run.scores
-    head = {"study": study, "arm": run.arm, "seed": run.seed, "unit": "%"}
-    rows = [
-        head | {"benchmark": one.name, "group": one.group, "metric": one.metric} | _csv_score(one.score)
-        for one in scores.benchmarks.values()
-    ]
-    return rows + [
-        head | {"benchmark": "average", "group": group, "metric": "weighted by n"} | _csv_score(score)
-        for group, score in scores.averages.items()
-    ]
-
-
-def _csv_score(score: Score) -> dict[str, Any]:
-    return {
-        "n": score.n,
-        "score": score.value,
-        "low": score.low,
-        "high": score.high,
-        "baseline": score.baseline,
-        "gain": score.gain,
-        "gain_low": score.gain_low,
-        "gain_high": score.gain_high,
     }

@@ -1,0 +1,192 @@
+"""The face of eyeswap for notebooks and scripts: what the commands do, as functions on paths and objects.
+
+All of these are names of the package itself (``eyeswap.run_study``), and documented by example in docs/python.md. Every
+mistake is an `eyeswap.errors.EyeswapError` of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eyeswap.evaluation.ask import Answer
+    from eyeswap.planning.spec import Study
+    from eyeswap.report.analysis.analysis import Analysis
+    from eyeswap.results.run import Run
+    from eyeswap.vlm.model import VisionLanguageModel
+
+StrPath = str | Path
+
+
+def load_study(path: StrPath) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        SpecError: for whatever is wrong with it, in one line: file, field, nearest valid choice.
+    """
+    from eyeswap.planning import spec
+
+    return spec.load_study(Path(path))
+
+
+def run_study(study: Study | StrPath, runs: StrPath = "runs", *, quiet: bool = False) -> Path:
+    """Train and evaluate every arm and seed of a study; what is finished is not done again.
+
+    Args:
+        study: a study, or the path of its file.
+        runs: folder of all studies' runs.
+        quiet: whether to show no progress.
+
+    Returns:
+        The study's folder, for `analyse` and `load_runs`.
+
+    Raises:
+        SpecError: if a run folder holds another model, or an arm cannot be trained as it is.
+        DataError: if the data are not as they should be.
+        RunError: if runs failed, after all others are done.
+    """
+    from eyeswap.console import open_console
+    from eyeswap.planning.spec import Study
+    from eyeswap.study import execute
+
+    file = Path(f"{study.name}.yaml") if isinstance(study, Study) else Path(study)
+    loaded = study if isinstance(study, Study) else load_study(file)
+    return execute.run_study(loaded, file, Path(runs), open_console(stderr=True, quiet=quiet))
+
+
+def load_runs(*paths: StrPath) -> list[Run]:
+    """Return runs, of which nothing is read before it is used; a folder stands for all runs below it.
+
+    Raises:
+        DataError: if a path holds no run.
+    """
+    from eyeswap.results import run
+
+    return run.load_runs(map(Path, paths))
+
+
+def evaluate(
+    run: StrPath,
+    benchmarks: Sequence[str] = (),
+    *,
+    data: StrPath | None = None,
+    subset: int | str | None = None,
+    out: StrPath | None = None,
+    batch: int = 128,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Ask a trained VLM benchmarks and score its answers; an interrupted evaluation goes on where it was.
+
+    Args:
+        run: a run's folder, or that of a saved VLM.
+        benchmarks: names, or YAML files of own ones; by default those of the run's study.
+        data: root of the official folders; by default that of the run's study.
+        subset: examples of each benchmark part, ``"slim"`` or ``"full"``; by default as the run's study.
+        out: folder of the result; beside the model by default.
+        batch: most questions answered together; changes no answer.
+        quiet: whether to show no progress.
+        **settings: ``split``, ``mode``, ``box_frame``, ``precision`` and ``images``, see `study.evaluate.Settings`.
+
+    Returns:
+        The evaluation, with ``scores`` and ``predictions``.
+
+    Raises:
+        SpecError: if a benchmark or a setting does not exist, or the run belongs to no study and something is missing.
+        RunError: if there is no trained model, or the folder holds another evaluation.
+        DataError: naming file and row.
+    """
+    from eyeswap.console import open_console
+    from eyeswap.processes import join
+    from eyeswap.progress import progress
+    from eyeswap.results.run import Run
+    from eyeswap.study.evaluate import evaluate_run, evaluation_settings
+
+    names, chosen = evaluation_settings(
+        Path(run), benchmarks, data=None if data is None else Path(data), subset=subset, **settings
+    )
+    with join() as ranks, progress(open_console(stderr=True, quiet=quiet or not ranks.is_first)) as board:
+        target = None if out is None else Path(out)
+        return Run(evaluate_run(Path(run), names, chosen, board, target, batch, ranks))
+
+
+def compare(
+    first: Run | StrPath, second: Run | StrPath, benchmarks: Sequence[str] = (), num_examples: int = 3
+) -> dict[str, Any]:
+    """Compare two runs example by example: the paired difference, second minus first, with its interval and p-value.
+
+    Args:
+        first: a run, or its folder.
+        second: the run that is compared with it.
+        benchmarks: short names; by default all that both were asked.
+        num_examples: examples of each benchmark to list on which the runs disagree.
+
+    Returns:
+        ``benchmarks`` and ``averages`` by name, and ``notes``; see `eyeswap.results.compare.compare_runs`.
+
+    Raises:
+        SpecError: if the runs share no benchmark, or not one that is named.
+        DataError: if a file cannot be read.
+    """
+    from eyeswap.results.compare import compare_runs
+
+    return compare_runs(_folder(first), _folder(second), benchmarks, num_examples)
+
+
+def analyse(study_dir: StrPath, margin: float = 1.0) -> Analysis:
+    """Work out all that the report of a study says, as objects; ``to_records()`` gives its scores as a table.
+
+    Args:
+        study_dir: a study's folder.
+        margin: loss in points that counts as none, for "no worse than".
+
+    Raises:
+        DataError: naming the file that is missing or damaged.
+    """
+    from eyeswap.report.analysis import analysis
+
+    return analysis.analyse(Path(study_dir), margin)
+
+
+def load_vlm(run: StrPath, **kwargs: Any) -> VisionLanguageModel:
+    """Load a trained VLM, on a GPU if there is one.
+
+    Args:
+        run: a run's folder, or that of a saved VLM.
+        **kwargs: as transformers' ``from_pretrained``, such as ``dtype``.
+
+    Raises:
+        RunError: if there is no trained model.
+        CheckpointError: if a file of it does not fit.
+    """
+    from eyeswap.evaluation.ask import model_folder
+    from eyeswap.processes import best_device
+    from eyeswap.vlm.model import VisionLanguageModel
+
+    model = VisionLanguageModel.load(model_folder(Path(run)), **kwargs)
+    model.to(best_device())
+    return model
+
+
+def ask(vlm: VisionLanguageModel | StrPath, image: Any, question: str, max_new_tokens: int = 64) -> Answer:
+    """Ask a VLM about one image.
+
+    Args:
+        vlm: what `load_vlm` returned, or what it takes.
+        image: a path, an address, a PIL image or an array ``[H, W, 3]`` of uint8.
+        question: the question; a request of several lines, or one that begins with "Please", is asked as it is.
+        max_new_tokens: longest answer.
+
+    Raises:
+        RunError: if there is no trained model.
+        DataError: if the image cannot be read.
+    """
+    from eyeswap.evaluation.ask import ask_model
+
+    return ask_model(load_vlm(vlm) if isinstance(vlm, str | Path) else vlm, image, question, max_new_tokens)
+
+
+def _folder(run: Run | StrPath) -> Path:
+    return Path(run) if isinstance(run, str | Path) else run.folder
