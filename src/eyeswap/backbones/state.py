@@ -150,7 +150,8 @@ def fit_state(network: VisionBackbone, state: Mapping[str, Tensor], source: str)
     beyond, may_lack = network.beyond_tap, (*network.may_lack, ".num_batches_tracked")
     absent = [key for key in expected if key not in state]
     missing = [key for key in absent if not key.endswith(may_lack)]
-    unexpected = [key for key in state if key not in expected and not key.startswith(beyond)]
+    unneeded = [key for key in state if key not in expected and not key.startswith(beyond)]
+    unexpected = [key for key in unneeded if not key.endswith(network.recomputed)]
     for kind, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""

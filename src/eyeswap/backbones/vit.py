@@ -185,22 +185,26 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def resize_positions(positions: Tensor, prefix: int, grid: tuple[int, int], *, antialias: bool) -> Tensor:
-    """Resize a square position embedding to a token grid, bicubic.
+def resize_positions(
+    positions: Tensor, prefix: int, grid: tuple[int, int], *, antialias: bool, built: tuple[int, int] | None = None
+) -> Tensor:
+    """Resize a position embedding to a token grid, bicubic.
 
     Args:
-        positions: ``[1, prefix + s*s, D]``.
+        positions: ``[1, prefix + s*s, D]``, or ``[1, prefix + rows*columns, D]`` of the grid ``built``.
         prefix: number of leading rows (class token) that are kept as they are.
         grid: rows and columns wanted.
         antialias: whether shrinking filters first (timm does, detectron2 does not).
+        built: rows and columns of the embedding; a square by default.
 
     Returns:
         ``[1, prefix + rows*columns, D]``.
     """
     side = round((positions.shape[1] - prefix) ** 0.5)
-    if grid == (side, side):
+    built = built or (side, side)
+    if grid == built:
         return positions
-    raster = positions[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # [1, D, s, s]
+    raster = positions[:, prefix:].reshape(1, *built, -1).permute(0, 3, 1, 2)  # [1, D, s, s]
     raster = raster.to(torch.promote_types(raster.dtype, torch.float32))  # torch resizes no bfloat16 on a CPU
     raster = F.interpolate(raster, grid, mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([positions[:, :prefix], raster.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)

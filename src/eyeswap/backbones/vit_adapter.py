@@ -3,13 +3,15 @@
 Keys and arithmetic are those of the official segmentation backbone. Unusual: output level k (f1 to f4,
 strides 4, 8, 16, 32, all of one width) adds the tokens after interaction k, not the final ones, and has its
 own BatchNorm; blocks carry a layer scale (``gamma1``, ``gamma2``) that published files may lack, in which
-case it is one; no class token, though its row stays in ``pos_embed``.
+case it is one; no class token, though its row stays in ``pos_embed``. The transformer here is a DeiT or AugReg ViT;
+those of ``beit.py`` and ``uniperceiver.py`` replace it and keep the adapter.
 Source: Chen et al., Vision Transformer Adapter for Dense Predictions (2023).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +27,38 @@ from eyeswap.ops.layers import DropPath, drop_path_rates
 Sizes = list[tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class AdapterShape:
+    """What the interactions of an adapter share.
+
+    Attributes:
+        dim: width ``D`` of tokens and outputs.
+        num_heads: heads of the deformable attention.
+        num_points: points that a query reads from each map.
+        ratio: width of the values over ``dim``.
+        hidden: width of the extractors' feed-forward.
+        drop_path_rate: stochastic depth of the extractors, in training mode only.
+        eps: of the LayerNorms.
+        prefix: leading tokens that are no patches: the transformer sees them, the adapter does not.
+    """
+
+    dim: int
+    num_heads: int
+    num_points: int
+    ratio: float
+    hidden: int
+    drop_path_rate: float
+    eps: float
+    prefix: int
+
+
 class ViTAdapter(VisionBackbone):
     """A ViT with an adapter, read at one of its four output levels.
 
+    Subclasses put another transformer in its place: ``build_transformer``, ``embed`` and ``transformer_blocks``.
+
     Args:
-        pretrain_size: side of the square image that the position embedding is made for.
+        pretrain_size: side, or height and width, of the image that the positions are made for.
         embed_dim: width ``D`` of tokens and outputs.
         depth: number of transformer blocks.
         num_heads: attention heads.
@@ -47,10 +76,13 @@ class ViTAdapter(VisionBackbone):
         SpecError: if the tap is no output level.
     """
 
+    eps = 1e-6
+    prefix = 0
+
     def __init__(
         self,
         *,
-        pretrain_size: int = 224,
+        pretrain_size: int | Sequence[int] = 224,
         embed_dim: int = 384,
         depth: int = 12,
         num_heads: int = 6,
@@ -73,43 +105,66 @@ class ViTAdapter(VisionBackbone):
             )
         self.embed_dim, self.tap = embed_dim, tap
         self.spans = [range(first, last + 1) for first, last in interaction_indexes]
-        self.patch_embed = PatchEmbed(16, embed_dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, (pretrain_size // 16) ** 2 + 1, embed_dim))
-        self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
+        height, width = (pretrain_size, pretrain_size) if isinstance(pretrain_size, int) else pretrain_size
         (rates,) = drop_path_rates(drop_path_rate, (depth,))
-        self.blocks = nn.ModuleList(ScaledBlock(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
+        self.build_transformer((height // 16, width // 16), num_heads, mlp_ratio, rates)
+        self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
         self.spm = SpatialPrior(conv_inplane, embed_dim, with_stride_4=tap == 1)
-        deformable = (embed_dim, deform_num_heads, n_points, deform_ratio)
-        feed_forward = (int(embed_dim * cffn_ratio), drop_path_rate)
+        shape = AdapterShape(
+            embed_dim, deform_num_heads, n_points, deform_ratio, int(embed_dim * cffn_ratio), drop_path_rate,
+            self.eps, self.prefix,
+        )  # fmt: skip
         self.interactions = nn.ModuleList(
-            Interaction(deformable, feed_forward, num_extra=2 if span is self.spans[-1] else 0) for span in self.spans
+            Interaction(shape, num_extra=2 if span is self.spans[-1] else 0) for span in self.spans
         )
         if tap == 1:
             self.up = nn.ConvTranspose2d(embed_dim, embed_dim, 2, 2)
         self.add_module(f"norm{tap}", nn.BatchNorm2d(embed_dim))
         other_norms = tuple(f"norm{level}." for level in range(1, 5) if level != tap)
         self.beyond_tap = other_norms if tap == 1 else (*other_norms, "up.", "spm.fc1.")
-        self.may_lack = (".gamma1", ".gamma2")
         initialise(self)
         for module in self.modules():
             if isinstance(module, DeformableAttention):
                 module.initialise()
 
+    def build_transformer(self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
+        """Make the transformer's parts, under their official names.
+
+        Args:
+            grid: rows and columns of patches that the positions are made for.
+            num_heads: attention heads.
+            mlp_ratio: MLP width over ``embed_dim``.
+            rates: stochastic depth of each block.
+        """
+        self.patch_embed = PatchEmbed(16, self.embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1] + 1, self.embed_dim))
+        self.blocks = nn.ModuleList(ScaledBlock(self.embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
+        self.may_lack = (".gamma1", ".gamma2")
+
+    def embed(self, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return what the first block sees, ``[B, prefix + h*w, D]``."""
+        positions = resize_positions(self.pos_embed[:, 1:], 0, grid, antialias=False)
+        embedded: Tensor = self.patch_embed(pixel_values).flatten(1, 2) + positions
+        return embedded
+
+    def transformer_blocks(self, span: range, grid: tuple[int, int]) -> list[Callable[[Tensor], Tensor]]:
+        """Return some of the blocks, each from tokens ``[B, prefix + h*w, D]`` to the same."""
+        return [self.blocks[index] for index in span]
+
     def feature_map(self, pixel_values: Tensor) -> Tensor:
         """Return the tapped output level, ``[B, h, w, D]``."""
-        rows, columns = self._patch_grid(*pixel_values.shape[-2:])
+        rows, columns = grid = self._patch_grid(*pixel_values.shape[-2:])
         sizes = [(2 * rows, 2 * columns), (rows, columns), (rows // 2, columns // 2)]
         stride_4, *pyramid = self.spm(pixel_values)
         prior = torch.cat(
             [cells.flatten(2).transpose(1, 2) + self.level_embed[i] for i, cells in enumerate(pyramid)], dim=1
         )  # [B, 21*h*w/4, D]
-        positions = resize_positions(self.pos_embed[:, 1:], 0, (rows, columns), antialias=False)
-        tokens = self.patch_embed(pixel_values).flatten(1, 2) + positions  # [B, h*w, D]
+        tokens = self.embed(pixel_values, grid)  # [B, prefix + h*w, D]
         for level, (interaction, span) in enumerate(zip(self.interactions, self.spans, strict=True), start=1):
-            blocks = [self.blocks[index] for index in span]
-            tokens, prior = interaction(tokens, prior, blocks, sizes)
+            tokens, prior = interaction(tokens, prior, self.transformer_blocks(span, grid), sizes)
             if level == self.tap:
-                raster = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)  # [B, D, h, w]
+                patches = tokens[:, self.prefix :]
+                raster = patches.transpose(1, 2).reshape(len(tokens), -1, rows, columns)  # [B, D, h, w]
         maps = [
             cells.transpose(1, 2).reshape(len(tokens), -1, *size)
             for cells, size in zip(torch.split(prior, [h * w for h, w in sizes], dim=1), sizes, strict=True)
@@ -183,65 +238,63 @@ class SpatialPrior(nn.Module):
 class Interaction(nn.Module):
     """Inject the pyramid into the tokens, run some blocks, extract tokens back into the pyramid."""
 
-    def __init__(
-        self, deformable: tuple[int, int, int, float], feed_forward: tuple[int, float], *, num_extra: int
-    ) -> None:
+    def __init__(self, shape: AdapterShape, *, num_extra: int) -> None:
         super().__init__()
-        self.injector = Injector(*deformable)
-        self.extractor = Extractor(*deformable, *feed_forward)
+        self.prefix = shape.prefix
+        self.injector = Injector(shape)
+        self.extractor = Extractor(shape)
         if num_extra:
-            extra = (Extractor(*deformable, *feed_forward) for _ in range(num_extra))
-            self.extra_extractors = nn.ModuleList(extra)
+            self.extra_extractors = nn.ModuleList(Extractor(shape) for _ in range(num_extra))
 
     def forward(
-        self, tokens: Tensor, prior: Tensor, blocks: Sequence[nn.Module], sizes: Sizes
+        self, tokens: Tensor, prior: Tensor, blocks: Sequence[Callable[[Tensor], Tensor]], sizes: Sizes
     ) -> tuple[Tensor, Tensor]:
-        """Map tokens ``[B, h*w, D]`` and pyramid ``[B, 21*h*w/4, D]`` to the same shapes."""
-        tokens = self.injector(tokens, prior, sizes)
+        """Map tokens ``[B, prefix + h*w, D]`` and pyramid ``[B, 21*h*w/4, D]`` to the same shapes."""
+        patches = self.injector(tokens[:, self.prefix :], prior, sizes)
+        tokens = torch.cat([tokens[:, : self.prefix], patches], dim=1) if self.prefix else patches
         for block in blocks:
             tokens = block(tokens)
-        prior = self.extractor(prior, tokens, sizes)
+        patches = tokens[:, self.prefix :]
+        prior = self.extractor(prior, patches, sizes)
         for extractor in getattr(self, "extra_extractors", ()):
-            prior = extractor(prior, tokens, sizes)
+            prior = extractor(prior, patches, sizes)
         return tokens, prior
 
 
 class Injector(nn.Module):
-    """Let every token read the pyramid."""
+    """Let every patch read the pyramid."""
 
-    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float) -> None:
+    def __init__(self, shape: AdapterShape) -> None:
         super().__init__()
-        self.query_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.feat_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = DeformableAttention(dim, num_heads, num_points, ratio, num_maps=3)
-        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.query_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.feat_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.attn = DeformableAttention(shape, num_maps=3)
+        self.gamma = nn.Parameter(torch.zeros(shape.dim))
 
-    def forward(self, tokens: Tensor, prior: Tensor, sizes: Sizes) -> Tensor:
+    def forward(self, patches: Tensor, prior: Tensor, sizes: Sizes) -> Tensor:
         """Map ``[B, h*w, D]`` to ``[B, h*w, D]``; ``sizes`` are those of the pyramid's maps."""
-        points = reference_points(sizes[1:2], tokens)
-        read = self.attn(self.query_norm(tokens), points, self.feat_norm(prior), sizes)
-        mapped: Tensor = tokens + self.gamma * read
+        points = reference_points(sizes[1:2], patches)
+        read = self.attn(self.query_norm(patches), points, self.feat_norm(prior), sizes)
+        mapped: Tensor = patches + self.gamma * read
         return mapped
 
 
 class Extractor(nn.Module):
-    """Let every cell of the pyramid read the tokens, then mix neighbours."""
+    """Let every cell of the pyramid read the patches, then mix neighbours."""
 
-    def __init__(
-        self, dim: int, num_heads: int, num_points: int, ratio: float, hidden: int, drop_path_rate: float
-    ) -> None:
+    def __init__(self, shape: AdapterShape) -> None:
         super().__init__()
-        self.query_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.feat_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = DeformableAttention(dim, num_heads, num_points, ratio, num_maps=1)
-        self.ffn = ConvolutionalMLP(dim, hidden)
-        self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.drop_path = DropPath(drop_path_rate)
+        self.query_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.feat_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.attn = DeformableAttention(shape, num_maps=1)
+        self.ffn = ConvolutionalMLP(shape.dim, shape.hidden)
+        self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.drop_path = DropPath(shape.drop_path_rate)
 
-    def forward(self, prior: Tensor, tokens: Tensor, sizes: Sizes) -> Tensor:
+    def forward(self, prior: Tensor, patches: Tensor, sizes: Sizes) -> Tensor:
         """Map ``[B, 21*h*w/4, D]`` to the same shape."""
         points = reference_points(sizes, prior)
-        prior = prior + self.attn(self.query_norm(prior), points, self.feat_norm(tokens), sizes[1:2])
+        prior = prior + self.attn(self.query_norm(prior), points, self.feat_norm(patches), sizes[1:2])
         mapped: Tensor = prior + self.drop_path(self.ffn(self.ffn_norm(prior), sizes))
         return mapped
 
@@ -249,10 +302,11 @@ class Extractor(nn.Module):
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections."""
 
-    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float, *, num_maps: int) -> None:
+    def __init__(self, shape: AdapterShape, *, num_maps: int) -> None:
         super().__init__()
-        self.num_heads, self.num_points, self.num_maps = num_heads, num_points, num_maps
-        width = int(dim * ratio)
+        self.num_heads, self.num_points, self.num_maps = shape.num_heads, shape.num_points, num_maps
+        dim, num_heads, num_points = shape.dim, shape.num_heads, shape.num_points
+        width = int(dim * shape.ratio)
         self.sampling_offsets = nn.Linear(dim, num_heads * num_maps * num_points * 2)
         self.attention_weights = nn.Linear(dim, num_heads * num_maps * num_points)
         self.value_proj = nn.Linear(dim, width)

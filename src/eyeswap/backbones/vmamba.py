@@ -22,7 +22,7 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.vit import MLP
 from eyeswap.errors import SpecError, nearest
 from eyeswap.ops.layers import DropPath, drop_path_rates, init_linear, init_state_matrix, init_step_bias
-from eyeswap.ops.ss2d import ss2d
+from eyeswap.ops.ss2d import KINDS, ss2d
 
 NORMS = ("trained", "plain", "none")
 FORWARD_TYPES = ("v05_noz", "v0")
@@ -39,13 +39,15 @@ class VMamba(VisionBackbone):
         mlp_ratio: hidden width of the MLP relative to the stage; 0 for no MLP.
         forward_type: ``v05_noz``; or ``v0``, whose mixers multiply by a gate, whose stem is one convolution,
             and whose downsampling merges patches.
+        scan: ``1d``, or ``2d`` along rows and down columns (2DVMamba, arXiv 2412.00678). The weights of the two have the
+            same names and shapes, so a file does not tell; none of ``2d`` were released.
         drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
         tap: ``(stage, layer)``: stage counted from 1, its block from 0; negative counts from the end.
         norm: what follows the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
             parameters, as published for ImageNet checkpoints) or ``none``.
 
     Raises:
-        SpecError: if the tap is no block of the network, or ``norm`` or ``forward_type`` is unknown.
+        SpecError: if the tap is no block of the network, or ``norm``, ``forward_type`` or ``scan`` is unknown.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class VMamba(VisionBackbone):
         ssm_ratio: float = 1.0,
         mlp_ratio: float = 4.0,
         forward_type: str = "v05_noz",
+        scan: str = "1d",
         drop_path_rate: float = 0.0,
         tap: Sequence[int] = (3, -1),
         norm: str = "plain",
@@ -66,7 +69,9 @@ class VMamba(VisionBackbone):
             raise SpecError(f"norm: {norm!r} is no norm of a VMamba tap. {nearest(norm, NORMS)}")
         if forward_type not in FORWARD_TYPES:
             raise SpecError(f"forward_type: {forward_type!r} is unknown. {nearest(forward_type, FORWARD_TYPES)}")
-        stage, layer = _locate_tap(tap, depths)
+        if scan not in KINDS:
+            raise SpecError(f"scan: {scan!r} is no scan of a VMamba. {nearest(scan, KINDS)}")
+        stage, layer = locate_tap(tap, depths)
         self.num_stages, self.norm, self.is_v0 = stage, norm, forward_type == "v0"
         self.embed_dim = embed_dim * 2 ** (stage - 1)
         self.patch_embed = _patch_stem(embed_dim) if self.is_v0 else _stem(embed_dim)
@@ -77,7 +82,7 @@ class VMamba(VisionBackbone):
             is_last = index == stage - 1
             built = rates[index][: layer + 1] if is_last else rates[index]
             width = embed_dim * 2**index
-            blocks = [Block(width, d_state, ssm_ratio, mlp_ratio, self.is_v0, rate) for rate in built]
+            blocks = [Block(width, d_state, ssm_ratio, mlp_ratio, self.is_v0, rate, scan) for rate in built]
             self.layers.append(Stage(blocks, None if is_last else downsample(width)))
         if norm == "trained":
             self.add_module(f"outnorm{stage - 1}", nn.LayerNorm(self.embed_dim))
@@ -89,13 +94,7 @@ class VMamba(VisionBackbone):
         features = self.patch_embed(pixel_values.permute(0, 2, 3, 1))  # [B, H/4, W/4, C]
         for stage in self.layers:
             features = stage(features)
-        if self.norm == "none":
-            result: Tensor = features
-        elif self.norm == "plain":
-            result = F.layer_norm(features, (self.embed_dim,))
-        else:
-            result = self.get_submodule(f"outnorm{self.num_stages - 1}")(features)
-        return result
+        return normed_at_tap(self, features, self.norm, self.num_stages)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns of the tapped stage: halvings round up, the ``v0`` stem rounds down."""
@@ -150,10 +149,11 @@ class Block(nn.Module):
         mlp_ratio: float,
         is_gated: bool = False,
         drop_path: float = 0.0,
+        scan: str = "1d",
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = SS2D(dim, d_state, ssm_ratio, is_gated)
+        self.op = SS2D(dim, d_state, ssm_ratio, is_gated, scan)
         self.drop_path = DropPath(drop_path)
         self.mlp = None
         if mlp_ratio:
@@ -169,9 +169,11 @@ class Block(nn.Module):
 class SS2D(nn.Module):
     """The token mixer: project, depthwise convolution, SiLU, scan in four directions, norm, gate, project."""
 
-    def __init__(self, dim: int, d_state: int, ssm_ratio: float, is_gated: bool = False) -> None:
+    def __init__(
+        self, dim: int, d_state: int, ssm_ratio: float, is_gated: bool = False, scan: str = "1d"
+    ) -> None:
         super().__init__()
-        self.inner, self.is_gated = int(dim * ssm_ratio), is_gated
+        self.inner, self.is_gated, self.scan = int(dim * ssm_ratio), is_gated, scan
         inner, rank = self.inner, math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, 2 * inner if is_gated else inner, bias=False)
         self.conv2d = Conv(inner, inner, 3, padding=1, groups=inner, bias=is_gated)
@@ -189,7 +191,8 @@ class SS2D(nn.Module):
         """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
         x, *gate = self.in_proj(x).split(self.inner, dim=3)  # [B, H, W, inner], and as much again for the gate
         x = F.silu(self.conv2d(x))
-        y = ss2d(x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        weights = (self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        y = ss2d(x, *weights, kind=self.scan)
         y = self.out_norm(y)
         mixed: Tensor = self.out_proj(y * F.silu(gate[0]) if self.is_gated else y)
         return mixed
@@ -248,8 +251,22 @@ class MergePatches(nn.Module):
         return halved
 
 
-def _locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
-    """Return the tap as (stage from 1, layer from 0)."""
+def normed_at_tap(network: nn.Module, features: Tensor, norm: str, stage: int) -> Tensor:
+    """Return features ``[B, h, w, D]`` behind the norm of the tap, one of `NORMS`; the trained one is ``outnorm``."""
+    if norm == "none":
+        return features
+    if norm == "plain":
+        return F.layer_norm(features, features.shape[-1:])
+    normed: Tensor = network.get_submodule(f"outnorm{stage - 1}")(features)
+    return normed
+
+
+def locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
+    """Return the tap of a network of stages as (stage from 1, layer from 0).
+
+    Raises:
+        SpecError: if it is no block of the network.
+    """
     stage, layer = tap
     if not 1 <= stage <= len(depths):
         raise SpecError(f"tap: stage {stage} does not exist in a network of {len(depths)} stages (1-{len(depths)})")

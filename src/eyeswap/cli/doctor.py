@@ -97,7 +97,7 @@ def _selective_scan() -> str:
 
 
 def _c_core() -> str:
-    from eyeswap.ops._c_ss2d import why_missing
+    from eyeswap.ops._c_scan import why_missing
 
     reason = why_missing()
     return f"none ({reason}); numba runs instead, up to twice as slow" if reason else "compiled"

@@ -7,12 +7,17 @@ once; float64 goes to libm, for accuracy. NaN stays NaN, overflow gives inf, und
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
 F = np.float32
@@ -30,6 +35,27 @@ ZERO, ONE, TWO, INF = F(0), F(1), F(2), F(np.inf)
 SOFTPLUS_LINEAR = 20.0  # above it softplus(x) is x, as in torch
 
 
+@functools.cache
+def _sources() -> str:
+    """Return one digest of all files that kernels are made of."""
+    files = sorted(Path(__file__).parent.glob("_numba_*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class _KernelCache(FunctionCache):  # type: ignore[misc]
+    """Machine code on disk, known by all sources: numba looks at a function's own file, but helpers are inlined."""
+
+    def _index_key(self, *arguments: Any) -> Any:
+        return super()._index_key(*arguments), _sources()
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return super().load_overload(*arguments)
+        except Exception:  # a file that was cut off; code that numba cannot read is made anew
+            self.flush()
+            return None
+
+
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile with numba on first use; keep the machine code beside the source, or in memory if read-only.
 
@@ -38,10 +64,10 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         settings = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}, **options}
-        try:
-            return njit(cache=True, **settings)(function)
-        except RuntimeError:  # numba finds no writable place for its cache
-            return njit(**settings)(function)
+        compiled = njit(**settings)(function)
+        with contextlib.suppress(RuntimeError):  # numba finds no writable place for its cache
+            compiled._cache = _KernelCache(function)
+        return compiled
 
     return decorate
 

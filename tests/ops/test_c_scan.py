@@ -1,4 +1,4 @@
-"""The C core of SS2D: as exact as the reference, whatever the sizes; and what happens where it cannot be had."""
+"""The C core of the scans: as exact as the reference, whatever the sizes; and what happens where it cannot be had."""
 
 import logging
 import time
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyeswap.errors import EnvironmentProblem
-from eyeswap.ops import _c_ss2d, _numba_scan, _threads, ss2d, ss2d_reference
+from eyeswap.ops import _c_scan, _numba_scan, _threads, ss2d, ss2d_reference
 from eyeswap.ops.selective_scan import _log
 from eyeswap.ops.ss2d import cross_scan_order
 
-core = pytest.mark.skipif(bool(_c_ss2d.why_missing()), reason=f"no C core: {_c_ss2d.why_missing()}")
+core = pytest.mark.skipif(bool(_c_scan.why_missing()), reason=f"no C core: {_c_scan.why_missing()}")
 
 
 def drawn(batch=1, height=3, width=5, D=8, R=2, S=1):
@@ -84,7 +84,7 @@ def test_threads_do_not_change_a_single_bit():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(_c_ss2d.scan_c(*inputs))
+            results.append(_c_scan.scan_c(*inputs, None))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1])
@@ -94,8 +94,8 @@ def test_threads_do_not_change_a_single_bit():
 @core
 def test_an_image_gives_the_same_bits_whatever_its_batch():
     x, projected, *weights = scan_inputs(drawn(4, 7, 5, 96, 6))
-    alone = [_c_ss2d.scan_c(x[image, None], projected[image, None], *weights) for image in range(4)]
-    assert torch.equal(torch.cat(alone), _c_ss2d.scan_c(x, projected, *weights))
+    alone = [_c_scan.scan_c(x[image, None], projected[image, None], *weights, None) for image in range(4)]
+    assert torch.equal(torch.cat(alone), _c_scan.scan_c(x, projected, *weights, None))
 
 
 def scan_inputs(inputs):
@@ -105,7 +105,7 @@ def scan_inputs(inputs):
     generator = torch.Generator().manual_seed(0)
     projected = torch.randn(len(x), height * width, *x_proj.shape[:2], generator=generator)
     a, order = -a.exp().view(4, D, -1).transpose(1, 2), cross_scan_order(height, width)
-    return x.flatten(1, 2), projected, dt, bias, a, skip.view(4, D).sum(0), order
+    return x.flatten(1, 2)[:, None], projected, dt, bias, a, skip.view(4, D).sum(0, keepdim=True), order
 
 
 @core
@@ -127,7 +127,7 @@ def test_two_threads_halve_the_work_and_work_at_the_same_time(path, monkeypatch)
         longest[len(spans)] = min(longest[len(spans)], max(span[2] for span in spans))
         together.append(len(spans) == 2 and max(span[0] for span in spans) < min(span[1] for span in spans))
 
-    module = _c_ss2d if path == "c" else _numba_scan
+    module = _c_scan if path == "c" else _numba_scan
     monkeypatch.setattr(module, "share_out", watched)
     try:
         for _ in range(40):  # on a busy machine some calls are held up
@@ -157,39 +157,72 @@ def test_gradients_and_float64_go_to_numba():
 def afresh(tmp_path, monkeypatch):
     """An empty cache, and a library that is looked for anew."""
     monkeypatch.setenv("EYESWAP_CACHE", str(tmp_path))
-    _c_ss2d.library.cache_clear()
+    _c_scan.library.cache_clear()
     _log.cache_clear()
     yield tmp_path
-    _c_ss2d.library.cache_clear()
+    _c_scan.library.cache_clear()
 
 
 @core
 def test_it_is_compiled_once_into_the_cache(afresh):
-    assert not _c_ss2d.why_missing()
-    (file,) = (afresh / "kernels").iterdir()
+    assert not _c_scan.why_missing()
+    (file,) = (afresh / "kernels").glob("*.so")
     made = file.stat().st_mtime_ns
-    _c_ss2d.library.cache_clear()
-    assert not _c_ss2d.why_missing()
+    _c_scan.library.cache_clear()
+    assert not _c_scan.why_missing()
     assert file.stat().st_mtime_ns == made
 
 
+@core
+def test_a_library_that_was_cut_off_is_made_again(afresh):
+    assert not _c_scan.why_missing()
+    (file,) = (afresh / "kernels").glob("*.so")
+    whole = file.read_bytes()
+    file.unlink()  # not cut in place: this process has it open
+    file.write_bytes(whole[:4096])
+    _c_scan.library.cache_clear()
+    assert not _c_scan.why_missing()
+    assert len(file.read_bytes()) == len(whole)
+
+
+NO_HOME = {"HOME": None, "EYESWAP_CACHE": None}
+
+
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variables", "told"),
     [
-        ("EYESWAP_C", "0", "EYESWAP_C is 0"),
-        ("CC", "no-such-compiler", "no C compiler"),
-        ("CC", "false", "made no library"),
+        ({"EYESWAP_C": "0"}, "EYESWAP_C is 0"),
+        ({"CC": "no-such-compiler"}, "no C compiler (no-such-compiler) here"),
+        ({"CC": "false"}, "could not be made"),
+        ({"CC": "true"}, "could not be made"),  # says yes and writes nothing
+        ({"CC": "'cc"}, "No closing quotation"),
+        ({"EYESWAP_CACHE": "/dev/null/below"}, "could not be made"),
+        (NO_HOME, "could not be made"),
     ],
 )
-def test_without_it_numba_runs_and_the_log_says_why(afresh, monkeypatch, caplog, variable, value, told):
-    monkeypatch.setenv(variable, value)
+def test_without_it_numba_runs_and_one_note_says_why(afresh, monkeypatch, caplog, variables, told):
+    for name, value in variables.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    if variables is NO_HOME:
+        monkeypatch.setattr("pwd.getpwuid", nobody)
     inputs = drawn(1, 4, 4, 32, 2)
     with caplog.at_level(logging.INFO, logger="eyeswap.ops.selective_scan"):
         results = [ss2d(*inputs) for _ in range(2)]
     assert error(results[0], inputs) < 2e-6
     lines = [record.getMessage() for record in caplog.records]
     assert [told in line for line in lines] == [True, False]
+    assert "\n" not in lines[0]
     assert lines[1] == "selective scan on cpu: numba path"
-    with pytest.raises(EnvironmentProblem, match=told):
+    with pytest.raises(EnvironmentProblem, match="path c cannot run"):
         ss2d(*inputs, path="c")
     assert not (afresh / "kernels").exists() or not list((afresh / "kernels").glob("*.so"))
+
+
+def nobody(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+
+
+@core
+def test_a_blank_name_of_a_compiler_means_cc(afresh, monkeypatch):
+    monkeypatch.setenv("CC", " ")
+    assert not _c_scan.why_missing()

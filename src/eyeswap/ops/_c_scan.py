@@ -1,0 +1,164 @@
+"""The plain-C core of the scans: compiled once where a C compiler is found, never required.
+
+``_scan.c`` needs no header of torch and compiles in a second or two. The library lies in the user's cache under a name
+that tells source, compiler and processor, so that a shared home folder serves several machines, and beside its digest,
+because a library that was cut off may end the process instead of failing to load.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import platform
+import shlex
+import subprocess
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyeswap.errors import EnvironmentProblem
+from eyeswap.files import atomic_path, sha256_of, write_text
+from eyeswap.ops._constant import constant
+from eyeswap.ops._threads import share_out
+
+SOURCE = Path(__file__).with_name("_scan.c")
+FLAGS = ("-O3", "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native", "-fPIC", "-shared")
+COMPILE_LIMIT_S = 60
+LOG2_E = math.log2(math.e)
+
+
+class _Scan(ctypes.Structure):
+    """The struct of the same name in the source."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("length", "channels", "rank", "states", "directions", "groups")),
+        *((name, ctypes.c_void_p) for name in ("x", "projected", "weight", "bias", "a", "skip", "order", "columns")),
+        ("y", ctypes.c_void_p),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | str:
+    """Return the compiled core, or in one line why there is none; ``EYESWAP_C=0`` forgoes it."""
+    if os.environ.get("EYESWAP_C") == "0":
+        return "EYESWAP_C is 0"
+    try:
+        return _loaded()
+    except FileNotFoundError as problem:
+        return f"no C compiler ({problem.filename}) here"
+    except Exception as problem:  # whatever a machine comes up with: nothing depends on this core but speed
+        message = str(getattr(problem, "stderr", None) or problem).strip() or type(problem).__name__
+        return f"the C core could not be made: {message.splitlines()[0]}"
+
+
+@constant
+def why_missing() -> str:
+    """Return in one line why there is no C core on this machine; empty if there is one."""
+    found = library()
+    return found if isinstance(found, str) else ""
+
+
+def _loaded() -> ctypes.CDLL:
+    """Compile the core if the cache holds no whole copy of it, and load it."""
+    compiler = shlex.split(os.environ.get("CC", "").strip() or "cc")
+    path = _cached_path(compiler)
+    digest = path.with_suffix(".sha256")
+    if not (path.is_file() and digest.is_file() and digest.read_text(encoding="utf-8") == sha256_of(path)):
+        with atomic_path(path) as temporary:
+            _run([*compiler, *FLAGS, "-o", str(temporary), str(SOURCE)])
+            _open(temporary)  # what cannot be loaded is not kept
+        write_text(digest, sha256_of(path))
+    return _open(path)
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    core = ctypes.CDLL(str(path))
+    core.scan_rows.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 3, ctypes.c_void_p]
+    core.scan_rows.restype = None
+    core.lanes.restype = ctypes.c_int64
+    return core
+
+
+def _cached_path(compiler: list[str]) -> Path:
+    key = hashlib.sha256(SOURCE.read_bytes())
+    key.update(" ".join([*compiler, *FLAGS, platform.machine(), _processor()]).encode())
+    key.update(_run([*compiler, "--version"]).encode())
+    base = Path(os.environ.get("EYESWAP_CACHE") or Path.home() / ".cache" / "eyeswap")
+    return base / "kernels" / f"scan-{key.hexdigest()[:24]}.so"
+
+
+def _processor() -> str:
+    """Return what the processor can do: code for another one may not run here."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8", errors="replace").splitlines() if information.is_file() else []
+    features = (line for line in lines if line.lower().startswith(("flags", "features", "model name")))
+    return "\n".join(sorted(set(features))) or platform.processor()
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_LIMIT_S)
+    return done.stdout
+
+
+@torch.library.custom_op("eyeswap::scan_c", mutates_args=())
+def scan_c(
+    x: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, order: Tensor,
+    columns: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Scan rows in several directions and add the results up, without gradient.
+
+    Args:
+        x: ``[B, G, L, D]`` float32, like all but the last two; ``G`` is 1 if all directions read the same rows, else K.
+        projected: ``[B, L, K, R + 2*S]``, step-size code, B and C of every position and direction.
+        weight: ``[K, D, R]``, from the code to the step sizes.
+        bias: ``[K, D]``.
+        a: ``[K, S, D]``.
+        skip: ``[G, D]``; with ``G`` 1 summed over the directions.
+        order: ``[K, L]`` int64.
+        columns: ``[K]`` int64, the row lengths of two-dimensional scans; None for plain ones.
+
+    Returns:
+        ``[B, L, D]``.
+    """
+    core = library()
+    if isinstance(core, str):
+        raise EnvironmentProblem(f"path c cannot run: {core}")
+    lanes = core.lanes()
+    batch, groups, length, channels = x.shape
+    x, weight, bias, a, skip = (
+        F.pad(tensor, (*(0, 0) * (axes - 1), 0, -channels % lanes)) if channels % lanes else tensor
+        for tensor, axes in ((x, 1), (weight, 2), (bias, 1), (a, 1), (skip, 1))
+    )
+    K, D, R = weight.shape
+    wide = (3, 4, 2, 1) if columns is None else (1,)  # three vectors use the registers best
+    width = next(width for width in wide if D // lanes % width == 0)
+    block, states = width * lanes, a.shape[1]
+    blocks = weight.reshape(K, -1, block, R).transpose(2, 3)  # [K, blocks, R, block]
+    scaled = torch.mul(blocks, LOG2_E, out=torch.empty(blocks.shape))
+    inputs = [tensor.contiguous() for tensor in (x, projected, scaled, bias * LOG2_E, a, skip, order)]
+    columns = None if columns is None else columns.contiguous()
+    y = x.new_empty(batch, length, D)
+    pointers = [*(tensor.data_ptr() for tensor in inputs), None if columns is None else columns.data_ptr()]
+    scan = _Scan(length, D, R, states, K, groups, *pointers, y.data_ptr())
+    address = ctypes.addressof(scan)
+    rows = 1 + (0 if columns is None else int(columns.max()))
+
+    def walk(first: int, stop: int) -> None:
+        memory = torch.empty(rows * states * block)
+        core.scan_rows(address, width, first, stop, memory.data_ptr())
+
+    share_out(walk, batch * (D // block))
+    return y[..., :channels].contiguous() if channels != D else y
+
+
+@scan_c.register_fake
+def _(
+    x: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, order: Tensor,
+    columns: Tensor | None,
+) -> Tensor:  # fmt: skip
+    return x.new_empty(x.shape[0], *x.shape[2:])

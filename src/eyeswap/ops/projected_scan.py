@@ -1,0 +1,208 @@
+"""Selective scans whose step sizes, B and C are projections of the rows they scan: what vision networks use.
+
+The projections act on single positions, so they are computed once on the rows as they lie, and a scan visits positions
+through an index: nothing is copied, turned or merged. `scan_projected` walks any number of directions; SS2D is made of
+it (`eyeswap.ops.ss2d`), and so are the two shapes here: both ways along a sequence (Vim, arXiv 2401.09417), and the
+states of one scan (Spatial-Mamba, arXiv 2410.15091). Where a C compiler is found, a plain-C core does the float32
+forward on a CPU, step sizes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyeswap.errors import EnvironmentProblem, ShapeError
+from eyeswap.ops import _c_scan
+from eyeswap.ops.grid_scan import scan_grid
+from eyeswap.ops.selective_scan import choose_path, log_once, scan_rows
+
+CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay in the processor's cache
+
+
+def scan_projected(
+    u: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, order: Tensor, path: str,
+    columns: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
+    """Scan rows in K directions and add the results up.
+
+    Args:
+        u: ``[B, G, L, D]``; ``G`` is 1 if all directions read the same rows, else K.
+        projected: ``[B, L, K, R + 2*S]``: step-size code, B and C of every row and direction.
+        weight: ``[K, D, R]``, from the code to the step sizes.
+        bias: ``[K, D]``, added to them before softplus.
+        a: ``[K, S, D]``, negative.
+        skip: ``[K, D]``.
+        order: ``[K, L]`` int64; direction ``k`` visits row ``order[k, t]`` at step ``t``.
+        path: as `choose_projected_path` returns it.
+        columns: the row lengths of K two-dimensional scans (`eyeswap.ops.grid_scan`); None for plain ones.
+
+    Returns:
+        ``[B, L, D]``, in float64 if ``u`` is, else in float32.
+    """
+    K, S = a.shape[:2]
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    u, bias, a, skip = (tensor.to(dtype) for tensor in (u, bias, a, skip))
+    if path == "c":
+        skips = skip if u.shape[1] == K else skip.sum(0, keepdim=True)
+        lengths = None if columns is None else torch.tensor(columns)
+        return _c_scan.scan_c(u, projected.to(dtype), weight.to(dtype), bias, a, skips, order, lengths)
+    code, b, c = projected.transpose(1, 2).split([weight.shape[2], S, S], dim=3)  # [B, K, L, ...]
+    images = max(1, CHUNK_BYTES // (K * u[:1, :1].numel() * u.element_size() or 1))  # of one chunk
+    chunks = []
+    for u_part, code_part, b_part, c_part in zip(*(t.split(images) for t in (u, code, b, c)), strict=True):
+        delta = torch.matmul(code_part, weight.transpose(1, 2)).to(dtype)  # [B, K, L, D]
+        b_part, c_part = b_part.to(dtype), c_part.to(dtype)
+        if columns is not None:
+            y = scan_grid(u_part, delta, a, b_part, c_part, skip, bias, order, columns)
+        else:
+            y, _ = scan_rows(u_part, delta, a, b_part, c_part, skip, bias, order, True, path)
+        chunks.append(y[:, 0] if y.shape[1] == 1 else y.sum(1))  # [B, L, D]
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+
+def bidirectional_scan(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    *,
+    path: str = "auto",
+) -> Tensor:
+    """Scan a sequence forwards and backwards and add the results.
+
+    Args:
+        x: ``[B, 2, L, D]``: what the forward scan reads, and what the backward scan reads, both in the order of the
+            sequence.
+        x_proj_weight: ``[2, R + 2*S, D]``; its outputs are the step-size code (R), B (S) and C (S).
+        dt_proj_weight: ``[2, D, R]``.
+        dt_proj_bias: ``[2, D]``.
+        A_log: ``[2, D, S]``; A is ``-exp(A_log)``.
+        D: ``[2, D]``, skip connections.
+        path: as in `eyeswap.ops.ss2d.ss2d`.
+
+    Returns:
+        ``[B, L, D]``, in the order of the sequence and the dtype of ``x``; the scan runs in float64 for float64
+        input, else in float32.
+
+    Raises:
+        ShapeError: if the weights do not fit together or to ``x``.
+        SpecError: if ``path`` is unknown.
+        EnvironmentProblem: if ``path`` cannot run here.
+    """
+    K, width, R = dt_proj_weight.shape
+    S = A_log.shape[-1]
+    weights = {
+        "x": (x, (*x.shape[:1], 2, *x.shape[2:3], width)),
+        "x_proj_weight": (x_proj_weight, (2, R + 2 * S, width)),
+        "dt_proj_weight": (dt_proj_weight, (2, width, R)),
+        "dt_proj_bias": (dt_proj_bias, (2, width)),
+        "A_log": (A_log, (2, width, S)),
+        "D": (D, (2, width)),
+    }
+    check_shapes("bidirectional_scan", weights)
+    path = choose_projected_path("bidirectional_scan", path, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    projected = torch.stack([F.linear(x[:, k], x_proj_weight[k]) for k in range(K)], dim=2)  # [B, L, K, R+2S]
+    forwards = torch.arange(x.shape[2], device=x.device)
+    order = torch.stack([forwards, forwards.flip(0)])
+    a = negative_a(A_log, x).transpose(1, 2)
+    return scan_projected(x, projected, dt_proj_weight, dt_proj_bias, a, D, order, path).to(x.dtype)
+
+
+def scan_states(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    *,
+    path: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Scan a sequence with one state a channel, and return the states themselves instead of ``C h``.
+
+    Args:
+        x: ``[B, L, D]``.
+        x_proj_weight: ``[R + 2, D]``; its outputs are the step-size code (R), B and C.
+        dt_proj_weight: ``[D, R]``.
+        dt_proj_bias: ``[D]``.
+        A_log: ``[D, 1]``; A is ``-exp(A_log)``.
+        path: as in `eyeswap.ops.ss2d.ss2d`.
+
+    Returns:
+        The states ``[B, L, D]`` and ``C [B, L, 1]``, in float64 for float64 input, else in float32.
+
+    Raises:
+        ShapeError: if the weights do not fit together or to ``x``.
+        SpecError: if ``path`` is unknown.
+        EnvironmentProblem: if ``path`` cannot run here.
+    """
+    width, R = dt_proj_weight.shape
+    weights = {
+        "x": (x, (*x.shape[:2], width)),
+        "x_proj_weight": (x_proj_weight, (R + 2, width)),
+        "dt_proj_weight": (dt_proj_weight, (width, R)),
+        "dt_proj_bias": (dt_proj_bias, (width,)),
+        "A_log": (A_log, (width, 1)),
+    }
+    check_shapes("scan_states", weights)
+    path = choose_projected_path("scan_states", path, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log)
+    code_and_b, c = F.linear(x, x_proj_weight).split([R + 1, 1], dim=2)
+    projected = torch.cat([code_and_b, torch.ones_like(c)], dim=2)  # with C = 1 the scan's output is its state
+    states = scan_projected(
+        x[:, None], projected[:, :, None], dt_proj_weight[None], dt_proj_bias[None], negative_a(A_log, x).t()[None],
+        x.new_zeros(1, width), torch.arange(x.shape[1], device=x.device)[None], path,
+    )  # fmt: skip
+    return states, c.to(states.dtype)
+
+
+def negative_a(A_log: Tensor, like: Tensor) -> Tensor:
+    """Return ``-exp(A_log)`` in the dtype in which a scan of ``like`` runs."""
+    return -torch.exp(A_log.to(torch.promote_types(like.dtype, torch.float32)))
+
+
+def check_shapes(name: str, tensors: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Check the shapes of what a scan is given.
+
+    Raises:
+        ShapeError: naming the first that is wrong.
+    """
+    for argument, (tensor, shape) in tensors.items():
+        if tuple(tensor.shape) != shape:
+            raise ShapeError(f"{name}: {argument} is {tuple(tensor.shape)}, expected {shape}")
+
+
+def choose_projected_path(name: str, path: str, *tensors: Tensor) -> str:
+    """Return the path that ``path`` means for these inputs: ``c`` where the C core can take them.
+
+    Raises:
+        SpecError: if ``path`` is unknown.
+        EnvironmentProblem: if ``path`` cannot run here.
+    """
+    if path not in ("auto", "c"):
+        return choose_path(path, tensors[0])
+    obstacle = _obstacle(tensors)
+    if obstacle is None:
+        log_once("selective scan on cpu: c path for projected scans")
+        return "c"
+    if path == "c":
+        raise EnvironmentProblem(f"{name}: path c cannot run: {obstacle}; use path auto")
+    return choose_path("auto", tensors[0])
+
+
+def _obstacle(tensors: Sequence[Tensor]) -> str | None:
+    """Return why the C core cannot take these inputs, or None."""
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return f"it needs CPU tensors, got {tensors[0].device}"
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "it computes in float32, and the input is float64"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "it has no backward"
+    reason = _c_scan.why_missing()
+    if reason:
+        log_once(f"selective scan on cpu: no C core ({reason})")
+    return reason or None
