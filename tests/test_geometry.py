@@ -248,3 +248,11 @@ def test_override_names_what_is_wrong_in_one_line(text):
 def test_placement_of_a_square_on_its_own_canvas_is_the_identity():
     placement = ImageGeometry(canvas=(64, 64)).placement(64, 64)
     assert placement == Placement((64, 64), (64, 64), (1.0, 1.0), (0.0, 0.0))
+
+
+@pytest.mark.parametrize("text", ["letterbox-32", "corner-letterbox-32", "squash-32", "resize-crop-32", "keep-ratio-32"])
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused_in_one_line(text, size):
+    geometry = ImageGeometry(canvas=(32, 32)).override(text)
+    with pytest.raises(DataError, match=f"image of {size[0]}x{size[1]} pixels: both sides must be at least 1"):
+        geometry.place(Image.new("RGB", size))

@@ -215,7 +215,8 @@ def read_torch_weights(path: Path, mmap: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a hostile file can raise anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {asked[1]}" if asked else "it is damaged or of another kind"
+        remedy = "where that is known, save the tensors alone: torch.save(model.state_dict(), FILE)"
+        reason = f"it asks for {asked[1]}; {remedy}" if asked else "it is damaged or of another kind"
         raise CheckpointError(f"{path}: refused, not a torch file of weights alone: {reason}") from None
 
 

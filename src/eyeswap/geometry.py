@@ -200,7 +200,13 @@ class ImageGeometry(BaseModel):
         return pixels.permute(2, 0, 1).contiguous(), placement  # [3, H, W]
 
     def placement(self, width: int, height: int) -> Placement:
-        """Compute where an image of this size lies, without touching pixels."""
+        """Compute where an image of this size lies, without touching pixels.
+
+        Raises:
+            DataError: if it has no pixels.
+        """
+        if width < 1 or height < 1:
+            raise DataError(f"image of {width}x{height} pixels: both sides must be at least 1")
         if self.strategy in ("corner-letterbox", "keep-ratio"):
             return self._fitted(width, height)
         left, top = self._padding(width, height)

@@ -16,18 +16,19 @@ MINIATURES = ("digits-vit", "digits-maxvit", "digits-vmamba", "digits-mambavisio
 
 def test_every_file_and_every_entry_is_valid():
     entries = catalog.entries()
-    assert {entry.family for entry in entries.values()} == set(catalog.NETWORKS)
+    assert {entry.family for entry in entries.values()} == set(catalog.FAMILIES)
     for name, entry in entries.items():
         assert entry.name == name
         assert entry.weights.layout in LAYOUTS, name
-        assert entry.weights.packaged or (entry.weights.hub is None) != (entry.weights.url is None), name
+        places = (entry.weights.packaged or None, entry.weights.hub, entry.weights.url, entry.weights.page)
+        assert sum(place is not None for place in places) == 1, name
         assert (entry.top1 is None) == (entry.top1_source is None), name
         assert entry.wired("as-published").as_published == {}, name
 
 
 def test_names_are_unique_over_all_files():
     names = []
-    for family in catalog.NETWORKS:
+    for family in catalog.FAMILIES:
         text = (resources.files("eyeswap.backbones") / "catalog" / f"{family}.yaml").read_text()
         names += [name for name in yaml.safe_load(text) if not name.startswith("_")]
     assert sorted(names) == sorted(catalog.names())

@@ -28,10 +28,10 @@ def miniature(name: str) -> VisionBackbone:
 
 
 @functools.cache
-def without_memory(family: str, architecture: str, tap: catalog.Tap) -> VisionBackbone:
+def without_memory(family: str, variant: str | None, architecture: str, tap: catalog.Tap) -> VisionBackbone:
     """Build a network once for all entries that share it."""
     entry = next(entry for entry in catalog.entries().values() if entry.family == family)
-    changed = entry.model_copy(update={"architecture": json.loads(architecture), "tap": tap})
+    changed = entry.model_copy(update={"variant": variant, "architecture": json.loads(architecture), "tap": tap})
     with torch.device("meta"):
         return changed.build()
 
@@ -41,7 +41,7 @@ def test_every_entry_builds_and_its_grid_fits_its_canvas(name):
     for wiring in ("controlled", "as-published"):
         entry = catalog.entry(name).wired(wiring)
         architecture = {key: value for key, value in entry.architecture.items() if key != "drop_path_rate"}
-        network = without_memory(entry.family, canonical_json(architecture), entry.tap)
+        network = without_memory(entry.family, entry.variant, canonical_json(architecture), entry.tap)
         height, width = entry.geometry.canvas
         rows, columns = network.token_grid(height, width)
         assert rows * columns >= 49

@@ -85,7 +85,10 @@ def test_goldens_are_found():
 def test_network_gives_the_recorded_tokens(path):
     golden, keys = read(path), key_list(path)
     network = build(golden, keys).eval()
-    load_state(getattr(network, "inner", network), recipe_state_dict(keys), source=path.name)
+    inner = getattr(network, "inner", network)
+    if golden["model"].startswith("vim"):  # the list is of 224 pixels, the table of the golden's own size
+        keys = keys | {"pos_embed": [list(inner.pos_embed.shape), "float32"]}
+    load_state(inner, recipe_state_dict(keys), source=path.name)
     tolerance = 5e-5 if golden["model"].startswith(MAMBA_STACKS) else FLOAT32_TOLERANCE
     image = formula_image(golden["input"]["shape"], golden["input"]["formula_variant"])
     with torch.no_grad():

@@ -69,19 +69,19 @@ def test_the_list_of_experiments_is_the_whole_registry() -> None:
     assert len(labels) == 235
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "left-out"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_experiment_of_a_group_is_an_arm_of_its_study(group: str) -> None:
     assert set(ids(group)) <= set(STUDIES[group].arms)
 
 
-def test_what_is_left_out_has_no_arm_and_the_catalog_says_why() -> None:
+def test_no_experiment_of_the_registry_is_without_an_arm() -> None:
     arms = {arm for study in STUDIES.values() for arm in study.arms}
-    for label in ids("left-out"):
-        assert label not in arms
-        assert label.removesuffix("-letterbox") in catalog.left_out()
+    registry = {label for group in GROUPS for label in ids(group, in_registry=True)}
+    assert registry <= arms
+    assert not any(label.removesuffix("-letterbox") in catalog.left_out() for label in registry)
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "left-out"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_arms_have_the_published_connector_and_number_of_tokens(group: str) -> None:
     study = STUDIES[group]
     for part in GROUPS[group]:

@@ -7,12 +7,22 @@ Everything else in eyeswap talks to this class alone.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from eyeswap.errors import ShapeError
+
+
+def keep_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which layers compute in the precision of their inputs, whatever autocast surrounds it."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()  # a device that has no autocast, such as meta
 
 
 class VisionBackbone(nn.Module):
@@ -23,12 +33,14 @@ class VisionBackbone(nn.Module):
         beyond_tap: prefixes of keys that a whole official checkpoint has and the cut network does without.
         may_lack: endings of keys that keep their starting value where a checkpoint has none.
         recomputed: endings of keys that a checkpoint may have and the network does not need: it makes them itself.
+        foreign: parts of keys that give away a checkpoint of another network of the family, and which one that is.
     """
 
     embed_dim: int
     beyond_tap: tuple[str, ...] = ()
     may_lack: tuple[str, ...] = ()
     recomputed: tuple[str, ...] = ()
+    foreign: Mapping[str, str] = MappingProxyType({})
     _frozen: bool = False
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
@@ -49,8 +61,10 @@ class VisionBackbone(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the visual tokens.
 
+        A backbone none of whose parameters is trained computes in its own precision, whatever autocast surrounds it.
+
         Args:
-            pixel_values: ``[B, 3, H, W]``, already normalised.
+            pixel_values: ``[B, 3, H, W]``, already normalised; ``B`` may be 0.
 
         Returns:
             ``[B, N, D]``, raster order: token ``r*w + c`` is the cell in row ``r``, column ``c`` of the grid.
@@ -63,8 +77,16 @@ class VisionBackbone(nn.Module):
             raise ShapeError(
                 f"pixel_values are {pixels}, expected [B, 3, H, W] of floats, as ImageGeometry.place gives"
             )
-        features = self.feature_map(pixel_values)  # [B, h, w, D]
-        expected = (*self.token_grid(pixel_values.shape[-2], pixel_values.shape[-1]), self.embed_dim)
+        height, width = pixel_values.shape[-2:]
+        if not height or not width:
+            raise ShapeError(f"image of {height}x{width} pixels: it has none")
+        rows, columns = self.token_grid(height, width)
+        if not len(pixel_values):
+            return pixel_values.new_empty(0, rows * columns, self.embed_dim)
+        is_trained = any(parameter.requires_grad for parameter in self.parameters())
+        with contextlib.nullcontext() if is_trained else keep_precision(pixel_values.device.type):
+            features = self.feature_map(pixel_values)  # [B, h, w, D]
+        expected = (rows, columns, self.embed_dim)
         if tuple(features.shape[1:]) != expected:
             name, given = type(self).__name__, tuple(features.shape[1:])
             raise ShapeError(f"{name} gave {given} [h, w, D], expected {expected}")

@@ -13,7 +13,7 @@ import functools
 import importlib
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,17 +25,24 @@ from eyeswap.yaml_reader import parse_own_yaml
 if TYPE_CHECKING:
     from eyeswap.backbones.base import VisionBackbone
 
-Family = Literal["vit", "maxvit", "vmamba", "mambavision", "vitdet", "vit-adapter"]
+Family = Literal["vit", "maxvit", "vmamba", "mambavision", "vitdet", "vit-adapter", "vim", "spatial-mamba"]
+Variant = Literal["beit-adapter", "uniperceiver-adapter"]
+WeightsKey = Literal["model", "model_ema"]
 Objective = Literal["classification", "detection", "segmentation"]
 Tap = int | tuple[int, int | str]
 
-NETWORKS: dict[Family, tuple[str, str]] = {
+FAMILIES: tuple[Family, ...] = get_args(Family)
+NETWORKS: dict[Family | Variant, tuple[str, str]] = {
     "vit": ("vit", "ViT"),
     "maxvit": ("maxvit", "MaxViT"),
     "vmamba": ("vmamba", "VMamba"),
     "mambavision": ("mambavision", "MambaVision"),
     "vitdet": ("vitdet", "ViTDet"),
     "vit-adapter": ("vit_adapter", "ViTAdapter"),
+    "beit-adapter": ("beit", "BEiTAdapter"),
+    "uniperceiver-adapter": ("uniperceiver", "UniPerceiverAdapter"),
+    "vim": ("vim", "Vim"),
+    "spatial-mamba": ("spatial_mamba", "SpatialMamba"),
 }
 _FOLDER = resources.files("eyeswap.backbones") / "catalog"
 
@@ -52,7 +59,10 @@ class WeightsSource(_Data):
         layout: how the network's tensors lie in the file, see `eyeswap.backbones.weights.LAYOUTS`.
         licence: licence of the weights, which need not be that of any code.
         commercial_use: whether the licence allows it; where not, loading says so once.
-        url: address of the file, for weights on a plain web server.
+        key: which weights of a whole training checkpoint are read, ``model`` or their moving average ``model_ema``;
+            None for files that hold one set.
+        url: address of the file, for weights on a plain web server; where it ends in ``.zip``, the file lies inside.
+        page: where a person can get a file that no program can.
         hub: ``owner/name`` of a Hugging Face repository that holds the file.
         sha256: digest of the file where known.
         packaged: whether the file ships with the package or is made by ``eyeswap pretrain``, not downloaded.
@@ -62,7 +72,9 @@ class WeightsSource(_Data):
     layout: str
     licence: str
     commercial_use: bool = True
+    key: WeightsKey | None = None
     url: str | None = None
+    page: str | None = None
     hub: str | None = None
     sha256: str | None = None
     packaged: bool = False
@@ -109,8 +121,9 @@ class BackboneEntry(_Data):
     """One backbone variant.
 
     Attributes:
-        name: catalog name.
-        family: which network.
+        name: catalog name; one that ends in ``:model`` or ``:model_ema`` reads other weights of the same file.
+        family: which kind of network.
+        variant: which network of the family, where it has several.
         architecture: arguments of the network but the tap.
         tap: where features are read; its form is the family's.
         geometry: how images meet the network.
@@ -128,6 +141,7 @@ class BackboneEntry(_Data):
 
     name: str
     family: Family
+    variant: Variant | None = None
     architecture: dict[str, Any]
     tap: Tap
     geometry: ImageGeometry
@@ -208,7 +222,7 @@ class BackboneEntry(_Data):
     def build(self, wiring: Wiring = "controlled") -> VisionBackbone:
         """Make the network, with fresh weights."""
         wired = self.wired(wiring)
-        module, name = NETWORKS[self.family]
+        module, name = NETWORKS[self.variant or self.family]
         network = getattr(importlib.import_module(f"eyeswap.backbones.{module}"), name)
         built: VisionBackbone = network(**wired.architecture, tap=wired.tap)
         return built
@@ -229,7 +243,7 @@ def entries() -> dict[str, BackboneEntry]:
         SpecError: if a catalog file is not valid; the message names file, entry and field.
     """
     found: dict[str, BackboneEntry] = {}
-    for family in NETWORKS:
+    for family in FAMILIES:
         file = f"{family}.yaml"
         raw: dict[str, Any] = parse_own_yaml((_FOLDER / file).read_text(encoding="utf-8"))
         for name in raw:
@@ -257,9 +271,15 @@ def left_out() -> dict[str, str]:
 
 
 def find(name: str) -> BackboneEntry | None:
-    """Return an entry by name or alias; None outside of the catalog."""
-    known = entries()
-    return known.get(name) or next((entry for entry in known.values() if name in entry.aliases), None)
+    """Return an entry by name or alias, or with a `WeightsKey` of its file behind a colon; None where there is none."""
+    known, (plain, colon, key) = entries(), name.partition(":")
+    found = known.get(plain) or next((entry for entry in known.values() if plain in entry.aliases), None)
+    if found is None or not colon or found.weights.key == key:
+        return found
+    if found.weights.key is None or key not in get_args(WeightsKey):
+        return None
+    weights = found.weights.model_copy(update={"key": key})
+    return found.model_copy(update={"name": f"{found.name}:{key}", "weights": weights})
 
 
 def entry(name: str) -> BackboneEntry:

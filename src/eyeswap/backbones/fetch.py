@@ -12,7 +12,8 @@ from pathlib import Path
 from eyeswap.backbones.catalog import WeightsSource
 from eyeswap.digests import known_sha256
 from eyeswap.download import HUB, cache_folder, download, mirrored
-from eyeswap.errors import CheckpointError
+from eyeswap.errors import CheckpointError, DataError
+from eyeswap.unpack import unpack
 
 logger = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -56,9 +57,24 @@ def fetch(source: WeightsSource) -> Path:
             raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
         return path
     if url is None:
-        raise CheckpointError(f"{source.file}: the catalog has no address for it; pass the file as weights")
+        place = f"get it at {source.page} and put it at {path}, or" if source.page else "no address is known:"
+        raise CheckpointError(f"{source.file}: cannot be downloaded; {place} pass the file as weights")
     try:
-        download(url, path, source.sha256)
+        if url.endswith(".zip"):
+            _fetch_inside(url, source.file, path)
+        else:
+            download(url, path, source.sha256)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; or get the file elsewhere and put it at {path}") from None
     return path
+
+
+def _fetch_inside(url: str, member: str, path: Path) -> None:
+    """Download an archive and keep the one file of it that is wanted."""
+    archive = path.with_name(url.rpartition("/")[2])
+    download(url, archive)
+    try:
+        unpack(archive, member, path)
+    except DataError as error:
+        raise CheckpointError(f"{error}; delete {archive} to get it again") from None
+    archive.unlink(missing_ok=True)

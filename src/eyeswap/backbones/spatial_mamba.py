@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, empty, nn, ones
 
-from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.base import VisionBackbone, keep_precision
 from eyeswap.backbones.vit import MLP
 from eyeswap.backbones.vmamba import NORMS, Conv, Stage, locate_tap, normed_at_tap
 from eyeswap.errors import SpecError, nearest
@@ -243,12 +243,13 @@ class StateFusion(nn.Module):
         self.alpha = nn.Parameter(ones(len(DILATIONS)))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map states ``[B, h, w, C]`` to fused states, in their precision (float32 where the network's is less)."""
+        """Map states ``[B, h, w, C]`` to fused states, in their precision whatever surrounds it: at least float32."""
         cells = states.permute(0, 3, 1, 2)  # [B, C, h, w]
         kernels = (self.kernel_3, self.kernel_3_1, self.kernel_3_2)
         fused = torch.zeros_like(cells)
-        for dilation, kernel, share in zip(DILATIONS, kernels, self.alpha, strict=True):
-            padded = F.pad(cells, (dilation,) * 4, mode="replicate")
-            kernel = (share * kernel).to(cells.dtype)
-            fused = fused + F.conv2d(padded, kernel, dilation=dilation, groups=cells.shape[1])
+        with keep_precision(states.device.type):
+            for dilation, kernel, share in zip(DILATIONS, kernels, self.alpha, strict=True):
+                padded = F.pad(cells, (dilation,) * 4, mode="replicate")
+                kernel = (share * kernel).to(cells.dtype)
+                fused = fused + F.conv2d(padded, kernel, dilation=dilation, groups=cells.shape[1])
         return fused.permute(0, 2, 3, 1)

@@ -43,10 +43,11 @@ class UniPerceiverAdapter(ViTAdapter):
     def __init__(self, *, windows: Sequence[int | None] | None = None, **network: Any) -> None:
         super().__init__(**network)
         if windows is not None:
-            if len(windows) != len(self.layers):
-                raise SpecError(f"windows: {len(windows)} entries for {len(self.layers)} blocks")
-            for layer, side in zip(self.layers, windows, strict=True):
-                layer.self_attn.window = side
+            attentions = [module for module in self.modules() if isinstance(module, Attention)]
+            if len(windows) != len(attentions):
+                raise SpecError(f"windows: {len(windows)} entries for {len(attentions)} blocks")
+            for attention, side in zip(attentions, windows, strict=True):
+                attention.window = side
 
     def build_transformer(self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
         """Make the transformer's parts; ``grid`` is what the table of places is made for."""
@@ -63,28 +64,31 @@ class UniPerceiverAdapter(ViTAdapter):
         return [functools.partial(self.layers[index], grid=grid) for index in span]
 
 
+class Patches(nn.Module):
+    """The convolution and the tables of an embedding, under their official names."""
+
+    def __init__(self, dim: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, 16, 16)
+        self.spatial_pos_embed = nn.Embedding(grid[0] * grid[1], dim)
+        self.temporal_pos_embed = nn.Embedding(FRAMES, dim)
+
+
 class VisualEmbedding(nn.Module):
     """Patches with their place and their moment, normed."""
 
     def __init__(self, dim: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.built_grid = grid
-        self.patch_embed = nn.ModuleDict(
-            {
-                "proj": nn.Conv2d(3, dim, 16, 16),
-                "spatial_pos_embed": nn.Embedding(grid[0] * grid[1], dim),
-                "temporal_pos_embed": nn.Embedding(FRAMES, dim),
-            }
-        )
+        self.patch_embed = Patches(dim, grid)
         self.embeddings_norm = nn.LayerNorm(dim)
 
     def forward(self, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
         """Map ``[B, 3, H, W]`` to ``[B, h*w, D]``."""
-        patches = self.patch_embed["proj"](pixel_values).flatten(2).transpose(1, 2)  # [B, N, D]
-        place = self.patch_embed["spatial_pos_embed"].weight[None]
+        patches = self.patch_embed.proj(pixel_values).flatten(2).transpose(1, 2)  # [B, N, D]
+        place = self.patch_embed.spatial_pos_embed.weight[None]
         place = resize_positions(place, 0, grid, antialias=False, built=self.built_grid)
-        moment = self.patch_embed["temporal_pos_embed"].weight[0]
-        normed: Tensor = self.embeddings_norm(patches + place + moment)
+        normed: Tensor = self.embeddings_norm(patches + place + self.patch_embed.temporal_pos_embed.weight[0])
         return normed
 
 

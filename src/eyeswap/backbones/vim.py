@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Vim(VisionBackbone):
     Raises:
         SpecError: if the tap is no block of the network.
     """
+
+    foreign = MappingProxyType({"rope.freqs_": "an older Vim, class token in front and rotary positions, is not read"})
 
     def __init__(
         self,

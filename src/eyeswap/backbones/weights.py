@@ -20,7 +20,16 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.backbones.fetch import fetch, say_non_commercial
 from eyeswap.backbones.name import BackboneName
-from eyeswap.backbones.state import LAYOUTS, KeyReport, fit_state, load_state, read_weights, state_digest
+from eyeswap.backbones.state import (
+    LAYOUTS,
+    KeyReport,
+    Layout,
+    fit_state,
+    load_state,
+    read_weights,
+    state_digest,
+    unpack,
+)
 from eyeswap.backbones.vmamba import official_state_dict
 from eyeswap.digests import known_sha256
 from eyeswap.errors import CheckpointError
@@ -46,6 +55,7 @@ class LoadedBackbone:
         entry: the catalog entry as wired, if the name is one of the catalog.
         weights_file: the file that the weights were read from, if it was one.
         keys: what became of the tensors of that file.
+        weights_key: which weights of a whole training checkpoint were read; None of files that hold one set.
     """
 
     name: str
@@ -58,6 +68,7 @@ class LoadedBackbone:
     entry: BackboneEntry | None = None
     weights_file: Path | None = None
     keys: KeyReport | None = None
+    weights_key: str | None = None
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -79,6 +90,7 @@ class LoadedBackbone:
             "name": self.name,
             "family": self.family,
             "weights_sha256": self.weights_sha256,
+            **({} if self.weights_key is None else {"weights_key": self.weights_key}),
             "embed_dim": self.network.embed_dim,
             "num_parameters": self.network.num_parameters,
             "token_grid": list(self.token_grid),
@@ -153,7 +165,8 @@ def check_backbone(
         return network, canvas if geometry is None else canvas.override(geometry)
     entry = catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry)
     network, path = entry.build_on_meta(), _locate(entry, None)
-    fit_state(network, _tensors(_read(path, entry, is_fetched=True, shapes_only=True), entry), f"{entry.name}: {path}")
+    state = _tensors(_read(path, entry, network, is_fetched=True, shapes_only=True), entry)
+    fit_state(network, state, f"{entry.name}: {path}", _place(path, entry))
     return network, entry.geometry
 
 
@@ -174,18 +187,26 @@ def build_backbone(name: str) -> tuple[VisionBackbone, ImageGeometry]:
 def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | None) -> LoadedBackbone:
     network = entry.build()
     if isinstance(weights, Mapping):
-        path, state, digest = None, dict(weights), state_digest(weights)
-    else:
-        path = _locate(entry, weights)
-        if not entry.weights.commercial_use:
-            say_non_commercial(entry.name, entry.licence)
-        state, digest = _read(path, entry, is_fetched=weights is None), known_sha256(path)
-    found = len(state)
-    keys = load_state(network, _tensors(state, entry), source=f"{entry.name}: {path or entry.weights.file}")
-    if path is not None:
-        keys = dataclasses.replace(keys, found=found)  # without the copies that `official_state_dict` makes
+        state = unpack(weights, LAYOUTS["plain"], entry.name, network.state_dict().keys())
+        keys = load_state(network, _tensors(state, entry), f"{entry.name}: {entry.weights.file}")
+        return LoadedBackbone(
+            entry.name, entry.family, network, entry.geometry, state_digest(state), entry=entry, keys=keys
+        )
+    path = _locate(entry, weights)
+    if not entry.weights.commercial_use:
+        say_non_commercial(entry.name, entry.licence)
+    state, place = _read(path, entry, network, is_fetched=weights is None), _place(path, entry)
+    keys = load_state(network, _tensors(state, entry), f"{entry.name}: {path}", place)
     return LoadedBackbone(
-        entry.name, entry.family, network, entry.geometry, digest, entry=entry, weights_file=path, keys=keys
+        entry.name,
+        entry.family,
+        network,
+        entry.geometry,
+        known_sha256(path),
+        entry=entry,
+        weights_file=path,
+        keys=dataclasses.replace(keys, found=len(state)),  # without the copies that `official_state_dict` makes
+        weights_key=entry.weights.key if place else None,
     )
 
 
@@ -194,9 +215,22 @@ def _tensors(state: dict[str, Tensor], entry: BackboneEntry) -> dict[str, Tensor
     return official_state_dict(state) if entry.family == "vmamba" else state
 
 
-def _read(path: Path, entry: BackboneEntry, *, is_fetched: bool, shapes_only: bool = False) -> dict[str, Tensor]:
+def _layout(entry: BackboneEntry) -> Layout:
+    """Return how an entry's official file is laid out; a key says which weights of a training checkpoint are read."""
+    layout, key = LAYOUTS[entry.weights.layout], entry.weights.key
+    return layout if key is None else dataclasses.replace(layout, containers=(key,))
+
+
+def _place(path: Path, entry: BackboneEntry) -> str:
+    """Return under which key of a file the weights lie; empty for the top, where safetensors always have them."""
+    return "" if path.suffix == ".safetensors" else next(iter(_layout(entry).containers), "")
+
+
+def _read(
+    path: Path, entry: BackboneEntry, network: VisionBackbone, *, is_fetched: bool, shapes_only: bool = False
+) -> dict[str, Tensor]:
     try:
-        return read_weights(path, LAYOUTS[entry.weights.layout], shapes_only=shapes_only)
+        return read_weights(path, _layout(entry), network.state_dict().keys(), shapes_only=shapes_only)
     except CheckpointError as error:
         remedy = "; delete the file to get it again" if is_fetched and not entry.weights.packaged else ""
         raise CheckpointError(f"{entry.name}: {error}{remedy}") from None
@@ -226,7 +260,12 @@ def _load_external(
     network, canvas = external.build(name, tap, pretrained=weights is None)
     keys = None
     if weights is not None:
-        state = dict(weights) if isinstance(weights, Mapping) else read_weights(weights, LAYOUTS["plain"])
+        layout, expected = LAYOUTS["plain"], [key.removeprefix("network.") for key in network.state_dict()]
+        state = (
+            unpack(weights, layout, str(name), expected)
+            if isinstance(weights, Mapping)
+            else read_weights(weights, layout, expected)
+        )
         if name.kind == "timm":
             state = {f"network.{key}": value for key, value in state.items()}
         keys = load_state(network, state, source=str(name))

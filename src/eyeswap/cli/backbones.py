@@ -1,4 +1,4 @@
-"""`eyeswap backbones list|show|check` and `eyeswap check`: the catalog, its weights, and encoders of your own."""
+"""`eyeswap backbones list|show|check|convert` and `eyeswap check`: the catalog, its weights, and encoders of your own."""
 
 from __future__ import annotations
 
@@ -87,6 +87,33 @@ def check_file(
     from eyeswap.backbones.conformance import check_weights
 
     report_findings(check_weights(name, weights), name, as_json)
+
+
+@app.command(epilog="Example: eyeswap backbones convert epoch-90.pth mine.safetensors --key model --strip module.")
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: .pth, .pkl or .safetensors.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    key: Annotated[
+        str, typer.Option("--key", metavar="KEY", help="Where the weights lie, dots between nested dictionaries.")
+    ] = "",
+    strip: Annotated[
+        str, typer.Option("--strip", metavar="PREFIX", help="What their names begin with; others are left out.")
+    ] = "",
+) -> None:
+    """Take the weights of a network out of a training checkpoint, without running any code of it.
+
+    What --weights then reads is a plain safetensors file, a fraction of a checkpoint that holds an optimizer too.
+    """
+    from eyeswap.backbones.state import repack
+    from eyeswap.errors import SpecError
+    from eyeswap.files import write_safetensors
+
+    if out.suffix != ".safetensors":
+        raise SpecError(f"{out}: name it .safetensors, which is what is written")
+    tensors = repack(file, key, strip)
+    write_safetensors(out, tensors)
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    typer.echo(f"{out}: {len(tensors)} tensors, {num_bytes / 2**20:,.1f} MiB")
 
 
 CHECK_EXAMPLE = "Example: eyeswap check my_encoder.py"
@@ -201,7 +228,7 @@ def _chosen(part: str, family: str | None, objective: str | None) -> list[Backbo
     from eyeswap.errors import SpecError, nearest
 
     objectives = get_args(catalog.Objective)
-    for option, value, allowed in (("--family", family, catalog.NETWORKS), ("--objective", objective, objectives)):
+    for option, value, allowed in (("--family", family, catalog.FAMILIES), ("--objective", objective, objectives)):
         if value is not None and value not in allowed:
             raise SpecError(f"{option} {value}: no such thing. {nearest(value, allowed)}")
     chosen = [

@@ -49,7 +49,8 @@ def scan_projected(
     if path == "c":
         skips = skip if u.shape[1] == K else skip.sum(0, keepdim=True)
         lengths = None if columns is None else torch.tensor(columns)
-        return _c_scan.scan_c(u, projected.to(dtype), weight.to(dtype), bias, a, skips, order, lengths)
+        y: Tensor = _c_scan.scan_c(u, projected.to(dtype), weight.to(dtype), bias, a, skips, order, lengths)
+        return y
     code, b, c = projected.transpose(1, 2).split([weight.shape[2], S, S], dim=3)  # [B, K, L, ...]
     images = max(1, CHUNK_BYTES // (K * u[:1, :1].numel() * u.element_size() or 1))  # of one chunk
     chunks = []

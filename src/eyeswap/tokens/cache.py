@@ -221,9 +221,10 @@ def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:
 
 def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:
     """Return everything that decides what a frozen backbone makes of an image: its code is ours, or has a digest."""
-    entry = loaded.entry
+    entry, key = loaded.entry, loaded.weights_key
     return {
         "weights_sha256": loaded.weights_sha256,
+        **({} if key is None else {"weights_key": key}),
         "network": None if entry is None else [entry.family, entry.model_dump(mode="json")["architecture"]],
         "tap": loaded.tap if entry is None else entry.model_dump(mode="json")["tap"],
         "own_file_sha256": BackboneName.parse(loaded.name).file_sha256,
