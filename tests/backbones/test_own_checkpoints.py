@@ -38,7 +38,10 @@ CHECKPOINTS = {
     "data parallel": (behind("module."), "--strip module."),
     "data parallel and compiled": (behind("_orig_mod.module."), "--strip _orig_mod.module."),
     "both": ({"state_dict": behind("module.")}, "--key state_dict --strip module."),
-    "a detector": ({"state_dict": behind("backbone.") | {"head.x": torch.zeros(1)}}, "--key state_dict --strip backbone."),
+    "a detector": (
+        {"state_dict": behind("backbone.") | {"head.x": torch.zeros(1)}},
+        "--key state_dict --strip backbone.",
+    ),
     "three deep": ({"a": {"b": {"c": state()}}}, "--key a.b.c"),
 }
 

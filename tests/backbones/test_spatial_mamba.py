@@ -22,7 +22,13 @@ def error(got, want):
 
 @pytest.mark.parametrize(
     ("height", "width", "stage", "grid"),
-    [(224, 224, 3, (14, 14)), (200, 333, 1, (50, 84)), (200, 333, 3, (13, 21)), (200, 333, 4, (7, 11)), (1, 1, 2, (1, 1))],
+    [
+        (224, 224, 3, (14, 14)),
+        (200, 333, 1, (50, 84)),
+        (200, 333, 3, (13, 21)),
+        (200, 333, 4, (7, 11)),
+        (1, 1, 2, (1, 1)),
+    ],
 )
 def test_token_grid_is_exact(height, width, stage, grid):
     assert small(depths=(1, 1, 1, 1), tap=(stage, 0)).token_grid(height, width) == grid
@@ -108,7 +114,10 @@ def test_norm_and_tap_are_what_was_asked_for():
     tokens = {norm: small(norm=norm)(image) for norm in ("none", "plain", "trained")}
     assert torch.allclose(tokens["plain"], F.layer_norm(tokens["none"], (32,)), atol=1e-6)
     assert torch.equal(tokens["trained"], tokens["plain"])  # as it starts
-    assert [key for key in small(norm="trained").state_dict() if "outnorm" in key] == ["outnorm2.weight", "outnorm2.bias"]
+    assert [key for key in small(norm="trained").state_dict() if "outnorm" in key] == [
+        "outnorm2.weight",
+        "outnorm2.bias",
+    ]
     with pytest.raises(SpecError, match="Did you mean trained"):
         small(norm="trainde")
     with pytest.raises(SpecError, match="tap"):

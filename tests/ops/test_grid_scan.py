@@ -34,10 +34,10 @@ def restated(x, x_proj, dt_projs, dt_bias, A_logs, Ds):
         code, b, c = F.linear(rows, x_proj[k]).split([R, S, S], dim=2)
         size = F.softplus(F.linear(code, dt_projs[k]) + dt_bias[k])
         a = -A_logs.view(4, D, S)[k].exp()
-        above, y = [0] * columns, []
+        above, along, y = [0] * columns, 0, []
         for t in range(rows.shape[1]):
             decay = torch.exp(size[:, t, :, None] * a)
-            along = (0 if t % columns == 0 else decay * along) + (size[:, t] * rows[:, t])[..., None] * b[:, t, None]
+            along = decay * (along if t % columns else 0) + (size[:, t] * rows[:, t])[..., None] * b[:, t, None]
             above[t % columns] = decay * above[t % columns] + along
             y.append((above[t % columns] * c[:, t, None]).sum(2) + Ds.view(4, D)[k] * rows[:, t])
         outputs.append(torch.stack(y, 2))

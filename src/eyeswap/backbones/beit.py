@@ -1,11 +1,11 @@
 """BEiT with a ViT-Adapter: the transformer of the largest published segmentors, BEiTv2 included.
 
-Keys and arithmetic are those of the official segmentation backbone. Unusual: positions enter as a bias of the attention
-alone, one table in each block, made for one grid: the image must be a square of 640 or 896 pixels to be seen as in
-training, and for other grids the tables are resized, bicubic, as no official code does. The class token runs through all
-blocks, though the adapter sees the patches only and no output holds it. Queries and values have a bias, keys none. The
-files carry ``relative_position_index``, half a gigabyte of integers at 640 pixels and nearly two at 896: which entry of
-the table each pair of tokens reads follows from the grid and is not looked up at all.
+Keys and arithmetic are those of the official segmentation backbone. Unusual: positions enter as a bias of the
+attention alone, one table in each block, made for one grid: the image must be a square of 640 or 896 pixels to be seen
+as in training, and for other grids the tables are resized, bicubic, as no official code does. The class token runs
+through all blocks, though the adapter sees the patches only and no output holds it. Queries and values have a bias,
+keys none. The files carry ``relative_position_index``, half a gigabyte of integers at 640 pixels and nearly two at 896:
+which entry of the table each pair of tokens reads follows from the grid and is not looked up at all.
 Source: Bao et al., BEiT: BERT Pre-Training of Image Transformers (arXiv 2106.08254); Chen et al., Vision Transformer
 Adapter for Dense Predictions (2023).
 """
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyeswap.backbones.vit import MLP, PatchEmbed
-from eyeswap.backbones.vit_adapter import ViTAdapter
+from eyeswap.backbones.vit_adapter import Grid, ViTAdapter
 from eyeswap.ops.layers import DropPath
 
 CLASS_ROWS = 3  # of a table, behind those of the patches: class to patch, patch to class, class to class
@@ -32,18 +32,18 @@ class BEiTAdapter(ViTAdapter):
     prefix = 1  # the class token
     recomputed = (".relative_position_index",)
 
-    def build_transformer(self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
+    def build_transformer(self, grid: Grid, num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
         """Make the transformer's parts; ``grid`` is what the tables of relative positions are made for."""
         self.patch_embed = PatchEmbed(16, self.embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         self.blocks = nn.ModuleList(Block(self.embed_dim, num_heads, mlp_ratio, rate, grid) for rate in rates)
 
-    def embed(self, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+    def embed(self, pixel_values: Tensor, grid: Grid) -> Tensor:
         """Return the class token and the patches, ``[B, 1 + h*w, D]``, without positions."""
         patches = self.patch_embed(pixel_values).flatten(1, 2)
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
-    def transformer_blocks(self, span: range, grid: tuple[int, int]) -> list[Callable[[Tensor], Tensor]]:
+    def transformer_blocks(self, span: range, grid: Grid) -> list[Callable[[Tensor], Tensor]]:
         """Return some of the blocks, each from tokens ``[B, 1 + h*w, D]`` to the same."""
         return [functools.partial(self.blocks[index], grid=grid) for index in span]
 
@@ -51,9 +51,7 @@ class BEiTAdapter(ViTAdapter):
 class Block(nn.Module):
     """A pre-norm transformer block with layer scale and stochastic depth."""
 
-    def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float, built_grid: tuple[int, int]
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float, built_grid: Grid) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = RelativeAttention(dim, num_heads, built_grid)
@@ -63,7 +61,7 @@ class Block(nn.Module):
         self.gamma_2 = nn.Parameter(torch.ones(dim))
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Map ``[B, 1 + h*w, D]`` to the same shape."""
         tokens = tokens + self.drop_path(self.gamma_1 * self.attn(self.norm1(tokens), grid))
         mapped: Tensor = tokens + self.drop_path(self.gamma_2 * self.mlp(self.norm2(tokens)))
@@ -73,7 +71,7 @@ class Block(nn.Module):
 class RelativeAttention(nn.Module):
     """Multi-head self-attention whose logits have a bias by relative position."""
 
-    def __init__(self, dim: int, num_heads: int, built_grid: tuple[int, int]) -> None:
+    def __init__(self, dim: int, num_heads: int, built_grid: Grid) -> None:
         super().__init__()
         self.num_heads, self.built_grid = num_heads, built_grid
         rows, columns = built_grid
@@ -84,7 +82,7 @@ class RelativeAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Map ``[B, 1 + h*w, D]`` to the same shape."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(tokens, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -94,7 +92,7 @@ class RelativeAttention(nn.Module):
         return projected
 
 
-def relative_bias(table: Tensor, built: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def relative_bias(table: Tensor, built: Grid, grid: Grid) -> Tensor:
     """Unfold a table of relative positions into a bias of attention logits.
 
     Args:

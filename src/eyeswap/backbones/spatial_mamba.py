@@ -1,11 +1,11 @@
 """Spatial-Mamba: one scan row by row, whose states are mixed with those of their neighbours on the map.
 
-Keys and arithmetic are those of the official ``spatialmamba.py`` (EdwardChasel/Spatial-Mamba). Unusual: the scan returns
-its states; three dilated depthwise convolutions with replicated borders mix them ("state fusion") before C and D are
-applied, one step and one state a channel; a block has two more depthwise convolutions in place of positions. The official
-code merges the three kernels into one of 11 x 11 at the first forward pass in eval mode and keeps that whatever is loaded
-later; here nothing is kept. ImageNet files have no trained norm at stage 3, so the norm of the tap is explicit, as in
-VMamba; maps are channels-last throughout; what comes after the tap is not built.
+Keys and arithmetic are those of the official ``spatialmamba.py`` (EdwardChasel/Spatial-Mamba). Unusual: the scan, of
+one state a channel, returns its states; three dilated depthwise convolutions with replicated borders mix them ("state
+fusion") before C and D are applied; a block has two more depthwise convolutions in place of positions. The official
+code merges the three kernels into one of 11 x 11 at the first forward pass in eval mode and keeps that whatever is
+loaded later; here nothing is kept. ImageNet files have no trained norm at stage 3, so the norm of the tap is explicit,
+as in VMamba; maps are channels-last throughout; what comes after the tap is not built.
 Source: Xiao et al., Spatial-Mamba: Effective Visual State Space Models via Structure-aware State Fusion
 (arXiv 2410.15091).
 """
@@ -138,7 +138,7 @@ class ConvNorm(nn.Module):
 
 
 class Stem(nn.Module):
-    """Stride 4: a strided convolution, a residual pair without activation behind its sum, a strided one, a projection."""
+    """Stride 4: a strided convolution, a pair whose sum has no activation, a strided one, a projection."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

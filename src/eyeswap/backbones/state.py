@@ -111,7 +111,9 @@ def unpack(
         if container is None:
             wanted, there = " or ".join(layout.containers), ", ".join(map(str, list(content)[:5]))
             remedy = told() or (AT_THE_TOP if any(map(_is_tensor, content.values())) else "")
-            raise CheckpointError(f"{source}: no tensors under {wanted} at the top; it has {there or 'nothing'}{remedy}")
+            raise CheckpointError(
+                f"{source}: no tensors under {wanted} at the top; it has {there or 'nothing'}{remedy}"
+            )
         content = content[container]
     state = {}
     for key, value in content.items():

@@ -5,7 +5,8 @@ resized table of places, plus row 0 of a table of moments (a still image is the 
 LayerNorm; every LayerNorm, the adapter's too, has an epsilon of 1e-5; no class token; names are those of a text encoder
 (``layers.N.self_attn``, ``linear1``). Blocks may attend inside windows, padded with zeros behind the norm; no released
 file does.
-Source: Zhu et al., Uni-Perceiver (arXiv 2112.01522); Chen et al., Vision Transformer Adapter for Dense Predictions (2023).
+Source: Zhu et al., Uni-Perceiver: Pre-training Unified Architecture for Generic Perception for Zero-shot and Few-shot
+Tasks (arXiv 2112.01522); Chen et al., Vision Transformer Adapter for Dense Predictions (2023).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from eyeswap.backbones.mambavision import join_windows, split_windows
 from eyeswap.backbones.vit import resize_positions
-from eyeswap.backbones.vit_adapter import ViTAdapter
+from eyeswap.backbones.vit_adapter import Grid, ViTAdapter
 from eyeswap.errors import SpecError
 from eyeswap.ops.layers import DropPath
 
@@ -49,17 +50,17 @@ class UniPerceiverAdapter(ViTAdapter):
             for attention, side in zip(attentions, windows, strict=True):
                 attention.window = side
 
-    def build_transformer(self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
+    def build_transformer(self, grid: Grid, num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
         """Make the transformer's parts; ``grid`` is what the table of places is made for."""
         self.visual_embed = VisualEmbedding(self.embed_dim, grid)
         self.layers = nn.ModuleList(Layer(self.embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
 
-    def embed(self, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+    def embed(self, pixel_values: Tensor, grid: Grid) -> Tensor:
         """Return the patches, ``[B, h*w, D]``."""
         embedded: Tensor = self.visual_embed(pixel_values, grid)
         return embedded
 
-    def transformer_blocks(self, span: range, grid: tuple[int, int]) -> list[Callable[[Tensor], Tensor]]:
+    def transformer_blocks(self, span: range, grid: Grid) -> list[Callable[[Tensor], Tensor]]:
         """Return some of the blocks, each from tokens ``[B, h*w, D]`` to the same."""
         return [functools.partial(self.layers[index], grid=grid) for index in span]
 
@@ -67,7 +68,7 @@ class UniPerceiverAdapter(ViTAdapter):
 class Patches(nn.Module):
     """The convolution and the tables of an embedding, under their official names."""
 
-    def __init__(self, dim: int, grid: tuple[int, int]) -> None:
+    def __init__(self, dim: int, grid: Grid) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, dim, 16, 16)
         self.spatial_pos_embed = nn.Embedding(grid[0] * grid[1], dim)
@@ -77,13 +78,13 @@ class Patches(nn.Module):
 class VisualEmbedding(nn.Module):
     """Patches with their place and their moment, normed."""
 
-    def __init__(self, dim: int, grid: tuple[int, int]) -> None:
+    def __init__(self, dim: int, grid: Grid) -> None:
         super().__init__()
         self.built_grid = grid
         self.patch_embed = Patches(dim, grid)
         self.embeddings_norm = nn.LayerNorm(dim)
 
-    def forward(self, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, pixel_values: Tensor, grid: Grid) -> Tensor:
         """Map ``[B, 3, H, W]`` to ``[B, h*w, D]``."""
         patches = self.patch_embed.proj(pixel_values).flatten(2).transpose(1, 2)  # [B, N, D]
         place = self.patch_embed.spatial_pos_embed.weight[None]
@@ -106,7 +107,7 @@ class Layer(nn.Module):
         self.gamma_2 = nn.Parameter(torch.ones(dim))
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Map ``[B, h*w, D]`` to the same shape."""
         tokens = tokens + self.drop_path(self.gamma_1 * self.self_attn(self.norm1(tokens), grid))
         mapped = self.linear2(F.gelu(self.linear1(self.norm2(tokens))))
@@ -124,7 +125,7 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Map ``[B, h*w, D]`` to the same shape."""
         mixed = self._attend(tokens) if self.window is None else self._attend_windows(tokens, grid, self.window)
         projected: Tensor = self.out_proj(mixed)
@@ -134,7 +135,7 @@ class Attention(nn.Module):
         qkv = self.in_proj(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
 
-    def _attend_windows(self, tokens: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    def _attend_windows(self, tokens: Tensor, grid: Grid, window: int) -> Tensor:
         """Attend inside windows; those at the right and at the bottom are filled up with zeros, which take part."""
         batch, (height, width) = len(tokens), grid
         raster = tokens.reshape(batch, height, width, -1).permute(0, 3, 1, 2)

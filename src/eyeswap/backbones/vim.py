@@ -4,8 +4,8 @@ Keys and arithmetic are those of the official ``models_mamba.py`` (hustvl/Vim), 
 positions: the kind that was released. Unusual: no MLP; the class token is inserted at index ``n // 2`` of ``n`` patches
 before the position table is added, so row ``n // 2`` of the table is its own; the residual stream stays in float32
 whatever the weights are in; the two directions share ``in_proj`` and ``out_proj`` alone, and their sum is halved.
-The head reads the class token of the last block only, so what the last block writes at patches was never trained: the tap
-is the output of the second-to-last block, without the final norm, class token removed.
+The head reads the class token of the last block only, so what the last block writes at patches was never trained: the
+tap is the output of the second-to-last block, without the final norm, class token removed.
 Source: Zhu et al., Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model
 (arXiv 2401.09417).
 """

@@ -24,7 +24,8 @@ from eyeswap.errors import ShapeError, SpecError
 from eyeswap.ops.deformable import deformable_attention, reference_points
 from eyeswap.ops.layers import DropPath, drop_path_rates
 
-Sizes = list[tuple[int, int]]
+Grid = tuple[int, int]  # rows and columns
+Sizes = list[Grid]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ class ViTAdapter(VisionBackbone):
             if isinstance(module, DeformableAttention):
                 module.initialise()
 
-    def build_transformer(self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
+    def build_transformer(
+        self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]
+    ) -> None:
         """Make the transformer's parts, under their official names.
 
         Args:
@@ -141,13 +144,13 @@ class ViTAdapter(VisionBackbone):
         self.blocks = nn.ModuleList(ScaledBlock(self.embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
         self.may_lack = (".gamma1", ".gamma2")
 
-    def embed(self, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+    def embed(self, pixel_values: Tensor, grid: Grid) -> Tensor:
         """Return what the first block sees, ``[B, prefix + h*w, D]``."""
         positions = resize_positions(self.pos_embed[:, 1:], 0, grid, antialias=False)
         embedded: Tensor = self.patch_embed(pixel_values).flatten(1, 2) + positions
         return embedded
 
-    def transformer_blocks(self, span: range, grid: tuple[int, int]) -> list[Callable[[Tensor], Tensor]]:
+    def transformer_blocks(self, span: range, grid: Grid) -> list[Callable[[Tensor], Tensor]]:
         """Return some of the blocks, each from tokens ``[B, prefix + h*w, D]`` to the same."""
         return [self.blocks[index] for index in span]
 

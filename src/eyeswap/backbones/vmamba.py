@@ -39,8 +39,8 @@ class VMamba(VisionBackbone):
         mlp_ratio: hidden width of the MLP relative to the stage; 0 for no MLP.
         forward_type: ``v05_noz``; or ``v0``, whose mixers multiply by a gate, whose stem is one convolution,
             and whose downsampling merges patches.
-        scan: ``1d``, or ``2d`` along rows and down columns (2DVMamba, arXiv 2412.00678). The weights of the two have the
-            same names and shapes, so a file does not tell; none of ``2d`` were released.
+        scan: ``1d``, or ``2d`` along rows and down columns (2DVMamba, arXiv 2412.00678). The weights of the two have
+            the same names and shapes, so a file does not tell; none of ``2d`` were released.
         drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
         tap: ``(stage, layer)``: stage counted from 1, its block from 0; negative counts from the end.
         norm: what follows the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
@@ -169,9 +169,7 @@ class Block(nn.Module):
 class SS2D(nn.Module):
     """The token mixer: project, depthwise convolution, SiLU, scan in four directions, norm, gate, project."""
 
-    def __init__(
-        self, dim: int, d_state: int, ssm_ratio: float, is_gated: bool = False, scan: str = "1d"
-    ) -> None:
+    def __init__(self, dim: int, d_state: int, ssm_ratio: float, is_gated: bool = False, scan: str = "1d") -> None:
         super().__init__()
         self.inner, self.is_gated, self.scan = int(dim * ssm_ratio), is_gated, scan
         inner, rank = self.inner, math.ceil(dim / 16)

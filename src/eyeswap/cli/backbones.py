@@ -1,9 +1,10 @@
-"""`eyeswap backbones list|show|check|convert` and `eyeswap check`: the catalog, its weights, and encoders of your own."""
+"""`eyeswap backbones list|show|check|convert` and `eyeswap check`: the catalog, weights, and encoders of your own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from eyeswap.backbones.conformance import Finding
 
 app = typer.Typer(no_args_is_help=True, help="Look at the backbones of the catalog, and check their weights.")
-WIDE = 136  # columns of a terminal in which tap, geometry and data fit too
+WIDE = 136  # columns of a terminal in which these fit too for most families
+WIDE_ONLY = ("tap", "geometry", "trained on")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog.")]
@@ -46,8 +48,9 @@ def list_all(
     is_wide = console.width >= WIDE
     for one in dict.fromkeys(entry.family for entry in entries):
         members = [entry for entry in entries if entry.family == one]
-        console.print(Text.assemble("\n", (one, "bold"), f" ({len(members)})"))
-        console.print(_table(members, is_wide))
+        table, licences = _fitted(members, console)
+        console.print(Text.assemble("\n", (one, "bold"), f" ({len(members)}){licences}"))
+        console.print(table)
     for line in _footnotes(entries, is_wide):
         console.print(line, style="dim", highlight=False)
 
@@ -247,27 +250,43 @@ def _chosen(part: str, family: str | None, objective: str | None) -> list[Backbo
     return chosen
 
 
-def _table(entries: list[BackboneEntry], is_wide: bool) -> Table:
-    from rich.table import Column, Table
+def _fitted(entries: list[BackboneEntry], console: Console) -> tuple[Table, str]:
+    """Return the fullest table that fits the terminal, and the licences where it has no room for them."""
+    endless = console.options.update(max_width=1000)
+    for left_out in ((), WIDE_ONLY, (*WIDE_ONLY, "licence")):
+        table = _table(entries, left_out)
+        if console.measure(table, options=endless).maximum <= console.width:
+            break
+    licences = ", ".join(sorted({_licence(entry) for entry in entries}))
+    return table, f", {licences}" if "licence" in left_out else ""
 
-    numbers = (Column(title, justify="right", no_wrap=True) for title in ("tokens", "width", "params", "quality"))
-    table = Table(
-        Column("name", no_wrap=True),
-        *numbers,
-        box=None,
-        padding=(0, 2 if is_wide else 1, 0, 0),
-        pad_edge=False,
-    )
-    for title in ("tap", "geometry", "trained on") if is_wide else ():
-        table.add_column(title, no_wrap=True)
-    table.add_column("licence", no_wrap=True)
+
+def _table(entries: list[BackboneEntry], left_out: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    columns: dict[str, Callable[[BackboneEntry], str]] = {
+        "name": lambda entry: entry.name,
+        "tokens": lambda entry: str(math.prod(entry.measured().tokens)),
+        "width": lambda entry: str(entry.measured().width),
+        "params": lambda entry: f"{entry.measured().parameters / 1e6:.1f}M",
+        "quality": _quality,
+        "tap": tap,
+        "geometry": _geometry,
+        "trained on": lambda entry: entry.pretraining,
+        "licence": _licence,
+    }
+    shown = {title: cell for title, cell in columns.items() if title not in left_out}
+    table = Table(box=None, padding=(0, 1 if left_out else 2, 0, 0), pad_edge=False)
+    for title in shown:
+        is_number = title in ("tokens", "width", "params", "quality")
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=True)
     for entry in entries:
-        size = entry.measured()
-        tokens, params = f"{size.tokens[0] * size.tokens[1]}", f"{size.parameters / 1e6:.1f}M"
-        more = (tap(entry), _geometry(entry), entry.pretraining) if is_wide else ()
-        licence = entry.licence if entry.weights.commercial_use else f"{entry.licence}*"
-        table.add_row(entry.name, tokens, str(size.width), params, _quality(entry), *more, licence)
+        table.add_row(*(cell(entry) for cell in shown.values()))
     return table
+
+
+def _licence(entry: BackboneEntry) -> str:
+    return entry.licence if entry.weights.commercial_use else f"{entry.licence}*"
 
 
 def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
@@ -278,7 +297,7 @@ def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
     if not all(entry.weights.commercial_use for entry in entries):
         lines.append("* for non-commercial use only.")
     if any(entry.family == "vit-adapter" for entry in entries):
-        lines.append(f"Not here, of the published study: {len(catalog.left_out())} variants; `eyeswap backbones")
+        lines.append(f"Not here, of the published study: {len(catalog.left_out())}; `eyeswap backbones")
         lines[-1] += " show NAME` says why: " + ", ".join(catalog.left_out()) + "."
     if not is_wide:
         lines.append(f"A terminal of {WIDE} columns shows tap, geometry and data too; so do --json and show NAME.")
