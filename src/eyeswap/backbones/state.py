@@ -126,7 +126,7 @@ def unpack(
         for prefix in layout.strip:
             name = name.removeprefix(prefix)
         state[name] = torch.as_tensor(value)
-    if not state:
+    if not state and layout.prefix:
         raise CheckpointError(f"{source}: no key starts with {layout.prefix!r}{told()}")
     return state
 
