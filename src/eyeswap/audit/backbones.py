@@ -16,7 +16,7 @@ from eyeswap.results.published import published_for
 from eyeswap.runs.record import RunRecord
 
 _WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding
-WITH_BATCH_NORM = ("maxvit", "mambavision", "vit-adapter")
+WITH_BATCH_NORM = ("maxvit", "mambavision", "vit-adapter", "spatial-mamba")
 FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are convolutions alone; all other families mix from the start
 
 

@@ -99,12 +99,13 @@ def tap_norm(loaded: LoadedBackbone) -> TapNorm | None:
     if loaded.entry is None:
         return None
     entry = loaded.entry
-    if entry.family == "vmamba":
+    if entry.family in ("vmamba", "spatial-mamba"):
         norms: dict[str, TapNorm] = {"trained": "trained", "plain": "untrained", "none": "none"}
         return norms[entry.architecture["norm"]]
     is_normed = {
         "mambavision": isinstance(entry.tap, tuple) and entry.tap[1] == "norm",
         "vit": bool(entry.architecture.get("final_norm", False)),
+        "vim": bool(entry.architecture.get("final_norm", False)),
         "vit-adapter": True,
     }
     return "trained" if is_normed.get(entry.family, False) else "none"
