@@ -162,7 +162,7 @@ def scan_states(
 
 
 def negative_a(A_log: Tensor, like: Tensor) -> Tensor:
-    """Return ``-exp(A_log)`` in the dtype in which a scan of ``like`` runs."""
+    """Return ``-exp(A_log)``, in the shape of ``A_log [..., S]`` and the dtype in which a scan of ``like`` runs."""
     return -torch.exp(A_log.to(torch.promote_types(like.dtype, torch.float32)))
 
 
