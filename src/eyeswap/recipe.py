@@ -18,6 +18,7 @@ DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 
 ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 Wiring = Literal["controlled", "as-published"]
+PromptKind = Literal["auto", "template", "vicuna", "plain"]
 BoxFrame = Literal["original", "padded-square", "canvas"]
 TrainBoxFrame = Literal["verbatim", "original", "padded-square", "canvas"]
 TestBoxFrame = Literal["original", "study", "padded-square", "canvas"]
@@ -83,6 +84,11 @@ class Recipe(Spec):
     data: Data = Field(description='training data: "digits", a folder, or either with its parameters')
     llm: str = Field(
         DEFAULT_LLM, min_length=1, description='language model: "digits-llm", a local folder, or a Hub name'
+    )
+    prompt: PromptKind = Field(
+        "auto",
+        description="how conversations are written: in the language model's own chat template, in the Vicuna v1.5 "
+        "frame of the published study, or as plain lines; auto takes the template if there is one, else Vicuna's",
     )
     connector: ConnectorKind = Field("gelu-mlp", description="network between visual tokens and language model")
     wiring: Wiring = Field(

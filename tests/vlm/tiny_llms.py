@@ -30,17 +30,28 @@ LLAMA = (
 )
 
 
-def byte_tokenizer(special: list[str], adds_bos: bool = False, **roles: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes and some special tokens."""
-    letters = sorted(ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, []))
+WORDS = [("Y", "e"), ("Ye", "s"), ("N", "o"), ("Ġ", "Yes"), ("Ġ", "No")]
+
+
+def byte_tokenizer(
+    special: list[str],
+    adds_bos: bool = False,
+    merges: list[tuple[str, str]] | None = None,
+    adds_eos: bool = False,
+    **roles: str,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes, whatever they are merged to, and some special tokens."""
+    merges = merges or []
+    words = sorted(ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
+    tokenizer = Tokenizer(BPE({word: number for number, word in enumerate(words)}, merges))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(special)
-    if adds_bos:
-        bos = roles["bos_token"]
+    ends = [roles["bos_token"]] if adds_bos else [], [roles["eos_token"]] if adds_eos else []
+    if adds_bos or adds_eos:
         tokenizer.post_processor = TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+            single=" ".join([*ends[0], "$A", *ends[1]]),
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in (*ends[0], *ends[1])],
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles)
 

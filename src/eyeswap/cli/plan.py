@@ -48,14 +48,17 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
     """Print the plan of a study, as tables or as JSON.
 
     Raises:
+        SpecError: if the LLM is on this machine and cannot be taught or asked what the study wants.
         typer.Exit: with 2, after all is printed, if an arm cannot run as it is.
     """
     from eyeswap.cli.tables import fitted_table
     from eyeswap.console import open_console
     from eyeswap.planning.estimate import estimate_study
+    from eyeswap.planning.llm import check_llm
     from eyeswap.planning.plan import plan_runs
     from eyeswap.progress import progress
 
+    check_llm(study)
     planned = plan_runs(study, runs_dir)
     with progress() as board:
         estimate = estimate_study(study, assumptions, board.task("measure the backbones", len(study.arms)).advance)

@@ -8,6 +8,7 @@ Batch mates cannot change an answer.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eyeswap.errors import SpecError
 from eyeswap.vlm.decoder import Decoder, has_attention_alone
 from eyeswap.vlm.kv_cache import keep_rows
 from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.vlm.prompt_check import choice_ids, end_of_answer, known_ends
 from eyeswap.vlm.reading import Prompt, Reading, SharedPrefix, WholePrompts
+from eyeswap.vlm.text_ids import text_ids
 
-_NO_LIMIT = 10**6  # tokenizers without a longest input name a number beyond this
 _LOOK_EVERY = 8  # tokens between two looks at whether an answer is decided
 
 
@@ -80,8 +81,9 @@ class Generator:
         self.model, self.batch = model, batch
         self._decoder, self._has_attention_alone = Decoder(model.llm), has_attention_alone(model.llm)
         self.tokenizer = model.tokenizer
-        ends = getattr(getattr(model.llm, "generation_config", None), "eos_token_id", None)
-        self._ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self._choices = functools.cache(lambda choices: choice_ids(model.tokenizer, model.prompt, choices))
+        ends = known_ends(self.tokenizer, model.generation_config)
+        self._ends = {*ends, end_of_answer(self.tokenizer, model.prompt, ends)}
 
     @property
     def device(self) -> torch.device:
@@ -92,21 +94,15 @@ class Generator:
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of whole prompts, cut after the tokenizer's longest input."""
         longest = self.tokenizer.model_max_length
-        limit = {"truncation": True, "max_length": longest} if longest < _NO_LIMIT else {}
-        ids: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=True, **limit)["input_ids"]
-        return ids
+        return [ids[:longest] for ids in text_ids(self.tokenizer, prompts, begins=True)]
 
     def choice_ids(self, choices: Sequence[str]) -> list[int]:
-        """Return the token of each choice.
+        """Return the token of each choice, see `eyeswap.vlm.prompt_check.choice_ids`.
 
         Raises:
             SpecError: if a choice is not exactly one token of this LLM.
         """
-        ids = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
-        for choice, pieces in zip(choices, ids, strict=True):
-            if len(pieces) != 1:
-                raise SpecError(f"choice {choice!r} is {len(pieces)} tokens of this LLM; it must be one")
-        return [pieces[0] for pieces in ids]
+        return list(self._choices(tuple(choices))[1])
 
     def answer(
         self, visual_tokens: Tensor | Sequence[Tensor], questions: Sequence[Sequence[Request]]
@@ -153,7 +149,10 @@ class Generator:
         flat = [(row, request) for row, requests in enumerate(questions) for request in requests]
         if not flat:
             return []
-        ids = self.prompt_ids([request.prompt for _, request in flat])
+        ids = [
+            prompt + self._choices(request.choices)[0]
+            for (_, request), prompt in zip(flat, self.prompt_ids([request.prompt for _, request in flat]), strict=True)
+        ]
         asked = [Question(row, one, request) for (row, request), one in zip(flat, ids, strict=True)]
         started = time.perf_counter()
         reader = self._reader(torch.stack(list(visual_tokens)).to(self.device), ids)

@@ -185,6 +185,11 @@ class StudyFolder:
         return self.path / "training-images.json"
 
     @property
+    def prompt_date(self) -> Path:
+        """The date that prompts print, where the chat template of the LLM prints one."""
+        return self.path / "prompt-date.json"
+
+    @property
     def imports(self) -> Path:
         """Which archives were merged into the study."""
         return self.path / "imports.json"

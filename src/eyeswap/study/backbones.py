@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from eyeswap.backbones.weights import LoadedBackbone, check_backbone, load_backbone
 from eyeswap.errors import SpecError
 from eyeswap.planning.estimate import positions_problem
+from eyeswap.planning.llm import check_questions
 from eyeswap.planning.spec import Study
 from eyeswap.shipped import llm_source
 from eyeswap.training.log import import_tracker
@@ -72,4 +73,6 @@ def _check_training(study: Study) -> int | None:
         import_peft()
     for name in study.execution.track:
         import_tracker(name)
-    return num_positions(load_llm(llm_source(study.recipe.llm))[0].config)
+    llm, tokenizer, prompt = load_llm(llm_source(study.recipe.llm), prompt=study.recipe.prompt)
+    check_questions(study, tokenizer, prompt)
+    return num_positions(llm.config)

@@ -42,7 +42,9 @@ from eyeswap.runs.record import RunRecord, StudyRecord
 from eyeswap.runs.recorded import read_record, write_record
 from eyeswap.tokens.cache import ImageEncoder, StoredImages, TokenCache, shared_token_folder
 from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.vlm.processor import VisionLanguageProcessor
 from eyeswap.vlm.prompt import Prompt
+from eyeswap.vlm.prompt_check import check_choices
 
 SLIM = 1024  # the published suite's slim sets
 
@@ -176,8 +178,6 @@ def show_prompts(run: Path, names: Sequence[str], settings: Settings, count: int
         RunError: if there is no trained model.
         DataError: naming file and row.
     """
-    from eyeswap.vlm.processor import VisionLanguageProcessor
-
     processor = VisionLanguageProcessor.from_pretrained(model_folder(run))
     prompt: Prompt = processor.prompt
     return [
@@ -226,10 +226,10 @@ def evaluate_run(
     workers, folder = workers or Ranks(), model_folder(run)
     out = out or RunFolder(run).evaluation_folder(settings.name).path
     root = Path(settings.data)
-    asked: list[Asked] = [
-        (benchmark, examples, TrivialBaseline.of(benchmark, root))
-        for benchmark, examples in read_examples(names, settings)
-    ]
+    processor = VisionLanguageProcessor.from_pretrained(folder)
+    found = list(read_examples(names, settings))
+    check_choices(processor.tokenizer, processor.prompt, (benchmark.choices for benchmark, _ in found))
+    asked: list[Asked] = [(benchmark, some, TrivialBaseline.of(benchmark, root)) for benchmark, some in found]
     model = load_model(folder, settings, workers)
     frame = settings.box_frame or _box_frame(run, model)
     loaded = replace(model.backbone, geometry=model.processor.image_geometry)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from datetime import date
 
 import torch
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.evaluation.frames import View, messages_in_frame
-from eyeswap.files import digest
+from eyeswap.files import digest, read_json, write_json
 from eyeswap.planning.hardware import peak_flops
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.processes import Ranks
 from eyeswap.progress import Progress, Task
+from eyeswap.runs.folder import StudyFolder
 from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
 from eyeswap.study.study_data import StudyData
@@ -86,13 +89,21 @@ def _checkpoint_digest(run: PlannedRun, data: StudyData, loaded: LoadedBackbone)
 
 def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
     recipe = run.study.recipe
-    llm, tokenizer, prompt = load_llm(llm_source(recipe.llm))
+    today = functools.partial(_first_day, run.files.study)
+    llm, tokenizer, prompt = load_llm(llm_source(recipe.llm), prompt=recipe.prompt, today=today)
     connector = build_connector(
         run.study.connector_of(run.arm), loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring
     )
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
     model.config.box_frame = recipe.trained_box_frame or "original"
     return model
+
+
+def _first_day(study: StudyFolder) -> date:
+    """Return the day on which the first run of a study asked for it: what prompts print in all of its runs."""
+    if not study.prompt_date.is_file():
+        write_json(study.prompt_date, {"date": date.today().isoformat()})
+    return date.fromisoformat(read_json(study.prompt_date)["date"])
 
 
 def _encoded(

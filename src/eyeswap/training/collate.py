@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eyeswap.vlm.model import IGNORED
 from eyeswap.vlm.prompt import Prompt
+from eyeswap.vlm.text_ids import turn_ids
 
 _AT_ONCE = 1024  # conversations that the tokenizer gets in one call
 
@@ -77,7 +78,7 @@ class EncodedConversations:
         targets: list[npt.NDArray[np.bool_]] = []
         for start in range(0, len(conversations), _AT_ONCE):
             some = conversations[start : start + _AT_ONCE]
-            for pieces, answers in _tokenize(some, prompt, tokenizer):
+            for pieces, answers in turn_ids(tokenizer, prompt, some):
                 row = np.array([token for piece in pieces for token in piece][:max_tokens], dtype=np.int32)
                 ids.append(row)
                 targets.append(np.repeat(answers, [len(piece) for piece in pieces])[: len(row)])
@@ -105,21 +106,6 @@ class EncodedConversations:
         ids = self.ids[part]
         labels = np.where(self.is_target[part], ids, IGNORED)
         return Encoded(tuple(ids.tolist()), tuple(labels.tolist()))
-
-
-def _tokenize(
-    conversations: Sequence[Sequence[str]], prompt: Prompt, tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[list[list[int]], list[bool]]]:
-    """Return of each conversation the tokens of its turns, and which of the turns are answers."""
-    turns = [prompt.turns(messages) for messages in conversations]
-    texts = [[turn.text.rstrip() if prompt.strips_turns else turn.text for turn in each] for each in turns]
-    firsts: list[list[int]] = tokenizer([each[0] for each in texts], add_special_tokens=True)["input_ids"]
-    later = [text for each in texts for text in each[1:]]
-    others = iter(tokenizer(later, add_special_tokens=False)["input_ids"] if later else [])
-    return [
-        ([first, *(next(others) for _ in each[1:])], [turn.is_answer for turn in each])
-        for first, each in zip(firsts, turns, strict=True)
-    ]
 
 
 @dataclass(frozen=True)

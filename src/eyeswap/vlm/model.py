@@ -28,6 +28,7 @@ from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import begins_with_bos, load_llm
 from eyeswap.vlm.processor import VisionLanguageProcessor
 from eyeswap.vlm.prompt import Prompt
+from eyeswap.vlm.prompt_check import end_of_answer, known_ends
 
 __all__ = ["IGNORED", "VisionLanguageModel", "load_llm"]
 
@@ -96,10 +97,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             model = cls(config)
         model.connector, model.llm = connector, llm
         model._backbone, model._processor = backbone, processor
-        ends = llm.generation_config.eos_token_id
+        ends = known_ends(tokenizer, llm.generation_config)
+        ends = list(dict.fromkeys([*ends, end_of_answer(tokenizer, prompt, ends)]))
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id if ends is None else ends,
+            eos_token_id=ends if len(ends) > 1 else ends[0],
             pad_token_id=tokenizer.pad_token_id,
         )
         return model.train(llm.training)

@@ -22,7 +22,8 @@ from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import DataError, SpecError
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_picture
-from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, Prompt, TemplatePrompt, VicunaPrompt
+from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, PlainPrompt, Prompt, TemplatePrompt, VicunaPrompt
+from eyeswap.vlm.text_ids import text_ids
 
 _PLACEHOLDER = re.compile(rf"\n?{IMAGE_PLACEHOLDER}\n?")
 
@@ -34,9 +35,9 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         tokenizer: the LLM's tokenizer, with ``<image>``.
         geometry: fields of the `ImageGeometry`; None for a VLM without backbone, which takes text and ready tokens.
         num_visual_tokens: visual tokens of one canvas; None where the canvas varies with the image.
-        frame: ``vicuna``, or ``template`` for the tokenizer's own chat template.
+        frame: ``vicuna``, ``plain``, or ``template`` for the tokenizer's own chat template.
         system: text of the system message.
-        end_of_answer: what closes an answer in the Vicuna frame.
+        end_of_answer: what closes an answer where it is no template.
         backbone: catalog name, wiring and tap of the backbone.
     """
 
@@ -51,7 +52,7 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         backbone: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if frame not in ("vicuna", "template"):
+        if frame not in ("vicuna", "plain", "template"):
             raise ValueError("processor_config.json is missing, or names no chat frame")
         super().__init__(tokenizer, chat_template=None)
         self.geometry, self.num_visual_tokens, self.backbone = geometry, num_visual_tokens, backbone
@@ -68,9 +69,10 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
             if backbone.geometry.strategy != "keep-ratio":
                 rows, columns = backbone.token_grid
                 about["num_visual_tokens"] = rows * columns
-        if isinstance(prompt, VicunaPrompt):
+        frame = "template"
+        if isinstance(prompt, VicunaPrompt | PlainPrompt):
+            frame = "vicuna" if isinstance(prompt, VicunaPrompt) else "plain"
             about["end_of_answer"] = prompt.end_of_answer
-        frame = "vicuna" if isinstance(prompt, VicunaPrompt) else "template"
         return cls(tokenizer, frame=frame, system=prompt.system, **about)
 
     @property
@@ -78,7 +80,8 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         """The chat frame."""
         if self.frame == "template":
             return TemplatePrompt(self.tokenizer, self.system)
-        return VicunaPrompt(self.system, self.end_of_answer)
+        kind = PlainPrompt if self.frame == "plain" else VicunaPrompt
+        return kind(self.system, self.end_of_answer)
 
     @property
     def image_geometry(self) -> ImageGeometry:
@@ -206,7 +209,7 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
     def _row(self, text: str, num_visual: int, add_bos: bool) -> list[int]:
         """Return the ids of a prompt, room for visual tokens behind BOS or, without one, in front."""
         text = _PLACEHOLDER.sub("", text)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=add_bos)["input_ids"]
+        ids = text_ids(self.tokenizer, [text], begins=add_bos)[0]
         bos = self.tokenizer.bos_token_id
         if add_bos and bos is not None and ids[:2] == [bos, bos]:  # the text wrote it, the tokenizer added it again
             ids = ids[1:]

@@ -1,4 +1,4 @@
-"""How a conversation becomes text: the Vicuna v1.5 frame of the study, or another LLM's own chat template.
+"""How a conversation becomes text: the Vicuna v1.5 frame of the study, an LLM's own chat template, or plain lines.
 
 The frame is ``<system> USER: <message> ASSISTANT: <answer></s>USER: ...``: one space after the system text,
 nothing between ``</s>`` and the next turn. The tokenizer adds the beginning-of-sequence token; visual tokens
@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from jinja2 import TemplateError
+
 from eyeswap.errors import SpecError
+from eyeswap.vlm.text_ids import adds_bos
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -55,39 +58,51 @@ class Prompt(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class VicunaPrompt:
-    """The Vicuna v1.5 frame.
+class _Lines:
+    """A frame of fixed words: a text before each answer, and one behind it."""
 
-    Attributes:
-        system: text before the first turn; empty for none.
-        end_of_answer: text that closes every answer.
-        strips_turns: the published trainer strips each turn on the right before it tokenizes it.
-    """
-
-    system: str = VICUNA_SYSTEM
-    end_of_answer: str = "</s>"
-    strips_turns: ClassVar[bool] = True
+    strips_turns: ClassVar[bool]
 
     def question(self, message: str) -> str:
-        """Return the whole inference prompt for one user message; it ends with ``ASSISTANT:``.
-
-        Example:
-            >>> VicunaPrompt(system="").question("What is this?")
-            'USER: What is this? ASSISTANT:'
-        """
-        return self._ask(message, is_first=True).rstrip()
+        """Return the whole inference prompt for one user message."""
+        return self.conversation([message])
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
-        """Return the text of each turn; the sequence is their concatenation, right-stripped."""
+        """Return the text of each turn; the sequence is their concatenation."""
         return [
             Turn(self._answer(message), True) if index % 2 else Turn(self._ask(message, index == 0), False)
             for index, message in enumerate(messages)
         ]
 
     def conversation(self, messages: Sequence[str]) -> str:
-        """Return the text of a whole conversation; after a user message it ends with ``ASSISTANT:``."""
-        return "".join(turn.text for turn in self.turns(messages)).rstrip()
+        """Return the text of a whole conversation; after a user message it ends where the answer begins."""
+        text = "".join(turn.text for turn in self.turns(messages))
+        return text.rstrip() if self.strips_turns else text
+
+    def _ask(self, message: str, is_first: bool) -> str:
+        raise NotImplementedError
+
+    def _answer(self, message: str) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class VicunaPrompt(_Lines):
+    """The Vicuna v1.5 frame.
+
+    Attributes:
+        system: text before the first turn; empty for none.
+        end_of_answer: text that closes every answer.
+        strips_turns: the published trainer strips each turn on the right before it tokenizes it.
+
+    Example:
+        >>> VicunaPrompt(system="").question("What is this?")
+        'USER: What is this? ASSISTANT:'
+    """
+
+    system: str = VICUNA_SYSTEM
+    end_of_answer: str = "</s>"
+    strips_turns: ClassVar[bool] = True
 
     def _ask(self, message: str, is_first: bool) -> str:
         system = f"{self.system} " if is_first and self.system else ""
@@ -98,8 +113,41 @@ class VicunaPrompt:
 
 
 @dataclass(frozen=True)
+class PlainPrompt(_Lines):
+    r"""A line for each message, for LLMs that were never taught a chat.
+
+    Attributes:
+        system: a line before the first turn; empty for none.
+        end_of_answer: text that closes every answer.
+        strips_turns: the end of a line is meant.
+
+    Example:
+        >>> PlainPrompt().conversation(["What is this?", "A dog"])
+        'What is this?\nA dog</s>'
+    """
+
+    system: str = ""
+    end_of_answer: str = "</s>"
+    strips_turns: ClassVar[bool] = False
+
+    def _ask(self, message: str, is_first: bool) -> str:
+        system = f"{self.system}\n" if is_first and self.system else ""
+        return f"{system}{clean_message(message)}\n"
+
+    def _answer(self, message: str) -> str:
+        return (clean_message(message) or " ") + self.end_of_answer
+
+
+_ANSWER = "{answer}"  # stands where an answer will; no chat template knows it
+
+
+@dataclass(frozen=True)
 class TemplatePrompt:
     """The chat template that an LLM's own tokenizer carries (``tokenizer.apply_chat_template``).
+
+    A prompt is all that the template writes before an answer: its header, and whatever stands between header and
+    answer in every conversation, such as an empty think block. Spaces right before an answer belong to the answer,
+    because tokenizers join them with its first word.
 
     Attributes:
         tokenizer: a transformers tokenizer with a chat template.
@@ -115,7 +163,7 @@ class TemplatePrompt:
         """Return the whole inference prompt for one user message.
 
         Raises:
-            SpecError: if the tokenizer has no chat template.
+            SpecError: if the tokenizer has no chat template, or it leaves messages out.
         """
         return self.conversation([message])
 
@@ -132,38 +180,46 @@ class TemplatePrompt:
             if not after.startswith(before):
                 raise SpecError(
                     f"the chat template of {self._name} rewrites earlier turns at turn {index + 1}; "
-                    "train with one question a conversation, or use the vicuna prompt"
+                    "train with one question a conversation, or set recipe.prompt: vicuna"
                 )
             turns.append(Turn(after[len(before) :], is_answer=index % 2 == 1))
             before = after
         return turns
 
     def conversation(self, messages: Sequence[str]) -> str:
-        """Render a conversation; a last user message gets the header of the answer to come.
+        """Render a conversation; after a user message it ends where the answer begins.
 
         The template's own beginning-of-sequence token is taken off where the tokenizer adds one anyway.
 
         Raises:
-            SpecError: if the tokenizer has no chat template.
+            SpecError: if the tokenizer has no chat template, or it fails on this conversation or leaves answers out.
         """
         if not getattr(self.tokenizer, "chat_template", None):
-            raise SpecError(f"the tokenizer of {self._name} has no chat template; use the vicuna prompt")
+            raise SpecError(f"the tokenizer of {self._name} has no chat template; set recipe.prompt: vicuna")
+        is_open = len(messages) % 2 == 1
         chat = [{"role": "system", "content": self.system}] if self.system else []
         for index, message in enumerate(messages):
             chat.append({"role": "assistant" if index % 2 else "user", "content": clean_message(message)})
-        is_open = len(messages) % 2 == 1
-        text = str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=is_open))
+        if is_open:
+            chat.append({"role": "assistant", "content": _ANSWER})
+        text = self._rendered(chat)
+        if is_open:
+            text, found, _ = text.rpartition(_ANSWER)
+            if not found:
+                raise SpecError(f"the chat template of {self._name} leaves answers out; set recipe.prompt: vicuna")
+            text = text.rstrip(" ")
         return text.removeprefix(self.tokenizer.bos_token) if adds_bos(self.tokenizer) else text
+
+    def _rendered(self, chat: list[dict[str, str]]) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False))
+        except TemplateError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SpecError(f"the chat template of {self._name} fails ({reason}); set recipe.prompt: vicuna") from None
 
     @property
     def _name(self) -> str:
         return str(getattr(self.tokenizer, "name_or_path", "") or type(self.tokenizer).__name__)
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Return whether a tokenizer puts a beginning-of-sequence token before any text by itself."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
 
 
 def clean_message(message: str) -> str:

@@ -122,7 +122,7 @@ def _describe(
     name = llm or config.llm
     if name is None:
         raise SpecError(f"LLM {config.model.llm_backbone_id!r}: say where its config and tokenizer lie with --llm")
-    tokenizer, _ = load_tokenizer(name)
+    tokenizer, _ = load_tokenizer(name, "vicuna")
     tokenizer.model_max_length = config.model.llm_max_length  # longer prompts were cut there
     with one_line_errors(f"llm {name}"):
         text_config = AutoConfig.from_pretrained(find_model(name))

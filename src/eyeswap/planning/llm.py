@@ -1,0 +1,61 @@
+"""Can the LLM of a study be taught its conversations, and be asked its benchmarks? Told before images are decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from eyeswap.data.instruction import read_instructions
+from eyeswap.errors import CheckpointError, SpecError
+from eyeswap.evaluation import get_benchmark
+from eyeswap.planning.spec import Study
+from eyeswap.recipe import Data, DigitsData
+from eyeswap.shipped import llm_source
+from eyeswap.vlm.hub import local_folder
+from eyeswap.vlm.llm import load_config, load_tokenizer
+from eyeswap.vlm.prompt import Prompt
+from eyeswap.vlm.prompt_check import check_choices
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TWO_ROUNDS = ("Is there a dog?", "Yes", "Is there a cat?", "No")
+
+
+def check_llm(study: Study) -> None:
+    """Check what can be checked without weights, if the LLM's tokenizer is on this machine.
+
+    Raises:
+        SpecError: if the LLM is of a kind that is not supported, or cannot be taught or asked what the study wants.
+    """
+    try:
+        folder = local_folder(llm_source(study.recipe.llm))
+    except CheckpointError:
+        return
+    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        load_config(folder)
+        check_questions(study, *load_tokenizer(folder, study.recipe.prompt))
+
+
+def check_questions(study: Study, tokenizer: Any, prompt: Prompt) -> None:
+    """Check that conversations of several rounds can be written, and every choice of every benchmark.
+
+    Args:
+        study: the study.
+        tokenizer: of its LLM.
+        prompt: the chat frame.
+
+    Raises:
+        SpecError: naming what cannot be, and the key of the recipe that helps.
+    """
+    check_choices(tokenizer, prompt, (get_benchmark(name).choices for name in study.benchmarks))
+    try:
+        prompt.turns(_TWO_ROUNDS)
+    except SpecError:
+        if _has_rounds(study.recipe.data):
+            raise
+
+
+def _has_rounds(data: Data) -> bool:
+    """Return whether any conversation asks more than one question."""
+    if isinstance(data, DigitsData):
+        return data.turns > 1
+    return any(len(record.messages) > 2 for record in read_instructions(Path(data.folder) / data.instruction))
