@@ -85,16 +85,16 @@ class Recipe(Spec):
     llm: str = Field(
         DEFAULT_LLM, min_length=1, description='language model: "digits-llm", a local folder, or a Hub name'
     )
-    prompt: PromptKind = Field(
-        "auto",
-        description="how conversations are written: in the language model's own chat template, in the Vicuna v1.5 "
-        "frame of the published study, or as plain lines; auto takes the template if there is one, else Vicuna's",
-    )
     connector: ConnectorKind = Field("gelu-mlp", description="network between visual tokens and language model")
     wiring: Wiring = Field(
         "controlled",
         description='"as-published" repeats what the published code left open (backbones in train mode, '
         'taps before the first mixer, untrained norms); "controlled" removes it',
+    )
+    prompt: PromptKind = Field(
+        "auto",
+        description="how conversations are written: in the language model's own chat template, in the Vicuna v1.5 "
+        "frame of the published study, or as plain lines; auto takes the template if there is one, else Vicuna's",
     )
     num_epochs: Count = Field(1, description="passes over the training data")
     max_steps: Count | None = Field(None, description="stop after this many optimizer steps; null runs all epochs")

@@ -87,6 +87,7 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
         "llm": "other",
         "connector": "linear",
         "wiring": "as-published",
+        "prompt": "plain",
         "num_epochs": 2,
         "max_steps": 9,
         "global_batch": 64,
