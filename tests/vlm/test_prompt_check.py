@@ -197,7 +197,7 @@ def test_a_base_llm_learns_where_its_answer_ends(tmp_path: Path, kind: str):
     ids, labels, visual = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels]), torch.randn(1, 2, 8)
     optimizer = torch.optim.Adam(vlm.parameters(), lr=1e-2)
     loss, steps = torch.tensor(1.0), 0
-    while float(loss.detach()) > 0.003:  # of three tokens together
+    while float(loss.detach()) > 0.02:  # of three tokens together
         steps += 1
         assert steps < 200
         optimizer.zero_grad()
