@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from eyeswap.api import ask
 from eyeswap.audit.audit import audit
 from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
-from eyeswap.evaluation.ask import ask
 from eyeswap.planning.spec import load_study
 from eyeswap.results.run import load_runs
 from eyeswap.study.execute import run_study

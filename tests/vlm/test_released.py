@@ -17,11 +17,11 @@ from released_checkpoint import write_official
 from tiny_llms import llama
 from typer.testing import CliRunner, Result
 
+from eyeswap.api import ask
 from eyeswap.backbones.base import encode
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.cli.main import app
 from eyeswap.errors import CheckpointError, EyeswapError, SpecError
-from eyeswap.evaluation.ask import ask
 from eyeswap.files import sha256_of
 from eyeswap.vlm import VisionLanguageModel
 from eyeswap.vlm.prompt import VICUNA_SYSTEM
