@@ -37,14 +37,15 @@ def test_the_path_is_relative_to_the_study_and_stored_whole(tmp_path):
     assert Study.model_validate(study.model_dump()).benchmarks == study.benchmarks
 
 
-def test_other_rows_make_another_run(tmp_path):
+def test_other_rows_are_other_questions_for_the_same_model(tmp_path):
     (before,) = plan_runs(load_study(write(tmp_path)), tmp_path / "runs")
     assert status_of(before).num_finished == 0
-    first = before.digest
+    first, asked = before.digest, [benchmark.identity for benchmark in before.benchmarks]
     (same,) = plan_runs(load_study(write(tmp_path)), tmp_path / "runs")
-    assert same.digest == first
+    assert [benchmark.identity for benchmark in same.benchmarks] == asked
     (after,) = plan_runs(load_study(write(tmp_path, answer=4)), tmp_path / "runs")
-    assert after.digest != first
+    assert [benchmark.identity for benchmark in after.benchmarks] != asked
+    assert after.digest == same.digest == first
 
 
 @pytest.mark.parametrize(
