@@ -75,7 +75,7 @@ class Meter:
         return max(time.perf_counter() - self._steps[0][0], 1e-9)
 
 
-_RECENT = 100  # steps
+_USUAL_STEPS = 100  # steps
 _JUMP = 4.0
 
 
@@ -98,8 +98,8 @@ def complaint(loss: float, grad_norm: float, earlier: Sequence[float], vocabular
     ignorance = math.log(vocabulary)
     if loss > 2 * ignorance:
         return f"loss exploded to {loss:.2f}, twice that of a model that knows nothing"
-    if len(earlier) >= _RECENT and loss > ignorance / 2:
-        usual = statistics.median(earlier[-_RECENT:])
+    if len(earlier) >= _USUAL_STEPS and loss > ignorance / 2:
+        usual = statistics.median(earlier[-_USUAL_STEPS:])
         if loss > _JUMP * usual:
             return f"loss exploded from {usual:.3f} to {loss:.2f}"
     return None
