@@ -13,7 +13,8 @@ import numpy as np
 from scipy import stats
 
 from eyeswap.statistics.correlation import METHODS, Method, correlate, interval
-from eyeswap.statistics.resampling import LEVEL, Floats
+from eyeswap.statistics.resampling import LEVEL
+from eyeswap.statistics.tails import Floats
 
 ARMS = (6, 10, 15, 30)
 TRUTHS = (0.0, 0.5, 0.8)

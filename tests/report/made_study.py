@@ -112,9 +112,8 @@ def answer_row(benchmark, number, scene, skill, generator):
     }  # fmt: skip
 
 
-def write_predictions(run, scenes, arm, seed, num_examples, benchmarks):
+def write_predictions(run, scenes, arm, seed, num_examples, benchmarks, skills):
     """Write all predictions of a run, with difficulty shared by the arms as in life."""
-    skills = SKILL.get(arm, OTHERS)
     for index, (name, about) in enumerate(BENCHMARKS.items()):
         if name not in benchmarks:
             continue
@@ -174,12 +173,15 @@ def write_spec(run, arm, seed, recipe, backbone):
 
 
 def write_study(
-    folder, arms=tuple(SKILL), seeds=(7,), unfinished=(), num_examples=120, num_images=60, benchmarks=tuple(BENCHMARKS)
-):
+    folder, arms=tuple(SKILL), seeds=(7,), unfinished=(), num_examples=120, num_images=60, benchmarks=tuple(BENCHMARKS),
+    seed_sd=None, skills=None,
+):  # fmt: skip
     """Write a whole study folder; arms in ``unfinished`` have trained but not been evaluated.
 
-    ``arms`` are names, of which the backbones are digits-<name>, or map names to backbones of the catalog.
+    ``arms`` are names, of which the backbones are digits-<name>, or map names to backbones of the catalog; ``skills``
+    maps an arm, or an arm and a seed, to its chances of a right answer in VQA and localization.
     """
+    skills = SKILL | (skills or {})
     arms = arms if isinstance(arms, dict) else {arm: f"digits-{arm}" for arm in arms}
     recipe = {
         "data": {"name": "digits", "seed": 0, "num_train_images": 4000}, "llm": "digits-llm",
@@ -188,7 +190,7 @@ def write_study(
     study = {
         "name": "synthetic", "question": "Does the vision backbone decide how well a small VLM localizes?",
         "recipe": recipe, "arms": {arm: {"backbone": backbone} for arm, backbone in arms.items()},
-        "may_differ": ["backbone"], "benchmarks": list(benchmarks), "seeds": list(seeds),
+        "may_differ": ["backbone"], "benchmarks": list(benchmarks), "seeds": list(seeds), "seed_sd": seed_sd,
     }  # fmt: skip
     write_json(folder / "study.json", study)
     scenes = draw_scenes(folder / "data" / "images", num_images, np.random.default_rng(0))
@@ -198,6 +200,7 @@ def write_study(
             write_spec(run, arm, seed, recipe, arms[arm])
             write_training(run, arm, seed, 240)
             if arm not in unfinished:
-                write_predictions(run, scenes, arm, seed, num_examples, benchmarks)
+                skill = skills.get((arm, seed), skills.get(arm, OTHERS))
+                write_predictions(run, scenes, arm, seed, num_examples, benchmarks, skill)
                 write_scores(run)
     return Path(folder)

@@ -1,12 +1,14 @@
 """Pairs of arms: what is decided about them, over images and over seeds."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from eyeswap.errors import DataError
-from eyeswap.report.analysis.pairs import compare_averages, compare_benchmarks, paired_seeds, rank_averages
+from eyeswap.report.analysis.pairs import compare_averages, compare_benchmarks, rank_arms
+from eyeswap.report.analysis.seeds import paired_seeds, seed_spreads
 from eyeswap.report.analysis.study import gather
 
 
@@ -39,21 +41,22 @@ def test_single_benchmarks_have_mcnemar_where_answers_are_right_or_wrong(results
     assert all(pair.mcnemar is None for (where, *_), pair in found.items() if where == "vqav2")  # soft scores
 
 
-def test_ranks_agree_with_what_is_decided(results, pairs):
-    ranks = rank_averages(results, pairs)
+def test_ranks_agree_with_what_is_decided(pairs):
+    ranks = rank_arms(pairs)
     for group, places in ranks.items():
         for arm, rank in places.items():
             beaten_by = sum(p.decided for p in pairs if (p.where, p.behind) == (group, arm))
             ahead_of = sum(p.decided for p in pairs if (p.where, p.ahead) == (group, arm))
-            assert rank.low >= 1 + min(beaten_by, 1)
-            assert rank.low <= rank.value <= rank.high <= len(places) - min(ahead_of, 1)
+            assert rank.low == 1 + beaten_by
+            assert rank.low <= rank.value <= rank.high == len(places) - ahead_of
     assert ranks["localization"]["vmamba"].high == 1
 
 
 def test_a_margin_wide_enough_makes_all_equal_and_a_narrow_one_none(results):
-    wide = compare_averages(results, margin=90.0)
+    spreads = seed_spreads(results)
+    wide = compare_averages(results, 90.0, spreads)
     assert {pair.in_words for pair in wide} <= {"decided", "equivalent"}
-    narrow = compare_averages(results, margin=0.01)
+    narrow = compare_averages(results, 0.01, spreads)
     assert {pair.in_words for pair in narrow} <= {"decided", "not decided"}
     with pytest.raises(DataError, match=r"margin -1\.0: must be above 0"):
         compare_averages(results, margin=-1.0)
@@ -62,21 +65,18 @@ def test_a_margin_wide_enough_makes_all_equal_and_a_narrow_one_none(results):
 def test_one_lucky_seed_decides_nothing(make_study):
     study = gather(make_study(arms=("vit", "vmamba"), seeds=(1, 2, 3)))
     vit, lucky = study.arms
-    runs = [
-        replace(
-            run,
-            predictions=[
-                replace(one, score=np.ones_like(one.score) if number == 0 else same.score)
-                for one, same in zip(run.predictions, vit.runs[number].predictions, strict=True)
-            ],
-        )
-        for number, run in enumerate(lucky.runs)
-    ]
+    runs = [copy(run) for run in lucky.runs]
+    for number, run in enumerate(runs):
+        run.predictions = [
+            replace(one, score=np.ones_like(one.score) if number == 0 else same.score)
+            for one, same in zip(run.predictions, vit.runs[number].predictions, strict=True)
+        ]
     pairs = compare_averages(replace(study, arms=[vit, replace(lucky, runs=runs)]))
     assert all(pair.value > 5 and pair.low < 0 for pair in pairs)
     assert not any(pair.decided for pair in pairs)
     alone = compare_averages(replace(study, arms=[replace(vit, runs=vit.runs[:1]), replace(lucky, runs=runs[:1])]))
-    assert all(pair.decided for pair in alone)
+    assert all(pair.told_apart for pair in alone)
+    assert not any(pair.decided for pair in alone)
 
 
 def test_arms_are_paired_on_the_seeds_that_all_have(make_study):

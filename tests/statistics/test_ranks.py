@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyeswap.statistics.ranks import rank_intervals
+from eyeswap.statistics.ranks import rank_intervals, with_implied
 
 
 def p_values(n, small=()):
@@ -31,11 +31,20 @@ def test_equal_scores_share_the_better_place():
     assert [one.value for one in rank_intervals([7.0, 7.0, 5.0], p_values(3))] == [1, 1, 3]
 
 
-def test_pairs_are_adjusted_together():
-    alone = rank_intervals([1.0, 2.0], {(0, 1): 0.03})
-    assert (alone[1].low, alone[1].high) == (1, 1)
-    among_three = rank_intervals([1.0, 2.0, 2.0], {(0, 1): 0.03, (0, 2): 0.9, (1, 2): 0.9})
-    assert (among_three[1].low, among_three[1].high) == (1, 3)
+def test_what_two_pairs_show_together_is_shown():
+    implied = with_implied({(0, 1): 0.01, (1, 2): 0.03, (0, 2): 0.2})
+    assert implied == {(0, 1): 0.01, (1, 2): 0.03, (0, 2): 0.03}
+    assert with_implied({(0, 1): 0.2, (1, 2): 0.03, (0, 2): 0.01})[0, 1] == 0.2
+
+
+@given(st.integers(2, 7), st.randoms())
+def test_what_is_shown_is_an_order_and_ranks_overlap_where_nothing_is(n, random):
+    pairs = with_implied({pair: random.random() ** 3 for pair in combinations(range(n), 2)})
+    shown = {pair for pair, p in pairs.items() if p < 0.05}
+    assert all((i, j) in shown for i, middle in shown for also, j in shown if also == middle)
+    ranks = rank_intervals([float(-i) for i in range(n)], pairs)
+    for i, j in pairs:
+        assert ((i, j) in shown) or ranks[i].high >= ranks[j].low
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=6), st.randoms())

@@ -1,4 +1,4 @@
-"""Images and seeds as two crossed levels of chance."""
+"""Images and training runs as two sources of chance in one interval."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.statistics.differences import judged_differences, sample_differences, sample_intervals, sign_flips
-from eyeswap.statistics.resampling import Interval, Sample, seed_weights
+from eyeswap.statistics.differences import (
+    SeedVariance,
+    judged_differences,
+    sample_differences,
+    sample_intervals,
+    sign_flips,
+)
+from eyeswap.statistics.resampling import Interval, Sample
 
 
 def answers(generator, num_arms, num_seeds, num_images, luck):
@@ -49,20 +55,33 @@ def test_seeds_that_are_one_and_the_same_add_nothing():
     assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high), abs=2e-3)
 
 
-def test_the_p_value_is_the_alpha_whose_interval_just_reaches_zero():
+def test_the_p_value_is_the_alpha_at_whose_critical_distance_zero_lies():
     for one in (
         Interval(0.2, 0, 0, 0.1, 50, 40.0),
-        Interval(0.2, 0, 0, 0.1, 50, 40.0, num_seeds=3, seed_error=0.05),
+        Interval(0.2, 0, 0, 0.1, 50, 40.0, 3, 0.05, 4.0, 1.25),
+        Interval(0.2, 0, 0, 0.1, 50, 40.0, 1, 0.05),
     ):
-        assert one.half_width(one.p_value()) == pytest.approx(0.2)
+        assert one.critical_distance(one.p_value()) == pytest.approx(0.2)
     assert Interval(0.2, 0, 0, 0.1, 50, 40.0).p_value() == pytest.approx(2 * stats.t.sf(2, 40))
-    assert Interval(0.2, 0, 0, 0.1, 50, 40.0, 2, 0.09).p_value() > 0.2  # two seeds show little
+    assert Interval(0.2, 0, 0, 0.1, 50, 40.0, 2, 0.09, 2.0).p_value() > 0.15  # two seeds show little
 
 
-def test_seed_weights_are_shares():
-    weights = seed_weights(4, 100, seed=0)
-    assert weights.sum(axis=1) == pytest.approx(np.ones(100))
-    assert (seed_weights(1, 10, seed=0) == 1).all()
+def test_a_difference_that_is_decided_has_an_interval_without_zero():
+    one = Interval(0.0, 0, 0, 0.1, 50, 40.0, 2, 0.08, 2.0, 1.5)
+    assert one.half_width() < one.critical_distance()
+
+
+def test_a_stated_seed_variance_widens_intervals_and_raises_p_values():
+    scores, images = answers(np.random.default_rng(5), 2, 1, 300, 0.1)
+    sample = Sample([scores], [images])
+    alone, p_alone = judged_differences(sample)[0, 1]
+    known, p_known = judged_differences(sample, seeds=SeedVariance(0.03**2))[0, 1]
+    estimated, p_estimated = judged_differences(sample, seeds=SeedVariance(0.03**2, 4))[0, 1]
+    assert known.seed_error == pytest.approx(0.03 * np.sqrt(2))
+    assert known.standard_error**2 == pytest.approx(alone.standard_error**2 + known.seed_error**2)
+    assert alone.half_width() < known.half_width() < estimated.half_width()
+    assert p_alone < p_known < p_estimated
+    assert sample_intervals(sample, seeds=SeedVariance(0.03**2))[0].seed_error == pytest.approx(0.03)
 
 
 def test_few_images_are_tried_in_all_patterns():
@@ -71,7 +90,7 @@ def test_few_images_are_tried_in_all_patterns():
     assert sign_flips(sample)[0, 1] == pytest.approx(2 / 16)  # the fifth image is silent
 
 
-def test_what_decides_is_the_sign_flip_test_with_one_seed_and_the_interval_with_several():
+def test_what_tells_apart_is_the_sign_flip_test_with_one_seed_and_the_interval_with_several():
     generator = np.random.default_rng(3)
     scores, images = answers(generator, 3, 1, 60, 0.1)
     sample = Sample([scores], [images])

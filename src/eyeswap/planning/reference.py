@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS
-from eyeswap.planning.spec import Arm, Study
+from eyeswap.planning.spec import Arm, SeedSd, Study
 from eyeswap.recipe import DigitsData, Execution, FolderData, Recipe
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -19,6 +19,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`recipe.data`, the embedded set", DigitsData),
     ("`recipe.data`, a folder", FolderData),
     ("Each of `arms`", Arm),
+    ("`seed_sd`, in numbers", SeedSd),
     ("`execution`", Execution),
 )
 

@@ -10,18 +10,38 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.planning.other_names import hint
-from eyeswap.recipe import ConnectorKind, Count, DigitsData, Execution, FolderData, Recipe, Seed, Spec, Wiring, shown
+from eyeswap.recipe import (
+    ConnectorKind,
+    Count,
+    DigitsData,
+    Execution,
+    FolderData,
+    Positive,
+    Recipe,
+    Seed,
+    Spec,
+    Wiring,
+    shown,
+)
 from eyeswap.yaml_reader import read_yaml
 
-__all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "Study", "load_recipe", "load_study"]
+__all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "SeedSd", "Study", "load_recipe", "load_study"]
 
 Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
 Matched = Literal["tokens", "parameters"]
@@ -80,6 +100,35 @@ class Arm(Spec):
         return {key: value for key, value in self.model_dump().items() if value is not None and key != "backbone"}
 
 
+class SeedSd(Spec):
+    """How much scores of single runs vary from seed to seed, where a study states it: s.d. in points."""
+
+    vqa: Positive | None = Field(None, description="of the VQA average")
+    localization: Positive | None = Field(None, description="of the localization average")
+    overall: Positive | None = Field(
+        None, description="of the overall average; null takes the most that the other two allow"
+    )
+    df: Positive | None = Field(
+        None, description="degrees of freedom that they were measured with; null takes them as known"
+    )
+    source: str | None = Field(None, description="where they come from, for the report")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.vqa is self.localization is self.overall is None:
+            raise ValueError("states nothing; write vqa, localization or overall, such as {vqa: 1.0}")
+        return self
+
+
+def _seed_sd_tag(value: Any) -> str:
+    return "folder" if isinstance(value, str) else "numbers"
+
+
+AnySeedSd = Annotated[
+    Annotated[SeedSd, Tag("numbers")] | Annotated[str, Field(min_length=1), Tag("folder")], Discriminator(_seed_sd_tag)
+]
+
+
 class Study(Spec):
     """One question, the recipe held fixed, and the arms compared."""
 
@@ -98,6 +147,11 @@ class Study(Spec):
     )
     benchmarks: tuple[str, ...] = Field(min_length=1, description="names of benchmarks, or YAML files of your own ones")
     seeds: tuple[Seed, ...] = Field((7,), min_length=1, description="one run for each arm and seed")
+    seed_sd: AnySeedSd | None = Field(
+        None,
+        description="how much scores vary from seed to seed, for a study of one seed: numbers, or the folder of a "
+        "study that shows it with several seeds, such as runs/other; with null, a report speaks of these runs alone",
+    )
     subset: Count | None = Field(None, description="examples of each benchmark part; null evaluates all of them")
     execution: Execution = Field(
         Execution(), description="how training is carried out on this machine; may change between runs"
@@ -236,7 +290,9 @@ def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
     location = [*within, *first["loc"]]
     model = _model_at(location)
     if model in (DigitsData, FolderData):
-        del location[2]  # pydantic adds the tag of the union to recipe.data.<key>
+        del location[2]  # pydantic adds the tag of the union to recipe.data.<key>, and to seed_sd.<key>
+    if model is SeedSd:
+        del location[1]
     field = next((model.model_fields[str(key)] for key in reversed(location) if key in model.model_fields), None)
     kind = first["type"]
     if kind == "extra_forbidden":
@@ -287,5 +343,7 @@ def _model_at(location: list[Any]) -> type[Spec]:
             return Arm
         case ["execution", _, *_]:
             return Execution
+        case ["seed_sd", "numbers", *_]:
+            return SeedSd
         case _:
             return Study

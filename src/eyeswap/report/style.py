@@ -136,6 +136,11 @@ def points(value: float) -> str:
     return f"{value:+.1f}".replace("-", MINUS)
 
 
+def detectable(value: float | None) -> str:
+    """Write a detectable difference; a dash where none is known or possible."""
+    return DASH if value is None else percent(value)
+
+
 def count(value: int) -> str:
     """Write a count with thin separators: ``214,354``."""
     return f"{value:,}"

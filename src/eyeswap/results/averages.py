@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.statistics.differences import Interval, Sample, sample_differences, sample_intervals
+from eyeswap.statistics.differences import Interval, Sample, SeedVariance, sample_intervals
 
 GROUPS = ("vqa", "localization")
 Weights = Literal["counts", "published"]
@@ -74,15 +74,20 @@ def pieces(
     return [Piece(total / len(parts), score[:, part], baseline[:, part], image[part]) for part in parts]
 
 
-def average(parts: Sequence[Piece]) -> Interval:
-    """Return the weighted average of the pieces' means, as a fraction with its interval."""
-    return sample_intervals(gather_pieces([parts]))[0]
+def average(parts: Sequence[Piece], seeds: SeedVariance | None = None) -> Interval:
+    """Return the weighted average of the pieces' means, as a fraction with its interval.
+
+    Args:
+        parts: of one arm.
+        seeds: the variance of training runs, if more is known of it than the arm's own seeds tell.
+    """
+    return sample_intervals(gather_pieces([parts]), seeds=seeds)[0]
 
 
-def gain(parts: Sequence[Piece]) -> Interval:
-    """Return by how much the weighted average lies above that of the trivial baselines, with its interval."""
-    trivial = [replace(part, score=part.baseline) for part in parts]
-    return sample_differences(gather_pieces([parts, trivial]))[0, 1]
+def gain(parts: Sequence[Piece], seeds: SeedVariance | None = None) -> Interval:
+    """Return by how much the weighted average lies above that of the trivial baselines; arguments as `average`."""
+    above = [replace(part, score=part.score - part.baseline) for part in parts]
+    return sample_intervals(gather_pieces([above]), bounds=(-1.0, 1.0), seeds=seeds)[0]
 
 
 def gather_pieces(arms: Sequence[Sequence[Piece]]) -> Sample:

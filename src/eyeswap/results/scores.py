@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from eyeswap.results.averages import Piece, Weights, average, gain, members, pie
 from eyeswap.results.readings import overlaps_of, readings, record_if_any
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index
+from eyeswap.statistics.differences import SeedVariance
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
 
@@ -335,12 +337,17 @@ def check_paired(first: Predictions, other: Predictions) -> None:
         )
 
 
-def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -> Scores:
+def summarize(
+    predictions: Sequence[Predictions],
+    weights: Weights = "counts",
+    seeds: Mapping[str, SeedVariance] = MappingProxyType({}),
+) -> Scores:
     """Return scores, intervals, baselines and gains of benchmarks and weighted averages, in percent.
 
     Args:
         predictions: of each benchmark.
         weights: how benchmarks are weighted in averages: by the examples at hand, or by those of the published sets.
+        seeds: benchmark or average to the variance of its training runs, where more is known of it than these tell.
     """
     benchmarks = {
         one.name: BenchmarkScore(
@@ -348,7 +355,7 @@ def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -
             title=one.title,
             group=one.group,
             metric=one.metric,
-            score=_score([one], weights),
+            score=_score([one], weights, seeds.get(one.name)),
             invalid_rate=_percent(np.mean(one.column("invalid"))),
             subsets=_subsets(one),
             num_examples=one.num_examples,
@@ -359,7 +366,7 @@ def summarize(predictions: Sequence[Predictions], weights: Weights = "counts") -
         for one in predictions
     }
     averages = {
-        name: _score([predictions[position] for position in positions], weights)
+        name: _score([predictions[position] for position in positions], weights, seeds.get(name))
         for name, positions in members([one.group for one in predictions]).items()
     }
     return Scores(benchmarks, averages)
@@ -384,10 +391,10 @@ def _readings(one: Predictions) -> dict[str, float | None]:
     return {name: None if share is None else _percent(share) for name, share in shares.items()}
 
 
-def _score(those: Sequence[Predictions], weights: Weights) -> Score:
+def _score(those: Sequence[Predictions], weights: Weights, seeds: SeedVariance | None) -> Score:
     """Return the score of some benchmarks together, and its gain over their trivial baselines."""
     parts = [part for one in those for part in one.pieces(weights)]
-    score, ahead = average(parts), gain(parts)
+    score, ahead = average(parts, seeds), gain(parts, seeds)
     names = {one.baseline for one in those}
     return Score(
         n=sum(len(one.score) for one in those),

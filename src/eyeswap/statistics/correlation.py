@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.statistics.resampling import LEVEL, Floats
+from eyeswap.statistics.resampling import LEVEL
+from eyeswap.statistics.tails import Floats
 
 Method = Literal["spearman", "kendall"]
 

@@ -2,7 +2,9 @@
 
 Scores are fractions here; they become percent where they are written. Wherever scores are asked for, one row stands
 for one seed, and ``[S, n]`` rows for ``S`` seeds on the same examples in the same order. What is resampled, and
-flipped, is the image (`eyeswap.statistics.resampling`); ``docs/statistics.md`` has every formula.
+flipped, is the image (`eyeswap.statistics.resampling`). How lucky training runs are shows in several seeds, or is told
+(`eyeswap.statistics.crossed`); else intervals and p-values are about these training runs alone. ``docs/statistics.md``
+has every formula.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.statistics.resampling import LEVEL, NUM_RESAMPLES, Floats, Interval, Sample, make_interval, seed_weights
+from eyeswap.statistics.crossed import Pair, SeedVariance, arm_variances, pair_variances
+from eyeswap.statistics.resampling import LEVEL, NUM_RESAMPLES, Interval, Sample, make_interval
+from eyeswap.statistics.tails import Floats
 
 __all__ = [
     "LEVEL",
@@ -24,6 +28,7 @@ __all__ = [
     "Interval",
     "Pair",
     "Sample",
+    "SeedVariance",
     "bootstrap_mean",
     "holm",
     "judged_differences",
@@ -37,8 +42,6 @@ __all__ = [
     "weighted_average",
     "weighted_difference",
 ]  # fmt: skip
-
-Pair = tuple[int, int]
 
 NUM_FLIPS = 20_000
 _MOST_IMAGES_TO_ENUMERATE = 13
@@ -160,41 +163,58 @@ def sample_intervals(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
+    seeds: SeedVariance | None = None,
 ) -> list[Interval]:
-    """Return the interval of each arm of a sample, from one set of resamples."""
-    draws = _over_seeds(sample.draws(num_resamples, seed), seed)
-    parts = zip(sample.values, draws.T, sample.residuals(), strict=True)
-    return [make_interval(*part, sample.degrees_of_freedom, bounds) for part in parts]
+    """Return the interval of each arm of a sample, from one set of resamples.
+
+    Args:
+        sample: the scores of the arms, which are taken for the arms of one study.
+        num_resamples: resamples ``R``.
+        seed: seed of the resampling.
+        bounds: least and greatest score that is possible.
+        seeds: the variance of training runs, if known from elsewhere than these arms.
+    """
+    draws, values = sample.draws(num_resamples, seed).mean(axis=2), sample.values.mean(axis=1)
+    variances = arm_variances(sample.values, sample.residuals(), seeds)
+    return [
+        make_interval(float(value), draws[:, arm], variances, arm, sample, bounds) for arm, value in enumerate(values)
+    ]
 
 
 def sample_differences(
-    sample: Sample, num_resamples: int = NUM_RESAMPLES, seed: int = 0, pairs: Sequence[Pair] | None = None
+    sample: Sample,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    pairs: Sequence[Pair] | None = None,
+    seeds: SeedVariance | None = None,
 ) -> dict[Pair, Interval]:
     """Return the interval of arm ``i`` minus arm ``j`` for pairs, by default all ``i < j``, from one resampling."""
-    draws, residuals = _over_seeds(sample.draws(num_resamples, seed), seed), sample.residuals()
+    chosen = _chosen(sample, pairs)
+    draws, values = sample.draws(num_resamples, seed).mean(axis=2), sample.values.mean(axis=1)
+    variances = pair_variances(sample.values, sample.residuals(), chosen, seeds)
     return {
         (i, j): make_interval(
-            sample.values[i] - sample.values[j],
-            draws[:, i] - draws[:, j],
-            residuals[i] - residuals[j],
-            sample.degrees_of_freedom,
-            (-1.0, 1.0),
+            float(values[i] - values[j]), draws[:, i] - draws[:, j], variances, place, sample, (-1.0, 1.0)
         )
-        for i, j in _chosen(sample, pairs)
+        for place, (i, j) in enumerate(chosen)
     }
 
 
 def judged_differences(
-    sample: Sample, num_resamples: int = NUM_RESAMPLES, seed: int = 0, pairs: Sequence[Pair] | None = None
+    sample: Sample,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    pairs: Sequence[Pair] | None = None,
+    seeds: SeedVariance | None = None,
 ) -> dict[Pair, tuple[Interval, float]]:
-    """Return interval and p-value of arm ``i`` minus arm ``j``: what decides whether two arms are told apart.
+    """Return interval and p-value of arm ``i`` minus arm ``j``: what tells two arms apart.
 
-    With one seed the p-value is that of the sign-flip test, which holds its level whatever the scores look like; where
-    no pattern that was drawn comes as far, the tail beyond is that of the interval. With several seeds it is the
-    interval's, which has the seeds as a second level.
+    With one seed and nothing known of others the p-value is that of the sign-flip test, which holds its level for
+    these training runs whatever the scores look like; where no pattern that was drawn comes as far, the tail beyond is
+    that of Student's t. Else it is that of the errors of images and training runs together.
     """
-    intervals = sample_differences(sample, num_resamples, seed, pairs)
-    if sample.values.shape[1] > 1:
+    intervals = sample_differences(sample, num_resamples, seed, pairs, seeds)
+    if sample.values.shape[1] > 1 or seeds is not None:
         return {pair: (interval, interval.p_value()) for pair, interval in intervals.items()}
     flips = sign_flips(sample, NUM_FLIPS, seed, pairs)
     never = 1.5 / (NUM_FLIPS + 1) if sample.num_images > _MOST_IMAGES_TO_ENUMERATE else 0.0
@@ -285,12 +305,6 @@ def _pairs(scores_a: Sequence[ArrayLike], scores_b: Sequence[ArrayLike]) -> list
 
 def _chosen(sample: Sample, pairs: Sequence[Pair] | None) -> list[Pair]:
     return list(combinations(range(len(sample.values)), 2)) if pairs is None else list(pairs)
-
-
-def _over_seeds(draws: Floats, seed: int) -> Floats:
-    """Resample the seeds too: turn draws ``[R, k, S]`` into ``[R, k]``."""
-    weights = seed_weights(draws.shape[2], len(draws), seed)
-    return np.asarray(np.einsum("rks,rs->rk", draws, weights))
 
 
 def _sign_patterns(num_images: int, num_flips: int, seed: int, num_pairs: int) -> Iterator[Floats]:

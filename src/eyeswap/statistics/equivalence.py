@@ -64,8 +64,9 @@ def equivalence(difference: Interval, margin: float) -> Equivalence:
 def minimum_detectable(difference: Interval, alpha: float = 1 - LEVEL, power: float = POWER) -> float:
     """Return the smallest true difference that a test of this precision would find with the given power.
 
-    ``(t_{1 - alpha/2} + t_{power}) * standard_error``: what another study of the same size could have missed. It
-    depends on the spread, not on the difference that was seen.
+    The distance at which the test rejects, and the standard error times Student's quantile of the power beyond: what
+    another study of the same size could have missed. It depends on the spread, not on the difference that was seen. Of
+    other training runs it speaks only if the interval knows of their luck.
 
     Args:
         difference: interval of a difference.
@@ -73,14 +74,13 @@ def minimum_detectable(difference: Interval, alpha: float = 1 - LEVEL, power: fl
         power: chance to find the difference.
     """
     quantile = float(special.stdtrit(difference.degrees_of_freedom, power))
-    return difference.half_width(alpha) + quantile * difference.standard_error
+    return difference.critical_distance(alpha) + quantile * difference.standard_error
 
 
 def images_needed(difference: Interval, wanted: float, alpha: float = 1 - LEVEL, power: float = POWER) -> int:
     """Return how many images like these a study needs to find a true difference ``wanted`` with the given power.
 
-    The standard error falls with the root of the number of images; the part that comes from seeds does not fall, and
-    is not counted.
+    The error over images falls with the root of their number; that of training runs does not, and is not counted.
 
     Raises:
         DataError: if ``wanted`` is not above 0.

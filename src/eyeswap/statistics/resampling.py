@@ -1,28 +1,28 @@
-"""Intervals of weighted averages when images, and training seeds, are drawn by chance.
+"""Intervals of weighted averages when images, and training runs, are drawn by chance.
 
-Questions about one image rise and fall together, so what is resampled is the image, never the question; with
-several seeds the seed is resampled too, and because every seed answers every image the two levels are crossed. One
-resample gives each image, and each seed, a weight drawn from Exp(1) and takes weighted means: the Bayesian bootstrap
-(Rubin 1981, The Annals of Statistics 9:130) with product weights (Owen and Eckles 2012, The Annals of Applied
-Statistics 6:895). An image that serves several benchmarks has one weight in all of them.
+Questions about one image rise and fall together, so what is resampled is the image, never the question. One resample
+gives each image a weight drawn from Exp(1) and takes weighted means: the Bayesian bootstrap (Rubin 1981, The Annals of
+Statistics 9:130). An image that serves several benchmarks has one weight in all of them.
 
-The bootstrap says where an interval lies around its value, Student's t how wide it is, because the percentiles of
-a resampling alone are too narrow for few images. ``docs/statistics.md`` has the formulas and what simulation says.
+The bootstrap says where an interval lies around its value, because scores are not symmetric; how wide it is say the
+variances over images and over training runs (`eyeswap.statistics.crossed`), because the percentiles of a resampling
+alone are too narrow for few images, and those of two or three seeds say nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import special
 
 from eyeswap.errors import DataError
-
-Floats = NDArray[np.float64]
+from eyeswap.statistics.crossed import Variances
+from eyeswap.statistics.tails import Floats, reach, tail
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
@@ -38,11 +38,13 @@ class Interval:
         value: the estimate on the data as they are.
         low: lower end of the interval.
         high: upper end of the interval.
-        standard_error: of the value, over images and, if there are several, over seeds.
+        standard_error: of the value, over images and, where something is known of them, over training runs.
         num_clusters: number of images it rests on.
         degrees_of_freedom: images that would carry as much if all had equal weight, less one.
-        num_seeds: number of training seeds it rests on; with one, nothing is known about other seeds.
-        seed_error: the part of ``standard_error`` that comes from the seeds.
+        num_seeds: number of training seeds it rests on.
+        seed_error: the part of ``standard_error`` that comes from training runs; 0 where nothing is known of them.
+        seed_degrees_of_freedom: of ``seed_error``; infinite where it was stated and not estimated.
+        caution: factor by which tests enlarge the variance of training runs.
     """
 
     value: float
@@ -53,16 +55,11 @@ class Interval:
     degrees_of_freedom: float
     num_seeds: int = 1
     seed_error: float = 0.0
-
-    def half_width(self, alpha: float = 1 - LEVEL) -> float:
-        """Return half the width of the interval that leaves out ``alpha``, half of it on each side."""
-        of_images = self.standard_error**2 - self.seed_error**2
-        images = special.stdtrit(self.degrees_of_freedom, alpha / 2) ** 2 * of_images
-        seeds = special.stdtrit(self.num_seeds - 1, alpha / 2) ** 2 * self.seed_error**2 if self.seed_error else 0.0
-        return float(np.sqrt(max(images, 0.0) + seeds))
+    seed_degrees_of_freedom: float = np.inf
+    caution: float = 1.0
 
     def p_value(self, null: float = 0.0) -> float:
-        """Return the two-sided p-value of "the true value is ``null``": the ``alpha`` whose interval just reaches it.
+        """Return the two-sided p-value of "the true value is ``null``".
 
         Without any spread the exact sign test takes over: ``m`` images that all say the same sign have
         ``p = 2 / 2**m``.
@@ -72,14 +69,24 @@ class Interval:
             return 1.0
         if self.standard_error == 0.0:
             return min(1.0, 2.0 * 0.5**self.num_clusters)
-        if self.seed_error == 0.0:
-            return float(2.0 * special.stdtr(self.degrees_of_freedom, -distance / self.standard_error))
+        return float(tail(distance, *self._tested))
 
-        def excess(log_alpha: float) -> float:
-            return self.half_width(float(np.exp(log_alpha))) - distance
+    def critical_distance(self, alpha: float = 1 - LEVEL) -> float:
+        """Return how far the value has to lie from a null for a p-value of ``alpha``."""
+        return reach(alpha, *self._tested) if self.standard_error else 0.0
 
-        smallest = -100.0  # beyond it p is 0
-        return float(np.exp(optimize.brentq(excess, smallest, 0.0))) if excess(smallest) > 0 else 0.0
+    def half_width(self) -> float:
+        """Return half the width of the 95% interval."""
+        return reach(1 - LEVEL, *self._variances(1.0), matched=True) if self.standard_error else 0.0
+
+    @property
+    def _tested(self) -> tuple[float, float, float, float]:
+        return self._variances(self.caution)
+
+    def _variances(self, caution: float) -> tuple[float, float, float, float]:
+        """Return the variances over images and over runs, and the degrees of freedom of both."""
+        images = max(self.standard_error**2 - self.seed_error**2, 0.0)
+        return images, caution * self.seed_error**2, self.degrees_of_freedom, self.seed_degrees_of_freedom
 
 
 @dataclass(frozen=True)
@@ -157,42 +164,32 @@ class Sample:
         return total
 
 
-def seed_weights(num_seeds: int, num_resamples: int, seed: int) -> Floats:
-    """Return resampling weights of the seeds ``[R, S]``, each row summing to 1; even ones for a single seed."""
-    draws = np.random.default_rng([seed, num_seeds]).standard_exponential((num_resamples, num_seeds))
-    return np.asarray(draws / draws.sum(axis=1, keepdims=True))
-
-
 def make_interval(
-    values: Floats, draws: Floats, residuals: Floats, degrees_of_freedom: float, bounds: tuple[float, float]
+    value: float, draws: Floats, variances: Variances, place: int, sample: Sample, bounds: tuple[float, float]
 ) -> Interval:
-    """Return the interval of an average over seeds: as wide as Student's t says, placed as the resamples lie.
+    """Return the interval of an average over seeds: as wide as its variances say, shifted as the resamples lie.
 
     Args:
-        values: ``[S]``, the average of each seed.
+        value: the average.
         draws: ``[R]``, resampled averages over seeds.
-        residuals: ``[S, m]``, what each image adds beyond an average image.
-        degrees_of_freedom: of the images.
+        variances: of several estimates.
+        place: which of them it is.
+        sample: where it comes from.
         bounds: least and greatest value that is possible.
     """
-    value, (num_seeds, num_images) = float(values.mean()), residuals.shape
-    correction = num_images / (num_images - 1) if num_images > 1 else 0.0
-    by_image = residuals.mean(axis=0)
-    of_images = correction * float(by_image @ by_image)
-    of_seeds = 0.0
-    if num_seeds > 1:
-        # Seeds differ in the mean also because each answers single images by its own luck. That luck is in
-        # `of_images` already; half of it is taken off here, which keeps the interval wide enough for few seeds.
-        luck = correction * float(((residuals - by_image) ** 2).sum()) / (num_seeds * (num_seeds - 1))
-        of_seeds = max(float(values.var(ddof=1)) / num_seeds - luck / 2, 0.0)
-    error = float(np.sqrt(of_images + of_seeds))
+    images, runs = float(variances.images[place]), float(variances.runs[place])
+    num_seeds, error = sample.values.shape[1], math.sqrt(images + runs)
     if error < _NO_SPREAD:
-        return _without_spread(value, num_images, degrees_of_freedom, num_seeds, bounds)
-    whole = Interval(value, value, value, error, num_images, degrees_of_freedom, num_seeds, float(np.sqrt(of_seeds)))
+        return _without_spread(value, sample.num_images, sample.degrees_of_freedom, num_seeds, bounds)
+    whole = Interval(
+        value, value, value, error, sample.num_images, sample.degrees_of_freedom, num_seeds,
+        math.sqrt(runs), variances.run_freedom, variances.caution,
+    )  # fmt: skip
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    width = 2 * whole.half_width()
-    low = value - width * (value - low) / (high - low)
-    return replace(whole, low=max(float(low), bounds[0]), high=min(float(low + width), bounds[1]))
+    spread = math.sqrt(images) * -float(special.stdtrit(sample.degrees_of_freedom, (1 - LEVEL) / 2))
+    shift = spread * float((high + low - 2 * value) / (high - low)) if high > low else 0.0
+    half = whole.half_width()
+    return replace(whole, low=max(value + shift - half, bounds[0]), high=min(value + shift + half, bounds[1]))
 
 
 def _with_seeds(scores: Floats) -> Floats:

@@ -13,9 +13,10 @@ from eyeswap.planning.profile import Cell
 from eyeswap.report.analysis.boxes import Grounding, grounding
 from eyeswap.report.analysis.costs import Budget, budgets, find_profile
 from eyeswap.report.analysis.fixed import audited, diagnosed
-from eyeswap.report.analysis.pairs import MARGIN, Comparison, compare_averages, compare_benchmarks, rank_averages
-from eyeswap.report.analysis.predictors import Predictor, predictors
+from eyeswap.report.analysis.pairs import MARGIN, Comparison, compare_averages, compare_benchmarks, rank_arms
+from eyeswap.report.analysis.predictors import Predictor, predictors, weak_weights
 from eyeswap.report.analysis.published import Beside, published_beside, published_points
+from eyeswap.report.analysis.seeds import SeedSpread, seed_spreads, with_spreads
 from eyeswap.report.analysis.study import StudyResults, gather, score_records
 from eyeswap.report.analysis.verdict import Verdict, judge
 from eyeswap.report.style import short_names
@@ -32,6 +33,7 @@ class Analysis:
     Attributes:
         results: the runs, as their folders tell.
         margin: loss in points that counts as none.
+        seeds: average or benchmark to how lucky its training runs are, where that is known.
         averages: every pair of arms on every weighted average.
         benchmarks: every pair on every benchmark.
         ranks: average to arm to its rank, with the places that it may truly have.
@@ -48,6 +50,7 @@ class Analysis:
 
     results: StudyResults
     margin: float
+    seeds: dict[str, SeedSpread]
     averages: list[Comparison]
     benchmarks: list[Comparison]
     ranks: dict[str, dict[str, Rank]]
@@ -67,11 +70,16 @@ class Analysis:
 
     def standing(self, where: str, arm: str) -> Standing:
         """Return how an arm stands in an average or benchmark: best, not told apart from the best, or behind it."""
-        best = self._best[where]
-        if arm == best:
-            return "best" if len(self.results.finished_arms) > 1 else "behind"
-        pair = self.pair(where, arm, best)
-        return "behind" if pair is None or pair.decided else "level"
+        rank = self._ranks.get(where, {}).get(arm)
+        if rank is None or rank.low > 1:
+            return "behind"
+        return "best" if rank.value == 1 else "level"
+
+    @property
+    def covered(self) -> str:
+        """What the intervals are over."""
+        known = [group in self.seeds for group in self.results.groups]
+        return "images and seeds" if all(known) else "images and, where known, seeds" if any(known) else "images alone"
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one record for each run and benchmark or average, for ``pandas.DataFrame``; scores in percent."""
@@ -88,15 +96,8 @@ class Analysis:
         return {(pair.where, frozenset((pair.ahead, pair.behind))): pair for pair in (*self.averages, *self.benchmarks)}
 
     @cached_property
-    def _best(self) -> dict[str, str]:
-        arms = self.results.finished_arms
-        found = {
-            group: max(arms, key=lambda arm: arm.scores.averages[group].value).name for group in self.results.groups
-        }
-        return found | {
-            one.name: max(arms, key=lambda arm: arm.scores.benchmarks[one.name].score.value).name
-            for one in self.results.benchmarks
-        }
+    def _ranks(self) -> dict[str, dict[str, Rank]]:
+        return rank_arms([*self.averages, *self.benchmarks])
 
 
 def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
@@ -109,17 +110,20 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
     Raises:
         DataError: naming the file that is missing or damaged, or if the margin is not above 0.
     """
-    results = gather(study_dir)
-    averages = compare_averages(results, margin)
+    gathered = gather(study_dir)
+    seeds = seed_spreads(gathered)
+    results = with_spreads(gathered, seeds)
+    averages = compare_averages(results, margin, seeds)
     profile = find_profile(study_dir)
     audit, known, collapse = audited(results), predictors(results), diagnosed(results)
     beside = published_beside(results)
     return Analysis(
         results=results,
         margin=margin,
+        seeds=seeds,
         averages=averages,
-        benchmarks=compare_benchmarks(results, margin),
-        ranks=rank_averages(results, averages) if averages else {},
+        benchmarks=compare_benchmarks(results, margin, seeds),
+        ranks=rank_arms(averages),
         predictors=known,
         budgets=budgets(results, profile) if results.finished_arms else [],
         beside=beside,
@@ -128,5 +132,5 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
         collapse=collapse,
         profile=profile,
         audit=audit,
-        verdict=judge(results, averages, known, collapse),
+        verdict=judge(results, averages, known, collapse, seeds, weak_weights(known)),
     )

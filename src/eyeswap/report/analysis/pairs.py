@@ -1,27 +1,30 @@
 """Every pair of arms, on the same examples: the difference, its interval, and what is decided.
 
 All pairs and all averages of a study are one family of tests, all pairs and all single benchmarks another; p-values are
-adjusted by Holm within each. With several seeds the seed is resampled too, so that a difference counts only if it is
-larger than the luck of training runs (`eyeswap.statistics.differences.judged_differences`).
+adjusted by Holm within each. Where the luck of training runs is known (`eyeswap.report.analysis.seeds`), a difference
+counts only if it is larger than that; where it is not, two arms are at most told apart in these runs, on these images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
+from eyeswap.report.analysis.seeds import SeedSpread, members, paired_seeds
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.results.averages import gather_pieces
 from eyeswap.results.scores import Predictions, pool_seeds
 from eyeswap.statistics.differences import holm, judged_differences, mcnemar
 from eyeswap.statistics.equivalence import Equivalence, equivalence, minimum_detectable
-from eyeswap.statistics.ranks import Rank, rank_intervals
+from eyeswap.statistics.ranks import Rank, rank_intervals, with_implied
 from eyeswap.statistics.resampling import LEVEL, Interval
 
 ALPHA = 1 - LEVEL
 RIGHT = 0.5  # an answer with at least this score counts as right where only right or wrong is shown
+MOST_POINTS = 100.0  # between two scores
 MARGIN = 1.0  # points; the loss that counts as none where nothing else is asked for
 
 
@@ -46,8 +49,10 @@ class Comparison:
         low: lower end of its 95% interval (of this pair alone, not adjusted).
         high: upper end of the interval.
         raw_p: p-value of "the two are equal", of this pair alone.
-        p: the same, adjusted by Holm within the family.
-        detectable: smallest true difference that this study finds with a chance of 80% after the correction.
+        p: the same, adjusted by Holm within the family; no larger than what other pairs imply.
+        over_seeds: whether interval and p-values cover the luck of training runs; else they are about these runs alone.
+        detectable: smallest true difference that this study finds with a chance of 80% after the correction; None if it
+            does not know the luck of training runs, or finds no difference that is possible.
         equivalence: is either no worse than the other by the margin? P-values adjusted by Holm within the family.
         mcnemar: None for averages of several benchmarks, and where scores are not all 0 or 1.
     """
@@ -60,18 +65,35 @@ class Comparison:
     high: float
     raw_p: float
     p: float
-    detectable: float
+    over_seeds: bool
+    detectable: float | None
     equivalence: Equivalence
     mcnemar: McNemar | None
 
     @property
-    def decided(self) -> bool:
-        """Whether the data tell the two arms apart."""
+    def told_apart(self) -> bool:
+        """Whether the data tell the two apart: the arms, or else only the training runs at hand."""
         return self.p < ALPHA
 
     @property
+    def decided(self) -> bool:
+        """Whether the data tell the two arms apart, whatever the luck of training runs."""
+        return self.told_apart and self.over_seeds
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is shown of the two."""
+        return self.in_words in ("not decided", "not told apart")
+
+    @property
     def in_words(self) -> str:
-        """``decided``, ``equivalent``, ``no worse`` (the one behind, by the margin) or ``not decided``."""
+        """What is shown of the two.
+
+        ``decided``, ``equivalent``, ``no worse`` (the one behind, by the margin) or ``not decided``; where the luck of
+        training runs is not known, ``higher in these runs`` or ``not told apart``.
+        """
+        if not self.over_seeds:
+            return "higher in these runs" if self.told_apart else "not told apart"
         if self.decided:
             return "decided"
         if self.equivalence.p_equivalent < ALPHA:
@@ -79,66 +101,74 @@ class Comparison:
         return "no worse" if self.equivalence.p_no_better < ALPHA else "not decided"
 
 
-def compare_averages(results: StudyResults, margin: float = MARGIN) -> list[Comparison]:
+def compare_averages(
+    results: StudyResults, margin: float = MARGIN, spreads: Mapping[str, SeedSpread] = MappingProxyType({})
+) -> list[Comparison]:
     """Compare all pairs of finished arms on all averages, adjusted together.
 
-    Raises:
-        DataError: if the margin, in points, is not above 0.
-    """
-    members = {
-        group: [i for i, one in enumerate(results.benchmarks) if group in (one.group, "overall")]
-        for group in results.groups
-    }
-    return _compare(results.finished_arms, members, margin)
-
-
-def compare_benchmarks(results: StudyResults, margin: float = MARGIN) -> list[Comparison]:
-    """Compare all pairs of finished arms on every single benchmark, adjusted together.
+    Args:
+        results: the runs.
+        margin: the loss, in points, that counts as none.
+        spreads: what is known of the luck of training runs.
 
     Raises:
-        DataError: if the margin, in points, is not above 0.
+        DataError: if the margin is not above 0.
     """
-    members = {one.name: [i] for i, one in enumerate(results.benchmarks)}
-    return _compare(results.finished_arms, members, margin)
+    which = {where: found for where, found in members(results).items() if where in results.groups}
+    return _compare(results.finished_arms, which, margin, spreads)
 
 
-def rank_averages(results: StudyResults, comparisons: Sequence[Comparison]) -> dict[str, dict[str, Rank]]:
-    """Return the rank of every finished arm in every average, with the places that it may truly have."""
-    names = [arm.name for arm in results.finished_arms]
-    ranks = {}
-    for group in results.groups:
-        values = [arm.scores.averages[group].value for arm in results.finished_arms]
-        p_values = {
-            (min(places), max(places)): pair.raw_p
-            for pair in comparisons
-            if pair.where == group
-            for places in [(names.index(pair.ahead), names.index(pair.behind))]
-        }
-        ranks[group] = dict(zip(names, rank_intervals(values, p_values), strict=True))
-    return ranks
+def compare_benchmarks(
+    results: StudyResults, margin: float = MARGIN, spreads: Mapping[str, SeedSpread] = MappingProxyType({})
+) -> list[Comparison]:
+    """Compare all pairs of finished arms on every single benchmark, adjusted together; as `compare_averages`."""
+    which = {where: found for where, found in members(results).items() if where not in results.groups}
+    return _compare(results.finished_arms, which, margin, spreads)
 
 
-def paired_seeds(arms: Sequence[Arm]) -> list[int]:
-    """Return the seeds that all arms have finished; they are what pairs are compared on."""
-    return [run.seed for run in arms[0].runs if all(run.seed in {own.seed for own in arm.runs} for arm in arms)]
+def rank_arms(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Rank]]:
+    """Return the rank of every arm in every average or benchmark compared, with the places that it may truly have.
+
+    Ranks rest on the scores, seeds and adjusted p-values of the pairs, so the two cannot contradict each other.
+    """
+    by_place: dict[str, list[Comparison]] = {}
+    for pair in comparisons:
+        by_place.setdefault(pair.where, []).append(pair)
+    return {where: _ranks(pairs) for where, pairs in by_place.items()}
 
 
-def _compare(arms: Sequence[Arm], members: Mapping[str, Sequence[int]], margin: float) -> list[Comparison]:
+def _ranks(pairs: Sequence[Comparison]) -> dict[str, Rank]:
+    """Return the rank of each arm from all pairs in one place."""
+    losses = {pair.behind for pair in pairs if pair.value > 0}
+    best = next(pair.ahead for pair in pairs if pair.ahead not in losses)
+    values = {best: 0.0} | {pair.behind: -pair.value for pair in pairs if pair.ahead == best}
+    values |= {pair.ahead: 0.0 for pair in pairs if pair.behind == best}  # as good to the last digit
+    names = list(values)
+    p_values = {(names.index(pair.ahead), names.index(pair.behind)): pair.p for pair in pairs}
+    return dict(zip(names, rank_intervals(list(values.values()), p_values), strict=True))
+
+
+def _compare(
+    arms: Sequence[Arm], which: Mapping[str, Sequence[int]], margin: float, spreads: Mapping[str, SeedSpread]
+) -> list[Comparison]:
     """Compare pairs of arms on each named list of benchmark positions; the largest difference comes first."""
     if len(arms) < 2:
         return []
     answered = _on_equal_seeds(arms)
     found = []
-    for where, positions in members.items():
+    for where, positions in which.items():
         sample = gather_pieces([[piece for i in positions for piece in own[i].pieces()] for own in answered])
-        for (i, j), (interval, p) in judged_differences(sample).items():
+        has_seeds = sample.values.shape[1] > 1
+        stated = None if has_seeds or where not in spreads else spreads[where].variance
+        for (i, j), (interval, p) in judged_differences(sample, seeds=stated).items():
             ahead, behind = (i, j) if interval.value >= 0 else (j, i)
             upwards = _upwards(interval)
             one = _comparison(where, arms[ahead].name, arms[behind].name, upwards, p, margin)
+            one = replace(one, over_seeds=has_seeds or stated is not None)
             if len(positions) == 1:
                 one = replace(one, mcnemar=_mcnemar(*(answered[arm][positions[0]] for arm in (ahead, behind))))
             found.append((one, upwards))
-    order = list(members)
+    order = list(which)
     return sorted(_adjusted(found), key=lambda pair: (order.index(pair.where), -pair.value))
 
 
@@ -160,7 +190,8 @@ def _comparison(where: str, ahead: str, behind: str, interval: Interval, p: floa
         high=interval.high,
         raw_p=p,
         p=p,
-        detectable=minimum_detectable(interval),
+        over_seeds=False,
+        detectable=None,
         equivalence=equivalence(interval, margin),
         mcnemar=None,
     )
@@ -181,17 +212,33 @@ def _upwards(interval: Interval) -> Interval:
 
 def _adjusted(found: Sequence[tuple[Comparison, Interval]]) -> list[Comparison]:
     """Adjust all p-values by Holm, and the detectable difference to the level that the first step of Holm has."""
-    differ = holm([pair.p for pair, _ in found])
+    differ = _implied([pair for pair, _ in found], holm([pair.p for pair, _ in found]))
     bounds = holm([p for pair, _ in found for p in (pair.equivalence.p_no_worse, pair.equivalence.p_no_better)])
     return [
         replace(
             pair,
             p=p,
-            detectable=minimum_detectable(interval, ALPHA / len(found)),
+            detectable=_detectable(interval, ALPHA / len(found)) if pair.over_seeds else None,
             equivalence=replace(pair.equivalence, p_no_worse=no_worse, p_no_better=no_better),
         )
         for (pair, interval), p, no_worse, no_better in zip(found, differ, bounds[::2], bounds[1::2], strict=True)
     ]
+
+
+def _implied(pairs: Sequence[Comparison], p_values: Sequence[float]) -> list[float]:
+    """Return the p-values with what pairs of the same average or benchmark imply for each other."""
+    names = sorted({name for pair in pairs for name in (pair.ahead, pair.behind)})
+    by_place: dict[str, dict[tuple[int, int], float]] = {}
+    for pair, p in zip(pairs, p_values, strict=True):
+        by_place.setdefault(pair.where, {})[names.index(pair.ahead), names.index(pair.behind)] = p
+    implied = {where: with_implied(found) for where, found in by_place.items()}
+    return [implied[pair.where][names.index(pair.ahead), names.index(pair.behind)] for pair in pairs]
+
+
+def _detectable(interval: Interval, alpha: float) -> float | None:
+    """Return the detectable difference in points, if it is one: without any spread, and beyond 100 points, none is."""
+    points = minimum_detectable(interval, alpha)
+    return points if 0 < points <= MOST_POINTS else None
 
 
 def _mcnemar(ahead: Predictions, behind: Predictions) -> McNemar | None:

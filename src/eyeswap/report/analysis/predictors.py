@@ -6,6 +6,7 @@ were, and what is the least p-value that so many could have reached.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -13,10 +14,12 @@ from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.files import parse_json
 from eyeswap.report.analysis.study import StudyResults
+from eyeswap.report.style import listed, percent
 from eyeswap.statistics.correlation import METHODS, Correlation, correlate
 
 IMAGENET = "ImageNet-1K top-1 accuracy"
 DIGITS = "top-1 accuracy of the pretraining on digits"
+FAR_BELOW = 10.0  # points of top-1 accuracy below the best
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,21 @@ def predictors(results: StudyResults) -> list[Predictor]:
     return [
         Predictor("accuracy", title, known, _correlations(results, known)),
         Predictor("parameters", "parameters of the backbone", sizes, _correlations(results, sizes)),
+    ]
+
+
+def weak_weights(known: Sequence[Predictor]) -> list[str]:
+    """Return a caveat if frozen weights of some arms classify far worse than the best: a confound of any comparison."""
+    accuracy = next((one for one in known if one.key == "accuracy" and one.values), None)
+    if accuracy is None:
+        return []
+    best = max(accuracy.values.values())
+    weak = [f"**{name}** ({percent(top1)}%)" for name, top1 in accuracy.values.items() if top1 < best - FAR_BELOW]
+    if not weak:
+        return []
+    return [
+        f"The frozen weights of {listed(weak)} classify far worse than the best ({percent(best)}%, {accuracy.title}): "
+        "how well an arm was pretrained is confounded with what it is."
     ]
 
 

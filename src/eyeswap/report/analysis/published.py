@@ -61,7 +61,7 @@ def published_beside(results: StudyResults) -> list[Beside]:
         for group, positions in members([one.group for one in arm.predictions]).items():
             if group in result.scores:
                 pieces = [piece for i in positions for piece in arm.predictions[i].pieces("published")]
-                ours = average(pieces)
+                ours = average(pieces, arm.seed_variances.get(group))
                 differs = _differs(recipe, group, [arm.predictions[i].name for i in positions], results.study)
                 numbers = (100 * ours.value, 100 * ours.low, 100 * ours.high)
                 found.append(Beside(arm.name, group, *numbers, result.scores[group], result, differs))

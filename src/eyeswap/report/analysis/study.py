@@ -6,8 +6,8 @@ started or not finished are listed with what is missing, and the others are comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from eyeswap.results.scores import BenchmarkScore, Predictions, Score, Scores, c
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.runs.record import BackboneRecord, StudyRecord
 from eyeswap.runs.recorded import read_record
+from eyeswap.statistics.crossed import SeedVariance
 
 GROUP_TITLES = {"vqa": "VQA", "localization": "Localization", "overall": "Overall"}
 
@@ -32,11 +33,14 @@ class Arm:
         name: the arm's name in the study.
         runs: finished runs, by seed.
         missing: one phrase for each run that is not finished.
+        seed_variances: average or benchmark to the variance of training runs, where it is known from elsewhere than
+            this arm.
     """
 
     name: str
     runs: list[Run]
     missing: list[str]
+    seed_variances: Mapping[str, SeedVariance] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -51,7 +55,9 @@ class Arm:
     @cached_property
     def scores(self) -> Scores:
         """Scores of the arm, its seeds pooled."""
-        return self.runs[0].scores if len(self.runs) == 1 else summarize(self.predictions)
+        if len(self.runs) == 1 and not self.seed_variances:
+            return self.runs[0].scores
+        return summarize(self.predictions, seeds=self.seed_variances)
 
     @property
     def backbone(self) -> BackboneRecord:

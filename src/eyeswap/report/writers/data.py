@@ -30,6 +30,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "question": results.question,
         "unit": "%",
         "margin": analysis.margin,
+        "seed_sd": {where: asdict(spread) for where, spread in analysis.seeds.items()},
         "verdict": asdict(analysis.verdict),
         "arms": {arm.name: _arm_json(arm) for arm in results.arms},
         "comparisons": {
@@ -52,7 +53,7 @@ def _beside_json(one: Beside) -> dict[str, Any]:
 
 
 def _pair_json(pair: Comparison) -> dict[str, Any]:
-    return asdict(pair) | {"decided": pair.decided, "in_words": pair.in_words}
+    return asdict(pair) | {"told_apart": pair.told_apart, "decided": pair.decided, "in_words": pair.in_words}
 
 
 def _arm_json(arm: Arm) -> dict[str, Any]:

@@ -31,11 +31,10 @@ def latex(analysis: Analysis) -> str:
     first = results.finished_arms[0].scores
     groups = {group: GROUP_TITLES[group] for group in results.groups}
     titles = {one.name: one.title for one in results.benchmarks}
-    over = "test images and training seeds" if len(results.finished_arms[0].runs) > 1 else "test images"
     average = _table(
         analysis, {arm.name: arm.scores.averages for arm in results.finished_arms}, groups,
         {group: first.averages[group].n for group in groups},
-        f"{_text(results.question)} Weighted averages, percent, 95\\% intervals over {over}.",
+        f"{_text(results.question)} Weighted averages, percent, 95\\% intervals over {analysis.covered}.",
         f"tab:{results.name}-averages", with_interval=True,
     )  # fmt: skip
     by_benchmark = {

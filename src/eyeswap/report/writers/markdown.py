@@ -6,10 +6,9 @@ from eyeswap.console import visible
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.boxes import FATE_TITLES, FATES, frames_note, frames_table
 from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
-from eyeswap.report.analysis.pairs import Comparison
 from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.analysis.verdict import correlation
-from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, cost, count, p_value, percent, points, size
+from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, cost, count, detectable, p_value, percent, points, size
 from eyeswap.results.scores import Score
 
 
@@ -21,7 +20,7 @@ def markdown(analysis: Analysis) -> str:
     if results.finished_arms:
         parts += ["## Scores", _scores(analysis), "## Costs", _costs(analysis)]
     if analysis.averages:
-        parts += ["## Pairs of arms", _pairs(analysis.averages, analysis.margin)]
+        parts += ["## Pairs of arms", _pairs(analysis)]
         parts += ["## What predicts the scores", _predictors(analysis)]
     if analysis.grounding:
         parts += ["## What became of the boxes", _grounding(analysis)]
@@ -62,7 +61,7 @@ def _scores(analysis: Analysis) -> str:
         one.score.baseline for one in results.benchmarks
     ]
     rows.append(["trivial baseline", *map(percent, baselines), "", "", ""])
-    note = "Percent, with 95% intervals over images and, where there are several, seeds."
+    note = f"Percent, with 95% intervals over {analysis.covered}."
     if analysis.averages:
         note += " Bold: best; italic: not told apart from the best after Holm's correction."
     table = pipes(["arm", *columns.values(), "invalid boxes", "parameters at tap", "tokens"], rows)
@@ -89,22 +88,22 @@ def _costs(analysis: Analysis) -> str:
     return f"{pipes(['arm', 'objective', *(one.title for one in analysis.budgets)], rows)}\n\n{notes}"
 
 
-def _pairs(comparisons: list[Comparison], margin: float) -> str:
+def _pairs(analysis: Analysis) -> str:
     rows = [
         [
             GROUP_TITLES[pair.where],
             f"{pair.ahead} over {pair.behind}",
             f"{points(pair.value)} [{points(pair.low)}, {points(pair.high)}]",
             p_value(pair.p),
-            percent(pair.detectable),
+            detectable(pair.detectable),
             pair.in_words,
         ]
-        for pair in comparisons
+        for pair in analysis.averages
     ]
     note = (
-        "Points, with 95% intervals of the paired difference; p-values are adjusted by Holm over this table. "
-        "Detectable: the true difference found in four of five such studies. Equivalent, no worse: by a margin of "
-        f"{margin:g} points."
+        f"Points, with 95% intervals of the paired difference over {analysis.covered}; p-values are adjusted by Holm "
+        "over this table. Detectable: the true difference found in four of five such studies. Equivalent, no worse: by "
+        f"a margin of {analysis.margin:g} points."
     )
     return f"{pipes(['average', 'pair', 'difference', 'p', 'detectable', 'result'], rows)}\n\n{note}"
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from eyeswap.report.analysis.analysis import Analysis
 
-MARKS = {"decided": "*", "equivalent": "=", "no worse": "\N{ALMOST EQUAL TO}", "not decided": ""}
+MARKS = {
+    "decided": "*", "equivalent": "=", "no worse": "\N{ALMOST EQUAL TO}", "not decided": "",
+    "higher in these runs": "*", "not told apart": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ ROOM_FOR_TEXT = 400_000  # questions and answers of the examples
 MOST_ROWS = 400  # of a table of pairs
 MOST_TO_TAKE_ALONG = 1_000_000  # bytes of a file that the page carries
 EXAMPLES_GO_HERE = "examples-go-here"
-KIND_LABELS = {"decided": "Decided", "open": "Not decided", "warning": "Caution", "note": "Note"}
+KIND_LABELS = {"decided": "Decided", "open": "Open", "runs": "These runs", "warning": "Caution", "note": "Note"}
 FACT_LABELS = {
     "undeclared": "differs, not declared",
     "declared": "differs as declared",
@@ -94,6 +94,7 @@ def _environment(colors: Mapping[str, str]) -> Environment:
     )
     environment.filters |= {
         "percent": style.percent,
+        "detectable": style.detectable,
         "points": style.points,
         "count": style.count,
         "size": style.size,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.boxes import frames_note
 from eyeswap.report.analysis.study import GROUP_TITLES
+from eyeswap.report.analysis.verdict import spreads_in_words
 from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, color, count, percent, size
 from eyeswap.results.scores import Score
 
@@ -30,7 +31,7 @@ def terminal_report(analysis: Analysis) -> Group:
     parts += [_in_colour(analysis, analysis.verdict.headline, "bold"), Text("")]
     for finding in analysis.verdict.findings:
         if finding.kind != "note":
-            sign = {"decided": "+", "open": "?", "warning": "!"}[finding.kind]
+            sign = {"decided": "+", "open": "?", "runs": "~", "warning": "!"}[finding.kind]
             parts.append(Text(f"{sign} ").append_text(_in_colour(analysis, finding.text)))
     if results.finished_arms:
         names = [one.name for one in results.benchmarks]
@@ -39,7 +40,9 @@ def terminal_report(analysis: Analysis) -> Group:
         parts += [_benchmark_table(analysis, names[start : start + BENCHMARKS_A_TABLE]) for start in starts]
         marks = "Bold: best; underlined: not told apart from the best. " if analysis.averages else ""
         note = frames_note(analysis.grounding)
-        parts.append(Text(f"Percent, 95% intervals. {marks}{BELOW} {BELOW_NOTE}. {note}".rstrip(), style="dim"))
+        spread = f" ({spreads_in_words(analysis.seeds, results.groups)})" if analysis.seeds else ""
+        over = f"Percent, 95% intervals over {analysis.covered}{spread}."
+        parts.append(Text(f"{over} {marks}{BELOW} {BELOW_NOTE}. {note}".rstrip(), style="dim"))
     return Group(*parts)
 
 
