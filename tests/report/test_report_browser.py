@@ -143,7 +143,7 @@ def test_filters_that_fit_nothing_say_so_and_can_be_cleared(page):
 def test_a_screen_reader_hears_names_and_right_or_wrong(page):
     assert page.get_by_role("navigation", name="Sections").count() == 1
     for name in ("The numbers", "Pair by pair", "Look for yourself", "Training", "What was held fixed"):
-        assert page.get_by_role("heading", name=name).count() == 1
+        assert page.get_by_role("heading", name=name, exact=True).count() == 1
     for name in ("Benchmark", "Arm", "Answer", "only where arms disagree"):
         assert page.get_by_label(name, exact=True).count() == 1
     assert page.get_by_role("button", name="Next example").count() == 1

@@ -11,9 +11,9 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from eyeswap.api import ask
 from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
-from eyeswap.evaluation.ask import ask
 from eyeswap.evaluation.hallucination import POPE
 from eyeswap.files import read_json, write_json
 from eyeswap.planning.spec import load_study
