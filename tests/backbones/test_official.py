@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from classifiers import VMambaClassifier
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import WeightsSource
 from eyeswap.backbones.conformance import check_weights
 from eyeswap.backbones.vit import ViT
-from eyeswap.backbones.vmamba import VMambaClassifier
 from eyeswap.errors import CheckpointError
 from eyeswap.files import read_safetensors, sha256_of, write_safetensors
 

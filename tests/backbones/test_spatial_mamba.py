@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eyeswap.backbones.spatial_mamba import DILATIONS, SpatialMamba, SpatialMambaClassifier, StateFusion, StructuredScan
+from classifiers import SpatialMambaClassifier
+from eyeswap.backbones.spatial_mamba import DILATIONS, SpatialMamba, StateFusion, StructuredScan
 from eyeswap.backbones.state import load_state
 from eyeswap.errors import SpecError
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from classifiers import VimClassifier
 from eyeswap.backbones import catalog
 from eyeswap.backbones.state import load_state
-from eyeswap.backbones.vim import Mixer, Vim, VimClassifier
+from eyeswap.backbones.vim import Mixer, Vim
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError, ShapeError, SpecError
 from eyeswap.ops import selective_scan_reference

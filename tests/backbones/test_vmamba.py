@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from eyeswap.backbones.vmamba import Block, MergePatches, VMamba, VMambaClassifier
+from classifiers import VMambaClassifier
+from eyeswap.backbones.vmamba import Block, MergePatches, VMamba
 from eyeswap.errors import SpecError
 
 GOLDENS = Path(os.environ.get("EYESWAP_GOLDENS") or Path(__file__).parents[1] / "goldens" / "data")

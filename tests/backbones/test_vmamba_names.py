@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from eyeswap.backbones.vmamba import VMamba, VMambaClassifier, official_state_dict
+from classifiers import VMambaClassifier
+from eyeswap.backbones.vmamba import VMamba, official_state_dict
 
 
 @pytest.fixture(scope="module")

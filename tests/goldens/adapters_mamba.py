@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classifiers import SpatialMambaClassifier, VimClassifier, VMambaClassifier
 from eyeswap.backbones.mambavision import MambaVision
-from eyeswap.backbones.spatial_mamba import SpatialMamba, SpatialMambaClassifier
-from eyeswap.backbones.vim import Vim, VimClassifier
-from eyeswap.backbones.vmamba import VMamba, VMambaClassifier
+from eyeswap.backbones.spatial_mamba import SpatialMamba
+from eyeswap.backbones.vim import Vim
+from eyeswap.backbones.vmamba import VMamba
 
 
 class Reading(nn.Module):

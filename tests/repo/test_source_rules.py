@@ -117,6 +117,39 @@ def test_docstrings_of_tensor_functions_give_shapes() -> None:
     assert not silent
 
 
+def members(node: ast.ClassDef) -> set[str]:
+    """Return the names of a class's own methods and annotated attributes."""
+    annotated = (part.target for part in node.body if isinstance(part, ast.AnnAssign))
+    return {target.id for target in annotated if isinstance(target, ast.Name)} | {
+        part.name for part in node.body if isinstance(part, ast.FunctionDef)
+    }
+
+
+def test_public_methods_have_docstrings_unless_a_base_class_has_them() -> None:
+    classes = [
+        (path, node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+
+    def inherited(node: ast.ClassDef) -> set[str]:
+        names = {ast.unparse(base).split("[")[0] for base in node.bases}
+        bases = [base for _, base in classes if base.name in names and base is not node]
+        return {name for base in bases for name in members(base) | inherited(base)}
+
+    silent = [
+        f"{relative(path)}:{part.lineno} {node.name}.{part.name}"
+        for path, node in classes
+        if not node.name.startswith("_")
+        for part in node.body
+        if isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and not ast.get_docstring(part)
+        if ast.unparse(part.body[0]) != "..." and part.name not in inherited(node)
+        if not any("overload" in ast.unparse(one) for one in part.decorator_list)
+    ]
+    assert not silent
+
+
 def test_no_file_is_over_500_lines() -> None:
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {path: length for path, length in lengths.items() if length > 500}

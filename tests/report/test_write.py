@@ -6,11 +6,10 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from eyeswap.files import read_json, write_json
-from eyeswap.report import analyse, study_picture, terminal_report, write_report
+from eyeswap.report import analyse, terminal_report, write_report
 from eyeswap.report.analysis.fixed import fact_rows
 from eyeswap.report.analysis.study import RECORD_KEYS, gather
 from eyeswap.report.figures import plots
@@ -208,12 +207,3 @@ def test_an_undeclared_difference_comes_first(make_study):
     analysis = analyse(study)
     assert next((row.title, row.verdict) for row in fact_rows(analysis.audit)) == ("recipe", "undeclared")
     assert "| recipe | undeclared |" in markdown(analysis)
-
-
-def test_the_picture_is_a_real_png(study_dir, tmp_path):
-    path = study_picture(analyse(study_dir), tmp_path / "result.png")
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.width > 1500
-        colors = {color for _, color in image.convert("RGB").getcolors(10**6)}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x8F, 0x68), (0xB8, 0x56, 0x8F)} <= colors

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,27 +96,6 @@ class SpatialMamba(VisionBackbone):
         for _ in range(self.num_stages + 1):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
-
-
-class SpatialMambaClassifier(SpatialMamba):
-    """The whole network with its ImageNet classifier, ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-
-    def __init__(self, num_classes: int = 1000, depths: Sequence[int] = (2, 4, 8, 4), **network: Any) -> None:
-        super().__init__(depths=depths, tap=(len(depths), -1), norm="none", **network)
-        self.norm = nn.LayerNorm(self.embed_dim)
-        self.head = nn.Linear(self.embed_dim, num_classes)
-        self.beyond_tap = ("outnorm",)
-        init_linear(self.head)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.head(self.normed_map(pixel_values).mean((1, 2)))
-        return logits
-
-    def normed_map(self, pixel_values: Tensor) -> Tensor:
-        """Return the last stage behind the final norm, ``[B, h, w, D]``."""
-        normed: Tensor = self.norm(self.feature_map(pixel_values))
-        return normed
 
 
 class ConvNorm(nn.Module):

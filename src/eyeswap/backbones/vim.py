@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,26 +123,6 @@ class Vim(VisionBackbone):
         patches = torch.cat([self.pos_embed[:, :old], self.pos_embed[:, old + 1 :]], dim=1)
         resized = resize_positions(patches, 0, grid, antialias=False, built=self.built_grid)
         return torch.cat([resized[:, :new], self.pos_embed[:, old : old + 1], resized[:, new:]], dim=1)
-
-
-class VimClassifier(Vim):
-    """The whole network with its ImageNet classifier, ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-
-    def __init__(self, num_classes: int = 1000, **network: Any) -> None:
-        super().__init__(tap=-1, final_norm=True, **network)
-        self.head = nn.Linear(self.embed_dim, num_classes)
-        self.beyond_tap = ()
-        init_linear(self.head)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.head(self.class_token(pixel_values))
-        return logits
-
-    def class_token(self, pixel_values: Tensor) -> Tensor:
-        """Return the class token behind the final norm, ``[B, D]``."""
-        sequence = self.sequence(pixel_values)
-        return sequence[:, (sequence.shape[1] - 1) // 2]
 
 
 class Block(nn.Module):

@@ -106,24 +106,6 @@ class VMamba(VisionBackbone):
         return height, width
 
 
-class VMambaClassifier(VMamba):
-    """The whole network with its ImageNet classifier, ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-
-    def __init__(self, num_classes: int = 1000, depths: Sequence[int] = (2, 2, 8, 2), **network: Any) -> None:
-        super().__init__(depths=depths, tap=(len(depths), -1), norm="none", **network)
-        self.classifier = nn.ModuleDict(
-            {"norm": nn.LayerNorm(self.embed_dim), "head": nn.Linear(self.embed_dim, num_classes)}
-        )
-        self.beyond_tap = ("outnorm",)
-        self.classifier.apply(init_linear)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-        features = self.classifier["norm"](self.feature_map(pixel_values))  # [B, h, w, D]
-        logits: Tensor = self.classifier["head"](features.mean((1, 2)))
-        return logits
-
-
 class Stage(nn.Module):
     """Blocks of one width, and the step to the next stage."""
 

@@ -52,16 +52,13 @@ class TallyQA(Benchmark):
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """First-token probabilities of sixteen letters."""
         return "choice"
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The letters A..P."""
         return LETTERS
 
     def user_message(self, example: Example) -> str:
-        """Ask for the letter of a count."""
         return choice_message(example.question, [str(count) for count in range(NUM_COUNTS)])
 
     def score(self, example: Example, answer: Answer) -> Outcome:

@@ -44,7 +44,6 @@ class GQA(Benchmark):
     metric: ClassVar[str] = "exact match"
 
     def user_message(self, example: Example) -> str:
-        """Ask for a short answer."""
         return f"{example.question}\n{SHORT_ANSWER}"
 
     def score(self, example: Example, answer: Answer) -> Outcome:

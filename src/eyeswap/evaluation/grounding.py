@@ -74,12 +74,10 @@ class Grounding(Benchmark):
 
     @property
     def group(self) -> Group:
-        """Localization."""
         return "localization"
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """A box in text."""
         return "box"
 
     def user_message(self, example: Example) -> str:
@@ -178,7 +176,6 @@ class OCIDRef(Grounding):
     part: str = "val"
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the expressions of a split."""
         return read_ocid_ref_files(root, self.part if split == "eval" else split)
 
 

@@ -64,16 +64,13 @@ class POPE(Benchmark):
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """First-token probabilities of Yes and No; free text in ``official`` mode."""
         return "text" if self.mode == "official" else "choice"
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """``Yes`` and ``No``."""
         return () if self.mode == "official" else ("Yes", "No")
 
     def user_message(self, example: Example) -> str:
-        """Ask for a short answer."""
         return f"{example.question}\n{SHORT_ANSWER}"
 
     def score(self, example: Example, answer: Answer) -> Outcome:

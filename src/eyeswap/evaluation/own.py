@@ -129,12 +129,10 @@ class OwnBenchmark(Benchmark):
 
     @property
     def group(self) -> Group:
-        """The average that it counts in."""
         return self.section
 
     @property
     def origin(self) -> str:
-        """The YAML file."""
         return str(self.path.resolve())
 
     @property
@@ -188,7 +186,6 @@ class OwnBenchmark(Benchmark):
         return {}
 
     def user_message(self, example: Example) -> str:
-        """The question and the prompt line."""
         prompt = SHORT_ANSWER if self.prompt is None else self.prompt
         return f"{example.question}\n{prompt}" if prompt else example.question
 
@@ -213,7 +210,6 @@ class VQAAccuracy(OwnBenchmark):
     """``answers`` of at least four people, by the rule of VQA v2's own script."""
 
     def truth(self, record: Record) -> Truth:
-        """Read ``answers``."""
         answers = _answers(record)
         if len(answers) < _FEWEST_ANSWERS:
             raise record.fail(f"vqa-accuracy needs {_FEWEST_ANSWERS} answers or more, found {len(answers)}")
@@ -250,16 +246,13 @@ class YesNo(OwnBenchmark):
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """First-token probabilities."""
         return "choice"
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """``Yes`` and ``No``."""
         return ("Yes", "No")
 
     def truth(self, record: Record) -> Truth:
-        """Read ``answer``."""
         answer = record.text("answer").lower()
         if answer not in ("yes", "no"):
             raise record.fail(f"field 'answer' must be yes or no, found {answer!r}")
@@ -276,7 +269,6 @@ class MultipleChoice(OwnBenchmark):
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """First-token probabilities of letters."""
         return "choice"
 
     @property
@@ -295,7 +287,6 @@ class MultipleChoice(OwnBenchmark):
         return answer
 
     def row_details(self, record: Record) -> Mapping[str, Any]:
-        """Keep the choices."""
         return {"choices": choices_of(record)}
 
     def user_message(self, example: Example) -> str:
@@ -333,7 +324,6 @@ class BoxAccuracy(OwnBenchmark, Grounding):
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """A box in text."""
         return "box"
 
     @property
@@ -342,7 +332,6 @@ class BoxAccuracy(OwnBenchmark, Grounding):
         return float(self.metric_name.rpartition("-")[2])
 
     def truth(self, record: Record) -> Truth:
-        """Read ``box``."""
         x1, y1, x2, y2 = record.box("box")
         width, height = (record.integer("width"), record.integer("height")) if "width" in record.values else (1, 1)
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):

@@ -117,12 +117,10 @@ class VQAv2(_TextBenchmark):
     metric: ClassVar[str] = "VQA soft accuracy"
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
-        """Score by the rule of this benchmark and mode."""
         score = score_vqa_official if self.mode == "official" else score_vqa_study
         return score(prediction, answers)
 
     def headline(self, outcomes: Sequence[Outcome]) -> float | None:
-        """Return the mean score in percent."""
         return self._mean(outcome.score for outcome in outcomes)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
@@ -155,17 +153,14 @@ class VizWiz(_TextBenchmark):
     metric: ClassVar[str] = "VQA soft accuracy"
 
     def user_message(self, example: Example) -> str:
-        """Ask for a short answer."""
         hint = "When the provided information is insufficient, respond with 'Unanswerable'."
         return f"{example.question}\n{hint}\n{SHORT_ANSWER}"
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
-        """Score by the rule of this benchmark and mode."""
         official = self.mode == "official"
         return score_vizwiz(prediction, answers, VIZWIZ_OFFICIAL_CONTRACTIONS if official else VIZWIZ_CONTRACTIONS)
 
     def headline(self, outcomes: Sequence[Outcome]) -> float | None:
-        """Return the mean score in percent."""
         return percent_as_official(outcome.score for outcome in outcomes)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
@@ -198,5 +193,4 @@ class TextVQA(_TextBenchmark):
         return read_text_vqa_files(root, split, self.with_ocr)
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
-        """Score by the rule of this benchmark and mode."""
         return score_textvqa(prediction, answers)

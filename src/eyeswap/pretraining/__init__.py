@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from eyeswap.pretraining.pretrain import pretrain, pretrainable
+from eyeswap.pretraining.pretrain import pretrain
 
-__all__ = ["pretrain", "pretrainable"]
+__all__ = ["pretrain"]

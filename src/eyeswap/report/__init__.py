@@ -1,8 +1,7 @@
-"""Draw a study: terminal table, Markdown, LaTeX, CSV, JSON, one self-contained HTML page, one picture."""
+"""Draw a study: terminal table, Markdown, LaTeX, CSV, JSON, one self-contained HTML page."""
 
-from eyeswap.report.analysis.analysis import Analysis, analyse
-from eyeswap.report.figures import study_picture
+from eyeswap.report.analysis.analysis import analyse
 from eyeswap.report.writers.terminal import terminal_report
 from eyeswap.report.writers.write import write_report
 
-__all__ = ["Analysis", "analyse", "study_picture", "terminal_report", "write_report"]
+__all__ = ["analyse", "terminal_report", "write_report"]

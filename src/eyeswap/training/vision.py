@@ -40,7 +40,7 @@ class VisualSource(Protocol):
     decodes: ClassVar[bool]
 
     @property
-    def num_tokens(self) -> int: ...  # noqa: D102 - visual tokens of an image
+    def num_tokens(self) -> int: ...
 
     def read(self, images: Sequence[str]) -> Tensor:
         """Return what is known of some images without the backbone, ``[I, ...]``."""

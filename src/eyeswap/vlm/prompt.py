@@ -40,10 +40,10 @@ class Prompt(Protocol):
     """
 
     @property
-    def system(self) -> str: ...  # noqa: D102 - see the class
+    def system(self) -> str: ...
 
     @property
-    def strips_turns(self) -> bool: ...  # noqa: D102 - see the class
+    def strips_turns(self) -> bool: ...
 
     def question(self, message: str) -> str:
         """Return the whole inference prompt for one user message, without beginning-of-sequence token."""

@@ -1,15 +1,14 @@
 """The figures of a report, one file a kind; `plots` lists those that an analysis has the numbers for."""
 
 from eyeswap.report.analysis.analysis import Analysis
-from eyeswap.report.figures import budget, errors, learning, prediction, scores, stages
+from eyeswap.report.figures import budget, errors, learning, prediction, profile, scores
 from eyeswap.report.figures.drawing import NARROW, WIDE, Plot, svg
-from eyeswap.report.figures.scores import study_picture
 
-__all__ = ["NARROW", "WIDE", "Plot", "plots", "study_picture", "svg"]
+__all__ = ["NARROW", "WIDE", "Plot", "plots", "svg"]
 
 
 def plots(analysis: Analysis) -> dict[str, Plot]:
     """Return every figure that can be drawn, by name."""
-    kinds = (scores, budget, prediction, errors, learning, stages)
+    kinds = (scores, budget, prediction, errors, learning, profile)
     found = [plot for kind in kinds for plot in kind.plots(analysis)] if analysis.results.finished_arms else []
     return {plot.name: plot for plot in found}

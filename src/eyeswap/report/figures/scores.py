@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eyeswap.files import atomic_path
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.figures.drawing import (
@@ -22,7 +19,7 @@ from eyeswap.report.figures.drawing import (
     set_percent_limits,
     set_rows,
 )
-from eyeswap.report.style import LIGHT, RC, color, marker, percent
+from eyeswap.report.style import LIGHT, color, marker, percent
 from eyeswap.results.scores import Score
 
 HEAD = ["arm", "score, %", "95% interval", "trivial baseline"]
@@ -93,15 +90,6 @@ def benchmarks(analysis: Analysis, width: float) -> Figure:
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 25, 50, 75, 100])
     return figure
-
-
-def study_picture(analysis: Analysis, path: Path, width: float = WIDE) -> Path:
-    """Draw the averages of all arms with their intervals as a PNG; return the path."""
-    with mpl.rc_context(RC | {"savefig.facecolor": LIGHT["paper"]}):
-        figure = averages(analysis, width)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
-    return path
 
 
 def _row(arm: str, score: Score) -> list[str]:
