@@ -37,4 +37,4 @@ def finish_run(run: PlannedRun) -> None:
         run.files.predictions.mkdir(exist_ok=True)
         pq.write_table(pa.table({"example_id": ["x"]}), run.files.predictions_of(benchmark.name))
     write_index(run.files.benchmarks, index)
-    write_json(run.files.scores, {})
+    write_json(run.files.scores, {"benchmarks": {}, "averages": {}})

@@ -238,6 +238,10 @@ class Execution(Spec):
     cache_gb: Annotated[float, Field(strict=True, ge=0)] = Field(
         32.0, description="largest cache of visual tokens to write before training; larger ones are not written"
     )
+    hash_images: Literal["sampled", "full"] = Field(
+        "sampled",
+        description="what a run records of each image: a digest of its size and both ends, or of all its bytes",
+    )
     checkpoint_every_s: Annotated[float, Field(strict=True, ge=0)] | None = Field(
         None,
         description="seconds between checkpoints, 0 for one after every step; null takes 15 s, or 20 times what the "

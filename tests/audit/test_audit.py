@@ -31,7 +31,7 @@ def record(arm: str, seed: int = 7) -> dict[str, Any]:
         "seed": seed,
         "recipe_digest": "r",
         "backbone": {
-            "name": f"digits-{arm}",
+            "name": f"small-{arm}",
             "weights_sha256": f"w-{arm}",
             "embed_dim": 64,
             "num_parameters": 1000,
@@ -155,7 +155,7 @@ def test_a_factor_counts_as_declared_only_if_every_run_declares_it(tmp_path: Pat
 
 def test_equal_backbones_with_other_weights_are_not_excused(tmp_path: Path) -> None:
     def plant(spec: dict[str, Any], machine: dict[str, Any]) -> None:
-        spec["backbone"]["name"] = "digits-vit"
+        spec["backbone"]["name"] = "small-vit"
 
     assert titles(audited(tmp_path, plant).undeclared) == {"backbone weights"}
 
@@ -171,7 +171,7 @@ def test_normalisation_belongs_to_the_backbone(tmp_path: Path) -> None:
 
 def test_the_wiring_explains_all_that_it_changes(tmp_path: Path) -> None:
     def plant(spec: dict[str, Any], machine: dict[str, Any]) -> None:
-        spec["backbone"] |= {"name": "digits-vit", "weights_sha256": "w-vit", "frozen_mode": "train", "tap": "stage-2"}
+        spec["backbone"] |= {"name": "small-vit", "weights_sha256": "w-vit", "frozen_mode": "train", "tap": "stage-2"}
         spec["backbone"]["geometry"]["mean"] = [0.5, 0.5, 0.5]
         spec["connector"]["init_digest"] = "drawn from the width"
 

@@ -272,3 +272,23 @@ def test_every_kind_of_finding_is_explained_on_the_page() -> None:
     page = DOCS.read_text(encoding="utf-8")
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.*)$", page, re.MULTILINE)}
     assert {key for key, *_ in FLAWS.values()} | {"single-seed", "unequal-sizes"} <= headings
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("digits-vit", "digits-vmamba", "digits-maxvit"), "(91.8 to 96.2%): a 44.8%"),
+        (("in1kft-vit-t", "in1kft-vit-l"), "(85.9%): a 75.5%"),
+        (("in1k-vit-s", "in1kft-vit-l"), None),
+        (("digits-vit", "in1kft-vit-l"), None),
+        (("digits-vit", "mine.py:build"), None),
+    ],
+)
+def test_weights_that_classify_far_worse_are_a_confound(names: tuple[str, ...], told: str | None) -> None:
+    planted_arms = [planted(arm=arm, backbone__name=name) for arm, name in zip("abc", names, strict=False)]
+    arms = {f"{one['arm']}/seed-7": RunRecord.model_validate(one) for one in planted_arms}
+    found = list(audit_backbones.unequal_accuracy(arms))
+    assert len(found) == (told is not None)
+    if told is not None:
+        assert (found[0].key, found[0].severity, found[0].runs) == ("unequal-accuracy", "warning", ("a/seed-7",))
+        assert told in found[0].message

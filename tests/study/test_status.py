@@ -118,3 +118,24 @@ def test_a_run_that_nobody_holds_says_how_it_was_left(run: PlannedRun) -> None:
 def test_a_run_of_another_study_text_is_told_so(run: PlannedRun) -> None:
     begin_run(run, model=run.model.model_copy(update={"seed": 8}))
     assert status_of(run).activity == "changed"
+
+
+@pytest.mark.parametrize("damage", ["scores", "parquet", "cut parquet", "missing parquet", "rows", "record"])
+def test_a_run_whose_results_do_not_read_is_never_done(run: PlannedRun, damage: str) -> None:
+    finish_run(run)
+    assert status_of(run).activity == "done"
+    path = run.files.predictions_of("pope")
+    if damage == "missing parquet":
+        path.unlink()
+    elif damage == "rows":
+        pq.write_table(pa.table({"example_id": ["x", "y"]}), path)
+    elif damage == "cut parquet":
+        path.write_bytes(path.read_bytes()[:-40])
+    else:
+        broken = {"scores": run.files.scores, "parquet": path, "record": run.files.record}[damage]
+        broken.write_text('{"averages": ', encoding="utf-8")
+    status = status_of(run)
+    assert status.activity != "done"
+    if damage != "missing parquet":  # that is asked again
+        assert status.activity == "damaged"
+        assert status.message

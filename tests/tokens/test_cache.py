@@ -12,6 +12,7 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import DataError
 from eyeswap.geometry import ImageGeometry
+from eyeswap.tokens import cache as token_cache
 from eyeswap.tokens.cache import ImageEncoder, StoredImages, cache_tokens
 
 GEOMETRY = ImageGeometry(strategy="squash", canvas=(8, 8))
@@ -74,6 +75,24 @@ def test_other_weights_taps_or_geometries_are_another_store(tmp_path: Path, imag
     assert len(stores(tmp_path / "cache")) == 6
     cache_tokens(tmp_path / "cache", replace(POOLING, name="another name"), tmp_path, images)
     assert len(stores(tmp_path / "cache")) == 6
+
+
+@pytest.mark.parametrize("changed", ["code", "torch", "pillow", "timm", "precision"])
+def test_whatever_makes_tokens_is_part_of_the_key(
+    tmp_path: Path, images: list[str], monkeypatch: pytest.MonkeyPatch, changed: str
+):
+    network = Pooling()
+    network.bias = torch.nn.Parameter(torch.zeros(1))
+    first = cache_tokens(tmp_path / "cache", loaded(network), tmp_path, images)
+    if changed == "code":
+        monkeypatch.setattr(token_cache, "code_version", lambda *parts: "new code")
+    elif changed == "precision":
+        network.to(torch.bfloat16)
+    else:
+        monkeypatch.setattr(token_cache, "version_of", lambda package: "99" if package == changed else "1")
+    again = cache_tokens(tmp_path / "cache", loaded(network), tmp_path, images)
+    assert len(stores(tmp_path / "cache")) == 2
+    assert first[images].equal(again[images])
 
 
 def test_an_unreadable_image_is_recorded_and_the_others_are_there(tmp_path: Path, images: list[str]):

@@ -15,8 +15,10 @@ from typing import Any
 from eyeswap.audit import backbones as audit_backbones
 from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
+from eyeswap.audit.answers import check_answers, check_errors
 from eyeswap.audit.finding import Finding, Records, merged
 from eyeswap.audit.records import check_files
+from eyeswap.audit.training_log import check_training_log
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
 from eyeswap.results.run import Run, named
@@ -39,10 +41,13 @@ FACTORS: dict[str, Callable[[RunRecord], Any]] = {
 }
 ALWAYS_ALLOWED = ("seed", "width")
 
+PACKAGES, IMAGE_FILES = "packages", "image files"  # each a mapping; what all runs recorded of it is compared
+
 # What is compared: title, the fact of a run, and the factors that may decide it.
 FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
     ("recipe", lambda run: run.record.recipe_digest, ()),
     ("training data", lambda run: run.record.data_digest, ()),
+    (IMAGE_FILES, lambda run: run.record.image_digests, ()),
     ("left-out records", lambda run: run.record.left_out, ()),
     ("batch order", lambda run: run.record.order_digest, ("seed",)),
     ("training steps", lambda run: run.record.num_steps, ()),
@@ -71,7 +76,9 @@ FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
     ("training box frame", lambda run: run.record.train_box_frame, ()),
     ("test box frame", lambda run: run.record.test_box_frame, ()),
     ("code version", lambda run: run.environment.code_version, ()),
-    ("packages", lambda run: run.environment.packages, ()),
+    ("Python", lambda run: run.environment.python, ()),
+    (PACKAGES, lambda run: run.environment.packages, ()),
+    ("operating system", lambda run: run.environment.platform, ()),
     ("processor", lambda run: run.environment.cpu, ()),
     ("GPUs", lambda run: run.environment.gpus, ()),
     ("threads", lambda run: run.environment.num_threads, ()),
@@ -148,11 +155,14 @@ def audit(runs: Iterable[Run]) -> AuditReport:
         if all(value is None for value in values.values()):
             unknown.append(title)
             continue
+        if title in (PACKAGES, IMAGE_FILES):
+            values = _of_all(values)
         fact = Fact(title, values, tuple(name for name in factors if name in (*may_differ, *ALWAYS_ALLOWED)))
         facts[_verdict(fact, records)].append(fact)
     findings = [finding for check in CHECKS for finding in check(records)]
+    findings += check_errors(by_name)
     for name, run in by_name.items():
-        findings += check_files(name, run)
+        findings += [*check_files(name, run), *check_answers(name, run), *check_training_log(name, run)]
     return AuditReport(
         runs=tuple(by_name),
         may_differ=may_differ,
@@ -168,6 +178,14 @@ def audit(runs: Iterable[Run]) -> AuditReport:
 def _questions(run: Run) -> dict[str, str | None] | None:
     """Return the digest of the questions and true answers of each benchmark; None before any was asked."""
     return {name: about.questions_digest for name, about in run.asked.items()} or None
+
+
+def _of_all(values: Mapping[str, Mapping[str, str | None] | None]) -> dict[str, Any]:
+    """Return what every run recorded: newer versions record more packages, later runs are asked more benchmarks."""
+    shared = set.intersection(*(set(one) for one in values.values() if one is not None))
+    return {
+        run: None if one is None else {key: one[key] for key in one if key in shared} for run, one in values.items()
+    }
 
 
 def _grid(record: RunRecord) -> list[int] | None:

@@ -12,6 +12,7 @@ from typing import Any
 from eyeswap.audit.finding import Finding, Records, runs_of
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
+from eyeswap.results.accuracy import FAR_BELOW, published_accuracy
 from eyeswap.results.published import published_for
 from eyeswap.runs.record import RunRecord
 
@@ -158,4 +159,38 @@ def _colour(values: list[float]) -> str:
     return "/".join(f"{value:g}" for value in values)
 
 
-CHECKS = (not_frozen, unknown_weights, early_tap, norm_at_tap, other_colours, idle_parameters, published_sizes)
+def unequal_accuracy(records: Records) -> Iterator[Finding]:
+    """Frozen weights that classify far worse than those of the other arms: a difference of training, not of family."""
+    by_kind: dict[str, dict[str, float]] = {}
+    for record in records.values():
+        known = None if record.backbone.name is None else published_accuracy(record.backbone.name)
+        if known is not None:
+            by_kind.setdefault(known[0], {})[record.arm] = known[1]
+    for kind, accuracy in by_kind.items():
+        best = max(accuracy.values())
+        far = {arm: value for arm, value in accuracy.items() if value < best - FAR_BELOW}
+        if far:
+            others = [value for arm, value in accuracy.items() if arm not in far]
+            spread = f"{min(others):.1f} to {best:.1f}" if len(others) > 1 else f"{best:.1f}"
+            told = "; ".join(f"{arm} {value:.1f}%" for arm, value in far.items())
+            yield Finding(
+                "unequal-accuracy",
+                "warning",
+                runs_of(records, far),
+                f"frozen weights classify far worse than the others' ({spread}%): {told} ({kind}); what their arms "
+                "lack may be training, not a better family",
+                {"accuracy": accuracy, "kind": kind},
+                together=True,
+            )
+
+
+CHECKS = (
+    not_frozen,
+    unknown_weights,
+    early_tap,
+    norm_at_tap,
+    other_colours,
+    idle_parameters,
+    published_sizes,
+    unequal_accuracy,
+)

@@ -5,20 +5,21 @@ The records are compared with the study, the catalog, the packaged weights, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from eyeswap.audit.finding import Finding
 from eyeswap.backbones import catalog
+from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.backbones.state import state_digest
 from eyeswap.files import digest, sha256_of
 from eyeswap.recipe import Wiring
 from eyeswap.results.run import Run
-from eyeswap.runs.environment import code_version
 from eyeswap.runs.folder import SEED_PREFIX
 from eyeswap.runs.identity import backbone_identity, training_fields
-from eyeswap.runs.record import StudyRecord
+from eyeswap.runs.record import COLOUR_KEYS, Geometry, StudyRecord
 from eyeswap.runs.recorded import Recorded, read_record
-from eyeswap.runs.seal import changed_files
+from eyeswap.runs.seal import changed_files, missing_files, unsealed_files
+from eyeswap.versions import code_version
 from eyeswap.vlm.connector import build_connector
 
 _MOST_CONNECTOR = 50_000_000  # parameters of a connector that is drawn again
@@ -35,10 +36,7 @@ def check_files(name: str, run: Run) -> Iterator[Finding]:
         DataError: if the seal or the study's record is damaged.
     """
     if run.files.seal.is_file():
-        changed = list(changed_files(run.folder))
-        if changed:
-            message = f"files changed since the run ended: {', '.join(changed)}"
-            yield Finding("changed-files", "error", (name,), message, {"changed": changed})
+        yield from _seal_findings(name, run)
     elif run.files.is_scored:
         message = "the run was never sealed, so nothing shows whether its files were changed since it ended"
         yield Finding("changed-files", "note", (name,), message, {"changed": None})
@@ -47,6 +45,18 @@ def check_files(name: str, run: Run) -> Iterator[Finding]:
         words = "; ".join(f"{place} {why}" for place, why in reasons.items())
         message = f"the record contradicts itself or its sources: {words}"
         yield Finding("contradiction", "error", (name,), message, reasons)
+
+
+def _seal_findings(name: str, run: Run) -> Iterator[Finding]:
+    checks = {
+        "changed": ("files changed since the run ended", changed_files),
+        "missing": ("files are missing that the run ended with", missing_files),
+        "unsealed": ("files of the run are not in its seal", unsealed_files),
+    }
+    for kind, (words, check) in checks.items():
+        files = list(check(run.folder))
+        if files:
+            yield Finding("changed-files", "error", (name,), f"{words}: {', '.join(files)}", {kind: files})
 
 
 def contradictions(run: Run) -> Iterator[tuple[str, str]]:
@@ -84,19 +94,35 @@ def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
 
 
 def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
-    """Compare with the recorded size of a catalog entry, and with its weights where they are known."""
+    """Compare with width, parameters and token grid of a catalog entry, and with its weights where they are known."""
     backbone = run.record.backbone
     entry = None if backbone.name is None else catalog.find(backbone.name)
     if entry is None:
         return
-    same_tap = backbone.tap == entry.model_dump(mode="json")["tap"]
-    if entry.size is not None and same_tap and backbone.embed_dim not in (None, entry.size.width):
-        yield "backbone.embed_dim", f"is {backbone.embed_dim}, that of {entry.name} is {entry.size.width}"
+    if entry.size is not None and backbone.tap == entry.model_dump(mode="json")["tap"]:
+        same_canvas = backbone.canvas_geometry == _canvas_geometry(entry)
+        sizes: dict[str, tuple[int | Sequence[int] | None, int | Sequence[int]]] = {
+            "embed_dim": (backbone.embed_dim, entry.size.width),
+            "num_parameters": (backbone.num_parameters, entry.size.parameters),
+            "token_grid": (backbone.token_grid if same_canvas else None, entry.size.tokens),
+        }
+        for key, (recorded, expected) in sizes.items():
+            if recorded not in (None, expected):
+                yield f"backbone.{key}", f"is {_in_words(recorded)}, that of {entry.name} is {_in_words(expected)}"
     known = entry.weights.sha256
     if known is None and entry.weights.packaged and _is_of_this_code(run) and entry.weights.packaged_path().is_file():
         known = sha256_of(entry.weights.packaged_path())
     if known is not None and backbone.weights_sha256 not in (None, known):
         yield "backbone.weights_sha256", f"is not that of the weights of {entry.name}"
+
+
+def _canvas_geometry(entry: BackboneEntry) -> Geometry:
+    """Return where an entry puts pixels, as a record has it."""
+    return {key: value for key, value in entry.geometry.canonical().items() if key not in COLOUR_KEYS}
+
+
+def _in_words(value: int | Sequence[int]) -> str:
+    return str(value) if isinstance(value, int) else "x".join(map(str, value))
 
 
 def _against_connector(run: Run) -> Iterator[tuple[str, str]]:

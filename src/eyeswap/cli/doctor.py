@@ -26,7 +26,8 @@ def findings() -> Iterator[tuple[str, str]]:
     import torch
 
     from eyeswap.files import free_bytes
-    from eyeswap.runs.environment import code_version, cpu_model, version_of
+    from eyeswap.runs.environment import cpu_model
+    from eyeswap.versions import code_version, version_of
 
     python = ".".join(str(part) for part in sys.version_info[:3])
     yield (
@@ -105,7 +106,7 @@ def _c_core() -> str:
 
 def _torchvision() -> str:
     """Try torchvision in a process of its own: one that does not fit its torch breaks transformers too."""
-    from eyeswap.runs.environment import version_of
+    from eyeswap.versions import version_of
 
     found = version_of("torchvision")
     if found is None:

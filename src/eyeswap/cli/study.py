@@ -162,6 +162,7 @@ _STYLES = {
     "preparing": "cyan",
     "failed": "red",
     "lost": "red",
+    "damaged": "red",
 }
 
 

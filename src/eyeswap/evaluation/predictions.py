@@ -8,6 +8,7 @@ examples. Rows are known by (benchmark, example id) alone, so it does not matter
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -72,6 +73,18 @@ CONTENT = ("example_id", "image", "prompt", "truth")  # what a question is known
 def write_part(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep the rows of one batch; each has the columns of `SCHEMA` and ``benchmark``."""
     _write_part(run_dir, pa.Table.from_pylist(list(rows), schema=_PART_SCHEMA))
+
+
+def questions_digest(mode: str, box_frame: str | None, questions: Iterable[Content]) -> str:
+    """Return the sha256 (hex) of what was asked of one benchmark, and how.
+
+    Args:
+        mode: ``study`` or ``official``.
+        box_frame: frame that boxes are scored in; None for answers that are no boxes.
+        questions: of each the columns `CONTENT`, in the order of the benchmark's examples.
+    """
+    rows = list(questions)
+    return digest([mode, box_frame, [list(row[:-1]) for row in rows], [json.loads(truth) for *_, truth in rows]])
 
 
 def take_back(run_dir: Path, benchmark: str, keep: Container[Content]) -> None:
@@ -142,7 +155,11 @@ def is_unfinished(run_dir: Path) -> bool:
 
 
 def num_answered(run_dir: Path, benchmarks: Iterable[str]) -> dict[str, int]:
-    """Return how many questions of each benchmark are answered, whole or in parts; others may be writing."""
+    """Return how many questions of each benchmark are answered, whole or in parts; others may be writing.
+
+    Raises:
+        DataError: if a whole file cannot be read.
+    """
     try:
         begun = Counter(_read_parts(run_dir, ["benchmark"]).column("benchmark").to_pylist())
     except DataError:  # the parts are just becoming whole files
@@ -150,7 +167,7 @@ def num_answered(run_dir: Path, benchmarks: Iterable[str]) -> dict[str, int]:
     counts = {}
     for name in benchmarks:
         path = RunFolder(run_dir).predictions_of(name)
-        counts[name] = pq.read_metadata(path).num_rows if path.is_file() else begun[name]
+        counts[name] = _num_rows(path) if path.is_file() else begun[name]
     return counts
 
 
@@ -190,6 +207,13 @@ def _read_parts(run_dir: Path, columns: list[str] | None = None, benchmark: str 
     if not tables:
         return _PART_SCHEMA.empty_table().select(columns or _PART_SCHEMA.names)
     return pa.concat_tables(tables)
+
+
+def _num_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file: {error}") from None
 
 
 def _read(path: Path, columns: list[str] | None = None, benchmark: str | None = None) -> pa.Table:

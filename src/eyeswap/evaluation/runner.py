@@ -24,13 +24,21 @@ from eyeswap.evaluation.benchmark import Benchmark, Outcome
 from eyeswap.evaluation.frames import TEST_BOX_FRAMES
 from eyeswap.evaluation.generate import Generation, Generator, Request
 from eyeswap.evaluation.grounding import BoxOutcome, Grounding
-from eyeswap.evaluation.predictions import Content, Key, iou_column, kept_keys, merge_parts, take_back, write_part
+from eyeswap.evaluation.predictions import (
+    Content,
+    Key,
+    iou_column,
+    kept_keys,
+    merge_parts,
+    questions_digest,
+    take_back,
+    write_part,
+)
 from eyeswap.evaluation.stopping import stop_rule
-from eyeswap.files import digest
 from eyeswap.processes import Ranks
-from eyeswap.runs.environment import code_version
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index, write_index
+from eyeswap.versions import code_version
 from eyeswap.vlm.model import VisionLanguageModel
 
 Asked = tuple[Benchmark, Sequence[Example], TrivialBaseline]
@@ -254,14 +262,6 @@ def _entry(
     subset: int | None,
 ) -> AskedBenchmark:
     box_frame = benchmark.box_frame if isinstance(benchmark, Grounding) else None
-    asks = digest(
-        [
-            benchmark.mode,
-            box_frame,
-            [[row.example.example_id, row.example.image, row.request.prompt] for row in questions],
-            [list(example.truth) if isinstance(example.truth, tuple) else example.truth for example in examples],
-        ]
-    )
     return AskedBenchmark(
         group=benchmark.group,
         title=benchmark.title,
@@ -270,7 +270,7 @@ def _entry(
         num_examples=len(examples),
         benchmark=benchmark.origin,
         mode=benchmark.mode,
-        questions_digest=asks,
+        questions_digest=questions_digest(benchmark.mode, box_frame, map(_content, questions)),
         iou_threshold=benchmark.iou_threshold if benchmark.answer_kind == "box" else None,
         identity=benchmark.identity,
         subset=subset,

@@ -21,7 +21,7 @@ from eyeswap.errors import DataError
 from eyeswap.files import digest, parse_json, read_json, write_json
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
-from eyeswap.runs.environment import code_version, version_of
+from eyeswap.versions import code_version, version_of
 
 TYPICAL_IMAGE = (640, 480)  # width and height of most COCO images, where the canvas varies with the image
 SHIPPED_FILE = "footprints.json"

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
 from eyeswap.results.scores import read_scores, score_run
+from eyeswap.results.verify import problems_of
 from eyeswap.runs.folder import SEED_PREFIX, RunFolder, StudyFolder
 from eyeswap.unpack import Entry, open_archive, refuse_hostile
 
@@ -85,13 +86,16 @@ def export_study(study_dir: Path, archive: Path) -> str:
         The digest of the archive's manifest.
 
     Raises:
-        SpecError: if the folder holds no study, or none of its runs is finished.
+        SpecError: if the folder holds no study, none of its runs is finished, or one of them does not verify.
     """
     if not StudyFolder(study_dir).study.is_file():
         raise SpecError(f"{study_dir}: no study here (study.json is missing); pass a folder such as runs/quickstart")
     finished = {run.path for run in StudyFolder(study_dir).runs() if run.is_scored}
     if not finished:
         raise SpecError(f"{study_dir}: no finished run to export; see `eyeswap study status`")
+    for run in sorted(finished):
+        for problem in problems_of(run):
+            raise SpecError(f"{run}: not exported, as it does not verify: {problem}; see `eyeswap audit {study_dir}`")
     paths = {path.relative_to(study_dir).as_posix(): path for path in sorted(study_dir.rglob("*")) if path.is_file()}
     packed = {
         name: path

@@ -1,19 +1,15 @@
-"""What a run ran on: versions, machine, threads and the digest of eyeswap's own source (the code version)."""
+"""What a run ran on: versions, machine, threads."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import eyeswap
 from eyeswap.runs.recorded import Recorded
+from eyeswap.versions import code_version, version_of
 
-PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "scipy", "pillow")
-SOURCE_SUFFIXES = (".py", ".yaml")
+PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "scipy", "pillow", "timm", "peft")
 
 
 class Environment(Recorded):
@@ -58,33 +54,6 @@ def environment() -> Environment:
         num_threads=torch.get_num_threads(),
         gpus=gpus,
     )
-
-
-def version_of(package: str) -> str | None:
-    """Return the installed version of a package without importing it, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def code_version(*parts: str) -> str:
-    """Return the sha256 (hex) of the names and contents of eyeswap's source and catalog files.
-
-    Args:
-        parts: only files below these folders of the package, or these files; all if none are given.
-    """
-    root = Path(eyeswap.__file__).parent
-    places = [root / part for part in parts] or [root]
-    found = {file for place in places for file in (place.rglob("*") if place.is_dir() else [place])}
-    files = sorted(path for path in found if path.suffix in SOURCE_SUFFIXES)
-    total = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-        total.update(content)
-    return total.hexdigest()
 
 
 def cpu_model() -> str:

@@ -148,6 +148,7 @@ class RunRecord(Recorded):
         may_differ: the factors in which arms may differ.
         observed: what was measured beyond that.
         images: how an evaluation showed images; None in training.
+        image_digests: of the bytes of the images of each data set, see `eyeswap.data.image_digests`.
     """
 
     arm: str
@@ -173,6 +174,7 @@ class RunRecord(Recorded):
     may_differ: tuple[str, ...] = ()
     observed: Observed = Field(default_factory=Observed)
     images: str | None = None
+    image_digests: dict[str, str] | None = None
 
     @property
     def name(self) -> str:

@@ -75,6 +75,7 @@ def record_questions(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -
         "observed": record.observed.model_copy(update={"canvas": {**record.observed.canvas, **canvas}}),
         "model": identity,
         "model_digest": identity.digest,
+        "image_digests": {**(record.image_digests or {}), **data.image_digests},
     }
     if run.files.benchmarks.is_file():
         _complete_index(run, {benchmark.name for benchmark, _, _ in data.asked})
@@ -121,6 +122,7 @@ def _record(
             kind=run.study.connector_of(run.arm), init_digest=state_digest(model.connector.state_dict())
         ),
         backbone=BackboneRecord.model_validate(loaded.record()),
+        image_digests=data.image_digests,
         observed=observed(run.study, loaded, data.root, data.image_sets, num_positions(model.llm.config)),
     )
     is_old = before is not None and before.run_digest is not None  # its checkpoints bear this digest

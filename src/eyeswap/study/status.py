@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eyeswap.evaluation.predictions import num_answered
+from eyeswap.errors import DataError
+from eyeswap.evaluation.predictions import num_answered, read_predictions
 from eyeswap.planning.plan import PlannedRun
+from eyeswap.results.scores import read_scores
 from eyeswap.runs.record import read_index
 from eyeswap.study.claim import Holder, holder_of
 
@@ -64,6 +67,15 @@ class RunStatus:
 
 def status_of(run: PlannedRun) -> RunStatus:
     """Return how far a run is."""
+    try:
+        status = _status(run)
+        problem = _damage(run) if status.activity == "done" else ""
+    except DataError as error:
+        return RunStatus(run.arm, run.seed, "damaged", message=str(error))
+    return replace(status, activity="damaged", message=problem) if problem else status
+
+
+def _status(run: PlannedRun) -> RunStatus:
     state, last, files = run.state(), holder_of(run.folder), run.files
     is_at_work = last is not None and last.is_at_work
     rows = _log_rows(files.training_log)
@@ -100,6 +112,30 @@ def status_of(run: PlannedRun) -> RunStatus:
 def count_activities(statuses: Sequence[RunStatus]) -> Counter[str]:
     """Return how many runs are in which activity."""
     return Counter(status.activity for status in statuses)
+
+
+def _damage(run: PlannedRun) -> str:
+    """Return what of a finished run's results does not read; empty if all of it does."""
+    try:
+        read_scores(run.files.scores)
+        for name, about in read_index(run.files.benchmarks).items():
+            path = run.files.predictions_of(name)
+            stat = path.stat()
+            count = _num_readable(path, stat.st_mtime_ns, stat.st_size)
+            if about.num_examples not in (None, count):
+                return f"{path}: {count:,} answers to {about.num_examples:,} questions"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _num_readable(path: Path, mtime_ns: int, size: int) -> int:
+    """Return the rows of a file of predictions, all of which was read; once as long as it does not change."""
+    table = read_predictions(path.parents[1], path.stem)
+    return int(table.num_rows)
 
 
 def _idle(last: Holder | None, *, has_begun: bool) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, num_scenes, write_digits
 from eyeswap.data.formats import Example
+from eyeswap.data.image_digests import Hashing, digests_of_sets
 from eyeswap.data.instruction import Instruction, read_instructions
 from eyeswap.data.preflight import inspect_images
 from eyeswap.digests import known_sha256
@@ -63,6 +65,7 @@ class StudyData:
         asked: benchmarks with their examples and trivial baselines.
         left_out: the records that are not trained on.
         encoded: conversations in tokens, for arms to come; filled by `eyeswap.study.train_run`.
+        hash_images: what of each image `image_digests` read.
     """
 
     root: Path
@@ -71,6 +74,7 @@ class StudyData:
     asked: Sequence[tuple[Benchmark, Sequence[Example], TrivialBaseline]]
     left_out: Sequence[LeftOut] = ()
     encoded: dict[str, EncodedConversations] = field(default_factory=dict)
+    hash_images: Hashing = "sampled"
 
     @property
     def image_sets(self) -> dict[str, list[str]]:
@@ -83,6 +87,11 @@ class StudyData:
     def images(self) -> list[str]:
         """Every image that a run must see, each once: training images first."""
         return list(dict.fromkeys(image for images in self.image_sets.values() for image in images))
+
+    @cached_property
+    def image_digests(self) -> dict[str, str]:
+        """A digest of the bytes of each of the `image_sets`; read once for all runs."""
+        return digests_of_sets(self.root, self.image_sets, self.hash_images)
 
     def for_asking(self, names: Container[str]) -> StudyData:
         """Return the data of a run that is trained and still has to be asked some benchmarks."""
@@ -125,7 +134,7 @@ def prepare_data(
         if benchmarks is None or benchmark.name in benchmarks:
             examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
             asked.append((benchmark, examples, TrivialBaseline.of(benchmark, root)))
-    return replace(trained, asked=asked)
+    return replace(trained, asked=asked, hash_images=study.execution.hash_images)
 
 
 def _training_data(source: FolderData, folder: StudyFolder, board: Progress) -> StudyData:
@@ -214,6 +223,7 @@ def cached_tokens(
     if loaded.wiring == "as-published":
         return None
     images = data.images
+    loaded.network.to(ranks.device)  # tokens of another device are kept apart
     needed, most = missing_bytes(loaded, data, folder), run.study.execution.cache_gb * _GB
     if needed > most:
         board.console.print(
@@ -222,7 +232,6 @@ def cached_tokens(
             highlight=False,
         )
         return None
-    loaded.network.to(ranks.device)
     task = board.task(f"{run.arm}: visual tokens", len(images))
     with ranks.first_alone():
         return cache_tokens(folder, loaded, data.root, images, task.advance)

@@ -25,7 +25,9 @@ from eyeswap.files import digest
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_image
 from eyeswap.tokens.store import ImageDigests, TokenStore
+from eyeswap.versions import code_version, version_of
 
+_CODE = ("backbones", "ops", "geometry.py", "images.py", "tokens/cache.py")  # from a file to its tokens
 _BATCH = 32
 _READERS = 8  # threads that decode images; more than a backbone can keep up with
 
@@ -212,11 +214,25 @@ def shared_token_folder() -> Path | None:
 
 
 def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:
-    """Return the store of a backbone and its geometry; equal ones share it, whatever they are called."""
-    about = backbone_identity(loaded)
-    device = next(loaded.network.parameters(), torch.empty(0)).device.type
-    made = {"name": loaded.name, "torch": torch.__version__, "device": device}  # for readers; not part of the key
-    return TokenStore(folder / digest(about)[:24], {**made, **about})
+    """Return the store of a backbone and its geometry, as this code makes tokens on the device where it lies.
+
+    Equal ones share it, whatever they are called. Whatever makes tokens is part of the key, so that new code, another
+    release of a package, another device or precision never get old tokens.
+    """
+    about = {**backbone_identity(loaded), "made_by": _made_by(loaded)}
+    return TokenStore(folder / digest(about)[:24], {"name": loaded.name, **about})
+
+
+def _made_by(loaded: LoadedBackbone) -> dict[str, str | None]:
+    """Return the code, packages, device and precision that make tokens."""
+    parameter = next(loaded.network.parameters(), torch.empty(0))  # a network may have none
+    versions = {package: version_of(package) for package in ("torch", "pillow", "timm")}
+    return {
+        "code": code_version(*_CODE),
+        **versions,
+        "device": parameter.device.type,
+        "precision": str(parameter.dtype).removeprefix("torch."),
+    }
 
 
 def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from eyeswap.backbones import catalog
-from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.files import parse_json
 from eyeswap.report.analysis.study import StudyResults
 from eyeswap.report.style import listed, percent
+from eyeswap.results.accuracy import FAR_BELOW, IMAGENET, published_accuracy
 from eyeswap.statistics.correlation import METHODS, Correlation, correlate
-
-IMAGENET = "ImageNet-1K top-1 accuracy"
-DIGITS = "top-1 accuracy of the pretraining on digits"
-FAR_BELOW = 10.0  # points of top-1 accuracy below the best
 
 
 @dataclass(frozen=True)
@@ -66,23 +59,6 @@ def weak_weights(known: Sequence[Predictor]) -> list[str]:
         f"The frozen weights of {listed(weak)} classify far worse than the best ({percent(best)}%, {accuracy.title}): "
         "how well an arm was pretrained is confounded with what it is."
     ]
-
-
-def published_accuracy(backbone: str) -> tuple[str, float] | None:
-    """Return which accuracy the backbone's authors report and its value in percent; None if they report none."""
-    entry = catalog.find(backbone)
-    if entry is None:
-        return None
-    if entry.top1 is not None:
-        return IMAGENET, entry.top1
-    return _accuracy_on_card(entry) if entry.weights.packaged else None
-
-
-def _accuracy_on_card(entry: BackboneEntry) -> tuple[str, float] | None:
-    card = resources.files("eyeswap") / "checkpoints" / f"{entry.name}.card.json"
-    if not card.is_file():
-        return None
-    return DIGITS, 100 * float(parse_json(card.read_text(encoding="utf-8"))["metrics"]["top1_accuracy"])
 
 
 def _correlations(results: StudyResults, values: dict[str, float]) -> dict[str, list[Correlation]]:
