@@ -3,9 +3,11 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torch
 from eyeswap.backbones import catalog
 from eyeswap.backbones.state import LAYOUTS, load_state, read_weights, state_digest, unpack
 from eyeswap.backbones.vit import ViT
-from eyeswap.backbones.weights import load_backbone
+from eyeswap.backbones.weights import check_backbone, load_backbone
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import sha256_of, write_safetensors
 
@@ -229,3 +231,34 @@ def test_unknown_names_are_spec_errors():
 def test_importing_the_loader_needs_no_timm_and_no_torchvision():
     code = "import eyeswap.backbones.weights, sys; assert not {'timm', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["digits-vit", "digits-vmamba", "digits-maxvit", "digits-mambavision"])
+def test_a_backbone_is_checked_without_reading_its_numbers(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eyeswap.backbones.state.read_safetensors", None)  # would fail if it were called
+    network, geometry = check_backbone(name)
+    entry = catalog.entry(name)
+    assert all(value.is_meta for value in network.state_dict().values())
+    assert (geometry, network.token_grid(*geometry.canvas)) == (entry.geometry, entry.size.tokens)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("change", ["lacks a key", "another shape"])
+def test_a_check_names_the_key_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, change: str
+):
+    state = load_backbone("digits-vit").network.state_dict()
+    key = next(key for key in state if key.endswith("qkv.weight"))
+    if change == "lacks a key":
+        del state[key]
+    else:
+        state[key] = torch.zeros(3, 5)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(dict(state), path)
+    else:
+        write_safetensors(path, dict(state))
+    monkeypatch.setattr("eyeswap.backbones.weights._locate", lambda entry, weights: path)
+    words = {"lacks a key": f"missing key {key}", "another shape": f"{key} has shape (3, 5)"}
+    with pytest.raises(CheckpointError, match=re.escape(words[change])):
+        check_backbone("digits-vit")
