@@ -1,7 +1,8 @@
-"""Time the SS2D core and whole VMamba networks on this CPU against the way their authors' code computes them.
+"""Time scans and whole networks on this CPU against the way their authors' code computes them, and all families.
 
-    python benchmarks/backbones.py                       # about 6 minutes on 2 CPU cores
+    python benchmarks/backbones.py                       # about 12 minutes on 2 CPU cores
     python benchmarks/backbones.py --only core --json core.json
+    python benchmarks/backbones.py --only families       # side by side: time a token, time over ViT-S
     python benchmarks/backbones.py --official ../VMamba  # against a checkout of the authors' code itself
 
 Outputs are compared before anything is timed, with weights under which the scan matters (at default initialisation
@@ -19,13 +20,22 @@ from typing import Any
 import torch
 from measure import Timing, interleave, machine, print_table, write_results
 from official_vmamba import OfficialVMamba, official_core
+from published_mamba import (
+    PublishedStyleSpatialMamba,
+    PublishedStyleVim,
+    both_ways_published_style,
+    states_published_style,
+)
 from published_style import PublishedStyleVMamba, ss2d_published_style
 from torch import Tensor
 
+from eyeswap.backbones import catalog
+from eyeswap.backbones.spatial_mamba import SpatialMamba
+from eyeswap.backbones.vim import Vim
 from eyeswap.backbones.vit import ViT
 from eyeswap.backbones.vmamba import VMamba
 from eyeswap.errors import EyeswapError
-from eyeswap.ops import ss2d
+from eyeswap.ops import bidirectional_scan, scan_states, ss2d
 from eyeswap.ops._c_scan import why_missing
 
 # (rows of the map, channels of the scan): the stages of VMamba-T s1l8 and of VMamba-S s2l15 at 224 pixels
@@ -36,6 +46,20 @@ SMALL: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 15, 2), "ssm_ratio": 
 NETWORKS = (
     ("VMamba-T", TINY, 224, 1), ("VMamba-T", TINY, 224, 8), ("VMamba-S", SMALL, 224, 1), ("VMamba-S", SMALL, 224, 8),
     ("VMamba-S", SMALL, 512, 1),
+)  # fmt: skip
+MAMBAS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+    ("Vim-T", lambda: Vim(embed_dim=192), PublishedStyleVim),
+    ("Vim-S", lambda: Vim(embed_dim=384), PublishedStyleVim),
+    ("Spatial-Mamba-T", SpatialMamba, PublishedStyleSpatialMamba),
+)
+# (scan, steps, channels, rank): a block of Vim-T and of Vim-S, and the stages of Spatial-Mamba-T, at 224 pixels
+SCANS = (
+    ("both ways", 197, 384, 12), ("both ways", 197, 768, 24),
+    ("states", 3136, 128, 4), ("states", 784, 256, 8), ("states", 196, 512, 16),
+)  # fmt: skip
+FAMILIES = (
+    "in1k-vit-s", "in1k-224px-maxvit-t-s3", "mambavision-t-s3", "vmamba-tiny-s1l8", "vmamba-small-s2l15", "vim-tiny",
+    "vim-small", "spatial-mamba-tiny", "spatial-mamba-small", "vit-adapter-upernet-deit-s-ade20k-512",
 )  # fmt: skip
 Results = list[dict[str, Any]]
 
@@ -151,6 +175,89 @@ def network(architecture: dict[str, Any]) -> VMamba:
     return made.requires_grad_(False)
 
 
+def perturbed(made: Any) -> Any:
+    """Return a network in eval mode whose scans are far from their initialisation."""
+    for key, value in made.named_parameters():
+        if any(part in key for part in ("x_proj", "dt_proj", "A_", "D", "state_fusion")) and "dwconv" not in key:
+            value.data += 0.2 * torch.randn_like(value)
+    return made.eval().requires_grad_(False)
+
+
+def time_scans(rounds: int) -> Results:
+    """Time the scan of a Vim block and the scan of states alone, at batch 8, outputs compared first."""
+    results: Results = []
+    for kind, steps, channels, rank in SCANS:
+        ways, states = (2, 16) if kind == "both ways" else (1, 1)
+        drawn = [
+            torch.randn(8, ways, steps, channels),
+            torch.randn(ways, rank + 2 * states, channels) / channels**0.5,
+            torch.randn(ways, channels, rank) / rank**0.5,
+            torch.randn(ways, channels) * 0.5 - 2,
+            torch.randn(ways, channels, states) * 0.3,
+        ]
+        candidates: dict[str, Callable[[], Any]] = {}
+        if kind == "both ways":
+            drawn.append(torch.randn(ways, channels))
+            candidates["authors' way"] = lambda w=drawn: both_ways_published_style(*w)
+        else:
+            drawn = [drawn[0][:, 0], *(tensor[0] for tensor in drawn[1:])]
+            candidates["authors' way"] = lambda w=drawn: states_published_style(*w)
+        for path in ["numba"] if why_missing() else ["c", "numba"]:
+            candidates[path] = (
+                (lambda w=drawn, path=path: bidirectional_scan(*w, path=path))
+                if kind == "both ways"
+                else (lambda w=drawn, path=path: scan_states(*w, path=path)[0])
+            )
+            check(f"{kind}, path {path}, {channels} channels", candidates[path](), candidates["authors' way"](), 1e-5)
+        timings = interleave(candidates, max(3, rounds // 2))
+        results += compare(timings, "authors' way", {"scan": kind, "steps": steps, "channels": channels})
+    return results
+
+
+def time_mambas(rounds: int) -> Results:
+    """Time whole Vim and Spatial-Mamba networks up to the tap, batch 8, 224 pixels, outputs compared first."""
+    results: Results = []
+    for name, make, restate in MAMBAS:
+        torch.manual_seed(0)
+        ours = perturbed(make())
+        peer, odd, x = restate(ours), torch.randn(1, 3, 96, 160), torch.randn(8, 3, 224, 224)
+        check(name, ours(odd), peer(odd).reshape(1, -1, ours.embed_dim), 2e-5)
+        candidates = {"authors' way": lambda peer=peer, x=x: peer(x), "ours": lambda ours=ours, x=x: ours(x)}
+        timings = interleave(candidates, max(3, rounds // 2))
+        results += compare(timings, "authors' way", {"network": name, "pixels": 224, "batch": 8})
+    return results
+
+
+def time_families(rounds: int) -> Results:
+    """Time families side by side, one image on their own canvas, up to the tap: time a token, and over ViT-S."""
+    candidates: dict[str, Callable[[], object]] = {}
+    facts = {name: catalog.entry(name) for name in FAMILIES}
+    for name, entry in facts.items():
+        torch.manual_seed(0)
+        made, x = entry.build().freeze(), torch.randn(1, 3, *entry.geometry.canvas)
+        candidates[name] = lambda made=made, x=x: made(x)
+    timings = interleave(candidates, rounds)
+    results = compare(timings, FAMILIES[0], {})
+    for row in results:
+        rows, columns = facts[row["name"]].measured().tokens
+        row |= {"tokens": rows * columns, "us_a_token": row["median_s"] / (rows * columns) * 1e6}
+        row["over_vit_s"] = 1 / row["ratio"]
+    return results
+
+
+def show_families(results: Results) -> None:
+    """Print the families as a table."""
+    rows = [
+        [
+            row["name"], row["tokens"], f"{row['median_s'] * 1e3:.1f}", f"{row['min_s'] * 1e3:.1f}",
+            f"{row['spread']:.2f}", f"{row['us_a_token']:.0f}", f"{row['over_vit_s']:.2f}",
+        ]
+        for row in results
+    ]  # fmt: skip
+    columns = ["", "tokens", "median ms", "min ms", "max/min", "us a token", "over ViT-S"]
+    print_table("Families up to the tap, one image", columns, rows)
+
+
 def show(title: str, keys: list[str], results: Results) -> None:
     """Print results as a table."""
     rows = [
@@ -166,7 +273,7 @@ def show(title: str, keys: list[str], results: Results) -> None:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("core", "networks"), help="half of it")
+    parser.add_argument("--only", choices=("core", "networks", "scans", "families"), help="a part of it")
     parser.add_argument("--rounds", type=int, default=9, help="counted calls of each candidate (batch 8: half)")
     parser.add_argument("--official", type=Path, help="a checkout of MzeroMiko/VMamba to time instead")
     parser.add_argument("--json", type=Path, help="write everything measured here")
@@ -178,13 +285,20 @@ def main() -> None:
     print(f"C core: {why_missing() or 'compiled'}")
     results: dict[str, Results] = {}
     with torch.inference_mode():
-        if options.only != "networks":
+        if options.only in (None, "core"):
             peer = official_core(options.official) if options.official else ss2d_published_style
             results["core"] = time_core(peer, peer_name, options.rounds)
             show("SS2D core", ["side", "channels", "batch"], results["core"])
-        if options.only != "core":
+        if options.only in (None, "networks"):
             results["networks"] = time_networks(options.official, peer_name, options.rounds)
+            results["networks"] += time_mambas(options.rounds)
             show("Whole networks", ["network", "pixels", "batch"], results["networks"])
+        if options.only in (None, "scans"):
+            results["scans"] = time_scans(options.rounds)
+            show("Scans, batch 8", ["scan", "steps", "channels"], results["scans"])
+        if options.only in (None, "families"):
+            results["families"] = time_families(options.rounds)
+            show_families(results["families"])
     write_results(options.json, results)
 
 

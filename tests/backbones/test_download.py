@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -219,3 +221,40 @@ def test_no_network_is_one_line(monkeypatch, tmp_path):
         download("http://127.0.0.1:9/x", tmp_path / "x")
     assert "\n" not in str(caught.value)
     assert leftovers(tmp_path) == []
+
+
+def zipped(name: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(f"released/{name}", CONTENT)
+    return stream.getvalue()
+
+
+def archived(server: Server) -> WeightsSource:
+    address = f"http://127.0.0.1:{server.server_port}/weights.zip"
+    return WeightsSource(file="weights.pth.tar", layout="backbone", licence="MIT", url=address)
+
+
+def test_a_file_inside_an_archive_is_taken_out_and_the_archive_goes(server):
+    server.content = zipped("weights.pth.tar")
+    path = fetch(archived(server))
+    assert path.name == "weights.pth.tar"
+    assert path.read_bytes() == CONTENT
+    assert leftovers(cache_folder()) == ["weights.pth.tar"]
+    assert fetch(archived(server)) == path
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("content", [zipped("something-else.pth"), b"not an archive"])
+def test_an_archive_without_the_file_is_one_line(server, content):
+    server.content = content
+    with pytest.raises(CheckpointError, match=r"weights\.zip") as caught:
+        fetch(archived(server))
+    assert "\n" not in str(caught.value)
+    assert not local_path(archived(server)).exists()
+
+
+def test_a_file_that_no_program_can_get_says_where_a_person_can(server):
+    with pytest.raises(CheckpointError, match=r"get it at https://drive\.google\.com/.* and put it at .*, or pass"):
+        fetch(catalog.entry("spatial-mamba-tiny").weights)
+    assert not server.asked

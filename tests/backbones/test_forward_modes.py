@@ -203,7 +203,13 @@ def test_the_scan_shows_in_the_tokens(family):
         assert error(without(images()), plain(family)) > 0.1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Tracing an adapter takes as long as all others together; the variants share all of it but their transformers.
+VARIANTS = ("beit-adapter", "uniperceiver-adapter")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in FAMILIES]
+)
 def test_a_compiled_network_gives_the_same_tokens(family):
     model = compiled(family)
     with torch.no_grad():

@@ -10,7 +10,15 @@ from unittest.mock import patch
 
 import torch
 
-from eyeswap.ops import _triton_scan, _triton_ss2d, selective_scan, ss2d, ss2d_reference
+from eyeswap.ops import (
+    _triton_scan,
+    _triton_ss2d,
+    bidirectional_scan,
+    scan_states,
+    selective_scan,
+    ss2d,
+    ss2d_reference,
+)
 
 
 def tolerance(dtype):
@@ -132,6 +140,30 @@ def check_small_steps(device):
     assert error(got, ss2d_reference(*inputs)) < tolerance(torch.float32)
 
 
+def sequence_inputs(ways, L, D, R, S, batch=2):
+    drawn = [
+        normal(batch, ways, L, D),
+        normal(ways, R + 2 * S, D) / D**0.5,
+        normal(ways, D, R) / R**0.5,
+        normal(ways, D) - 2,
+        normal(ways, D, S) * 0.3,
+    ]
+    return [*drawn, normal(ways, D)] if ways == 2 else [drawn[0][:, 0], *(tensor[0] for tensor in drawn[1:])]
+
+
+def check_both_ways(device, dtype, L, D, R, S):
+    """Each direction reads rows of its own, values and gradients."""
+    inputs = sequence_inputs(2, L, D, R, S)
+    got = map_and_gradients(bidirectional_scan, [t.to(device, dtype) for t in inputs], path="triton")
+    agree(got, map_and_gradients(bidirectional_scan, inputs, path="reference"), tolerance(dtype))
+
+
+def check_states(device, dtype, L, D, R):
+    inputs = sequence_inputs(1, L, D, R, 1)
+    got = scan_states(*(t.to(device, dtype) for t in inputs), path="triton")
+    agree(got, scan_states(*inputs, path="reference"), tolerance(dtype))
+
+
 def check_operators_keep_the_rules_of_torch(device):
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     inputs = [normal(*size).to(device) for size in ((1, 1, 4, 3), (1, 2, 4, 3), (2, 2, 3), (1, 2, 4, 2), (1, 2, 4, 2))]
@@ -166,6 +198,9 @@ CHECKS = {
     "map, bfloat16": (check_half_precision_map, torch.bfloat16, 0),
     "map, float16": (check_half_precision_map, torch.float16, 99),
     "map, small steps": (check_small_steps,),
+    "both ways": (check_both_ways, F64, 19, 12, 2, 5),
+    "both ways, float32": (check_both_ways, F32, 9, 5, 1, 16),
+    "states": (check_states, F64, 37, 9, 2),
     "operators": (check_operators_keep_the_rules_of_torch,),
 }
 

@@ -25,6 +25,7 @@ from eyeswap.backbones.vmamba import NORMS, Conv, Stage, locate_tap, normed_at_t
 from eyeswap.errors import SpecError, nearest
 from eyeswap.ops.layers import DropPath, drop_path_rates, init_linear, init_state_matrix, init_step_bias
 from eyeswap.ops.projected_scan import scan_states
+from eyeswap.ops.state_fusion import fuse_states
 
 DILATIONS = (1, 3, 5)
 
@@ -106,13 +107,15 @@ class ConvNorm(nn.Module):
         self.conv = conv
         self.norm = nn.BatchNorm2d(conv.out_channels) if norm else None
         self.relu = relu
+        self.is_pointwise = conv.kernel_size == (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, h, w, C]`` to ``[B, h', w', C']``."""
-        x = self.conv(x)
+        # Torch's own path for 1 x 1 convolutions is slow on channels-last maps.
+        x = F.linear(x, self.conv.weight.flatten(1), self.conv.bias) if self.is_pointwise else self.conv(x)
         if self.norm is not None:
             x = self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return F.relu(x) if self.relu else x
+        return F.relu(x, inplace=not torch.is_grad_enabled()) if self.relu else x
 
 
 class Stem(nn.Module):
@@ -222,12 +225,8 @@ class StateFusion(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Map states ``[B, h, w, C]`` to fused states, in their precision whatever surrounds it: at least float32."""
-        cells = states.permute(0, 3, 1, 2)  # [B, C, h, w]
-        kernels = (self.kernel_3, self.kernel_3_1, self.kernel_3_2)
-        fused = torch.zeros_like(cells)
+        kernels = [
+            share * k for share, k in zip(self.alpha, (self.kernel_3, self.kernel_3_1, self.kernel_3_2), strict=True)
+        ]
         with keep_precision(states.device.type):
-            for dilation, kernel, share in zip(DILATIONS, kernels, self.alpha, strict=True):
-                padded = F.pad(cells, (dilation,) * 4, mode="replicate")
-                kernel = (share * kernel).to(cells.dtype)
-                fused = fused + F.conv2d(padded, kernel, dilation=dilation, groups=cells.shape[1])
-        return fused.permute(0, 2, 3, 1)
+            return fuse_states(states, kernels, DILATIONS)

@@ -42,6 +42,15 @@ class _Scan(ctypes.Structure):
     )
 
 
+class _Mix(ctypes.Structure):
+    """The struct of the same name in the source."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("height", "width", "channels", "taps")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "offsets", "y")),
+    )
+
+
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """Return the compiled core, or in one line why there is none; ``EYESWAP_C=0`` forgoes it."""
@@ -80,6 +89,8 @@ def _open(path: Path) -> ctypes.CDLL:
     core = ctypes.CDLL(str(path))
     core.scan_rows.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 3, ctypes.c_void_p]
     core.scan_rows.restype = None
+    core.mix_neighbours.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 2]
+    core.mix_neighbours.restype = None
     core.lanes.restype = ctypes.c_int64
     return core
 
@@ -162,3 +173,34 @@ def _(
     columns: Tensor | None,
 ) -> Tensor:  # fmt: skip
     return x.new_empty(x.shape[0], *x.shape[2:])
+
+
+@torch.library.custom_op("eyeswap::mix_neighbours_c", mutates_args=())
+def mix_neighbours_c(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """Add up weighted neighbours on maps whose borders are replicated, channel by channel, without gradient.
+
+    Args:
+        x: ``[B, H, W, D]`` float32.
+        weight: ``[taps, D]`` float32.
+        offsets: ``[taps, 2]`` int64, rows and columns from a position to the neighbour.
+
+    Returns:
+        ``[B, H, W, D]``.
+    """
+    core = library()
+    if isinstance(core, str):
+        raise EnvironmentProblem(f"path c cannot run: {core}")
+    batch, height, width, channels = x.shape
+    missing = -channels % core.lanes()
+    x, weight = ((F.pad(t, (0, missing)) if missing else t).contiguous() for t in (x, weight))
+    offsets, y = offsets.contiguous(), torch.empty_like(x)
+    pointers = (tensor.data_ptr() for tensor in (x, weight, offsets, y))
+    mix = _Mix(height, width, x.shape[3], len(offsets), *pointers)
+    address = ctypes.addressof(mix)
+    share_out(lambda first, stop: core.mix_neighbours(address, first, stop), batch * height)
+    return y[..., :channels].contiguous() if missing else y
+
+
+@mix_neighbours_c.register_fake
+def _(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

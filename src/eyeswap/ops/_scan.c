@@ -163,3 +163,34 @@ void scan_rows(const Scan *t, int64_t width, int64_t first, int64_t stop, float 
         }
     }
 }
+
+typedef struct {
+    int64_t height, width, channels, taps;
+    const float *x;         /* [B, H, W, D], D a multiple of LANES */
+    const float *weight;    /* [taps, D] */
+    const int64_t *offsets; /* [taps, 2], rows and columns to look away */
+    float *y;               /* [B, H, W, D] */
+} Mix;
+
+inlined int64_t clamped(int64_t i, int64_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
+
+/* A depthwise convolution with scattered taps and replicated borders: y[p] is the weighted sum of x at p + offset, where
+   a position beyond the map means the nearest on its border. Tasks are rows of images. Channels of a position lie side by
+   side, so every tap is one run of loads, whatever its offset; torch's dilated convolutions first copy a padded map. */
+void mix_neighbours(const Mix *t, int64_t first, int64_t stop) {
+    const int64_t H = t->height, W = t->width, D = t->channels;
+    for (int64_t task = first; task < stop; task++) {
+        const int64_t image = task / H, row = task % H;
+        const float *x = t->x + image * H * W * D;
+        float *y = t->y + (image * H + row) * W * D;
+        for (int64_t column = 0; column < W; column++, y += D) {
+            for (int64_t d = 0; d < D; d += LANES) *(vec *)(y + d) = all(0.0f);
+            for (int64_t n = 0; n < t->taps; n++) {
+                const int64_t i = clamped(row + t->offsets[2 * n], H), j = clamped(column + t->offsets[2 * n + 1], W);
+                const float *source = x + (i * W + j) * D, *weight = t->weight + n * D;
+                for (int64_t d = 0; d < D; d += LANES)
+                    *(vec *)(y + d) = load(y + d) + load(source + d) * load(weight + d);
+            }
+        }
+    }
+}
