@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,19 @@ def test_numbers_read_well() -> None:
         "6.7B",
     ]
     assert [duration(hours) for hours in (0.001, 0.5, 1.5, 250, None)] == ["3.6 s", "30 min", "1.5 h", "250 h", "?"]
+
+
+def test_plans_of_shipped_studies_and_the_list_of_backbones_import_nothing_heavy(tmp_path: Path) -> None:
+    heavy = ("torch", "transformers", "scipy", "sklearn", "matplotlib")
+    studies = Path(__file__).parents[2] / "studies"
+    commands = [["backbones", "list"]]
+    commands += [["study", "plan", str(studies / name)] for name in ("quickstart.yaml", "paper/matched-in1k-224.yaml")]
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom eyeswap.cli.main import app\n"
+        f"for words in {commands!r}:\n"
+        "    result = CliRunner().invoke(app, words)\n    assert result.exit_code == 0, result.output\n"
+        f"sys.exit(' '.join(set({heavy!r}) & set(sys.modules)) or 0)"
+    )
+    environment = {**os.environ, "EYESWAP_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

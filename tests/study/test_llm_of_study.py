@@ -127,3 +127,15 @@ def test_a_benchmark_whose_choices_are_no_tokens_is_refused_at_once(
     with pytest.raises(SpecError, match="choice 'zebra' is 5 tokens of this LLM"):
         run(write_study(tmp_path, llm))
     assert not (tmp_path / "runs" / "ssm" / "data").exists()
+
+
+def test_the_shipped_llm_can_be_asked_every_published_benchmark_so_that_a_plan_need_not_try() -> None:
+    from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS
+    from eyeswap.planning.llm import check_questions
+    from eyeswap.planning.spec import Study
+    from eyeswap.shipped import llm_path
+    from eyeswap.vlm.llm import load_tokenizer
+
+    text = {"recipe": {"data": "digits", "llm": "digits-llm"}, "arms": {"vit": "digits-vit"}}
+    study = Study.model_validate({"name": "all", "question": "All?", **text, "benchmarks": [*BENCHMARKS, *TEST_SPLITS]})
+    check_questions(study, *load_tokenizer(llm_path("digits-llm"), study.recipe.prompt))

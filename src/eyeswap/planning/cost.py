@@ -76,7 +76,7 @@ def find_language_model(name: str, folder: Path | None = None) -> LanguageModel:
     """
     if name in KNOWN:
         return KNOWN[name]
-    path = _config_path(name, folder or Path(name))
+    path = config_path(name, folder or Path(name))
     if path is None:
         raise EnvironmentProblem(
             f"llm {name}: its sizes are not known here; give a local folder, or get its config.json once with "
@@ -85,7 +85,8 @@ def find_language_model(name: str, folder: Path | None = None) -> LanguageModel:
     return _built_without_memory(name, path)
 
 
-def _config_path(name: str, folder: Path) -> Path | None:
+def config_path(name: str, folder: Path) -> Path | None:
+    """Return the ``config.json`` of an LLM in a folder, else in the Hub's cache; None if it is not on this machine."""
     if (folder / "config.json").is_file():
         return folder / "config.json"
     if name.count("/") != 1:

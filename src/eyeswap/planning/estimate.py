@@ -136,10 +136,11 @@ def estimate_study(
     arms = {}
     for name, arm in study.arms.items():
         try:
+            if BackboneName.parse(arm.backbone).kind == "timm" and find_spec("timm") is None:
+                raise EnvironmentProblem(NO_TIMM)
             footprint = backbone_footprint(arm.backbone, study.wiring_of(name), arm.tap, arm.geometry)
         except EnvironmentProblem as problem:
-            told = NO_TIMM if find_spec("timm") is None and BackboneName.parse(arm.backbone).kind == "timm" else problem
-            arms[name] = ArmEstimate(name, notes=(f"arms.{name}: {told}",))
+            arms[name] = ArmEstimate(name, notes=(f"arms.{name}: {problem}",))
         else:
             arms[name] = _estimate_arm(study, name, footprint, llm, work, assumptions)
         advance(1)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eyeswap.data.instruction import read_instructions
-from eyeswap.errors import CheckpointError, SpecError
-from eyeswap.evaluation import get_benchmark
+from eyeswap.errors import SpecError
+from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS, get_benchmark
+from eyeswap.planning.cost import config_path
 from eyeswap.planning.spec import Study
-from eyeswap.recipe import Data, DigitsData
-from eyeswap.shipped import llm_source
-from eyeswap.vlm.hub import local_folder
-from eyeswap.vlm.llm import load_config, load_tokenizer
-from eyeswap.vlm.prompt import Prompt
-from eyeswap.vlm.prompt_check import check_choices
+from eyeswap.recipe import Data, DigitsData, Recipe
+from eyeswap.shipped import SHIPPED_LLM, llm_path
+
+if TYPE_CHECKING:
+    from eyeswap.vlm.prompt import Prompt
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TWO_ROUNDS = ("Is there a dog?", "Yes", "Is there a cat?", "No")
@@ -26,13 +26,21 @@ def check_llm(study: Study) -> None:
     Raises:
         SpecError: if the LLM is of a kind that is not supported, or cannot be taught or asked what the study wants.
     """
-    try:
-        folder = local_folder(llm_source(study.recipe.llm))
-    except CheckpointError:
+    found = config_path(study.recipe.llm, llm_path(study.recipe.llm))
+    if found is None or _is_known_to_fit(study):
         return
+    from eyeswap.vlm.llm import load_config, load_tokenizer
+
+    folder = found.parent
     if any((folder / name).is_file() for name in _TOKENIZER_FILES):
         load_config(folder)
         check_questions(study, *load_tokenizer(folder, study.recipe.prompt))
+
+
+def _is_known_to_fit(study: Study) -> bool:
+    """Return whether the LLM is the package's own, asked what a test asks it; so a plan need not load transformers."""
+    known = study.recipe.llm == SHIPPED_LLM and study.recipe.prompt == Recipe.model_fields["prompt"].default
+    return known and all(name in BENCHMARKS or name in TEST_SPLITS for name in study.benchmarks)
 
 
 def check_questions(study: Study, tokenizer: Any, prompt: Prompt) -> None:
@@ -46,6 +54,8 @@ def check_questions(study: Study, tokenizer: Any, prompt: Prompt) -> None:
     Raises:
         SpecError: naming what cannot be, and the key of the recipe that helps.
     """
+    from eyeswap.vlm.prompt_check import check_choices
+
     check_choices(tokenizer, prompt, (get_benchmark(name).choices for name in study.benchmarks))
     try:
         prompt.turns(_TWO_ROUNDS)
