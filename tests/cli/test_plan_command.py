@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,48 @@ def test_a_plan_lists_every_run_with_its_digest_and_state(study: Path, tmp_path:
     assert str(done.folder) == found["runs"][0]["folder"]
     finish_run(done)
     assert "4 runs, seed 7, 8: 1 done, 3 new" in run("study", "plan", study, "--runs", tmp_path / "runs").stdout
+
+
+def test_a_change_of_the_study_is_planned_and_one_seed_says_what_it_cannot_decide(study: Path) -> None:
+    whole = run("study", "plan", study)
+    assert "4 runs, seed 7, 8" in whole.stdout
+    assert "cannot decide" not in whole.stdout
+    once = run("study", "plan", study, "--set", "seeds=[7]")
+    assert "2 runs, seed 7:" in once.stdout
+    assert "which arm is better, it cannot decide" in " ".join(once.stdout.split())
+    stated = run("study", "plan", study, "--set", "seeds=[7]", "--set", "seed_sd={vqa: 1.0}")
+    assert "cannot decide" not in stated.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("seeds", "--set seeds: write key=value"),
+        ("seeds=[]", "seeds: list should have at least 1 item"),
+        ("name=other", "name: a study is named by its file"),
+        ("seed_sd={vqa: -1}", "seed_sd.vqa: should be greater than 0"),
+        ("seed_sd=1.0", "seed_sd: expected a mapping of keys to values, got 1.0"),
+        ("seed_sd={vqa: 1, detection: 2}", "seed_sd.detection: unknown key. Allowed: vqa, localization, overall"),
+        ("seed_sd={source: us}", "seed_sd: states nothing; write vqa, localization or overall"),
+    ],
+)
+def test_a_change_that_cannot_be_is_one_line(study: Path, change: str, says: str) -> None:
+    from eyeswap.errors import SpecError
+
+    with pytest.raises(SpecError, match=re.escape(says)) as told:
+        load_study(study, [change])
+    assert "\n" not in str(told.value)
+
+
+PAPER = sorted((Path(__file__).parents[2] / "studies" / "paper").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", PAPER, ids=[file.stem for file in PAPER])
+def test_studies_of_the_paper_run_three_seeds_and_one_where_asked(file: Path) -> None:
+    assert len(load_study(file).seeds) >= 3
+    once = load_study(file, ["seeds=[7]"])
+    assert once.seeds == (7,)
+    assert [run.seed for run in plan_runs(once, Path("runs"))] == [7] * len(once.arms)
 
 
 @pytest.mark.parametrize("option", [("--gpu", "h300"), ("--mfu", "40"), ("--gpus", "0")])

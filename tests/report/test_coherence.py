@@ -18,6 +18,7 @@ def drawn(results, seed, num_arms, num_seeds):
     """Return the results with random scores: arms of random skill, runs of random luck, images of random difficulty."""
     generator = np.random.default_rng(seed)
     template = results.finished_arms[0].runs[0]
+    asked = [next(one for one in template.predictions if one.group == group) for group in ("vqa", "localization")]
     spread, luck = generator.choice([0.0, 0.05, 0.3]), generator.choice([0.0, 0.02, 0.2])
     arms = []
     for number in range(num_arms):
@@ -27,10 +28,10 @@ def drawn(results, seed, num_arms, num_seeds):
             chance = np.clip(skill + luck * generator.standard_normal(2), 0, 1)
             scored = [
                 replace(one, score=(generator.random(len(one.score)) < chance[int(one.group == "vqa")]).astype(float))
-                for one in template.predictions
+                for one in asked
             ]
-            record = template.record
-            runs.append(SimpleNamespace(seed=run, predictions=scored, scores=summarize(scored), record=record))
+            scores = summarize(scored) if num_seeds == 1 else None
+            runs.append(SimpleNamespace(seed=run, predictions=scored, scores=scores, record=template.record))
         arms.append(Arm(f"arm-{number}", runs, []))
     return replace(results, arms=arms, study=results.study | {"seed_sd": None})
 

@@ -116,6 +116,11 @@ def _summary(study: Study, planned: list[PlannedRun], estimate: StudyEstimate) -
     left = [estimate.arms[run.arm] for run in planned if run.state() != "done"]
     seeds = ", ".join(map(str, study.seeds))
     lines = [f"{len(planned)} runs, seed {seeds}: {', '.join(f'{count} {state}' for state, count in states.items())}"]
+    if len(study.seeds) == 1 and study.seed_sd is None:
+        lines.append(
+            "one seed an arm and no seed_sd: this can show how these runs differ on these images; which arm is better, "
+            "it cannot decide"
+        )
     if left:
         lines.append(_sum_line(left, "what is not done"))
     lines += _assumed(estimate.workload, estimate.assumptions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,17 @@ app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan a
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study, a YAML file.")]
 _SLURM: dict[str, Any] = {"rich_help_panel": "With --launcher slurm"}
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs of all studies.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the study, such as 'seeds=[7]'; repeat it."),
+]
 
 
 @app.command(epilog="Example: eyeswap study run studies/quickstart.yaml")
 def run(
     file: StudyFile,
     runs: Runs = Path("runs"),
+    changes: Changes = None,
     launcher: Annotated[
         str, typer.Option("--launcher", help="here: in this process, or those of torchrun; slurm: as jobs.")
     ] = "here",
@@ -55,7 +61,7 @@ def run(
     from eyeswap.errors import SpecError, nearest
     from eyeswap.planning.spec import load_study
 
-    study = load_study(file)
+    study = load_study(file, changes or ())
     if launcher not in ("here", "slurm"):
         raise SpecError(f"--launcher {launcher}: {nearest(launcher, ('here', 'slurm'))}")
     if launcher == "slurm":
@@ -63,7 +69,7 @@ def run(
 
         others = parse_options(slurm_option or [])
         options = SlurmOptions(slurm_partition, slurm_hours, slurm_nodes, slurm_gpus, slurm_cpus, slurm_jobs, others)
-        submit_study(study, file, runs, options)
+        submit_study(study, file, runs, options, changes or ())
         return
     from eyeswap.cli.report import write_and_show
     from eyeswap.study.execute import run_study
@@ -86,6 +92,7 @@ def fields() -> None:
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A study file, or a recipe file.")],
     runs: Runs = Path("runs"),
+    changes: Changes = None,
     gpu: GpuOption = "h200",
     gpus: GpusOption = 1,
     mfu: MfuOption = 0.4,
@@ -98,6 +105,7 @@ def plan(
     tokens. Exits with 2 if an arm cannot run as it is, such as one with more visual tokens than the LLM has positions.
     """
     from eyeswap.cli.plan import show_plan, show_recipe
+    from eyeswap.errors import SpecError
     from eyeswap.planning.estimate import Assumptions
     from eyeswap.planning.hardware import find_gpu
     from eyeswap.planning.spec import load_recipe, load_study
@@ -106,15 +114,18 @@ def plan(
     assumptions = Assumptions(find_gpu(gpu), gpus, mfu, text_tokens)
     content = read_yaml(file)
     if isinstance(content, dict) and not {"arms", "question", "benchmarks"} & set(content):
+        if changes:
+            raise SpecError(f"--set {changes[0]}: changes a study, and {file} is a recipe")
         show_recipe(load_recipe(file), file, assumptions, as_json)
     else:
-        show_plan(load_study(file), runs, assumptions, as_json)
+        show_plan(load_study(file, changes or ()), runs, assumptions, as_json)
 
 
 @app.command(epilog="Example: eyeswap study status studies/quickstart.yaml --watch")
 def status(
     file: StudyFile,
     runs: Runs = Path("runs"),
+    changes: Changes = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 s, until all runs are done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,14 +133,14 @@ def status(
     from eyeswap.planning.plan import plan_runs
     from eyeswap.planning.spec import load_study
 
-    planned = plan_runs(load_study(file), runs)
+    planned = plan_runs(load_study(file, changes or ()), runs)
     if watch and not as_json:
         watch_status(planned)
     else:
         print_status(planned, as_json)
 
 
-def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions) -> None:
+def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions, changes: Sequence[str] = ()) -> None:
     """Submit jobs for the runs of a study that are not done; print their ids, their logs and how to watch them.
 
     Raises:
@@ -145,11 +156,12 @@ def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions
     if not num_left:
         typer.echo(f"all {len(planned)} runs of {study.name} are done; nothing submitted")
         return
-    jobs = submit(file, runs_dir, num_left, options)
+    jobs = submit(file, runs_dir, num_left, options, changes)
     noun = "job" if len(jobs) == 1 else "jobs"
     typer.echo(f"{num_left} of {len(planned)} runs to do, shared by {len(jobs)} {noun}: {', '.join(jobs)}")
     typer.echo(f"logs    {logs(file, runs_dir)}")
-    typer.echo(f"watch   eyeswap study status {file} --runs {runs_dir} --watch")
+    changed = "".join(f" --set {shlex.quote(change)}" for change in changes)
+    typer.echo(f"watch   eyeswap study status {file} --runs {runs_dir}{changed} --watch")
     typer.echo(f"cancel  scancel {' '.join(dict.fromkeys(job.partition('_')[0] for job in jobs))}")
     typer.echo(f"report  eyeswap report {runs_dir / study.name}")
 

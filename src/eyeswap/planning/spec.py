@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import DataError, SpecError, nearest
+from eyeswap.planning.changes import apply_change, split_change
 from eyeswap.planning.other_names import hint
 from eyeswap.recipe import (
     ConnectorKind,
@@ -208,8 +209,12 @@ class Study(Spec):
 AnyStudy = TypeVar("AnyStudy", bound=Study)
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path, changes: Sequence[str] = ()) -> Study:
     """Read and check a study file.
+
+    Args:
+        path: the file.
+        changes: of its keys as ``key=value``, such as ``seeds=[7]`` or ``recipe.lr=1e-5``.
 
     Raises:
         SpecError: for whatever is wrong with it, in one line: file, field, nearest valid choice.
@@ -217,12 +222,14 @@ def load_study(path: Path) -> Study:
     value = read_yaml(path)
     if not isinstance(value, dict):
         raise SpecError(f"{path}: expected a mapping with question, recipe, arms and benchmarks, got {shown(value)}")
-    if "name" in value:
-        raise SpecError(f"{path}: name: a study is named by its file; remove this key")
     if not KEBAB.fullmatch(path.stem):
         raise SpecError(f"{path}: the file name is the study's name and must be kebab-case, such as my-study.yaml")
     if len(path.stem) > MAX_NAME:
         raise SpecError(f"{path}: the file name is the study's name and may have {MAX_NAME} characters")
+    for change in changes:
+        apply_change(value, *split_change(change))
+    if "name" in value:
+        raise SpecError(f"{path}: name: a study is named by its file; remove this key")
     return checked(Study, {"name": path.stem, **value}, path, path.parent)
 
 

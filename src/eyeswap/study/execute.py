@@ -18,7 +18,7 @@ from rich.console import Console
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.console import open_console
-from eyeswap.errors import RunError
+from eyeswap.errors import RunError, SpecError
 from eyeswap.files import read_json, write_json
 from eyeswap.planning.plan import PlannedRun, plan_runs, refuse, refuse_changed
 from eyeswap.planning.spec import Study
@@ -51,13 +51,16 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         The study's folder; the caller writes the report from it.
 
     Raises:
-        SpecError: if a run folder holds another model, or an arm's visual tokens leave no position for text.
+        SpecError: if a run folder holds another model, an arm's visual tokens leave no position for text, or the study
+            that shows the seed s.d. is not there.
         DataError: if the data are not as they should be.
         RunError: if runs failed, after all others are done.
     """
     folder = StudyFolder(runs_dir / study.name)
     planned = plan_runs(study, runs_dir)
     refuse_changed(planned, study_file)
+    if isinstance(study.seed_sd, str) and not StudyFolder(Path(study.seed_sd)).study.is_file():
+        raise SpecError(f"{study_file}: seed_sd: {study.seed_sd} holds no study; run that one first, or state numbers")
     left = [run for run in planned if run.state() != "done"]
     if not left:
         _write_study(study, folder)

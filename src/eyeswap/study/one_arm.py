@@ -18,6 +18,7 @@ from rich.console import Console
 
 from eyeswap.console import open_console
 from eyeswap.errors import SpecError
+from eyeswap.planning.changes import apply_change, split_change
 from eyeswap.planning.plan import plan_runs, refuse, refuse_changed
 from eyeswap.planning.spec import Study, checked
 from eyeswap.processes import join
@@ -28,7 +29,7 @@ from eyeswap.study.launch import alone_in
 from eyeswap.study.study_data import cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.tokens.cache import token_folder
-from eyeswap.yaml_reader import parse_yaml, read_yaml
+from eyeswap.yaml_reader import read_yaml
 
 
 class OneArm(Study):
@@ -57,7 +58,9 @@ def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Seque
         raise SpecError(f"{recipe_file}: this is a study; run it with `eyeswap study run {recipe_file}`")
     value: dict[str, Any] = {"recipe": content, "execution": {}}
     for change in changes:
-        _apply(change, value)
+        place, wanted = split_change(change)
+        outside = place[0] in ("execution", "beyond_positions")
+        apply_change(value, place if outside else ["recipe", *place], wanted)
     own = [key for key in arm if key != "backbone"]
     return checked(
         OneArm,
@@ -107,21 +110,6 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
         if ranks.is_first:
             shutil.rmtree(run.files.checkpoints, ignore_errors=True)
     return run.folder
-
-
-def _apply(change: str, value: dict[str, Any]) -> None:
-    """Carry out one ``key=value``."""
-    key, equals, text = change.partition("=")
-    place = key.split(".")
-    if not equals or not all(place):
-        raise SpecError(f"--set {change}: write key=value, such as lr=1e-5 or execution.recompute=true")
-    if place[0] not in ("execution", "beyond_positions"):
-        place.insert(0, "recipe")
-    for part in place[:-1]:
-        if not isinstance(value.setdefault(part, {}), dict):
-            value[part] = {}
-        value = value[part]
-    value[place[-1]] = parse_yaml(text, f"--set {key}")
 
 
 def _kebab(text: str) -> str:

@@ -76,7 +76,9 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def submit(study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOptions) -> list[str]:
+def submit(
+    study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOptions, changes: Sequence[str] = ()
+) -> list[str]:
     """Submit one worker a job.
 
     Args:
@@ -84,6 +86,7 @@ def submit(study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOption
         runs_dir: folder of all studies' runs, on a disk that all jobs see.
         num_runs: runs that are not done.
         options: what is asked of Slurm.
+        changes: of the study, as `eyeswap.planning.spec.load_study` takes them.
 
     Returns:
         The ids of the jobs.
@@ -100,7 +103,7 @@ def submit(study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOption
             "--launcher slurm: srun is not on the PATH; submit where Slurm's commands are, such as on a login node"
         )
     folder, name = logs(study_file, runs_dir), f"eyeswap-{study_file.stem}"
-    worker = Worker(study_file.absolute(), runs_dir.absolute())
+    worker = Worker(study_file.absolute(), runs_dir.absolute(), changes)
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=_MOST_TIMEOUTS)
         executor.update_parameters(name=name, **options.parameters())
@@ -119,8 +122,8 @@ def logs(study_file: Path, runs_dir: Path) -> Path:
 class Worker:
     """What a job runs; when Slurm ends a job early, submitit puts the same worker back into the queue."""
 
-    def __init__(self, study_file: Path, runs_dir: Path) -> None:
-        self.study_file, self.runs_dir = study_file, runs_dir
+    def __init__(self, study_file: Path, runs_dir: Path, changes: Sequence[str] = ()) -> None:
+        self.study_file, self.runs_dir, self.changes = study_file, runs_dir, tuple(changes)
 
     def __call__(self) -> None:
         """Work through the study's runs."""
@@ -130,7 +133,7 @@ class Worker:
         submitit: Any = importlib.import_module("submitit")
         if submitit.JobEnvironment().num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        run_study(load_study(self.study_file), self.study_file, self.runs_dir, open_console())
+        run_study(load_study(self.study_file, self.changes), self.study_file, self.runs_dir, open_console())
 
     def checkpoint(self, *_: Any) -> Any:
         """Return the submission that goes on after a preemption or a time limit."""
