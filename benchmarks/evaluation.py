@@ -104,8 +104,10 @@ class PaddedPrompts(WholePrompts):
         device, longest = self._visual_tokens.device, max(len(prompt.ids) for prompt in prompts)
         rows = torch.tensor([prompt.row for prompt in prompts], device=device)
         gaps = torch.tensor([longest - len(prompt.ids) for prompt in prompts], device=device)
-        ids = torch.tensor([prompt.ids + [0] * (longest - len(prompt.ids)) for prompt in prompts], device=device)
-        embedded = self._model.embed(self._visual_tokens[rows], ids)  # [Q, N + T, D]
+        padded = [prompt.ids + [0] * (longest - len(prompt.ids)) for prompt in prompts]
+        num_visual = self._visual_tokens.shape[1]
+        ids = torch.tensor([self._model.insert_visual(row, num_visual) for row in padded], device=device)
+        embedded = self._model.embed(ids, self._visual_tokens[rows])  # [Q, N + T, D]
         slots = torch.arange(embedded.shape[1], device=device) - gaps[:, None]  # [Q, N + T]
         embedded = embedded.take_along_dim(slots.clamp(min=0)[..., None], dim=1)
         cache, mask = DynamicCache(), (slots >= 0).long()

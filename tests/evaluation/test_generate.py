@@ -52,7 +52,7 @@ def by_hand(model: VisionLanguageModel, visual: torch.Tensor, request: Request) 
     ids = model.tokenizer(request.prompt)["input_ids"]
     start = len(ids)
     while len(ids) - start < request.max_new_tokens:
-        embedded = model.embed(visual[None], torch.tensor([ids]))
+        embedded = model.embed(torch.tensor([model.insert_visual(ids, len(visual))]), visual)
         token = int(model.llm(inputs_embeds=embedded).logits[0, -1].argmax())
         if token == model.tokenizer.eos_token_id:
             break
@@ -118,9 +118,10 @@ def test_choices_are_the_first_position_of_the_whole_sequence(wild_vlm: VisionLa
     generator = Generator(wild_vlm)
     for image, row in enumerate(generator.answer(visual, asked)):
         for request, answer in zip(asked[image], row, strict=True):
-            ids = torch.tensor([wild_vlm.tokenizer(request.prompt)["input_ids"]])
+            ids = wild_vlm.insert_visual(wild_vlm.tokenizer(request.prompt)["input_ids"], len(visual[image]))
             with torch.no_grad():
-                logits = wild_vlm.llm(inputs_embeds=wild_vlm.embed(visual[image][None], ids)).logits[0, -1]
+                embedded = wild_vlm.embed(torch.tensor([ids]), visual[image])
+                logits = wild_vlm.llm(inputs_embeds=embedded).logits[0, -1]
             chances = logits.softmax(-1)[generator.choice_ids(("Yes", "No"))]
             assert answer.probabilities == pytest.approx((chances / chances.sum()).tolist(), rel=1e-4)
 

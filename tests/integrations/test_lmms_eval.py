@@ -199,15 +199,16 @@ def test_the_loss_of_a_target_is_smallest_for_what_the_model_says_itself(lmms_ev
     assert weigh(" yes")[0] == pytest.approx(losses["yes"])  # lmms-eval puts a space in front
     assert weigh(lambda document: "yes")[0] == pytest.approx(losses["yes"])
     # By hand: the mean cross-entropy of the answer's tokens behind image and prompt.
-    from eyeswap.training.collate import encode_conversation
+    from eyeswap.training.collate import encode_conversation, pad
+    from eyeswap.training.learner import Learner
 
     encoded = encode_conversation(["Is it?", "yes"], model.vlm.prompt, model.tokenizer, 100)
     pixels, _ = model.vlm.processor.image_geometry.place(DOCUMENTS[0]["image"])
     with torch.inference_mode():
-        total, count = model.vlm.loss(
-            model.vlm.encode(pixels[None]), torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
-        )
-    assert losses["yes"] == pytest.approx(float(total) / count, rel=1e-5)
+        visual = model.vlm.encode(pixels[None])  # [1, N, D]
+        batch = pad([encoded], [visual.shape[1]], model.vlm.config.image_token_id, model.vlm.config.bos_first, 0)
+        total = Learner(model.vlm)(batch, visual, uses_images=True)
+    assert losses["yes"] == pytest.approx(float(total) / len(batch.targets), rel=1e-5)
 
 
 def test_mistakes_are_one_line(lmms_eval, run, monkeypatch):

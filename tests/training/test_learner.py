@@ -11,6 +11,7 @@ from torch import nn
 from eyeswap.training import learner as module
 from eyeswap.training.collate import Encoded, pad
 from eyeswap.training.learner import Learner, summed_cross_entropy
+from eyeswap.vlm.model import VisionLanguageModel
 
 POSITIONS, WIDTH, VOCABULARY = 37, 16, 211
 
@@ -84,6 +85,22 @@ def test_only_predicted_positions_meet_the_head(tiny_llm: Path):
     ids = torch.tensor([[1, 5, 6, 7], [1, 5, 0, 0]])
     expected = vlm(input_ids=ids, labels=labels).loss * 2
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_text_without_image_costs_the_same_beside_others_with_images(tiny_vlm: VisionLanguageModel):
+    rows = [
+        Encoded((0, 40, 41, 42, 1), (-100, -100, 41, 42, 1)),
+        Encoded((0, 43, 44, 1), (-100, -100, 44, 1)),
+        Encoded((0, 45, 46, 47, 1), (-100, -100, -100, 47, 1)),
+    ]
+    visual, image_id, learner = torch.randn(2, 5, 8), tiny_vlm.config.image_token_id, Learner(tiny_vlm)
+    together = pad(rows, (5, 0, 5), image_id, True, 2)
+    with_image, alone = pad(rows[::2], (5, 5), image_id, True, 2), pad(rows[1:2], (0,), image_id, True, 2)
+    assert len(together.targets) == len(with_image.targets) + len(alone.targets) == 7
+    plain = learner(alone, None, False)
+    torch.testing.assert_close(learner(together, visual, True), learner(with_image, visual, True) + plain)
+    labels = torch.tensor([rows[1].labels])
+    torch.testing.assert_close(plain, 2 * tiny_vlm.llm(input_ids=alone.input_ids, labels=labels).loss)
 
 
 def test_without_images_the_connector_still_has_a_gradient_if_others_of_the_batch_have_some(tiny_llm: Path):

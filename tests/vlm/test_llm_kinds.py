@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.generate import Generator, Request
 from eyeswap.files import read_json
-from eyeswap.training.collate import encode_conversation
+from eyeswap.training.collate import encode_conversation, pad
+from eyeswap.training.learner import Learner
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.decoder import has_attention_alone
 from eyeswap.vlm.llm import load_llm
@@ -35,7 +36,8 @@ def by_hand(model: VisionLanguageModel, visual: torch.Tensor, request: Request) 
     ids = model.tokenizer(request.prompt)["input_ids"]
     start, ends = len(ids), Generator(model)._ends
     while len(ids) - start < request.max_new_tokens:
-        logits = model.llm(inputs_embeds=model.embed(visual[None], torch.tensor([ids])), use_cache=False).logits
+        with_image = torch.tensor([model.insert_visual(ids, len(visual))])
+        logits = model.llm(inputs_embeds=model.embed(with_image, visual), use_cache=False).logits
         token = int(logits[0, -1].argmax())
         if token in ends:
             break
@@ -61,9 +63,9 @@ def test_probabilities_of_choices_are_those_of_the_whole_sequence(llm_of_kind: P
     asked = [[Request(model.prompt.question(one), choices) for one in QUESTIONS]]
     generator = Generator(model)
     for request, answer in zip(asked[0], generator.answer(visual, asked)[0], strict=True):
-        ids = torch.tensor([model.tokenizer(request.prompt)["input_ids"]])
+        ids = torch.tensor([model.insert_visual(model.tokenizer(request.prompt)["input_ids"], 5)])
         with torch.no_grad():
-            logits = model.llm(inputs_embeds=model.embed(visual, ids), use_cache=False).logits[0, -1]
+            logits = model.llm(inputs_embeds=model.embed(ids, visual), use_cache=False).logits[0, -1]
         expected = logits[generator.choice_ids(choices)].softmax(-1)
         assert answer.probabilities == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-6)
 
@@ -73,12 +75,11 @@ def test_an_llm_learns_to_answer(llm_of_kind: Path):
     model = build(llm_of_kind).train()
     messages = ["<image>\nWhat?", "Yes"]
     encoded = encode_conversation(messages, model.prompt, model.tokenizer, 100)
-    ids, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
+    batch = pad([encoded], [5], model.config.image_token_id, model.config.bos_first, 0)
     visual = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(25):
-        loss, _ = model.loss(visual, ids, labels)
-        loss.backward()
+        Learner(model)(batch, visual, uses_images=True).backward()
         optimizer.step()
         optimizer.zero_grad()
     generator = Generator(model.eval())

@@ -12,7 +12,8 @@ from tiny_llms import CHATML, LLAMA, WORDS, byte_tokenizer, llama, qwen
 
 from eyeswap.errors import SpecError
 from eyeswap.evaluation.generate import Generator, Request
-from eyeswap.training.collate import encode_conversation
+from eyeswap.training.collate import encode_conversation, pad
+from eyeswap.training.learner import Learner
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.llm import add_tokens, choose_prompt, load_llm, load_tokenizer, make_room
 from eyeswap.vlm.model import VisionLanguageModel
@@ -194,14 +195,15 @@ def test_a_base_llm_learns_where_its_answer_ends(tmp_path: Path, kind: str):
     ).train()
     answer, choices = ("Yes", ("Yes", "No")) if kind == "base" else ("A", ("A", "B"))
     encoded = encode_conversation(["Is there?", answer], vlm.prompt, tokenizer, 1000)
-    ids, labels, visual = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels]), torch.randn(1, 2, 8)
+    batch = pad([encoded], [2], vlm.config.image_token_id, vlm.config.bos_first, 0)
+    visual = torch.randn(1, 2, 8)
     optimizer = torch.optim.Adam(vlm.parameters(), lr=1e-2)
     loss, steps = torch.tensor(1.0), 0
     while float(loss.detach()) > 0.02:  # of three tokens together
         steps += 1
         assert steps < 200
         optimizer.zero_grad()
-        loss, _ = vlm.loss(visual, ids, labels)
+        loss = Learner(vlm)(batch, visual, uses_images=True)
         loss.backward()
         optimizer.step()
     vlm.eval().save(tmp_path)

@@ -89,17 +89,17 @@ def test_texts_with_and_without_image_go_together(saved: Path, images: list[Imag
     assert mixed[3] != answers(model, processor, images[3], texts[3])[0]
 
 
-def test_forward_with_placeholders_is_embedding_with_insertion(saved: Path, images: list[Image.Image]):
+def test_the_processor_puts_images_where_the_model_expects_them(saved: Path, images: list[Image.Image]):
     model, processor = VisionLanguageModel.load(saved), AutoProcessor.from_pretrained(saved)
     text = processor.prompt.question("What?")
     inputs = processor(images=images[0], text=text)
-    ids = processor(text=text)["input_ids"]
+    ids = processor(text=text)["input_ids"][0].tolist()
     tokens = model.encode(inputs["pixel_values"])
     with torch.no_grad():
         logits = model(**inputs).logits
-        expected = model.llm(inputs_embeds=model.embed(tokens, ids)).logits
+        expected = model.llm(inputs_embeds=model.embed(torch.tensor([model.insert_visual(ids, 64)]), tokens)).logits
         given = model(inputs["input_ids"], inputs["attention_mask"], visual_tokens=tokens).logits
-    assert logits.shape[1] == ids.shape[1] + 64
+    assert logits.shape[1] == len(ids) + 64
     assert logits.equal(given)
     torch.testing.assert_close(logits, expected)
     lead = int(model.config.bos_first)

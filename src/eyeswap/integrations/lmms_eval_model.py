@@ -160,9 +160,9 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
 
     def _weigh(self, tokens: Tensor, context: str, target: str) -> tuple[float, bool]:
         encoded = encode_conversation([context, target], self.vlm.prompt, self.tokenizer, _MOST_TEXT_TOKENS)
-        ids = torch.tensor([encoded.input_ids], device=self.device)
+        ids = torch.tensor([self.vlm.insert_visual(encoded.input_ids, len(tokens))], device=self.device)
         labels = torch.tensor(encoded.labels, device=self.device)
-        embedded = self.vlm.embed(tokens[None] if len(tokens) else None, ids)
+        embedded = self.vlm.embed(ids, tokens)
         logits = self.vlm.llm(inputs_embeds=embedded, use_cache=False).logits[0, len(tokens) :].float()  # [T, V]
         wanted = labels[1:] != IGNORED  # position t tells token t + 1
         told, targets = logits[:-1][wanted], labels[1:][wanted]

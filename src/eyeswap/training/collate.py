@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eyeswap.vlm.model import IGNORED
 from eyeswap.vlm.prompt import Prompt
-from eyeswap.vlm.text_ids import turn_ids
+from eyeswap.vlm.text_ids import insert_visual, turn_ids
 
 _AT_ONCE = 1024  # conversations that the tokenizer gets in one call
 
@@ -187,10 +187,8 @@ def pack(rows: Sequence[Encoded], num_visual: Sequence[int], image_id: int, bos_
 
 def _make_room(row: Encoded, count: int, image_id: int, bos_first: bool) -> tuple[list[int], list[int]]:
     """Return ids and labels with room for the visual tokens of the conversation."""
-    lead = int(bos_first)
-    ids = [*row.input_ids[:lead], *[image_id] * count, *row.input_ids[lead:]]
-    labels = [*row.labels[:lead], *[IGNORED] * count, *row.labels[lead:]]
-    return ids, labels
+    ids = insert_visual(row.input_ids, count, image_id, bos_first)
+    return ids, insert_visual(row.labels, count, IGNORED, bos_first)
 
 
 def _with_targets(ids: Tensor, labels: Tensor) -> Batch:

@@ -4,18 +4,18 @@
 tree (see `frozen`): the config names it, and a saved folder does not repeat its weights unless asked. Ready-made visual
 tokens (of the token cache) do without it.
 
-A sequence is ``[BOS][visual tokens][text]``, attention is causal, positions are sequential (facts of the published
-code). ``forward`` and ``generate`` take the ids that the processor makes, where ``<image>`` stands for each visual
-token; `embed` and `loss`, made for training, take plain text ids and insert the tokens themselves.
+A sequence is ``[BOS][visual tokens][text]``, attention is causal, positions are sequential, as in the published code.
+Everything that feeds the model makes its ids with `eyeswap.vlm.text_ids.insert_visual`, which puts ``<image>`` at the
+position of each visual token, and `VisionLanguageModel.embed` puts the visual tokens there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 
@@ -29,6 +29,7 @@ from eyeswap.vlm.llm import begins_with_bos, load_llm
 from eyeswap.vlm.processor import VisionLanguageProcessor
 from eyeswap.vlm.prompt import Prompt
 from eyeswap.vlm.prompt_check import end_of_answer, known_ends
+from eyeswap.vlm.text_ids import insert_visual
 
 __all__ = ["IGNORED", "VisionLanguageModel", "load_llm"]
 
@@ -198,9 +199,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             ShapeError: if the ids have room for another number of visual tokens than there are.
         """
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ShapeError("give input_ids or inputs_embeds")
             if visual_tokens is None and pixel_values is not None:
                 visual_tokens = self.encode(pixel_values, image_sizes)
-            inputs_embeds = self._fill(input_ids, visual_tokens)
+            inputs_embeds = self.embed(input_ids, visual_tokens)
         return self.llm(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -218,48 +221,34 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
                 inputs.pop(name, None)
         return inputs
 
-    def _fill(self, input_ids: Tensor | None, visual_tokens: Tensor | None) -> Tensor:
-        """Embed ids ``[B, T]``; visual tokens ``[..., vision_width]`` go where the image id stands, in order."""
-        if input_ids is None:
-            raise ShapeError("give input_ids or inputs_embeds")
-        room = input_ids == self.config.image_token_id
-        embeddings: Tensor = self.get_input_embeddings()(input_ids.masked_fill(room, 0))  # [B, T, D]
-        given = 0 if visual_tokens is None else visual_tokens[..., 0].numel()
-        if int(room.sum()) != given:
-            raise ShapeError(f"input_ids have room for {int(room.sum())} visual tokens, {given} were given")
-        if visual_tokens is None:
-            return embeddings
-        visual = self.connector(visual_tokens.to(self._connector_dtype)).to(embeddings.dtype)
-        return embeddings.masked_scatter(room[..., None], visual)
+    def insert_visual(self, ids: Sequence[int], num_visual: int) -> list[int]:
+        """Return the ids of a text with ``config.image_token_id`` where the visual tokens of its image go."""
+        return insert_visual(ids, num_visual, self.config.image_token_id, self.config.bos_first)
 
-    @property
-    def _connector_dtype(self) -> torch.dtype:
-        return next(self.connector.parameters()).dtype
-
-    def embed(self, visual_tokens: Tensor | None, input_ids: Tensor, image_rows: Tensor | None = None) -> Tensor:
-        """Assemble the input embeddings of a batch of plain text ids.
-
-        As published, a text-only row of a mixed batch is as long as the others: zeros follow its text, where causal
-        attention never looks. A batch of text alone is plain text.
+    def embed(self, input_ids: Tensor, visual_tokens: Tensor | None = None) -> Tensor:
+        """Embed token ids, with visual tokens through the connector where `insert_visual` made room for them.
 
         Args:
-            visual_tokens: ``[I, N, vision_width]``; None for a batch of text alone.
-            input_ids: ``[B, T]``, padded on the right.
-            image_rows: ``[I]`` rows that the images belong to; None if every row has one.
+            input_ids: ``[B, T]`` with ``config.image_token_id`` where visual tokens go.
+            visual_tokens: ``[..., vision_width]``, in the order of the ids; None for text alone.
 
         Returns:
-            ``[B, T + N, llm_width]``: BOS (if the LLM has one), visual tokens, the rest of the text.
+            ``[B, T, llm_width]``.
+
+        Raises:
+            ShapeError: if the ids have room for another number of visual tokens than there are.
         """
-        text: Tensor = self.get_input_embeddings()(input_ids)  # [B, T, D]
-        if visual_tokens is None or len(visual_tokens) == 0:
-            return text
-        lead = int(self.config.bos_first)
-        visual = self.connector(visual_tokens.to(self._connector_dtype)).to(text.dtype)  # [I, N, D]
-        if image_rows is None:
-            return torch.cat([text[:, :lead], visual, text[:, lead:]], dim=1)
-        seen = text[image_rows]
-        mixed = F.pad(text, (0, 0, 0, visual.shape[1]))  # [B, T+N, D]
-        return mixed.index_copy(0, image_rows, torch.cat([seen[:, :lead], visual, seen[:, lead:]], dim=1))
+        room = input_ids == self.config.image_token_id
+        # The image id may lie beyond the vocabulary, so another one is looked up in its place.
+        embeddings: Tensor = self.get_input_embeddings()(input_ids.masked_fill(room, 0))
+        num_visual = 0 if visual_tokens is None else visual_tokens[..., 0].numel()
+        if int(room.sum()) != num_visual:
+            raise ShapeError(f"input_ids have room for {int(room.sum())} visual tokens, {num_visual} were given")
+        if visual_tokens is None:
+            return embeddings
+        connector_dtype = next(self.connector.parameters()).dtype
+        visual = self.connector(visual_tokens.to(connector_dtype)).to(embeddings.dtype)
+        return embeddings.masked_scatter(room[..., None], visual)
 
     def hidden_states(self, input_ids: Tensor, visual_tokens: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return what the last layer of the LLM says at every position, before any logits.
@@ -275,31 +264,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         Raises:
             ShapeError: if the ids have room for another number of visual tokens than there are.
         """
-        embedded = self._fill(input_ids, visual_tokens)
-        states: Tensor = self.llm.base_model(inputs_embeds=embedded, use_cache=False, **kwargs).last_hidden_state
+        embeddings = self.embed(input_ids, visual_tokens)
+        states: Tensor = self.llm.base_model(inputs_embeds=embeddings, use_cache=False, **kwargs).last_hidden_state
         return states
-
-    def loss(
-        self, visual_tokens: Tensor | None, input_ids: Tensor, labels: Tensor, image_rows: Tensor | None = None
-    ) -> tuple[Tensor, int]:
-        """Return the summed cross-entropy over the answer tokens and their number.
-
-        Args:
-            visual_tokens: ``[I, N, vision_width]``; None for a batch of text alone.
-            input_ids: ``[B, T]``, padded on the right; a causal model never looks at the padding.
-            labels: ``[B, T]``, `IGNORED` outside of answers.
-            image_rows: ``[I]`` rows that the images belong to; None if every row has one.
-        """
-        embedded = self.embed(visual_tokens, input_ids, image_rows)
-        hidden = self.llm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state  # [B, T+N, D]
-        num_visual = hidden.shape[1] - input_ids.shape[1]
-        text = hidden[:, num_visual:]  # [B, T, D]: position t has seen the text up to t
-        if num_visual and image_rows is not None:
-            text = hidden[:, : input_ids.shape[1]].index_copy(0, image_rows, text[image_rows])
-        wanted = labels[:, 1:] != IGNORED  # [B, T-1]
-        logits = self.get_output_embeddings()(text[:, :-1][wanted])  # [targets, V]
-        targets = labels[:, 1:][wanted]
-        return F.cross_entropy(logits.float(), targets, reduction="sum"), int(targets.numel())
 
     def save_pretrained(self, save_directory: str | Path, include_backbone: bool = False, **kwargs: Any) -> None:
         """Write config and weights in the Hugging Face layout; the processor has a ``save_pretrained`` of its own.

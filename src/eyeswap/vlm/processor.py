@@ -23,7 +23,7 @@ from eyeswap.errors import DataError, SpecError
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_picture
 from eyeswap.vlm.prompt import IMAGE_PLACEHOLDER, VICUNA_SYSTEM, PlainPrompt, Prompt, TemplatePrompt, VicunaPrompt
-from eyeswap.vlm.text_ids import text_ids
+from eyeswap.vlm.text_ids import insert_visual, text_ids
 
 _PLACEHOLDER = re.compile(rf"\n?{IMAGE_PLACEHOLDER}\n?")
 
@@ -213,8 +213,7 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         bos = self.tokenizer.bos_token_id
         if add_bos and bos is not None and ids[:2] == [bos, bos]:  # the text wrote it, the tokenizer added it again
             ids = ids[1:]
-        lead = int(bos is not None and ids[:1] == [bos])
-        return ids[:lead] + [self.image_token_id] * num_visual + ids[lead:]
+        return insert_visual(ids, num_visual, self.image_token_id, bos_first=bos is not None and ids[:1] == [bos])
 
 
 def _one_a_text(images: Any, texts: Sequence[str]) -> list[Any]:

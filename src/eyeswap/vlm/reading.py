@@ -58,8 +58,9 @@ class SharedPrefix:
 
     def __init__(self, model: VisionLanguageModel, decoder: Decoder, visual_tokens: Tensor, ids: list[int]) -> None:
         self._model, self._decoder, self._num_ids = model, decoder, len(ids)
-        text = torch.tensor(ids, dtype=torch.long, device=visual_tokens.device).expand(len(visual_tokens), -1)
-        self._embedded = model.embed(visual_tokens, text)  # [I, P, D]
+        num_images, num_visual = visual_tokens.shape[:2]
+        with_image = torch.tensor(model.insert_visual(ids, num_visual), dtype=torch.long, device=visual_tokens.device)
+        self._embedded = model.embed(with_image.expand(num_images, -1), visual_tokens)  # [I, P, D]
         self._cache = DynamicCache()
         if self._embedded.shape[1]:
             decoder(self._cache, None, None, inputs_embeds=self._embedded)
@@ -100,7 +101,8 @@ class WholePrompts:
         """Read prompts of equal length."""
         device = self._visual_tokens.device
         rows = torch.tensor([prompt.row for prompt in prompts], device=device)
-        ids = torch.tensor([prompt.ids for prompt in prompts], device=device)  # [Q, T]
-        embedded = self._model.embed(self._visual_tokens[rows], ids)  # [Q, N + T, D]
+        num_visual = self._visual_tokens.shape[1]
+        ids = torch.tensor([self._model.insert_visual(prompt.ids, num_visual) for prompt in prompts], device=device)
+        embedded = self._model.embed(ids, self._visual_tokens[rows])  # [Q, N + T, D]
         hidden, cache = self._decoder(None, None, None, inputs_embeds=embedded)
         return Reading(hidden[:, -1], cache, None, torch.full_like(rows, embedded.shape[1]))

@@ -38,6 +38,23 @@ def text_ids(tokenizer: Any, texts: Sequence[str], begins: bool) -> list[list[in
     return [first + some for some in ids]
 
 
+def insert_visual(tokens: Sequence[int], num_visual: int, filler: int, bos_first: bool) -> list[int]:
+    """Return a token sequence with ``filler`` at each position that a visual token takes.
+
+    This is the only place that decides where an image enters a text: right behind the beginning-of-sequence token, or
+    at the very front of a sequence without one. Training, generation and the processor all call it, and
+    `eyeswap.vlm.model.VisionLanguageModel.embed` puts the visual tokens where the filler stands.
+
+    Args:
+        tokens: ids of a text that has no ``<image>`` any more, or labels of the same length.
+        num_visual: visual tokens of the image; 0 without one.
+        filler: the id of ``<image>``, or the label of a position without loss.
+        bos_first: whether the sequence begins with a beginning-of-sequence token.
+    """
+    lead = int(bos_first)
+    return [*tokens[:lead], *[filler] * num_visual, *tokens[lead:]]
+
+
 def turn_ids(
     tokenizer: Any, prompt: Prompt, conversations: Sequence[Sequence[str]]
 ) -> list[tuple[list[list[int]], list[bool]]]:
