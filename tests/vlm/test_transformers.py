@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError, ShapeError, SpecError
+from eyeswap.evaluation.generate import Generator, Request
 from eyeswap.files import read_json, write_json
 from eyeswap.tokens.cache import cache_tokens
 from eyeswap.vlm import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
@@ -78,6 +79,53 @@ def test_a_batch_is_answered_as_one_by_one(saved: Path, images: list[Image.Image
     assert together == alone
     assert len(set(together)) == len(together)
     assert answers(model, processor, images, texts, use_cache=False) == together
+
+
+@pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning")  # the name that all releases know
+def test_generation_continues_from_a_cache(saved: Path, images: list[Image.Image]):
+    model, processor = VisionLanguageModel.load(saved), AutoProcessor.from_pretrained(saved)
+    inputs = processor(images=images[:3], text=[processor.prompt.question(question) for question in QUESTIONS[:3]])
+    cache = DynamicCache(config=model.config.get_text_config())
+    first = model.generate(**inputs, max_new_tokens=5, past_key_values=cache)
+    assert first.equal(model.generate(**inputs, max_new_tokens=5))
+    mask = torch.cat([inputs["attention_mask"], torch.ones(3, 5, dtype=torch.long)], dim=1)
+    longer = {**inputs, "input_ids": first, "attention_mask": mask}
+    assert cache.get_seq_length() == first.shape[1] - 1
+    continued = model.generate(**longer, max_new_tokens=5, past_key_values=cache)
+    assert continued.equal(model.generate(**longer, max_new_tokens=5))
+
+
+def test_beams_and_samples_do_not_depend_on_batch_mates(saved: Path, images: list[Image.Image]):
+    model, processor = VisionLanguageModel.load(saved), AutoProcessor.from_pretrained(saved)
+    texts = [processor.prompt.question(question) for question in QUESTIONS[:3]]
+    beams = {"num_beams": 3, "early_stopping": True}
+    together = answers(model, processor, images[:3], texts, **beams)
+    alone = [answers(model, processor, image, text, **beams)[0] for image, text in zip(images[:3], texts, strict=True)]
+    assert together == alone
+    torch.manual_seed(0)
+    sampled = answers(model, processor, images[:3], texts, do_sample=True, temperature=2.0)
+    torch.manual_seed(0)
+    assert sampled == answers(model, processor, images[:3], texts, do_sample=True, temperature=2.0)
+    assert sampled != answers(model, processor, images[:3], texts)
+
+
+def test_the_image_token_is_never_generated(saved: Path, images: list[Image.Image]):
+    model, processor = VisionLanguageModel.load(saved), AutoProcessor.from_pretrained(saved)
+    image_id = model.config.image_token_id
+    if image_id >= model.get_output_embeddings().weight.shape[0]:
+        return  # beyond the vocabulary: there is nothing to suppress
+    text = processor.prompt.question("Hi")
+    inputs, request = processor(images=images[0], text=text), Request(text, (), 4)
+    logits = model.get_output_embeddings()
+    prefer_image = logits.register_forward_hook(
+        lambda layer, hidden, scores: scores.index_fill(-1, torch.tensor(image_id), 1e4)
+    )
+    answer = Generator(model).answer(model.encode(inputs["pixel_values"]), [[request]])[0][0]
+    produced = model.generate(**inputs, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
+    prefer_image.remove()
+    assert image_id not in produced.tolist()
+    assert answer.text == processor.decode(produced, skip_special_tokens=True).strip()
+    assert answer.num_tokens == 4 or produced[-1] == processor.tokenizer.eos_token_id
 
 
 def test_texts_with_and_without_image_go_together(saved: Path, images: list[Image.Image]):
@@ -203,7 +251,7 @@ def damage(folder: Path, kind: str) -> None:
         ("unexpected", "unexpected weights spare"),
         ("shape", r"mismatched weights connector\.2\.bias"),
         ("no processor", r"processor_config\.json is missing"),
-        ("other model", "of a llama model, not of an eyeswap VLM"),
+        ("other model", "describes a llama model, not an eyeswap VLM"),
         ("no json", "not a valid JSON"),
     ],
 )

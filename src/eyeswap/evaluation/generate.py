@@ -225,8 +225,11 @@ class Generator:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.llm.get_output_embeddings()(hidden)
-        return logits.float()
+        """Return ``[Q, V]`` logits; the image token, which stands for an image, is never generated."""
+        logits: Tensor = self.model.llm.get_output_embeddings()(hidden).float()
+        image_id = self.model.config.image_token_id
+        logits[:, image_id : image_id + 1] = -torch.inf  # an empty slice if it lies beyond the vocabulary
+        return logits
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:

@@ -1,8 +1,8 @@
-"""The VLM: visual tokens through a connector into a decoder LLM, as a model of transformers.
+"""The VLM: visual tokens through a connector into a decoder LLM, as a transformers model.
 
-`VisionLanguageModel` owns what is trained, the connector and the LLM. The frozen backbone stays outside of the module
-tree (see `frozen`): the config names it, and a saved folder does not repeat its weights unless asked. Ready-made visual
-tokens (of the token cache) do without it.
+`VisionLanguageModel` owns the trained parts, the connector and the LLM. The frozen backbone stays outside the module
+tree (see `eyeswap.vlm.frozen`): the config names it, and a saved folder contains its weights only on request. It is not
+needed at all when visual tokens come from the token cache.
 
 A sequence is ``[BOS][visual tokens][text]``, attention is causal, positions are sequential, as in the published code.
 Everything that feeds the model makes its ids with `eyeswap.vlm.text_ids.insert_visual`, which puts ``<image>`` at the
@@ -23,6 +23,7 @@ from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import CheckpointError, ShapeError
 from eyeswap.vlm.configuration import VisionLanguageConfig
 from eyeswap.vlm.connector import connector_kind, connector_layers
+from eyeswap.vlm.decoder import cache_argument
 from eyeswap.vlm.frozen import BACKBONE_FILE, encode, load_frozen, save_frozen
 from eyeswap.vlm.hub import find_model, one_line_errors
 from eyeswap.vlm.llm import begins_with_bos, load_llm
@@ -37,11 +38,11 @@ IGNORED = -100  # label of positions without loss
 
 
 class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers carries no types
-    """A connector and a decoder LLM, with a frozen backbone by name.
+    """A connector and a decoder LLM, and the name of a frozen backbone.
 
     Attributes:
         connector: ``[B, N, vision_width] -> [B, N, llm_width]``.
-        llm: any transformers causal LM that takes ``inputs_embeds``.
+        llm: any causal LM of transformers that takes ``inputs_embeds``.
     """
 
     config_class = VisionLanguageConfig
@@ -74,14 +75,14 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         prompt: Prompt,
         backbone: LoadedBackbone | None = None,
     ) -> Self:
-        """Put a VLM together.
+        """Assemble a VLM.
 
         Args:
             llm: a causal LM; not copied.
-            tokenizer: its tokenizer; with ``llm`` and ``prompt`` as `load_llm` gives them.
+            tokenizer: its tokenizer; ``llm``, ``tokenizer`` and ``prompt`` are what `load_llm` returns.
             connector: see `build_connector`; not copied.
             prompt: the chat frame of the LLM.
-            backbone: the frozen backbone; without one, visual tokens come from outside.
+            backbone: the frozen backbone; without one, the caller passes visual tokens.
         """
         processor = VisionLanguageProcessor.of(tokenizer, prompt, backbone)
         first: Any = connector[0]
@@ -104,12 +105,13 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=ends if len(ends) > 1 else ends[0],
             pad_token_id=tokenizer.pad_token_id,
+            suppress_tokens=[config.image_token_id],
         )
         return model.train(llm.training)
 
     @property
     def processor(self) -> VisionLanguageProcessor:
-        """Image geometry, tokenizer and chat frame, from where the model was loaded."""
+        """Image geometry, tokenizer and chat frame, read from the model's folder at first use."""
         if self._processor is None:
             self._processor = VisionLanguageProcessor.from_pretrained(self.name_or_path)
         return self._processor
@@ -126,11 +128,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @property
     def backbone(self) -> LoadedBackbone:
-        """The frozen backbone, loaded the first time it is asked for.
+        """The frozen backbone, loaded at first use.
 
         Raises:
             SpecError: if the model was made without one.
-            CheckpointError: if its weights cannot be had, or are not those that the model was trained with.
+            CheckpointError: if its weights cannot be loaded, or are not those that the model was trained with.
         """
         if self._backbone is None:
             self._backbone = load_frozen(self.config, self.name_or_path)
@@ -138,27 +140,32 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         return self._backbone
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode. A backbone in the controlled wiring stays in eval mode; as published, it follows."""
+        """Set training mode; the backbone follows as published, and stays in eval mode if controlled."""
         super().train(mode)
         if getattr(self, "_backbone", None) is not None:
             self.backbone.network.train(mode)
         return self
 
     def get_input_embeddings(self) -> Any:
-        """Return the embedding of the LLM."""
+        """Return the LLM's token embedding."""
         return self.llm.get_input_embeddings()
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Replace the embedding of the LLM."""
+        """Replace the LLM's token embedding."""
         self.llm.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> Any:
-        """Return the last matrix of the LLM."""
+        """Return the LLM's output layer, which makes logits."""
         return self.llm.get_output_embeddings()
 
     def set_output_embeddings(self, value: Any) -> None:
-        """Replace the last matrix of the LLM."""
+        """Replace the LLM's output layer."""
         self.llm.set_output_embeddings(value)
+
+    @property
+    def _is_stateful(self) -> bool:
+        """Whether the LLM's memory of earlier positions cannot be cut back, as in a Mamba; `generate` reads it."""
+        return bool(getattr(self.llm, "_is_stateful", False))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave the connector to `build_connector` and the LLM to its own class."""
@@ -177,6 +184,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         visual_tokens: Tensor | None = None,
+        cache: Any = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Run the LLM over text and images.
@@ -186,11 +195,13 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             attention_mask: ``[B, T]``, 0 for padding.
             position_ids: ``[B, T]``; sequential by default.
             inputs_embeds: ``[B, T, llm_width]`` instead of ids and images.
-            labels: ``[B, T]``, `IGNORED` without loss; the loss is the mean over the others.
+            labels: ``[B, T]``, `IGNORED` at positions without loss; the loss is the mean over all others.
             pixel_values: ``[I, 3, H, W]``, the images in the order of their rows.
-            image_sizes: ``[I, 2]`` height and width of each canvas, where canvases vary.
+            image_sizes: ``[I, 2]`` height and width of each canvas, if canvases vary.
             visual_tokens: ``[I, N, vision_width]`` instead of pixels.
-            **kwargs: for the LLM, such as the cache of earlier positions.
+            cache: keys and values, or states, of earlier positions.
+            past_key_values: the same under the name that transformers used before 5.24.
+            **kwargs: passed to the LLM.
 
         Returns:
             The LLM's output: ``logits`` ``[B, T, V]``, the cache, and with labels ``loss``.
@@ -204,6 +215,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             if visual_tokens is None and pixel_values is not None:
                 visual_tokens = self.encode(pixel_values, image_sizes)
             inputs_embeds = self.embed(input_ids, visual_tokens)
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            kwargs[cache_argument(self.llm)] = cache
         return self.llm(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -213,8 +227,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         )
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """Prepare a step over ``input_ids`` ``[B, T]``; images go in where their ids do, not again at later steps."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        """Prepare a step over ``input_ids`` ``[B, T]``; images go with their ids, and not again later."""
+        inputs: dict[str, Any] = self.llm.prepare_inputs_for_generation(input_ids, **kwargs)
         ids = inputs.get("input_ids")
         if ids is None or not bool((ids == self.config.image_token_id).any()):
             for name in ("pixel_values", "image_sizes", "visual_tokens"):
@@ -251,12 +265,12 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         return embeddings.masked_scatter(room[..., None], visual)
 
     def hidden_states(self, input_ids: Tensor, visual_tokens: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Return what the last layer of the LLM says at every position, before any logits.
+        """Return the last hidden state of the LLM at every position, before the output layer.
 
         Args:
             input_ids: ``[B, T]`` with ``config.image_token_id`` where visual tokens go.
             visual_tokens: ``[..., vision_width]``, in the order of the ids.
-            **kwargs: for the LLM, such as ``position_ids`` ``[B, T]``.
+            **kwargs: passed to the LLM, such as ``position_ids`` ``[B, T]``.
 
         Returns:
             ``[B, T, llm_width]``.
@@ -269,11 +283,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         return states
 
     def save_pretrained(self, save_directory: str | Path, include_backbone: bool = False, **kwargs: Any) -> None:
-        """Write config and weights in the Hugging Face layout; the processor has a ``save_pretrained`` of its own.
+        """Write config and weights in the Hugging Face layout; the processor is saved by its own ``save_pretrained``.
 
         Args:
             save_directory: the folder.
-            include_backbone: whether to write the frozen backbone's weights beside, which its name else stands for.
+            include_backbone: whether to write the frozen backbone's weights too, so that the folder is self-contained.
             **kwargs: see transformers.
         """
         if include_backbone:
@@ -283,25 +297,27 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """Read a folder, or a repository of the Hub, strictly; ``kwargs`` as in transformers.
+        """Load a folder, or a repository of the Hub, strictly; ``kwargs`` as in transformers.
 
         Raises:
-            CheckpointError: if it is missing, damaged, or has other weights than its config says.
+            CheckpointError: if it is missing or damaged, or its weights do not match its config.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         name = find_model(name)
         kwargs = {"use_safetensors": True, **kwargs}
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, in one line
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, in one line
         with one_line_errors(name):
             kind = VisionLanguageConfig.get_config_dict(name)[0].get("model_type")
             if kind != VisionLanguageConfig.model_type:
-                raise ValueError(f"its config.json is of a {kind} model, not of an eyeswap VLM")
+                raise ValueError(f"its config.json describes a {kind} model, not an eyeswap VLM")
             model, info = super().from_pretrained(name, *args, **kwargs)
         for kind in ("missing", "unexpected", "mismatched"):
             keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
             if keys:
                 more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
                 raise CheckpointError(f"{name}: {kind} weights {keys[0]}{more}")
+        # Folders of earlier versions do not say so: the image token stands for an image and is never generated.
+        model.generation_config.suppress_tokens = [model.config.image_token_id]
         return (model, info) if wants_info else model
 
     def save(self, folder: Path) -> None:
@@ -311,10 +327,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @classmethod
     def load(cls, folder: str | Path, **kwargs: Any) -> Self:
-        """Read model and processor from a folder or the Hub, in eval mode; ``kwargs`` as in `from_pretrained`.
+        """Load model and processor from a folder or the Hub, in eval mode; ``kwargs`` as in `from_pretrained`.
 
         Raises:
-            CheckpointError: if a file is missing or does not fit.
+            CheckpointError: if a file is missing or does not fit the others.
         """
         model: Self = cls.from_pretrained(folder, **kwargs)
         with one_line_errors(folder):
