@@ -44,9 +44,8 @@ from eyeswap.processes import best_device
 from eyeswap.shipped import llm_path
 from eyeswap.tokens.cache import ImageEncoder
 from eyeswap.vlm.connector import build_connector
-from eyeswap.vlm.kv_cache import spread
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
-from eyeswap.vlm.reading import Prompt, Reading, WholePrompts
+from eyeswap.vlm.reading import Prompt, Reading, WholePrompts, spread
 
 # title, benchmark that the questions come from, questions an image
 WORKLOADS = (

@@ -14,8 +14,8 @@ from eyeswap.evaluation.generate import (
     buckets,
     shared_prefix,
 )
-from eyeswap.vlm.kv_cache import keep_rows, spread
 from eyeswap.vlm.model import VisionLanguageModel
+from eyeswap.vlm.reading import spread
 
 WORDS = [
     "How many?",
@@ -204,7 +204,7 @@ def test_the_cache_continues_rows_and_drops_them():
     assert keys[:, 0, :3, 0].tolist() == [[2, 3, 7], [2, 3, 7], [0, 1, 7]]
     assert keys.shape[2] == 42 == cache.get_seq_length()
     assert values[0, 0, :2, 0].tolist() == [12, 13]
-    keep_rows(cache, torch.tensor([2]))
+    cache.reorder_cache(torch.tensor([2]))
     keys, _ = cache.update(steps[0][:1], steps[0][:1], 0)
     assert keys[0, 0, [0, 1, 41, 42], 0].tolist() == [0, 1, 46, 7]
     assert prefix.get_seq_length() == 2

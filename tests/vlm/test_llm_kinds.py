@@ -90,14 +90,14 @@ def test_an_llm_learns_to_answer(llm_of_kind: Path):
 @pytest.mark.parametrize(
     ("kind", "settings", "told"),
     [
-        ("bert", {}, "a bert reads in both directions"),
-        ("rwkv", {"attention_hidden_size": 32}, "keeps its state in a form of its own"),
-        ("modernbert-decoder", {"pad_token_id": 0}, "by more than a matrix"),
+        ("bert", {}, "a bert is bidirectional"),
+        ("rwkv", {"attention_hidden_size": 32}, "keeps its state outside a transformers cache"),
+        ("modernbert-decoder", {"pad_token_id": 0}, "not those of its output layer alone"),
         ("llama", {"vision_config": {}}, None),
         ("falcon_h1", {"lm_head_multiplier": 0.5}, "its lm_head_multiplier changes logits"),
         ("recurrent_gemma", {"block_types": ["recurrent"]}, "its logits_soft_cap changes logits"),
         ("xlstm", {}, "its output_logit_soft_cap changes logits"),
-        ("gemma3", {}, "a model of several modalities"),
+        ("gemma3", {}, "a multimodal model"),
     ],
 )
 def test_what_is_not_supported_is_refused_in_one_line(kind: str, settings: dict[str, object], told: str | None):

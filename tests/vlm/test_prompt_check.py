@@ -118,7 +118,7 @@ ORDINARY = CHATML.replace("<|im_end|>", "### ")
     [
         (NOTHING, "auto", r"no special token ends an answer: nothing follows it; set recipe.prompt: vicuna"),
         (ORDINARY, "auto", r"but '### \\n', which is ordinary text; set recipe.prompt: vicuna"),
-        ("{{ messages[0].content }}", "auto", "leaves answers out; set recipe.prompt: vicuna"),
+        ("{{ messages[0].content }}", "auto", "omits answers; set recipe.prompt: vicuna"),
         ("{{ raise_exception('no images') }}", "auto", r"fails \(no images\); set recipe.prompt: vicuna"),
         (None, "template", "has no chat template; set recipe.prompt: vicuna"),
         (CHATML, "vicuna", "which is ordinary text; set recipe.prompt: template"),
@@ -165,7 +165,7 @@ def test_a_date_in_a_template_is_that_of_the_run_for_ever(tmp_path: Path):
 
 
 def test_a_date_that_cannot_be_kept_is_refused(tmp_path: Path):
-    with pytest.raises(SpecError, match=r"prints the time in a way that cannot be kept; set recipe.prompt: vicuna"):
+    with pytest.raises(SpecError, match=r"prints the time in a form that cannot be fixed; set recipe.prompt: vicuna"):
         load_tokenizer(dated(tmp_path, "wanted"))
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from eyeswap.vlm.decoder import Decoder, has_attention_alone
-from eyeswap.vlm.kv_cache import keep_rows
 from eyeswap.vlm.model import VisionLanguageModel
 from eyeswap.vlm.prompt_check import choice_ids, end_of_answer, known_ends
 from eyeswap.vlm.reading import Prompt, Reading, SharedPrefix, WholePrompts
@@ -202,7 +201,7 @@ class Generator:
                 return produced
             if 2 * len(alive) <= len(rows):
                 kept = torch.tensor(alive, device=self.device)
-                keep_rows(cache, kept)
+                cache.reorder_cache(kept)
                 rows = [rows[place] for place in alive]
                 token, positions = token[kept], positions[kept]
                 mask = None if mask is None else mask[kept]

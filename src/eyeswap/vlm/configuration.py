@@ -1,7 +1,7 @@
 """The configuration of a VLM, as transformers reads and writes it (``config.json``).
 
-It names the frozen backbone instead of holding it: catalog name, wiring, tap, and the digest of its weights, so
-that a folder opens with the backbone it was trained with or not at all. How images meet it is the processor's part.
+It names the frozen backbone instead of containing it: catalog name, wiring, tap, and the digest of its weights, so
+that a folder opens with the backbone it was trained with or not at all. The processor knows how images are prepared.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from eyeswap.recipe import Wiring
 
 
 class VisionLanguageConfig(PretrainedConfig):  # type: ignore[misc]  # transformers carries no types
-    """What `VisionLanguageModel` is made of.
+    """Describe the parts of a `VisionLanguageModel`.
 
     Args:
         text_config: configuration of the LLM, any causal LM of transformers.
-        backbone: name of the vision backbone (catalog, ``timm:...``, ``file.py:function``); empty for none, and visual
-            tokens then come from outside.
+        backbone: name of the vision backbone (catalog, ``timm:...``, ``file.py:function``); empty for a VLM that is
+            given visual tokens.
         wiring: ``controlled`` or ``as-published``, see `eyeswap.backbones.load_backbone`.
-        tap: another tap of the backbone than its own.
-        weights_sha256: digest of the backbone's weights; None leaves them unchecked.
-        backbone_file: file of the model's folder with the backbone's weights; None loads them by name.
+        tap: where features are read, if not at the backbone's default tap.
+        weights_sha256: digest of the backbone's weights; None skips the check.
+        backbone_file: file in the model's folder with the backbone's weights; None loads them by name.
         vision_width: width of a visual token.
         connector: kind of the connector, see `build_connector`.
-        image_token_id: stands in ``input_ids`` where a visual token goes. May lie beyond the LLM's vocabulary.
-        bos_first: whether sequences begin with a beginning-of-sequence token, behind which visual tokens go. Without
-            one they go first.
-        box_frame: what the boxes that the model was trained to answer with are fractions of: ``original`` image,
+        image_token_id: marks the position of each visual token in ``input_ids``; may exceed the LLM's vocabulary.
+        bos_first: whether sequences begin with a beginning-of-sequence token. Visual tokens follow it, or come first if
+            there is none.
+        box_frame: the frame in whose fractions the model was trained to give boxes: ``original`` image,
             ``padded-square`` or ``canvas``.
     """
 

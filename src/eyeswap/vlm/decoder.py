@@ -1,4 +1,4 @@
-"""The layers of a causal LM, called alike whatever its kind, and what it keeps of earlier positions."""
+"""One way to call the layers of any causal LM, and to pass it the cache of earlier positions."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from transformers.cache_utils import Cache
 
 from eyeswap.errors import SpecError
 
-_CACHES = ("cache", "past_key_values", "cache_params")  # newest releases of transformers first; the last is Mamba's
+# Names of the cache, newest release of transformers first; until 5.23 it was ``cache_params`` in a Mamba.
+_CACHES = ("cache", "past_key_values", "cache_params")
 
 
 def cache_argument(llm: Any) -> str:
-    """Return what an LLM calls its memory of earlier positions, as argument and in its output.
-
-    Until transformers 5.23 that was ``past_key_values``, or ``cache_params`` for a Mamba; newer releases say ``cache``.
+    """Return the name of the cache among an LLM's arguments and outputs.
 
     Raises:
         SpecError: if it has none.
     """
-    known = inspect.signature(llm.base_model.forward).parameters
-    found = next((name for name in _CACHES if name in known), None)
-    if found is None:
-        raise SpecError(f"llm: a {llm.config.model_type} keeps its state in a form of its own, which is not supported")
-    return found
+    arguments = inspect.signature(llm.base_model.forward).parameters
+    name = next((name for name in _CACHES if name in arguments), None)
+    if name is None:
+        raise SpecError(f"llm: a {llm.config.model_type} keeps its state outside a transformers cache; not supported")
+    return name
 
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def has_attention_alone(llm: Any) -> bool:
-    """Return whether an LLM knows of earlier positions by their keys and values alone, a layer each.
+    """Return whether the cache of an LLM is nothing but keys and values, separate for each layer.
 
-    A Mamba has a state instead, other LLMs have both, or layers that share their keys.
+    A Mamba has a state instead; other LLMs have both, or layers that share their keys and values.
     """
     kinds = set(getattr(llm.config, "layer_types", None) or ())
     shares = bool(getattr(llm.config, "num_kv_shared_layers", 0) or getattr(llm.config, "kv_sharing_modes", None))
@@ -42,10 +41,10 @@ def has_attention_alone(llm: Any) -> bool:
 
 
 class Decoder:
-    """The layers of an LLM, called alike for every kind of LLM.
+    """The layers of any causal LM, without its output layer.
 
     Args:
-        llm: a causal LM.
+        llm: the causal LM.
     """
 
     def __init__(self, llm: Any) -> None:
@@ -55,14 +54,16 @@ class Decoder:
     def __call__(
         self, cache: Cache | None, mask: Tensor | None, positions: Tensor | None, **inputs: Tensor
     ) -> tuple[Tensor, Any]:
-        """Read on from a cache; return the last hidden states ``[Q, T, D]``, and the cache with them.
+        """Continue from a cache; return the last hidden states ``[Q, T, D]`` and the extended cache.
 
         Args:
-            cache: of what was read before; None makes one.
+            cache: of earlier positions; None starts a new one.
             mask: ``[Q, slots]``.
-            positions: ``[Q, T]``, for LLMs that take them.
+            positions: ``[Q, T]``; not passed to LLMs that do not take them.
             **inputs: ``input_ids`` ``[Q, T]`` or ``inputs_embeds`` ``[Q, T, D]``.
         """
-        known = {"attention_mask": mask, "position_ids": positions if self._has_positions else None, self._cache: cache}
-        said = self._layers(use_cache=True, **{name: one for name, one in known.items() if one is not None}, **inputs)
-        return said.last_hidden_state, said[self._cache]
+        positions = positions if self._has_positions else None
+        options = {"attention_mask": mask, "position_ids": positions, self._cache: cache}
+        passed = {name: value for name, value in options.items() if value is not None}
+        output = self._layers(use_cache=True, **passed, **inputs)
+        return output.last_hidden_state, output[self._cache]

@@ -1,7 +1,7 @@
-"""The frozen backbone of a VLM: loaded by name when the first pixels come, outside of the model's module tree.
+"""The frozen backbone of a VLM: loaded by name at first use, outside the model's module tree.
 
-Optimisers, checkpoints, sharding and casts of the VLM never meet it. It stays in float32, and in the controlled wiring
-in eval mode; as published, it follows the VLM's ``train()``.
+Optimisers, checkpoints, sharding and casts of the VLM therefore never touch it. It stays in float32. In the controlled
+wiring it stays in eval mode; as published, it follows the VLM's ``train()``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def load_frozen(config: VisionLanguageConfig, folder: str) -> LoadedBackbone:
 
     Args:
         config: the config of the VLM.
-        folder: where the VLM came from, a folder or a repository of the Hub; may hold the backbone's weights.
+        folder: where the VLM was loaded from, a folder or a repository of the Hub; may contain the backbone's weights.
 
     Raises:
         SpecError: if the VLM was made without one.
-        CheckpointError: if its weights cannot be had, or are not those that the VLM was trained with.
+        CheckpointError: if its weights cannot be loaded, or are not those that the VLM was trained with.
     """
     if not config.backbone:
         raise SpecError("this VLM was made without a backbone: pass visual_tokens instead of pixels")
@@ -39,12 +39,12 @@ def load_frozen(config: VisionLanguageConfig, folder: str) -> LoadedBackbone:
         try:
             file = Path(cached_file(folder, config.backbone_file))
         except OSError:
-            raise CheckpointError(f"{folder}: {config.backbone_file} is missing, which its config names") from None
+            raise CheckpointError(f"{folder}: {config.backbone_file} is missing, but its config names it") from None
         return load_backbone(config.backbone, file, config.wiring, tap=config.tap)
     loaded = load_backbone(config.backbone, wiring=config.wiring, tap=config.tap)
     if config.weights_sha256 not in (None, loaded.weights_sha256):
         raise CheckpointError(
-            f"backbone {config.backbone}: its weights here have sha256 {loaded.weights_sha256[:12]}, but {folder} was "
+            f"backbone {config.backbone}: the weights found have sha256 {loaded.weights_sha256[:12]}, but {folder} was "
             f"trained with {config.weights_sha256[:12]}"
         )
     return loaded
@@ -62,10 +62,10 @@ def encode(loaded: LoadedBackbone, pixel_values: Tensor, image_sizes: Tensor | N
     Args:
         loaded: the backbone; moved to the device of the pixels.
         pixel_values: ``[I, 3, H, W]``.
-        image_sizes: ``[I, 2]`` height and width of each canvas, where canvases vary: each is then seen by itself.
+        image_sizes: ``[I, 2]`` height and width of each canvas, if canvases vary; each is then encoded by itself.
 
     Returns:
-        ``[I, N, D]``, or with ``image_sizes`` all tokens in a row, ``[N1 + N2 + ..., D]``.
+        ``[I, N, D]``, or with ``image_sizes`` the tokens of all images concatenated, ``[N1 + N2 + ..., D]``.
     """
     network = loaded.network.to(pixel_values.device)
     if image_sizes is None:

@@ -1,4 +1,4 @@
-"""Models in folders and on the Hugging Face Hub: found at once or not, and one line when something is wrong."""
+"""Models in folders and on the Hugging Face Hub: located without long retries, and one line if something is wrong."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from transformers.utils import logging
 from eyeswap.errors import CheckpointError
 
 _TIMEOUT_S = 10.0
-# What transformers and what it stands on raise for a broken model.
-_MISTAKES = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+# What transformers and its dependencies raise for a broken model.
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 def find_model(name: str | Path) -> str:
-    """Return where transformers shall look for a model: its folder, or its name on the Hub.
+    """Return where transformers finds a model: its folder, or its name on the Hub.
 
-    The Hub is asked once before transformers would try again and again; a copy in the cache serves where it cannot be
-    reached.
+    The Hub is asked once, because transformers would retry for long; if it is out of reach, a cached copy is used.
 
     Raises:
         CheckpointError: if there is no such model.
@@ -34,8 +33,8 @@ def find_model(name: str | Path) -> str:
     try:
         HfApi().model_info(name, timeout=_TIMEOUT_S)
     except (RepositoryNotFoundError, GatedRepoError):
-        raise CheckpointError(f"{name}: the Hub has no such model, or wants a login (`hf auth login`)") from None
-    except Exception:  # every kind of no network
+        raise CheckpointError(f"{name}: the Hub has no such model, or requires a login (`hf auth login`)") from None
+    except Exception:  # the ways in which a network can fail are many
         with contextlib.suppress(Exception):
             return snapshot_download(name, local_files_only=True)
         raise CheckpointError(
@@ -45,7 +44,7 @@ def find_model(name: str | Path) -> str:
 
 
 def local_folder(name: str) -> Path:
-    """Return the folder of a model on this machine: a folder itself, or the Hub's cache of one that was loaded.
+    """Return the folder of a model on this machine: the folder itself, or its copy in the Hub's cache.
 
     Raises:
         CheckpointError: if it is not on this machine.
@@ -60,17 +59,17 @@ def local_folder(name: str) -> Path:
 
 @contextlib.contextmanager
 def one_line_errors(name: str | Path) -> Iterator[None]:
-    """Turn what transformers raises for a broken model into one line, and hold back its reports about it.
+    """Turn what transformers raises for a broken model into one line, and silence its own reports about it.
 
     Raises:
-        CheckpointError: with the first line of what was raised.
+        CheckpointError: with the first line of the original error.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()  # a bar for each load would break into the study's own
+    logging.disable_progress_bar()  # its bars would interrupt ours
     try:
         yield
-    except _MISTAKES as error:
+    except _LOAD_ERRORS as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CheckpointError(f"{name}: cannot be loaded: {lines[0]}") from None
     finally:

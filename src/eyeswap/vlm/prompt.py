@@ -1,15 +1,17 @@
-"""How a conversation becomes text: the Vicuna v1.5 frame of the study, an LLM's own chat template, or plain lines.
+"""Chat frames, which turn conversations into text: Vicuna v1.5 as in the study, a chat template, or plain lines.
 
-The frame is ``<system> USER: <message> ASSISTANT: <answer></s>USER: ...``: one space after the system text,
-nothing between ``</s>`` and the next turn. The tokenizer adds the beginning-of-sequence token; visual tokens
-go right behind it, so the placeholder ``<image>`` of the instruction files is removed here. With an empty
-system text (the miniature LLM) a prompt begins with ``USER: ``. Parity: Prismatic VLMs.
+The Vicuna frame is ``<system> USER: <message> ASSISTANT: <answer></s>USER: ...``: one space after the system text,
+nothing between ``</s>`` and the next turn. With an empty system text (the miniature LLM) a prompt begins with
+``USER: ``. The placeholder ``<image>`` of instruction files is removed, because visual tokens always enter at the same
+position (`eyeswap.vlm.text_ids.insert_visual`). The text equals that of Prismatic VLMs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from jinja2 import TemplateError
@@ -25,18 +27,18 @@ IMAGE_PLACEHOLDER = "<image>"
 
 
 class Turn(NamedTuple):
-    """The text one turn adds to the sequence; only answers carry a loss."""
+    """The text that one turn adds to the sequence; only answers contribute to the loss."""
 
     text: str
     is_answer: bool
 
 
 class Prompt(Protocol):
-    """What the trainer and the evaluator ask of a chat format.
+    """The chat frame of an LLM, as training and evaluation use it.
 
     Attributes:
         system: text of the system message; empty for none.
-        strips_turns: whether the trainer strips each turn on the right before it tokenizes it.
+        strips_turns: whether training strips trailing white space of each turn before tokenizing it.
     """
 
     @property
@@ -46,7 +48,7 @@ class Prompt(Protocol):
     def strips_turns(self) -> bool: ...
 
     def question(self, message: str) -> str:
-        """Return the whole inference prompt for one user message, without beginning-of-sequence token."""
+        """Return the complete inference prompt for one user message, without beginning-of-sequence token."""
         ...
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
@@ -54,28 +56,28 @@ class Prompt(Protocol):
         ...
 
     def conversation(self, messages: Sequence[str]) -> str:
-        """Return the text of a whole conversation; after a user message it ends with the header of the answer."""
+        """Return the text of a conversation; after a user message it ends with the header of the answer."""
         ...
 
 
 class _Lines:
-    """A frame of fixed words: a text before each answer, and one behind it."""
+    """A frame with fixed text before and after each answer."""
 
     strips_turns: ClassVar[bool]
 
     def question(self, message: str) -> str:
-        """Return the whole inference prompt for one user message."""
+        """Return the complete inference prompt for one user message."""
         return self.conversation([message])
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
-        """Return the text of each turn; the sequence is their concatenation."""
+        """Return the text of each turn; their concatenation is the conversation."""
         return [
             Turn(self._answer(message), True) if index % 2 else Turn(self._ask(message, index == 0), False)
             for index, message in enumerate(messages)
         ]
 
     def conversation(self, messages: Sequence[str]) -> str:
-        """Return the text of a whole conversation; after a user message it ends where the answer begins."""
+        """Return the text of a conversation; after a user message it ends where the answer begins."""
         text = "".join(turn.text for turn in self.turns(messages))
         return text.rstrip() if self.strips_turns else text
 
@@ -93,7 +95,7 @@ class VicunaPrompt(_Lines):
     Attributes:
         system: text before the first turn; empty for none.
         end_of_answer: text that closes every answer.
-        strips_turns: the published trainer strips each turn on the right before it tokenizes it.
+        strips_turns: the published trainer strips trailing white space of each turn before tokenizing it.
 
     Example:
         >>> VicunaPrompt(system="").question("What is this?")
@@ -114,12 +116,12 @@ class VicunaPrompt(_Lines):
 
 @dataclass(frozen=True)
 class PlainPrompt(_Lines):
-    r"""A line for each message, for LLMs that were never taught a chat.
+    r"""One line per message, for LLMs without chat training.
 
     Attributes:
         system: a line before the first turn; empty for none.
         end_of_answer: text that closes every answer.
-        strips_turns: the end of a line is meant.
+        strips_turns: not done, because line ends are part of the frame.
 
     Example:
         >>> PlainPrompt().conversation(["What is this?", "A dog"])
@@ -138,21 +140,21 @@ class PlainPrompt(_Lines):
         return (clean_message(message) or " ") + self.end_of_answer
 
 
-_ANSWER = "{answer}"  # stands where an answer will; no chat template knows it
+_ANSWER = "{answer}"  # marks the position of an answer; no chat template contains it
 
 
 @dataclass(frozen=True)
 class TemplatePrompt:
-    """The chat template that an LLM's own tokenizer carries (``tokenizer.apply_chat_template``).
+    """The chat template of an LLM's own tokenizer (``tokenizer.apply_chat_template``).
 
-    A prompt is all that the template writes before an answer: its header, and whatever stands between header and
-    answer in every conversation, such as an empty think block. Spaces right before an answer belong to the answer,
-    because tokenizers join them with its first word.
+    A prompt is everything that the template writes before an answer: its header, and whatever follows the header in
+    every conversation, such as an empty think block. Spaces right before an answer belong to the answer, because
+    tokenizers merge them with its first word.
 
     Attributes:
         tokenizer: a transformers tokenizer with a chat template.
-        system: text of a system message; empty for none.
-        strips_turns: a template means every character it writes.
+        system: text of the system message; empty for none.
+        strips_turns: not done, because white space is part of the template.
     """
 
     tokenizer: Any
@@ -160,18 +162,18 @@ class TemplatePrompt:
     strips_turns: ClassVar[bool] = False
 
     def question(self, message: str) -> str:
-        """Return the whole inference prompt for one user message.
+        """Return the complete inference prompt for one user message.
 
         Raises:
-            SpecError: if the tokenizer has no chat template, or it leaves messages out.
+            SpecError: if the tokenizer has no chat template, or the template omits messages.
         """
         return self.conversation([message])
 
     def turns(self, messages: Sequence[str]) -> list[Turn]:
-        """Return the text each turn adds to the rendered conversation.
+        """Return the text that each turn adds to the rendered conversation.
 
         Raises:
-            SpecError: if the template rewrites earlier turns, so that no turn has a text of its own.
+            SpecError: if the template rewrites earlier turns, so that turns have no separate text.
         """
         turns: list[Turn] = []
         before = ""
@@ -180,7 +182,7 @@ class TemplatePrompt:
             if not after.startswith(before):
                 raise SpecError(
                     f"the chat template of {self._name} rewrites earlier turns at turn {index + 1}; "
-                    "train with one question a conversation, or set recipe.prompt: vicuna"
+                    "train with one question per conversation, or set recipe.prompt: vicuna"
                 )
             turns.append(Turn(after[len(before) :], is_answer=index % 2 == 1))
             before = after
@@ -189,10 +191,10 @@ class TemplatePrompt:
     def conversation(self, messages: Sequence[str]) -> str:
         """Render a conversation; after a user message it ends where the answer begins.
 
-        The template's own beginning-of-sequence token is taken off where the tokenizer adds one anyway.
+        A beginning-of-sequence token written by the template is removed if the tokenizer adds one too.
 
         Raises:
-            SpecError: if the tokenizer has no chat template, or it fails on this conversation or leaves answers out.
+            SpecError: if the tokenizer has no chat template, or it fails on this conversation or omits answers.
         """
         if not getattr(self.tokenizer, "chat_template", None):
             raise SpecError(f"the tokenizer of {self._name} has no chat template; set recipe.prompt: vicuna")
@@ -204,9 +206,9 @@ class TemplatePrompt:
             chat.append({"role": "assistant", "content": _ANSWER})
         text = self._rendered(chat)
         if is_open:
-            text, found, _ = text.rpartition(_ANSWER)
-            if not found:
-                raise SpecError(f"the chat template of {self._name} leaves answers out; set recipe.prompt: vicuna")
+            text, marker, _ = text.rpartition(_ANSWER)
+            if not marker:
+                raise SpecError(f"the chat template of {self._name} omits answers; set recipe.prompt: vicuna")
             text = text.rstrip(" ")
         return text.removeprefix(self.tokenizer.bos_token) if adds_bos(self.tokenizer) else text
 
@@ -222,6 +224,41 @@ class TemplatePrompt:
         return str(getattr(self.tokenizer, "name_or_path", "") or type(self.tokenizer).__name__)
 
 
+_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+
+def freeze_clock(tokenizer: Any, today: Callable[[], date]) -> None:
+    """Replace the current date in a tokenizer's chat template by a fixed one, the same in training and evaluation.
+
+    Templates ask transformers for it with ``strftime_now("%d %b %Y")``. The fixed date is saved with the tokenizer, and
+    so with every model that is trained with it.
+
+    Args:
+        tokenizer: its template is changed.
+        today: returns the date; not called if no template asks for it.
+
+    Raises:
+        SpecError: if a template reads the clock in a way that cannot be replaced.
+    """
+    templates = tokenizer.chat_template
+    if "strftime_now(" not in str(templates):
+        return
+    day = today()
+
+    def frozen(template: str) -> str:
+        return _CLOCK.sub(lambda call: f"{call[1]}{day.strftime(call[2])}{call[1]}", template)
+
+    if isinstance(templates, dict):
+        tokenizer.chat_template = {name: frozen(template) for name, template in templates.items()}
+    else:
+        tokenizer.chat_template = frozen(templates)
+    if "strftime_now(" in str(tokenizer.chat_template):
+        raise SpecError(
+            f"the chat template of {tokenizer.name_or_path} prints the time in a form that cannot be fixed; "
+            "set recipe.prompt: vicuna"
+        )
+
+
 def clean_message(message: str) -> str:
-    """Return a message without image placeholders and without white space at both ends."""
+    """Return a message without image placeholders and surrounding white space."""
     return message.replace(IMAGE_PLACEHOLDER, "").strip()

@@ -1,42 +1,43 @@
-"""How an LLM reads the prompts of a batch, so that none of them depends on the others, whatever the LLM.
+"""Prefill: how an LLM reads the prompts of a batch so that no prompt's result depends on the others.
 
-Where attention alone looks back, the prefix that all prompts share is read once an image, and each question reads on
-from there (`SharedPrefix`). All rows end together: a row with a shorter question reads the end of the prefix again, so
-its keys lie side by side however an LLM counts their distance (positions, biases, or a sliding window over slots).
+If the cache is only keys and values, the prefix that all prompts share is prefilled once per image, and each question
+continues from there (`SharedPrefix`). Rows are right-aligned: a row with a shorter question reads the end of the prefix
+again, so its keys are contiguous however the LLM measures distance (positions, biases, or a sliding window over slots).
 
-An LLM with a state, or with a cache of a kind of its own, reads every prompt whole (`WholePrompts`), prompts of equal
-length together, so that nothing is ever padded.
+An LLM with a state, or with another kind of cache, reads every prompt from its beginning (`WholePrompts`), prompts of
+equal length together, so that nothing is ever padded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from eyeswap.vlm.decoder import Decoder
-from eyeswap.vlm.kv_cache import spread
 from eyeswap.vlm.model import VisionLanguageModel
+
+_ROOM = 16  # tokens that a buffer of keys and values grows by
 
 
 class Prompt(NamedTuple):
-    """A prompt: the image it is about (row of the batch), its token ids."""
+    """A prompt: the row of its image in the batch, and its token ids without visual tokens."""
 
     row: int
     ids: list[int]
 
 
 class Reading(NamedTuple):
-    """Prompts after the LLM has read them.
+    """Prompts after prefill.
 
     Attributes:
-        hidden: ``[Q, D]``, what the last layer says at the end of each prompt.
-        cache: what is known of each prompt.
-        mask: ``[Q, slots]``, 0 where a slot of the cache means nothing; None if all mean something.
+        hidden: ``[Q, D]``, the last hidden state at the end of each prompt.
+        cache: of each prompt.
+        mask: ``[Q, slots]``, 0 at unused slots of the cache; None if all are used.
         positions: ``[Q]`` position of the first answer token.
     """
 
@@ -47,7 +48,7 @@ class Reading(NamedTuple):
 
 
 class SharedPrefix:
-    """What all prompts about some images begin with, read once an image.
+    """The common beginning of all prompts, prefilled once per image.
 
     Args:
         model: the VLM.
@@ -66,7 +67,7 @@ class SharedPrefix:
             decoder(self._cache, None, None, inputs_embeds=self._embedded)
 
     def read(self, prompts: Sequence[Prompt]) -> Reading:
-        """Read what the prompts do not share."""
+        """Continue from the prefix with the rest of each prompt."""
         device, before = self._embedded.device, self._embedded.shape[1]
         suffixes = [prompt.ids[self._num_ids :] for prompt in prompts]
         longest = max(map(len, suffixes))
@@ -74,6 +75,7 @@ class SharedPrefix:
         lacking = torch.tensor([longest - len(ids) for ids in suffixes], device=device)  # [Q]
         padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in suffixes], device=device)  # [Q, T]
         embedded = self._model.get_input_embeddings()(padded)  # [Q, T, D]
+        # Right-aligned: the first `lacking` columns of a row are the last positions of the prefix, read again.
         place = before - lacking[:, None] + torch.arange(longest, device=device)  # [Q, T], from the first token
         if before:
             again = self._embedded[rows[:, None], place.clamp(0, before - 1)]
@@ -86,7 +88,7 @@ class SharedPrefix:
 
 
 class WholePrompts:
-    """Prompts about some images, read from their first token on.
+    """Prompts about some images, read from their first token.
 
     Args:
         model: the VLM.
@@ -106,3 +108,71 @@ class WholePrompts:
         embedded = self._model.embed(ids, self._visual_tokens[rows])  # [Q, N + T, D]
         hidden, cache = self._decoder(None, None, None, inputs_embeds=embedded)
         return Reading(hidden[:, -1], cache, None, torch.full_like(rows, embedded.shape[1]))
+
+
+def spread(prefix: DynamicCache, rows: Tensor, num_tokens: int, lacking: Tensor | None = None) -> Cache:
+    """Return a cache whose row ``i`` is row ``rows[i]`` of ``prefix`` without its last ``lacking[i]`` tokens.
+
+    Rows are right-aligned, so that all continue at the same slot. The first ``lacking[i]`` slots of row ``i`` are
+    unused and must be masked.
+
+    Args:
+        prefix: the cache to continue; not changed.
+        rows: ``[Q]`` row numbers, repeats allowed.
+        num_tokens: number of tokens to be appended next; room for them is allocated now.
+        lacking: ``[Q]`` tokens at the end of the prefix that a row will read again; none by default.
+    """
+    lacking = torch.zeros_like(rows) if lacking is None else lacking
+    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, rows, lacking, num_tokens) for layer in prefix.layers])
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers carries no types
+    """Keys and values of one layer, ``[Q, heads, tokens, d]`` views of larger buffers: appending rarely copies."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, lacking: Tensor, room: int) -> None:
+        super().__init__()
+        self.is_initialized, self.dtype, self.device = True, keys.dtype, keys.device
+        self._length = keys.shape[-2]
+        self._keys, self._values = (_shifted(past, rows, lacking, room) for past in (keys, values))
+        self._show()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values ``[Q, heads, new, d]``; return all of them, ``[Q, heads, tokens, d]``."""
+        end = self._length + key_states.shape[-2]
+        if end > self._keys.shape[-2]:
+            room = end - self._length + _ROOM
+            self._keys, self._values = _roomy(self.keys, room), _roomy(self.values, room)
+        self._keys[:, :, self._length : end] = key_states
+        self._values[:, :, self._length : end] = value_states
+        self._length = end
+        self._show()
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take the rows ``beam_idx``, ``[Q]``, in their order."""
+        self._keys, self._values = (_roomy(past.index_select(0, beam_idx), _ROOM) for past in (self.keys, self.values))
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (buffer[:, :, : self._length] for buffer in (self._keys, self._values))
+
+
+def _shifted(past: Tensor, rows: Tensor, lacking: Tensor, room: int) -> Tensor:
+    """Return rows of ``past`` ``[I, heads, tokens, d]``, each shifted right by what it lacks, with room for more.
+
+    This is a single gather of vectors of width ``d``, from ``past`` flattened to ``[I * heads * tokens, d]``.
+    """
+    images, heads, length, width = past.shape
+    slot = torch.arange(length + room, device=past.device)
+    token = (slot - lacking[:, None]).clamp(0, length - 1)  # [Q, slots]; clamped slots are masked or overwritten
+    head = torch.arange(heads, device=past.device)
+    vector = (rows[:, None, None] * heads + head[:, None]) * length + token[:, None]  # [Q, heads, slots]
+    return past.reshape(images * heads * length, width).index_select(0, vector.flatten()).view(*vector.shape, width)
+
+
+def _roomy(past: Tensor, room: int) -> Tensor:
+    """Return a copy of ``past`` ``[Q, heads, tokens, d]`` with room for more tokens."""
+    rows, heads, length, width = past.shape
+    buffer = past.new_empty(rows, heads, length + room, width)
+    buffer[:, :, :length] = past
+    return buffer

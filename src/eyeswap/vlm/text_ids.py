@@ -1,4 +1,4 @@
-"""Token ids of texts: a beginning of sequence where the tokenizer puts one, and never an end that nobody wrote."""
+"""Token ids of texts and images: BOS where the tokenizer adds one, EOS only where the text has one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Return whether a tokenizer puts a beginning-of-sequence token before any text by itself."""
+    """Return whether a tokenizer adds a beginning-of-sequence token to every text."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
 
@@ -20,22 +20,22 @@ def adds_bos(tokenizer: Any) -> bool:
 def text_ids(tokenizer: Any, texts: Sequence[str], begins: bool) -> list[list[int]]:
     """Return the token ids of texts.
 
-    Tokenizers may be set up to write an end of sequence behind every text (``add_eos_token``). An answer's end is
-    written by the prompt, and a question has none, so it is left out.
+    Some tokenizers append an end of sequence to every text (``add_eos_token``). It is left out: the chat frame writes
+    the end of an answer, and a question has none.
 
     Args:
         tokenizer: of transformers.
-        texts: some texts.
-        begins: whether a sequence begins with each, so that what the tokenizer puts before a sequence comes first.
+        texts: the texts.
+        begins: whether each text begins a sequence, and so gets the tokens that the tokenizer adds there.
 
     Raises:
-        SpecError: if the tokenizer reads a text differently where a sequence begins.
+        SpecError: if the tokenizer splits a text differently at the beginning of a sequence.
     """
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ids_of_texts: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     first = _first_ids(tokenizer) if begins else []
-    return [first + some for some in ids]
+    return [first + ids for ids in ids_of_texts]
 
 
 def insert_visual(tokens: Sequence[int], num_visual: int, filler: int, bos_first: bool) -> list[int]:
@@ -58,9 +58,9 @@ def insert_visual(tokens: Sequence[int], num_visual: int, filler: int, bos_first
 def turn_ids(
     tokenizer: Any, prompt: Prompt, conversations: Sequence[Sequence[str]]
 ) -> list[tuple[list[list[int]], list[bool]]]:
-    """Return of each conversation the token ids of its turns, and which of the turns are answers.
+    """Return for each conversation the token ids of its turns, and which of them are answers.
 
-    As in the published code, every turn's text is stripped on the right (in the Vicuna frame) and tokenized by itself.
+    As in the published code, each turn is tokenized by itself, in the Vicuna frame without trailing white space.
     """
     turns = [prompt.turns(messages) for messages in conversations]
     texts = [[turn.text.rstrip() if prompt.strips_turns else turn.text for turn in each] for each in turns]
@@ -73,10 +73,10 @@ def turn_ids(
 
 
 def _first_ids(tokenizer: Any) -> list[int]:
-    """Return what a tokenizer puts before a sequence."""
-    whole: list[int] = tokenizer("x")["input_ids"]
-    plain: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start]
-    raise SpecError(f"tokenizer {tokenizer.name_or_path}: it changes a text when it adds special tokens")
+    """Return the tokens that a tokenizer adds at the beginning of a sequence."""
+    sequence: list[int] = tokenizer("x")["input_ids"]
+    text: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
+    for start in range(len(sequence) - len(text) + 1):
+        if sequence[start : start + len(text)] == text:
+            return sequence[:start]
+    raise SpecError(f"tokenizer {tokenizer.name_or_path}: splits a text differently when it adds special tokens")
