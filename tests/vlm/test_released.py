@@ -238,13 +238,13 @@ def spoil(folder: Path, kind: str) -> None:
         ("missing key", r"missing tensor llm\.model\.norm\.weight"),
         ("unexpected key", r"unexpected tensor connector\.7\.weight"),
         ("shape", r"connector\.0\.weight has shape \(2, 2\), expected \(32, 128\)"),
-        ("not finite", r"connector\.0\.bias has numbers that are not finite"),
+        ("not finite", r"connector\.0\.bias has values that are not finite"),
         ("no tensor", r"projector\.0\.bias is not a tensor"),
         ("vision", "only checkpoints with a frozen backbone"),
         ("no field", r"config\.json: model\.vision_backbone_id: field required"),
         ("unknown backbone", "did you mean digits-vit"),
-        ("unknown connector", "'no-align\\+linear' is no connector"),
-        ("unknown strategy", "image strategy 'resize-naive': say which geometry"),
+        ("unknown connector", "'no-align\\+linear' is not a published connector"),
+        ("unknown strategy", "image strategy 'resize-naive' is unknown"),
     ],
 )
 def test_whatever_is_wrong_is_one_line_and_nothing_is_left(

@@ -1,1 +1,1 @@
-"""The study's released checkpoints, read and written."""
+"""Reading and writing the study's released checkpoints."""

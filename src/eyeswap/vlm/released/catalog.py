@@ -1,7 +1,7 @@
-"""The released VLM checkpoints of the study: who they are, where they lie, how an archive becomes a folder.
+"""The catalog of the study's released VLM checkpoints; downloading and unpacking their archives.
 
-Archives come from the Hub, resumed where an earlier call ended (`eyeswap.download`); they are checked against
-the sha256 of the authors' manifest before anything in them is read.
+Archives come from the Hub, and interrupted downloads are resumed (`eyeswap.download`). Each is checked against the
+sha256 in the authors' manifest before anything in it is read.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class ReleasedModel(BaseModel):
 
     Attributes:
         id: public id, which also names the archive.
-        title: a readable name.
+        title: display name.
         run_id: the authors' name of the training run.
-        backbone: vision backbone, a name or alias of our catalog.
-        visual_tokens: number of visual tokens as published.
+        backbone: vision backbone, a name or alias in our catalog.
+        visual_tokens: published number of visual tokens.
         sha256: digest of the archive.
         scores: published averages.
-        notes: what a user must know.
+        notes: caveats for users.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ class ReleasedModel(BaseModel):
 
     @property
     def archive(self) -> str:
-        """Name of the archive in the repository."""
+        """File name of the archive in the repository."""
         return f"{self.id}.tar"
 
 
@@ -85,10 +85,10 @@ def released_model(name: str) -> ReleasedModel:
 
 
 def fetch_archive(model: ReleasedModel) -> Path:
-    """Return the checked archive of a released checkpoint, downloading it the first time.
+    """Return the verified archive of a released checkpoint, downloaded at first use.
 
     Raises:
-        CheckpointError: if it cannot be got, or is not the file of the manifest.
+        CheckpointError: if it cannot be downloaded, or its digest is not that of the manifest.
     """
     source = WeightsSource(
         file=model.archive, layout="released", licence="Llama 2 community", hub=REPOSITORY, sha256=model.sha256
@@ -97,22 +97,22 @@ def fetch_archive(model: ReleasedModel) -> Path:
 
 
 def check_archive(path: Path, sha256: str) -> None:
-    """Check a file against its digest.
+    """Verify a file's digest.
 
     Raises:
         CheckpointError: if they differ.
     """
-    found = sha256_of(path)
-    if found != sha256:
-        raise CheckpointError(f"{path}: has sha256 {found[:12]}, expected {sha256[:12]}; delete the file, get it again")
+    actual = sha256_of(path)
+    if actual != sha256:
+        raise CheckpointError(f"{path}: has sha256 {actual[:12]}, expected {sha256[:12]}; delete it and download again")
 
 
 def unpack_archive(archive: Path, folder: Path) -> Path:
-    """Write the two files of an archive below ``folder`` and return it; whatever else is in the archive stays there.
+    """Extract the two files of a checkpoint from an archive to ``folder``, and nothing else; return the folder.
 
     Raises:
-        CheckpointError: if it is no whole archive, lacks one of them, or is not to be trusted.
-        EnvironmentProblem: if the disk has no room for what the archive says it holds.
+        CheckpointError: if the archive is incomplete, lacks one of them, or is unsafe.
+        EnvironmentProblem: if the disk has no room for the sizes that the archive states.
     """
     try:
         for file in (CONFIG_FILE, WEIGHTS_FILE):

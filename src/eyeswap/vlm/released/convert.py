@@ -1,8 +1,8 @@
-"""Released checkpoints: from the authors' folder to ours, and back without loss.
+"""Conversion of released checkpoints from the authors' layout to ours, and back without loss.
 
-Ours is a saved `VisionLanguageModel` in the wiring ``as-published``, with ``released.json`` beside it: their config and
-the order of their keys, so that an export gives back what was imported. Tensors go from file to file a shard at a time,
-never all in memory; none is changed.
+Ours is a saved `VisionLanguageModel` in the wiring ``as-published``. Its folder has a ``released.json`` with the
+authors' config and the order of their keys, so that an export equals what was imported. Tensors are copied one shard at
+a time, never all in memory, and none is changed.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ def import_released(
     geometry: str | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> VisionLanguageConfig:
-    """Turn a released checkpoint into a saved VLM.
+    """Convert a released checkpoint to a saved VLM.
 
     Args:
-        folder: holds ``config.json`` and ``checkpoints/latest-checkpoint.pt``.
+        folder: contains ``config.json`` and ``checkpoints/latest-checkpoint.pt``.
         out: folder to write; must not exist.
-        llm: folder or Hub name with the LLM's config and tokenizer; by default what the published config means. Its
-            weights are not read.
-        tap: another tap than the published code read.
-        geometry: another geometry than the published one.
+        llm: folder or Hub name with the LLM's config and tokenizer; by default the one that the published config names.
+            Its weights are not read.
+        tap: tap to use instead of the published one.
+        geometry: geometry to use instead of the published one.
         advance: called with the number of bytes written and their total.
 
     Raises:
-        CheckpointError: if a file is missing, damaged or asks to run code, or a tensor is missing, unknown, of another
-            shape, or not finite.
+        CheckpointError: if a file is missing, damaged or would run code, or a tensor is missing, unexpected, of the
+            wrong shape, or not finite.
         EnvironmentProblem: if the disk has no room.
     """
     text, config = read_config(folder)
@@ -66,7 +66,7 @@ def import_released(
     ours, processor = _describe(config, tensors, llm, tap, geometry)
     _check(tensors, ours, folder / WEIGHTS_FILE)
     if out.exists():
-        raise CheckpointError(f"{out}: already exists; name another folder, or delete it")
+        raise CheckpointError(f"{out}: already exists; choose another folder, or delete it")
     check_room(out, sum(tensor.nbytes for tensor in tensors.values()))
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -85,29 +85,31 @@ def import_released(
 
 
 def export_released(folder: Path, out: Path) -> None:
-    """Turn an imported checkpoint back into the released layout: same config, same keys, same tensors.
+    """Convert an imported checkpoint back to the released layout, with the same config, keys and tensors.
 
     Args:
         folder: a folder written by `import_released`.
-        out: folder to write; must not hold a checkpoint yet.
+        out: folder to write; must not contain a checkpoint.
 
     Raises:
         CheckpointError: if the folder was not imported, or lacks a tensor.
     """
     if not (folder / RECORD_FILE).is_file():
-        raise CheckpointError(f"{folder}: has no {RECORD_FILE}; only what `eyeswap models import` wrote can go back")
+        raise CheckpointError(
+            f"{folder}: has no {RECORD_FILE}; only what `eyeswap models import` wrote can be exported"
+        )
     if (out / WEIGHTS_FILE).exists():
-        raise CheckpointError(f"{out}: already holds a checkpoint; name another folder")
+        raise CheckpointError(f"{out}: already holds a checkpoint; choose another folder")
     record = read_json(folder / RECORD_FILE)
     payload: dict[str, collections.OrderedDict[str, Tensor]] = {}
-    where = _where(folder)
+    file_of_tensor = _files_of_tensors(folder)
     for part, keys in record["keys"].items():
         payload[part] = collections.OrderedDict()
         for key in keys:
             name = our_key(part, key)
-            if name not in where:
+            if name not in file_of_tensor:
                 raise CheckpointError(f"{folder}: no tensor {name}")
-            with safe_open(where[name], "pt") as file:
+            with safe_open(file_of_tensor[name], "pt") as file:
                 payload[part][key] = file.get_tensor(name)
     check_room(out, sum(tensor.nbytes for tensors in payload.values() for tensor in tensors.values()))
     with atomic_path(out / WEIGHTS_FILE) as temporary:
@@ -121,15 +123,15 @@ def _describe(
     """Return our config and processor of a released checkpoint."""
     name = llm or config.llm
     if name is None:
-        raise SpecError(f"LLM {config.model.llm_backbone_id!r}: say where its config and tokenizer lie with --llm")
+        raise SpecError(f"unknown LLM {config.model.llm_backbone_id!r}: pass its folder or Hub name with --llm")
     tokenizer, _ = load_tokenizer(name, "vicuna")
-    tokenizer.model_max_length = config.model.llm_max_length  # longer prompts were cut there
+    tokenizer.model_max_length = config.model.llm_max_length  # the published code truncates longer prompts
     with one_line_errors(f"llm {name}"):
         text_config = AutoConfig.from_pretrained(find_model(name))
     text_config.name_or_path = Path(name).name if Path(name).is_dir() else name
     embedding = tensors.get("llm.model.embed_tokens.weight")
     if embedding is not None:
-        text_config.vocab_size, text_config.dtype = len(embedding), embedding.dtype  # <PAD> made it grow
+        text_config.vocab_size, text_config.dtype = len(embedding), embedding.dtype  # <PAD> enlarged it
     text_config.pad_token_id = tokenizer.pad_token_id
     backbone = _backbone(config, tap, geometry)
     ours = VisionLanguageConfig(
@@ -146,7 +148,7 @@ def _describe(
 
 
 def _backbone(config: ReleasedConfig, tap: str | None, geometry: str | None) -> LoadedBackbone:
-    """Return the published backbone without memory: its name, its tap, its canvas."""
+    """Return the published backbone without weights; only its name, tap and canvas matter here."""
     tap, geometry = tap or config.tap, geometry or config.geometry
     entry = (
         catalog.entry(config.model.vision_backbone_id).wired("as-published").with_changes(tap=tap, geometry=geometry)
@@ -157,7 +159,7 @@ def _backbone(config: ReleasedConfig, tap: str | None, geometry: str | None) -> 
 
 
 def _check(tensors: Mapping[str, Tensor], config: VisionLanguageConfig, path: Path) -> None:
-    """Compare keys and shapes with the model that the config describes."""
+    """Check keys and shapes against the model that the config describes."""
     with torch.device("meta"):
         expected = VisionLanguageModel(config).state_dict()
     missing = [key for key in expected if key not in tensors]
@@ -166,21 +168,21 @@ def _check(tensors: Mapping[str, Tensor], config: VisionLanguageConfig, path: Pa
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise CheckpointError(f"{path}: {kind} tensor {keys[0]}{more}")
-    for key, own in expected.items():
-        if tensors[key].shape != own.shape:
-            shapes = f"{tuple(tensors[key].shape)}, expected {tuple(own.shape)}"
-            raise CheckpointError(f"{path}: {key} has shape {shapes}; do backbone and LLM belong to it?")
+    for key, tensor in expected.items():
+        if tensors[key].shape != tensor.shape:
+            shapes = f"{tuple(tensors[key].shape)}, expected {tuple(tensor.shape)}"
+            raise CheckpointError(f"{path}: {key} has shape {shapes}; are backbone and LLM the right ones?")
 
 
 def _write_weights(folder: Path, tensors: dict[str, Tensor], advance: Callable[[int, int], None]) -> None:
-    """Write tensors in shards, as transformers does."""
+    """Write tensors in shards, laid out as transformers does."""
     plan = split_torch_state_dict_into_shards(tensors, max_shard_size=_SHARD_BYTES)
     total, done = sum(tensor.nbytes for tensor in tensors.values()), 0
     for name, keys in plan.filename_to_tensors.items():
         shard = {key: tensors[key].contiguous() for key in keys}
         for key, tensor in shard.items():
             if not bool(tensor.isfinite().all()):
-                raise CheckpointError(f"{key} has numbers that are not finite")
+                raise CheckpointError(f"{key} has values that are not finite")
         write_safetensors(folder / name, shard, {"format": "pt"})
         done += sum(tensor.nbytes for tensor in shard.values())
         advance(done, total)
@@ -189,13 +191,13 @@ def _write_weights(folder: Path, tensors: dict[str, Tensor], advance: Callable[[
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _where(folder: Path) -> dict[str, Path]:
-    """Return the file that holds each tensor of a saved model."""
-    found: dict[str, Path] = {}
+def _files_of_tensors(folder: Path) -> dict[str, Path]:
+    """Return for each tensor of a saved model the file that contains it."""
+    files: dict[str, Path] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
+            files |= dict.fromkeys(file.keys(), path)
+    return files
 
 
 def _generation_config(tokenizer: Any) -> GenerationConfig:

@@ -1,7 +1,7 @@
-"""The released layout: what its ``config.json`` means in our words, and the tensors of its checkpoint.
+"""The released layout: its ``config.json`` in our terms, and the tensors of its checkpoint.
 
 ``config.json`` is a dump of the published training configuration; ``checkpoints/latest-checkpoint.pt`` is a torch file
-``{"model": {"projector": {...}, "llm_backbone": {...}}}``, read by torch's weights-only reader and by memory map.
+``{"model": {"projector": {...}, "llm_backbone": {...}}}``, memory-mapped and read by torch's weights-only reader.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eyeswap.vlm.released.catalog import CONFIG_FILE, WEIGHTS_FILE
 
 _LLMS = {"vicuna-v15-7b": DEFAULT_LLM}
 _PARTS = ("projector", "llm_backbone")
-# Image strategies of the published code beside "letterbox", which is each backbone's own as published.
+# Image strategies of the published code other than "letterbox", which is the default of each backbone.
 _GEOMETRIES = {
     **{f"letterbox-square-{side}": f"corner-letterbox-{side}-no-enlarge" for side in (224, 256, 512, 1024)},
     "vmamba-classification": "resize-crop-224-from-256",
@@ -31,7 +31,7 @@ _GEOMETRIES = {
 
 
 class _Model(BaseModel):
-    """What the published ``config.json`` says of the model; the many other fields describe its training."""
+    """The model part of the published ``config.json``; its many other fields describe the training."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -45,7 +45,7 @@ class _Model(BaseModel):
 
 
 class ReleasedConfig(BaseModel):
-    """The published ``config.json``; a tap of VMamba may stand in the model's part or beside it."""
+    """The published ``config.json``; the tap of a VMamba is either in the model part or at the top level."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -55,24 +55,24 @@ class ReleasedConfig(BaseModel):
 
     @property
     def llm(self) -> str | None:
-        """Hub name of the LLM that is meant, if we know it."""
+        """Hub name of the LLM; None if we do not know it."""
         return _LLMS.get(self.model.llm_backbone_id)
 
     @property
     def connector(self) -> ConnectorKind:
-        """Our name of the connector; ``no-align+`` before it says that no first stage was trained."""
+        """Our name of the connector; the prefix ``no-align+`` means that there was no first training stage."""
         arch = self.model.arch_specifier
         if arch == "linear":
             return "linear"
         kinds: tuple[ConnectorKind, ...] = ("fused-gelu-mlp", "gelu-mlp")
         kind = next((kind for kind in kinds if arch.endswith(kind)), None)
         if kind is None:
-            raise CheckpointError(f"{CONFIG_FILE}: model.arch_specifier {arch!r} is no connector of the published code")
+            raise CheckpointError(f"{CONFIG_FILE}: model.arch_specifier {arch!r} is not a published connector")
         return kind
 
     @property
     def tap(self) -> str | None:
-        """The tap of a VMamba backbone as ``stage,block``; None for the backbone's own."""
+        """The tap of a VMamba backbone as ``stage,block``; None for the backbone's default."""
         stage = self.model.vmamba_feature_stage or self.vmamba_feature_stage
         layer = self.model.vmamba_feature_layer
         layer = self.vmamba_feature_layer if layer is None else layer
@@ -80,22 +80,22 @@ class ReleasedConfig(BaseModel):
 
     @property
     def geometry(self) -> str | None:
-        """The image strategy in our words; None for the letterbox that the backbone has as published.
+        """Our name of the image strategy; None for the published letterbox of the backbone.
 
         Raises:
-            SpecError: if it has no counterpart here.
+            SpecError: if it has no equivalent here.
         """
         strategy = self.model.image_resize_strategy
         if strategy == "letterbox":
             return None
         if strategy not in _GEOMETRIES:
             known = ", ".join(["letterbox", *_GEOMETRIES])
-            raise SpecError(f"image strategy {strategy!r}: say which geometry is meant with --geometry. Known: {known}")
+            raise SpecError(f"image strategy {strategy!r} is unknown: choose one with --geometry. Known: {known}")
         return _GEOMETRIES[strategy]
 
 
 def read_config(folder: Path) -> tuple[str, ReleasedConfig]:
-    """Return the text and the meaning of a released ``config.json``.
+    """Return a released ``config.json`` as text and parsed.
 
     Raises:
         CheckpointError: if it is missing or lacks a field.
@@ -103,7 +103,7 @@ def read_config(folder: Path) -> tuple[str, ReleasedConfig]:
     path = folder / CONFIG_FILE
     content = read_json(path) if path.is_file() else None
     if content is None:
-        raise CheckpointError(f"{folder}: no {CONFIG_FILE}; a released checkpoint is that and {WEIGHTS_FILE}")
+        raise CheckpointError(f"{folder}: no {CONFIG_FILE}; a released checkpoint consists of it and {WEIGHTS_FILE}")
     try:
         return path.read_text(encoding="utf-8"), ReleasedConfig.model_validate(content)
     except ValidationError as error:
@@ -116,12 +116,12 @@ def read_payload(path: Path) -> dict[str, Mapping[str, Tensor]]:
     """Return the tensors of a released checkpoint, of any shape, by part and published key.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, asks to run code, or is laid out otherwise.
+        CheckpointError: if the file is missing or damaged, would run code, or has another layout.
     """
     content = read_torch_weights(path, mmap=True)
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
-        raise CheckpointError(f"{path}: no key 'model' at the top; is this a released checkpoint?")
+        raise CheckpointError(f"{path}: no key 'model' at the top level; is this a released checkpoint?")
     for part in _PARTS:
         if not isinstance(model.get(part), dict):
             raise CheckpointError(f"{path}: model has no key {part!r}; it has {', '.join(map(str, model)) or 'none'}")
@@ -129,22 +129,22 @@ def read_payload(path: Path) -> dict[str, Mapping[str, Tensor]]:
     if extra:
         raise CheckpointError(f"{path}: model.{extra[0]}: only checkpoints with a frozen backbone can be imported")
     for part in _PARTS:
-        stranger = next((key for key, value in model[part].items() if not isinstance(value, Tensor)), None)
-        if stranger is not None:
-            raise CheckpointError(f"{path}: model.{part}: {stranger} is not a tensor")
+        for key, value in model[part].items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(f"{path}: model.{part}: {key} is not a tensor")
     return {part: model[part] for part in model}
 
 
 def our_key(part: str, key: str) -> str:
-    """Return our name of a published key: ``projector.0.weight`` of the connector, ``llm.model...`` of the LLM."""
+    """Return our name of a published key, such as ``connector.0.weight`` for ``projector.0.weight``."""
     if part == "llm_backbone":
         return key
     rest = key.removeprefix("projector.")
-    return f"connector.{rest}" if rest[0].isdigit() else f"connector.0.{rest}"  # a linear connector has no number
+    return f"connector.{rest}" if rest[0].isdigit() else f"connector.0.{rest}"  # a linear connector has no layer number
 
 
 def renamed(payload: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor, of any shape, under our name."""
+    """Yield our name of every tensor, and the tensor, of any shape."""
     for part, tensors in payload.items():
         for key, tensor in tensors.items():
             yield our_key(part, key), tensor
