@@ -135,7 +135,7 @@ def test_a_number_is_the_whole_answer(text, number):
         ("number", {"answer": "many"}, r"row 2: field 'answer' must be a number, found 'many'"),
         ("yes-no", {"answer": "maybe"}, r"row 2: field 'answer' must be yes or no, found 'maybe'"),
         ("multiple-choice", {"answer": "D"}, r"row 2: field 'answer' must be one of the choices or a letter of ABC"),
-        ("multiple-choice", {"choices": ["go", "go"]}, r"row 2: field 'choices' offers the same text twice"),
+        ("multiple-choice", {"choices": ["go", "go"]}, r"row 2: field 'choices' contains the same text twice"),
         ("multiple-choice", {"choices": ["go"]}, r"row 2: field 'choices' must be a list of 2 to 26 texts"),
         ("accuracy-iou-0.5", {"box": [0, 0, 101, 25]}, r"row 2: box \[0, 0, 101, 25\] is empty or outside its 100x50"),
         ("accuracy-iou-0.5", {"box": [0, 0, 1]}, r"row 2: field 'box' must be a list of four numbers"),
@@ -153,7 +153,7 @@ def test_a_bad_row_is_named_before_anything_runs(tmp_path, metric, row, message)
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"metric": "exact"}, r"metric 'exact' does not exist. Did you mean exact-match"),
+        ({"metric": "exact"}, r"unknown metric 'exact'. Did you mean exact-match"),
         ({"metric": "accuracy-iou-0"}, r"metric 'accuracy-iou-0' does not exist"),
         ({"metrics": "x"}, r"unknown key 'metrics'. Did you mean metric"),
         ({"group": "other"}, r"group: Allowed: vqa, localization"),
@@ -168,7 +168,7 @@ def test_a_bad_header_is_named(tmp_path, header, message):
 
 
 def test_names_must_be_new_and_kebab_case(tmp_path):
-    with pytest.raises(SpecError, match="pope is the name of a published benchmark; rename the file"):
+    with pytest.raises(SpecError, match="pope is the name of a built-in benchmark; rename the file"):
         get_benchmark(write(tmp_path, "number", name="pope"))
     with pytest.raises(SpecError, match="must be kebab-case"):
         get_benchmark(write(tmp_path, "number", name="My Signs"))

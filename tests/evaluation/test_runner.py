@@ -175,7 +175,7 @@ def test_answers_to_other_questions_are_never_taken_for_these(whole: Path, tiny_
         rows_asked[0] = (benchmark, [replace(examples[0], truth=("no",) * 10), *examples[1:]], baseline)
     elif change == "other mode":
         rows_asked[0] = (replace(benchmark, mode="official"), examples, baseline)
-    with pytest.raises(RunError, match="was asked other questions"):
+    with pytest.raises(RunError, match="has answers to other questions"):
         evaluate(load_model(tiny_llm), encoder(whole), rows_asked, whole / "run")
 
 

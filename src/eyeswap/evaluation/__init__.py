@@ -1,4 +1,4 @@
-"""Benchmarks and how answers are scored; the registry of all eleven reported columns, and of further test splits.
+"""Benchmarks and their scorers: the registry of the eleven reported columns and of further test splits.
 
 TextVQA is asked twice, with and without OCR tokens, and counts as two columns.
 """
@@ -32,7 +32,7 @@ _ALL: tuple[Benchmark, ...] = (
 )
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 
-# Splits that the same files carry and the study does not report.
+# Splits that the same files contain and the study does not report.
 _TEST_SPLITS: tuple[Benchmark, ...] = (
     RefCOCO("refcoco-testA", "RefCOCO testA", "refcoco", 5_657, part="testA"),
     RefCOCO("refcoco-testB", "RefCOCO testB", "refcoco", 5_095, part="testB"),
@@ -48,17 +48,17 @@ __all__ = ["BENCHMARKS", "TEST_SPLITS", "Benchmark", "Outcome", "get_benchmark"]
 
 
 def get_benchmark(name: str, mode: Mode = "study") -> Benchmark:
-    """Return a benchmark by name, or an own one by the path of its YAML file.
+    """Return a benchmark by name, or a custom one by the path of its YAML file.
 
     Raises:
-        SpecError: if there is none of that name, or the YAML file asks for what does not exist.
-        DataError: if the rows of an own benchmark are not in their documented form.
+        SpecError: if there is no such benchmark, or the YAML file has an unknown key or value.
+        DataError: if a row of a custom benchmark does not have the documented form.
     """
     known = BENCHMARKS | TEST_SPLITS
     if name.endswith((".yaml", ".yml")):
         benchmark: Benchmark = load_own(Path(name))
         if benchmark.name in known:
-            raise SpecError(f"{name}: {benchmark.name} is the name of a published benchmark; rename the file")
+            raise SpecError(f"{name}: {benchmark.name} is the name of a built-in benchmark; rename the file")
     elif name in known:
         benchmark = known[name]
     else:

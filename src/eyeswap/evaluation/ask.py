@@ -1,4 +1,4 @@
-"""Ask a VLM about one image, and find the VLM of a run."""
+"""Asking a VLM about one image, and locating the VLM of a run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Answer:
 def ask_model(model: VisionLanguageModel, image: Any, question: str, max_new_tokens: int = 64) -> Answer:
     """Answer a question about an image with a VLM.
 
-    A question of one line gets the short-answer instruction that the VLM was trained with; a request that begins with
-    "Please", or one of several lines, is asked as it is.
+    A one-line question gets the short-answer instruction that the VLM was trained with. A request that begins with
+    "Please", or has several lines, is passed unchanged.
 
     Args:
         model: the VLM, on any device.
-        image: whatever `eyeswap.images.open_picture` takes.
+        image: anything that `eyeswap.images.open_picture` takes.
         question: the question, or a grounding request: "Please provide the bounding box coordinate of the
             region this sentence describes: " and an expression.
         max_new_tokens: longest answer.
@@ -52,8 +52,8 @@ def ask_model(model: VisionLanguageModel, image: Any, question: str, max_new_tok
     picture = open_picture(image)
     geometry = model.processor.image_geometry
     pixels, _ = geometry.place(picture)
-    as_it_is = "\n" in question or question.startswith("Please")
-    message = question if as_it_is else f"{question}\n{SHORT_ANSWER}"
+    is_complete = "\n" in question or question.startswith("Please")
+    message = question if is_complete else f"{question}\n{SHORT_ANSWER}"
     request = Request(model.prompt.question(message), max_new_tokens=max_new_tokens)
     text = Generator(model).answer(model.encode(pixels[None].to(model.device)), [[request]])[0][0].text
     box = parse_box(text)
@@ -68,7 +68,7 @@ def ask_model(model: VisionLanguageModel, image: Any, question: str, max_new_tok
 
 
 def model_folder(folder: Path) -> Path:
-    """Return where the VLM of a run folder lies, or the folder itself if it holds a VLM.
+    """Return the folder of a run's VLM, or the folder itself if it contains a saved VLM.
 
     Raises:
         RunError: if there is no trained model.
@@ -76,7 +76,7 @@ def model_folder(folder: Path) -> Path:
     if RunFolder(folder).is_trained:
         return RunFolder(folder).model
     if (folder / "checkpoints" / "latest-checkpoint.pt").is_file():
-        raise RunError(f"{folder}: a released checkpoint; first `eyeswap models import {folder} OUT`, then ask OUT")
+        raise RunError(f"{folder}: a released checkpoint; first run `eyeswap models import {folder} OUT`, then use OUT")
     if (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "eyeswap":
         return folder
     raise RunError(f"{folder}: no trained model here; name a run folder such as runs/quickstart/vit/seed-7")

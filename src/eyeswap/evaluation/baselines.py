@@ -1,8 +1,7 @@
-"""Trivial baselines, found on training examples only: what blind guessing already scores.
+"""Trivial baselines, fitted on training examples only: the score of an answerer that never sees the image.
 
-A text or choice benchmark gets the most frequent answer of each kind of question; a box benchmark the one box
-that is right most often whatever the image. Where no training examples are at hand (POPE has none) a constant
-that needs no data stands in, and says so.
+For text and choices the baseline is the most frequent answer to each kind of question; for boxes it is the constant box
+that is right most often. Without training examples (POPE has none) it is a fixed constant, and its title says so.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.benchmark import Benchmark
 from eyeswap.evaluation.boxes import format_box, iou_matrix
 
-ANY_KIND = ""  # stands for every kind that training did not show
+ANY_KIND = ""  # every kind that does not occur in training
 _MOST_CANDIDATES = 512
 _STEPS = (0.08, 0.04, 0.02, 0.01)
 
 
 @dataclass(frozen=True)
 class TrivialBaseline:
-    """A blind answerer of one benchmark.
+    """An answerer of one benchmark that ignores the image.
 
     Attributes:
-        benchmark: what it answers.
-        title: what it does, for tables.
-        answers: question kind to answer text; ``ANY_KIND`` is for all others.
+        benchmark: the benchmark.
+        title: how it answers, for tables.
+        answers: answer text by kind of question; ``ANY_KIND`` is for all other kinds.
     """
 
     benchmark: Benchmark
@@ -41,10 +40,10 @@ class TrivialBaseline:
 
     @classmethod
     def of(cls, benchmark: Benchmark, root: Path) -> Self:
-        """Find the answers on the training split below ``root``, or take a constant if it is not on disk.
+        """Fit the answers on the training split below ``root``, or take a constant if it is not on disk.
 
         Raises:
-            DataError: naming file and row, if the training files are there but not in their format.
+            DataError: naming file and row, if the training files exist but are malformed.
         """
         try:
             return cls.fit(benchmark, benchmark.examples(root, "train"))
@@ -54,10 +53,10 @@ class TrivialBaseline:
 
     @classmethod
     def fit(cls, benchmark: Benchmark, train_examples: Sequence[Example]) -> Self:
-        """Find the answers on training examples.
+        """Fit the answers on training examples.
 
         Raises:
-            DataError: if there is no example, or a truth is not a box where boxes are asked for.
+            DataError: if there is no example, or the ground truth of a box benchmark is not a box.
         """
         if benchmark.answer_kind != "box":
             return cls(benchmark, "most frequent answer by kind", majority_answers(train_examples))
@@ -78,9 +77,9 @@ def _true_box(example: Example) -> list[float]:
 
 
 def majority_answers(train_examples: Iterable[Example]) -> dict[str, str]:
-    """Return the most frequent answer of each question kind; ``ANY_KIND`` has that of all kinds.
+    """Return the most frequent answer of each question kind, and of all kinds together under ``ANY_KIND``.
 
-    Each example votes once, split among its human answers; equals are decided by the alphabet.
+    Each example has one vote, divided among its human answers; ties are broken alphabetically.
 
     Raises:
         DataError: if there is no example.
@@ -99,14 +98,14 @@ def majority_answers(train_examples: Iterable[Example]) -> dict[str, str]:
 
 
 def best_constant_box(boxes: Sequence[Sequence[float]] | NDArray[np.float64], threshold: float) -> Box:
-    """Return the box that overlaps most training boxes at least ``threshold``, in two decimals.
+    """Return the box, in two decimals, whose IoU with most training boxes reaches ``threshold``.
 
-    The search is deterministic: the training boxes (evenly thinned to 512), then steps of each side
-    and of the whole box, from 0.08 down to 0.01, while they help. Mean IoU breaks ties.
+    The search is deterministic: it starts from the best training box (of an evenly spaced 512), then moves single sides
+    and the whole box in steps from 0.08 down to 0.01 while that helps. Mean IoU breaks ties.
 
     Args:
         boxes: ``[n, 4]``, ``(x1, y1, x2, y2)`` in 0..1.
-        threshold: IoU that counts as right.
+        threshold: IoU from which a box counts as right.
 
     Raises:
         DataError: if there is no box.
@@ -126,7 +125,7 @@ def best_constant_box(boxes: Sequence[Sequence[float]] | NDArray[np.float64], th
     return (x1, y1, x2, y2)
 
 
-# Each side alone, shifts, and growing or shrinking along one axis or both.
+# Moves of single sides, shifts, and growing or shrinking along one axis or both.
 _MOVES = np.array(
     [
         [sign * left, sign * top, sign * right, sign * bottom]
@@ -145,8 +144,8 @@ def _best(
     candidates: NDArray[np.float64], targets: NDArray[np.float64], threshold: float
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Return the first best candidate and its (hit rate, mean IoU)."""
-    whole = (candidates[:, 2] > candidates[:, 0]) & (candidates[:, 3] > candidates[:, 1])
-    candidates = candidates[whole]
+    has_area = (candidates[:, 2] > candidates[:, 0]) & (candidates[:, 3] > candidates[:, 1])
+    candidates = candidates[has_area]
     overlap = iou_matrix(candidates, targets)  # [k, n]
     values = list(zip((overlap >= threshold).mean(1).tolist(), overlap.mean(1).tolist(), strict=True))
     index = max(range(len(values)), key=values.__getitem__)

@@ -1,8 +1,8 @@
-"""The contract of a benchmark: read examples, ask, score one answer, aggregate a run.
+"""The interface of a benchmark: read examples, word the question, score an answer, aggregate a run.
 
-Two modes: ``study`` repeats the published study's pipeline to the digit, with its quirks; ``official`` is the
-benchmark's own scorer where that differs (VQA v2, VizWiz, GQA, POPE). Scores of single examples are fractions in
-0..1, aggregates are percent. What cannot be computed (an empty subset, a missing class) is None with a reason.
+There are two modes. ``study`` reproduces the published study's pipeline to the digit, with its quirks; ``official`` is
+the benchmark's own scorer where that differs (VQA v2, VizWiz, GQA, POPE). Scores of single examples are fractions in
+0..1, aggregates are percent. A metric that cannot be computed (an empty subset, a missing class) is None with a reason.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Outcome:
     """One scored answer.
 
     Attributes:
-        example: what was asked.
-        answer: the answer as text; the chosen string where probabilities decide.
+        example: the example.
+        answer: the answer as text; for choices, the most probable one.
         score: 0..1.
-        invalid: the answer is empty, not a box, or not a number.
+        invalid: whether the answer is empty, not a box, or not a number.
         box: parsed box in 0..1, for localization.
-        iou: overlap with the true box; None if invalid.
-        margin: log p(truth) - log p(best other choice), for first-token benchmarks; positive means right.
+        iou: IoU with the true box; None if invalid.
+        margin: log p(truth) - log p(best other choice), for choices; positive means right.
         probabilities: of the choices, in their order.
     """
 
@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Details:
-    """Further metrics of a benchmark in percent (counts aside), and why some are None."""
+    """Further metrics of a benchmark, in percent unless they are counts, and the reasons why some are None."""
 
     values: dict[str, float | None]
     reasons: dict[str, str]
@@ -68,14 +68,14 @@ class Benchmark(ABC):
     """One reported column.
 
     Attributes:
-        name: id in studies and file names.
-        title: as in tables.
+        name: identifier in studies and file names.
+        title: name in tables.
         family: folder below ``<root>/download``.
         num_published: examples of the full set, the weight of this column in the study's averages.
         mode: ``study`` or ``official``.
-        group: ``vqa`` or ``localization``, the average that it counts in.
-        metric: what a score of 1 means, for tables.
-        iou_threshold: overlap from which a box is right.
+        group: the average to which it belongs, ``vqa`` or ``localization``.
+        metric: name of the metric, for tables.
+        iou_threshold: IoU from which a box is right.
     """
 
     name: str
@@ -86,32 +86,32 @@ class Benchmark(ABC):
 
     @property
     def group(self) -> Group:
-        """The average that it counts in."""
+        """The average to which it belongs."""
         return "vqa"
 
     @property
     def metric(self) -> str:
-        """What a score of 1 means, for tables."""
+        """Name of the metric, for tables."""
         return "accuracy"
 
     @property
     def iou_threshold(self) -> float:
-        """Overlap from which a box is right."""
+        """IoU from which a box is right."""
         return 0.5
 
     @property
     def averages_subsets(self) -> bool:
-        """Whether its score is the plain mean over its subsets, whatever their sizes."""
+        """Whether its score is the unweighted mean over its subsets."""
         return False
 
     @property
     def origin(self) -> str:
-        """What `get_benchmark` makes it from: its name, or the file of an own benchmark."""
+        """The argument of `get_benchmark` that gives it: its name, or the file of a custom benchmark."""
         return self.name
 
     @property
     def identity(self) -> str:
-        """What two runs must share to have been asked the same: the name, and a digest of an own benchmark's files."""
+        """The name, with a digest of a custom benchmark's files; runs are comparable only if it is equal."""
         return self.name
 
     @property
@@ -121,7 +121,7 @@ class Benchmark(ABC):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The single-token strings whose first-token probabilities decide; empty for other kinds."""
+        """The single-token strings whose first-token probabilities are compared; empty for other kinds."""
         return ()
 
     @property
@@ -130,7 +130,7 @@ class Benchmark(ABC):
         return MAX_NEW_TOKENS[self.answer_kind]
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read all examples of the family, in raw file order.
+        """Read all examples of the family, in file order.
 
         Raises:
             DataError: naming file and row.
@@ -142,28 +142,28 @@ class Benchmark(ABC):
         return True
 
     def examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read this benchmark's examples from the official layout below ``root``, in raw file order."""
+        """Read this benchmark's examples from the official layout below ``root``, in file order."""
         return [example for example in self.family_examples(root, split) if self.owns(example)]
 
     def slim(self, root: Path, size: int, seed: int = STUDY_SEED) -> list[Example]:
-        """Return the study's slim subset: ``size`` examples of each part of the family, in shuffled order."""
+        """Return the study's slim subset: ``size`` examples of each part of the family, shuffled."""
         family = subsample(self.family_examples(root), size, self.slim_part, seed)
         return [example for example in family if self.owns(example)]
 
     def slim_part(self, example: Example) -> str:
-        """Return the part of the family that a slim subset fills by itself."""
+        """Return the part of the family that an example belongs to; slim subsets are drawn from each part."""
         return FAMILIES[self.family].part(example)
 
     @abstractmethod
     def user_message(self, example: Example) -> str:
-        """Return what the user says, as the study words it."""
+        """Return the user message, worded as in the study."""
 
     @abstractmethod
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """Score a text, or the probabilities of ``choices``.
+        """Score an answer given as text or as the probabilities of ``choices``.
 
         Raises:
-            DataError: if the example's truth does not fit this benchmark.
+            DataError: if the example's ground truth does not fit this benchmark.
         """
 
     def headline(self, outcomes: Sequence[Outcome]) -> float | None:
@@ -172,7 +172,7 @@ class Benchmark(ABC):
         return percent([sum(outcome.score for outcome in part) / len(part) for part in parts])
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Return the further metrics that the benchmark's own scorer prints."""
+        """Return further metrics, such as those that the benchmark's own scorer prints."""
         return Details({}, {})
 
     def aggregate(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -195,13 +195,13 @@ class Benchmark(ABC):
 
 
 def percent(scores: Iterable[float]) -> float | None:
-    """Return the mean of fractions as percent; None for none."""
+    """Return the mean of fractions in percent; None if there are none."""
     values = list(scores)
     return 100 * (sum(values) / len(values)) if values else None
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> dict[Any, list[Item]]:
-    """Collect items by key, keys in order of first sight."""
+    """Group items by key, keys in order of first appearance."""
     groups: dict[Any, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -227,7 +227,7 @@ def _parts(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[s
 
 
 def answer_text(example: Example, answer: Answer) -> str:
-    """Return an answer that must be text.
+    """Return an answer after checking that it is text.
 
     Raises:
         DataError: if it is not.

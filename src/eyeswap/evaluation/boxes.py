@@ -1,11 +1,11 @@
-"""Boxes in answers: written as text, parsed from text, compared.
+"""Boxes in answers: formatting, strict parsing, IoU, and conversion between image and canvas.
 
-The study accepts an answer only if the whole of it is a Python list of four numbers in 0..1 (`parse_box`); the lenient
-reading that also looks inside prose is `eyeswap.data.formats.boxes.find_box`. A failed parse is an invalid answer,
-never an error.
+The study accepts an answer only if all of it is a Python list of four numbers in 0..1 (`parse_box`). The lenient
+parser, which also finds a box in prose, is `eyeswap.data.formats.boxes.find_box`. An answer that cannot be parsed is
+invalid, never an error.
 
-The four numbers are in 0..1 of the original image or of a canvas that it lies on; `to_original` and `to_canvas` go
-between the two. What canvases there are: `eyeswap.evaluation.frames`.
+The four numbers are fractions of the original image or of a canvas on which it lies; `to_original` and `to_canvas`
+convert between the two, and `eyeswap.evaluation.frames` lists the canvases in use.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def format_box(box: Sequence[float]) -> str:
 
 
 def parse_box(text: object) -> Box | None:
-    """Return the box that the whole text spells as a Python list, or None if it is not a valid box in 0..1.
+    """Return the box if the whole text is a Python list with a valid box in 0..1, else None.
 
-    Same rule as the study: no prose around it, no swapped corners, nothing above 1.
+    As in the study, surrounding prose, swapped corners and values above 1 are not accepted.
     """
     if not isinstance(text, str):
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler comments on odd literals
+            warnings.simplefilter("ignore")  # the compiler warns about odd literals
             value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
@@ -49,26 +49,26 @@ def parse_box(text: object) -> Box | None:
 
 
 def to_original(box: Box, placement: Placement) -> Box:
-    """Move a box from 0..1 of the canvas to 0..1 of the original image, cut at the image's edges.
+    """Convert a box from fractions of the canvas to fractions of the original image, clipped to the image.
 
-    A box that lies in the padding alone becomes empty.
+    A box that lies entirely in the padding becomes empty.
     """
     return clipped(placement.convert(box, "canvas-unit", "image-unit"))
 
 
 def to_canvas(box: Box, placement: Placement) -> Box:
-    """Move a box from 0..1 of the original image to 0..1 of the canvas, cut at the canvas' edges."""
+    """Convert a box from fractions of the original image to fractions of the canvas, clipped to the canvas."""
     return clipped(placement.convert(box, "image-unit", "canvas-unit"))
 
 
 def clipped(box: Box) -> Box:
-    """Return a box cut at the edges of its frame, 0 and 1."""
+    """Return a box clipped to 0..1."""
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in box)
     return x1, y1, x2, y2
 
 
 def iou(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return intersection over union of two ``(x1, y1, x2, y2)`` boxes; 0 where the union is empty."""
+    """Return intersection over union of two ``(x1, y1, x2, y2)`` boxes; 0 if the union is empty."""
     return float(iou_matrix(np.array([first], dtype=float), np.array([second], dtype=float))[0, 0])
 
 

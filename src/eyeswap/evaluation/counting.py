@@ -1,7 +1,7 @@
-"""TallyQA: how many? Counts 0..15 are offered as letters A..P; the most probable first token answers.
+"""TallyQA, counting: 0..15 are offered as letters A..P, and the most probable first token is the answer.
 
-Counts above fifteen cannot be answered and score 0. The areas under curves are those of the study's own repository:
-they are taken over the counts that occur, which upstream's scorer fails on.
+Counts above fifteen cannot be answered and score 0. The areas under curves are those of the study's own repository,
+taken over the counts that occur; upstream's scorer fails if one does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AREAS = ("roc_auc", "pr_auc")
 
 
 def choice_message(question: str, choices: Sequence[str]) -> str:
-    """Return a multiple-choice question with lettered options.
+    """Return a multiple-choice question with its options lettered.
 
     Raises:
         DataError: if there are more choices than letters.
@@ -67,8 +67,8 @@ class TallyQA(Benchmark):
         if not isinstance(truth, int):
             raise DataError(f"example {example.example_id}: TallyQA needs a count as truth, found {truth!r}")
         if isinstance(answer, str):
-            told = _count_in(answer)
-            return Outcome(example, answer, float(told == truth), invalid=told is None)
+            count = _read_count(answer)
+            return Outcome(example, answer, float(count == truth), invalid=count is None)
         if len(answer) != NUM_COUNTS:
             raise DataError(f"example {example.example_id}: TallyQA needs 16 probabilities, found {len(answer)}")
         is_number = not any(math.isnan(value) for value in answer)
@@ -83,10 +83,10 @@ class TallyQA(Benchmark):
         )
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """By subset and pooled (``final``): accuracy, one-against-one ROC-AUC, macro PR-AUC, and the error in counts.
+        """Return by subset and pooled (``final``) accuracy, one-vs-one ROC-AUC, macro PR-AUC, and the RMSE of counts.
 
-        The error is the root of the mean squared difference, over the answers that are a count (Acharya et al. 2019,
-        TallyQA: Answering Complex Counting Questions); the study does not report it.
+        The RMSE is over the answers that are a count (Acharya et al. 2019, TallyQA: Answering Complex Counting
+        Questions); the study does not report it.
         """
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
@@ -103,14 +103,14 @@ class TallyQA(Benchmark):
 
 
 def count_error(outcomes: Sequence[Outcome]) -> float | None:
-    """Return the root mean squared error in counts over the answers that are a count; None if none is."""
-    told = [(_count_in(outcome.answer), outcome.example.truth) for outcome in outcomes if not outcome.invalid]
-    errors = [(count - int(str(truth))) ** 2 for count, truth in told if count is not None]
+    """Return the root mean squared error of the answers that are a count; None if there are none."""
+    counts = [(_read_count(outcome.answer), outcome.example.truth) for outcome in outcomes if not outcome.invalid]
+    errors = [(count - int(str(truth))) ** 2 for count, truth in counts if count is not None]
     return math.sqrt(sum(errors) / len(errors)) if errors else None
 
 
-def _count_in(text: str) -> int | None:
-    """Read a letter or a number."""
+def _read_count(text: str) -> int | None:
+    """Return the count that a text gives as a letter or a number."""
     text = text.strip()
     if text in LETTERS:
         return LETTERS.index(text)
@@ -118,9 +118,9 @@ def _count_in(text: str) -> int | None:
 
 
 def macro_areas(outcomes: Sequence[Outcome]) -> tuple[tuple[float | None, float | None], str]:
-    """Return (one-against-one macro ROC-AUC, macro PR-AUC) in percent, and why one of them is None.
+    """Return (one-vs-one macro ROC-AUC, macro PR-AUC) in percent, and the reason if one of them is None.
 
-    Both are means over the counts that occur: the ROC-AUC over their pairs, so that it needs two of them.
+    Both are means over the counts that occur, the ROC-AUC over pairs of them, so that it needs two.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 

@@ -1,13 +1,13 @@
-"""Frames: what the four numbers of a box are fractions of.
+"""Frames of boxes: the area of which the four numbers of a box are fractions.
 
-* ``original``: of the image as it is. The published evaluation suite scores there.
-* ``padded-square``: of the image padded to a square in the middle, in exact halves; LLaVA's training text is there.
-* ``canvas``: of the canvas that the model sees.
-* ``study``: what the study's own repository scores in. It goes by the name of a backbone's resize strategy: the padded
-  square for ``letterbox``, wherever the canvas truly pads, a crop of the middle for ``resize-crop``, the original image
-  for every other name.
+* ``original``: the original image. The published evaluation suite scores in it.
+* ``padded-square``: the image padded to a square on both sides equally. LLaVA's training text uses it.
+* ``canvas``: the canvas that the model sees.
+* ``study``: the frame in which the study's own repository scores, chosen by the name of the backbone's resize strategy:
+  the padded square for ``letterbox``, wherever the canvas really pads; a centre crop for ``resize-crop``; the original
+  image for every other name.
 
-Each frame is a `Placement` of the image, so that boxes go to and fro by the same map.
+Each frame is a `Placement` of the image, so that one map converts boxes in either direction.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Size = tuple[int, int]  # (width, height), pixels
 
 @dataclass(frozen=True)
 class View:
-    """How a model sees images, as far as the frames of its boxes depend on it.
+    """The part of a model's image preprocessing that the frames of its boxes depend on.
 
     Attributes:
-        geometry: how images meet the canvas.
-        strategy: what the study's code calls that: the name of a resize strategy.
+        geometry: how images are placed on the canvas.
+        strategy: name of the resize strategy in the study's code.
     """
 
     geometry: ImageGeometry
@@ -55,20 +55,20 @@ class View:
 
     @classmethod
     def of(cls, geometry: ImageGeometry, backbone: str, family: str) -> Self:
-        """Return the view of a backbone, its resize strategy named as the study's code does.
+        """Return the view of a backbone, its resize strategy named as in the study's code.
 
-        A corner letterbox is ``letterbox`` on the canvas that the backbone has by itself, and ``letterbox-square-...``
-        on any other; resizing and cropping has a name of its own in VMamba and MambaVision.
+        A corner letterbox is ``letterbox`` on the backbone's default canvas and ``letterbox-square-...`` on any other;
+        for VMamba and MambaVision resizing and cropping has a separate name.
 
         Args:
-            geometry: how images meet it.
-            backbone: its name; outside of the catalog the geometry is taken for its own.
+            geometry: how images are placed on the canvas.
+            backbone: name of the backbone; outside the catalog the geometry counts as its default.
             family: its family.
         """
         other_canvas = f"letterbox-square-{geometry.canvas[0]}"
         names = {
             "letterbox": "letterbox",
-            "corner-letterbox": "letterbox" if _is_own(geometry, backbone) else other_canvas,
+            "corner-letterbox": "letterbox" if _is_default(geometry, backbone) else other_canvas,
             "resize-crop": _NATIVE_CROPS.get(family, "resize-crop"),
             "squash": "resize-naive",
             "keep-ratio": f"{family}-keep-ratio",
@@ -85,21 +85,21 @@ class View:
         return cls.of(geometry, backbone.name or "", backbone.family or "")
 
 
-def _is_own(geometry: ImageGeometry, backbone: str) -> bool:
+def _is_default(geometry: ImageGeometry, backbone: str) -> bool:
     try:
-        own = catalog.entry(backbone).geometry
+        default = catalog.entry(backbone).geometry
     except SpecError:
         return True
-    return (own.strategy, own.canvas) == (geometry.strategy, geometry.canvas)
+    return (default.strategy, default.canvas) == (geometry.strategy, geometry.canvas)
 
 
 def frame_of(frame: TestBoxFrame, size: Size, view: View | None) -> Placement | None:
-    """Return where an image lies in a frame; None if that depends on a view that is not known.
+    """Return the placement of an image in a frame; None if it depends on an unknown view.
 
     Args:
         frame: one of the four.
         size: of the image.
-        view: how the model sees images.
+        view: the model's view; None if unknown.
 
     Raises:
         DataError: if the image has no area.
@@ -116,14 +116,14 @@ def frame_of(frame: TestBoxFrame, size: Size, view: View | None) -> Placement | 
 
 
 def study_frame(size: Size, strategy: str | None, target: object) -> Placement:
-    """Return where an image lies in the frame that the study's repository scores in.
+    """Return the placement of an image in the frame in which the study's repository scores.
 
-    Parity: ``normalize_bbox_for_transform`` of its evaluator.
+    Equals ``normalize_bbox_for_transform`` of its evaluator.
 
     Args:
         size: of the image.
-        strategy: name of the resize strategy, in any case; None counts as one that is not known.
-        target: ``(height, width)`` that ``resize-crop`` cuts out; anything else leaves the image whole.
+        strategy: name of the resize strategy, in upper or lower case; None counts as unknown.
+        target: ``(height, width)`` of the crop of ``resize-crop``; with anything else the image is not cropped.
 
     Raises:
         DataError: if the image has no area.
@@ -141,11 +141,11 @@ def study_frame(size: Size, strategy: str | None, target: object) -> Placement:
 
 
 def in_words(frame: str, view: View | None) -> str:
-    """Return what the numbers of a box are truly fractions of, so that equal frames have equal words.
+    """Describe the area that a frame really stands for, so that equal frames have equal descriptions.
 
     Args:
-        frame: one of the four; any other name is returned as it is.
-        view: how the model sees images.
+        frame: one of the four; any other name is returned unchanged.
+        view: the model's view; None if unknown.
 
     Example:
         >>> in_words("study", View(ImageGeometry(canvas=(224, 224)), "letterbox"))
@@ -167,9 +167,9 @@ def in_words(frame: str, view: View | None) -> str:
 
 
 def write_in_frame(text: str, source: Placement, target: Placement) -> str:
-    """Return a text about an image with its boxes moved from one frame to another, cut at the edges of that one.
+    """Return a text about an image with its boxes converted from one frame to another and clipped to it.
 
-    What is written as a box but is none, such as ``[3, 4, 5, 6]``, stays as it is.
+    A list that is not a valid box, such as ``[3, 4, 5, 6]``, is left unchanged.
 
     Example:
         >>> image, square = Placement.of_image((100, 50)), Placement.of_padded_square((100, 50))
@@ -188,23 +188,23 @@ def write_in_frame(text: str, source: Placement, target: Placement) -> str:
 def messages_in_frame(
     instructions: Sequence[Instruction], root: Path, source: BoxFrame | None, target: BoxFrame | None, view: View
 ) -> Iterator[Sequence[str]]:
-    """Yield the messages of each conversation with their boxes in a frame.
+    """Yield the messages of each conversation with their boxes converted to a frame.
 
     Args:
         instructions: the conversations.
         root: folder that image paths are relative to.
-        source: frame of the boxes in the file.
-        target: the frame wanted; if it is the source, or either is not known, texts stay as they are.
-        view: how the model sees images.
+        source: frame of the boxes in the file; None if unknown.
+        target: frame to convert to; None, or the same as the source, leaves the text unchanged.
+        view: the model's view.
     """
     for instruction in instructions:
         image = instruction.image
-        moves = source != target and any(BOX_PATTERN.search(message) for message in instruction.messages)
-        size = image_size(root / image) if moves and image is not None else None
+        has_boxes = source != target and any(BOX_PATTERN.search(message) for message in instruction.messages)
+        size = image_size(root / image) if has_boxes and image is not None else None
         if size is None or source is None or target is None:
             yield instruction.messages
             continue
         before, after = frame_of(source, size, view), frame_of(target, size, view)
         if before is None or after is None:
-            raise SpecError("boxes cannot be moved to or from a canvas that is not known")
+            raise SpecError("boxes cannot be converted to or from an unknown canvas")
         yield [write_in_frame(message, before, after) for message in instruction.messages]

@@ -1,9 +1,9 @@
-"""Answer many questions about many images, greedily, with each image prefilled once.
+"""Greedy answers to many questions about many images, each image prefilled once.
 
-Every question about an image begins with the same tokens: beginning of sequence, visual tokens, and whatever the
-prompts of the batch have in common (the system text, "USER: "). That prefix is found on token ids and goes through
-the LLM once an image; questions are sorted by length and read on from there in batches (`eyeswap.vlm.reading`).
-Batch mates cannot change an answer.
+All questions about an image begin with the same tokens: beginning of sequence, visual tokens, and what the prompts of
+the batch have in common (the system text, "USER: "). This prefix is determined on token ids and prefilled once per
+image; questions are sorted by length and continue from it in batches (`eyeswap.vlm.reading`). The answers do not depend
+on what else is in a batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eyeswap.vlm.prompt_check import choice_ids, end_of_answer, known_ends
 from eyeswap.vlm.reading import Prompt, Reading, SharedPrefix, WholePrompts
 from eyeswap.vlm.text_ids import text_ids
 
-_LOOK_EVERY = 8  # tokens between two looks at whether an answer is decided
+_CHECK_EVERY = 8  # tokens between two checks of whether an answer is decided
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Request:
     """A question about one image.
 
     Attributes:
-        prompt: the whole inference prompt.
-        choices: single-token strings whose first-token probabilities are wanted; empty for free text.
+        prompt: the complete inference prompt.
+        choices: single-token strings whose first-token probabilities are compared; empty for free text.
         max_new_tokens: longest free text.
-        is_decided: whether no continuation of a text changes what it scores; generation then ends.
+        is_decided: whether no continuation of a text can change its score, so that generation may stop.
     """
 
     prompt: str
@@ -48,10 +48,10 @@ class Generation:
     """An answer.
 
     Attributes:
-        text: as generated, or the most probable choice.
-        probabilities: of the choices, renormalised among them; None for free text.
-        num_tokens: generated tokens, end of sequence not counted.
-        latency_s: the LLM's time for the batch, shared out evenly.
+        text: the generated text, or the most probable choice.
+        probabilities: of the choices, normalised over them; None for free text.
+        num_tokens: generated tokens without the end of sequence.
+        latency_s: the LLM's time for the batch, divided evenly among its questions.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Generation:
 
 
 class Question(NamedTuple):
-    """A request on its way: the image it is about (row of the batch), the token ids of its prompt."""
+    """A request with the row of its image in the batch and the token ids of its prompt."""
 
     row: int
     ids: list[int]
@@ -69,11 +69,11 @@ class Question(NamedTuple):
 
 
 class Generator:
-    """Greedy decoding for one VLM, on the device where it lies.
+    """Greedy decoding with one VLM, on the VLM's device.
 
     Args:
         model: the VLM, in eval mode.
-        batch: most questions answered together.
+        batch: largest number of questions answered together.
     """
 
     def __init__(self, model: VisionLanguageModel, batch: int = 128) -> None:
@@ -86,12 +86,12 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where the LLM lies."""
+        """Device of the LLM."""
         weight: Tensor = self.model.llm.get_input_embeddings().weight
         return weight.device
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of whole prompts, cut after the tokenizer's longest input."""
+        """Return the token ids of prompts, truncated to the tokenizer's longest input."""
         longest = self.tokenizer.model_max_length
         return [ids[:longest] for ids in text_ids(self.tokenizer, prompts, begins=True)]
 
@@ -110,7 +110,7 @@ class Generator:
 
         Args:
             visual_tokens: ``[N, vision_width]`` of each image; ``N`` may vary.
-            questions: the requests about each image, of any kinds.
+            questions: the requests about each image, of any kind.
 
         Returns:
             The answers to each image's questions.
@@ -118,14 +118,14 @@ class Generator:
         answers: dict[int, list[Generation]] = {}
         for size in {len(tokens) for tokens in visual_tokens}:
             rows = [row for row, tokens in enumerate(visual_tokens) if len(tokens) == size and questions[row]]
-            told = self._answer_or_halve([visual_tokens[row] for row in rows], [questions[row] for row in rows])
-            answers |= zip(rows, told, strict=True)
+            generations = self._answer_or_halve([visual_tokens[row] for row in rows], [questions[row] for row in rows])
+            answers |= zip(rows, generations, strict=True)
         return [answers.get(row, []) for row in range(len(questions))]
 
     def _answer_or_halve(
         self, visual_tokens: Sequence[Tensor], questions: Sequence[Sequence[Request]]
     ) -> list[list[Generation]]:
-        """Answer; if a GPU's memory is too small for all questions, answer half of them at a time."""
+        """Answer all questions at once, or in halves if the GPU runs out of memory."""
         try:
             return self._answer(visual_tokens, questions)
         except torch.OutOfMemoryError:
@@ -144,7 +144,7 @@ class Generator:
     def _answer(
         self, visual_tokens: Sequence[Tensor], questions: Sequence[Sequence[Request]]
     ) -> list[list[Generation]]:
-        """Answer questions about images of equally many tokens."""
+        """Answer questions about images with the same number of visual tokens."""
         flat = [(row, request) for row, requests in enumerate(questions) for request in requests]
         if not flat:
             return []
@@ -152,7 +152,7 @@ class Generator:
             prompt + self._choices(request.choices)[0]
             for (_, request), prompt in zip(flat, self.prompt_ids([request.prompt for _, request in flat]), strict=True)
         ]
-        asked = [Question(row, one, request) for (row, request), one in zip(flat, ids, strict=True)]
+        asked = [Question(row, prompt, request) for (row, request), prompt in zip(flat, ids, strict=True)]
         started = time.perf_counter()
         reader = self._reader(torch.stack(list(visual_tokens)).to(self.device), ids)
         prefill_s = (time.perf_counter() - started) / len(asked)
@@ -163,7 +163,7 @@ class Generator:
         return [[next(in_order) for _ in requests] for requests in questions]
 
     def _reader(self, visual_tokens: Tensor, ids: Sequence[list[int]]) -> SharedPrefix | WholePrompts:
-        """Return what reads the prompts ``ids`` about images ``[I, N, vision_width]``."""
+        """Return the reader of prompts with token ids ``ids`` about images ``[I, N, vision_width]``."""
         if self._has_attention_alone:
             return SharedPrefix(self.model, self._decoder, visual_tokens, shared_prefix(ids))
         return WholePrompts(self.model, self._decoder, visual_tokens)
@@ -176,47 +176,47 @@ class Generator:
         requests = [question.request for question in asked]
         choices = requests[0].choices
         answers: list[tuple[str, tuple[float, ...] | None, int]]
-        if choices:  # read off the first position: nothing is generated
-            chances = self._logits(reading.hidden)[:, self.choice_ids(choices)].softmax(-1).tolist()  # [Q, choices]
-            answers = [(choices[row.index(max(row))], tuple(row), 1) for row in chances]
+        if choices:  # read from the logits at the end of the prompt: nothing is generated
+            probabilities = self._logits(reading.hidden)[:, self.choice_ids(choices)].softmax(-1).tolist()
+            answers = [(choices[row.index(max(row))], tuple(row), 1) for row in probabilities]
         else:
             answers = [(self._text(tokens), None, len(tokens)) for tokens in self._continue(reading, requests)]
         latency = (time.perf_counter() - started) / len(asked) + prefill_s
         return [Generation(*answer, latency) for answer in answers]
 
     def _continue(self, reading: Reading, requests: Sequence[Request]) -> list[list[int]]:
-        """Generate until every answer has ended, is decided or reached its length; ended rows leave the batch."""
+        """Generate until each answer has ended, is decided or is long enough; finished rows leave the batch."""
         hidden, cache, mask, positions = reading
         produced: list[list[int]] = [[] for _ in requests]
-        rows = list(range(len(requests)))  # which request each row of the batch answers
+        requests_of_rows = list(range(len(requests)))  # number of each row's request; -1 once it is answered
         while True:
             token = self._logits(hidden).argmax(-1)  # [Q]
-            alive = []
-            for place, (row, one) in enumerate(zip(rows, token.tolist(), strict=True)):
-                if row >= 0 and self._goes_on(produced[row], one, requests[row]):
-                    alive.append(place)
+            unfinished = []
+            for row, (number, token_id) in enumerate(zip(requests_of_rows, token.tolist(), strict=True)):
+                if number >= 0 and self._continues(produced[number], token_id, requests[number]):
+                    unfinished.append(row)
                 else:
-                    rows[place] = -1
-            if not alive:
+                    requests_of_rows[row] = -1
+            if not unfinished:
                 return produced
-            if 2 * len(alive) <= len(rows):
-                kept = torch.tensor(alive, device=self.device)
+            if 2 * len(unfinished) <= len(requests_of_rows):  # copying the cache pays once half of the rows are done
+                kept = torch.tensor(unfinished, device=self.device)
                 cache.reorder_cache(kept)
-                rows = [rows[place] for place in alive]
+                requests_of_rows = [requests_of_rows[row] for row in unfinished]
                 token, positions = token[kept], positions[kept]
                 mask = None if mask is None else mask[kept]
-            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(requests_of_rows), 1)], dim=1)
             steps, cache = self._decoder(cache, mask, positions[:, None], input_ids=token[:, None])  # [Q, 1, D]
             hidden, positions = steps[:, -1], positions + 1
 
-    def _goes_on(self, produced: list[int], token: int, request: Request) -> bool:
-        """Take one more token into an answer unless it ends it; return whether another is wanted."""
+    def _continues(self, produced: list[int], token: int, request: Request) -> bool:
+        """Append a token to an answer unless it ends the answer; return whether another token is needed."""
         if token in self._ends:
             return False
         produced.append(token)
         if len(produced) >= request.max_new_tokens:
             return False
-        if request.is_decided is None or len(produced) % _LOOK_EVERY:
+        if request.is_decided is None or len(produced) % _CHECK_EVERY:
             return True
         return not request.is_decided(self._text(produced))
 
@@ -232,13 +232,13 @@ class Generator:
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """Return the token ids that all prompts begin with; at least one token of each prompt is left out.
+    """Return the token ids that all prompts begin with, but never all of a prompt.
 
     Example:
         >>> shared_prefix([[1, 7, 8], [1, 7, 9, 3]])
         [1, 7]
     """
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
+    first, last = min(prompts), max(prompts)  # in lexicographic order, what the outermost two share is shared by all
     length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[: min(length, *(len(prompt) - 1 for prompt in prompts))]
 
@@ -246,7 +246,8 @@ def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
 def buckets(asked: Sequence[Question], most: int, of_one_length: bool = False) -> Iterator[list[int]]:
     """Yield the numbers of questions that are answered together.
 
-    They are of one kind, at most ``most``, and none is more than twice as long as the shortest; or all as long.
+    Each bucket has at most ``most`` questions with the same choices, none more than twice as long as its shortest; with
+    ``of_one_length`` all are equally long.
     """
     kinds: dict[tuple[str, ...], list[int]] = {}
     for number in sorted(range(len(asked)), key=lambda number: len(asked[number].ids)):

@@ -1,9 +1,9 @@
-"""GQA: short answers compared exactly, and the metrics of its own script.
+"""GQA: exact match of short answers, and the metrics of its own script.
 
-The script compares predictions as they come and leaves their form to whoever makes them; the study deletes
-punctuation and lowers the case of predictions alone, so an answer that holds punctuation can never match. In
-``official`` mode the metrics that the study switches off are computed as far as the files allow: consistency over
-the entailed questions that were asked too, validity and plausibility where ``testdev_choices.json`` is at hand.
+The script compares predictions unchanged and leaves their normalisation to the user. The study removes punctuation and
+lowers the case of predictions only, so a ground truth with punctuation can never be matched. The ``official`` mode adds
+the metrics that the study switches off, as far as the files allow: consistency over the entailed questions that were
+asked too, validity and plausibility if ``testdev_choices.json`` is available.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SHORT_STEPS = ("exist", "query: name", "choose name")
 
 
 def clean_gqa(prediction: str) -> str:
-    """Return a prediction as GQA compares it: no ASCII punctuation, lower case, white space kept."""
+    """Return a prediction normalised for GQA: without ASCII punctuation, in lower case, white space kept."""
     return checked_text(prediction).translate(_NO_PUNCTUATION).lower()
 
 
@@ -47,14 +47,14 @@ class GQA(Benchmark):
         return f"{example.question}\n{SHORT_ANSWER}"
 
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """Score a text against the one answer."""
+        """Score a text against the only true answer."""
         text = answer_text(example, answer)
         if not isinstance(example.truth, str):
-            raise DataError(f"example {example.example_id}: gqa needs one answer as truth, found {example.truth!r}")
+            raise DataError(f"example {example.example_id}: GQA needs one true answer, found {example.truth!r}")
         return Outcome(example, text, float(clean_gqa(text) == example.truth), invalid=not text.strip())
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """The breakdowns of the official script, and its chi-square distance of answer distributions."""
+        """Return the breakdowns of the official script, and its chi-square distance of answer distributions."""
         is_open = grouped(outcomes, lambda outcome: _structural(outcome) == "query")
         values = {
             **breakdown(outcomes, "structural", _structural),
@@ -72,12 +72,12 @@ class GQA(Benchmark):
         }
         if self.mode == "official":
             values["consistency"] = percent(entailed_scores(outcomes))
-            missing["consistency"] = "no question that was answered right entails another one that was asked"
+            missing["consistency"] = "no correctly answered question entails another one that was asked"
             for name in ("validity", "plausibility"):
                 values[name] = percent(_allowed(outcomes, {"validity": "valid"}.get(name, "plausible")))
-                missing[name] = "the list of possible answers, testdev_choices.json, does not lie beside the questions"
+                missing[name] = "testdev_choices.json, the list of possible answers, is not beside the questions"
             values["grounding"] = None
-            missing["grounding"] = "needs attention maps over scene graphs, which a VLM does not give"
+            missing["grounding"] = "needs attention maps over scene graphs, which a VLM does not provide"
         return Details(values, {name: reason for name, reason in missing.items() if values[name] is None})
 
 
@@ -86,7 +86,7 @@ def _structural(outcome: Outcome) -> str:
 
 
 def count_steps(program: Sequence[Sequence[str]]) -> int:
-    """Count the reasoning steps of a GQA program; steps that only look up or name do not count."""
+    """Count the reasoning steps of a GQA program, without those that only look up or name."""
     steps = [f"{operation}: {argument}" for operation, argument in program]
     return sum(not any(short in step for short in _SHORT_STEPS) for step in steps)
 
@@ -98,18 +98,18 @@ def answer_distance(outcomes: Sequence[Outcome]) -> float | None:
         if group is None:
             continue
         truths = [str(outcome.example.truth) for outcome in part]
-        told = [clean_gqa(outcome.answer) for outcome in part]
+        predictions = [clean_gqa(outcome.answer) for outcome in part]
         expected = {answer: truths.count(answer) for answer in dict.fromkeys(truths)}
-        distance = sum((told.count(answer) - count) ** 2 / count for answer, count in expected.items())
+        distance = sum((predictions.count(answer) - count) ** 2 / count for answer, count in expected.items())
         total += distance * len(part)
         weight += len(part)
     return total / weight / 100 if weight else None
 
 
 def entailed_scores(outcomes: Sequence[Outcome]) -> Iterator[float]:
-    """Yield, for each question answered right, the mean score of the questions that it entails.
+    """Yield for each correctly answered question the mean score of the questions that it entails.
 
-    Entailed questions that were not asked are left out; the official script demands answers to all of them.
+    Entailed questions that were not asked are skipped; the official script requires answers to all of them.
     """
     scores = {outcome.example.raw_id: outcome.score for outcome in outcomes}
     for outcome in outcomes:

@@ -1,9 +1,9 @@
-"""Localization: RefCOCO, RefCOCO+, RefCOCOg and OCID-Ref, answered with a box in text.
+"""Localization benchmarks RefCOCO, RefCOCO+, RefCOCOg and OCID-Ref, answered with a box as text.
 
-An answer is four numbers in 0..1, and a true box has other numbers in every frame (`eyeswap.evaluation.frames`). So
-each answer is compared, as it stands, with the true box in all four; the overlaps are kept beside it, and ``box_frame``
-says which one is the score. An answer that is not exactly a list of four numbers is invalid and wrong; what a lenient
-reader finds in it is kept too.
+An answer is four numbers in 0..1, and the true box has different numbers in each frame (`eyeswap.evaluation.frames`).
+Each answer is therefore compared unchanged with the true box in all four frames. All four IoUs are recorded, and
+``box_frame`` selects the one that is scored. An answer that is not exactly a list of four numbers is invalid and wrong;
+the box that a lenient parser finds in it is recorded too.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _IOU_STEPS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class BoxOutcome(Outcome):
-    """One scored box; ``box`` and ``lenient_box`` are in 0..1 of the original image, cut at its edges.
+    """One scored box; ``box`` and ``lenient_box`` are in fractions of the original image, clipped to it.
 
     Attributes:
         lenient_box: the first box found anywhere in the answer.
-        lenient_iou: its overlap with the true box, in the frame that counts.
-        overlaps: overlap of the four numbers with the true box in each frame; None where the answer is no box, or
-            image size or view are not known.
-        true_box_px: the true box in pixels that the frames other than ``original`` start from.
+        lenient_iou: its IoU with the true box, in the scored frame.
+        overlaps: IoU of the answer with the true box in each frame; None if the answer is not a box, or image size or
+            view are unknown.
+        true_box_px: the true box in pixels, from which it is converted to the frames other than ``original``.
     """
 
     lenient_box: Box | None = None
@@ -59,13 +59,13 @@ class BoxOutcome(Outcome):
 
 @dataclass(frozen=True)
 class Grounding(Benchmark):
-    """What both families share: the question, the parser, IoU against a threshold.
+    """Common part of the localization benchmarks: the question, the parser, IoU against a threshold.
 
     Attributes:
-        box_frame: the frame that counts.
-        view: how the model saw the image; without it the frames ``study`` and ``canvas`` are not known.
-        exact_truth: whether frames other than ``original`` start from the annotation's own pixels, as the study's slim
-            sets do, and not from the box in two decimals, as its full sets do.
+        box_frame: the scored frame.
+        view: the model's view of the image; without it the frames ``study`` and ``canvas`` are unknown.
+        exact_truth: whether true boxes are converted from the annotated pixels, as in the study's slim sets, and not
+            from the box rounded to two decimals, as in its full sets.
     """
 
     box_frame: TestBoxFrame = field(default="original", kw_only=True)
@@ -81,20 +81,20 @@ class Grounding(Benchmark):
         return "box"
 
     def user_message(self, example: Example) -> str:
-        """Ask for the box, as the study words it."""
+        """Return the request for a box, worded as in the study."""
         return f'Please provide the bounding box coordinate of the region this sentence describes: "{example.question}"'
 
     def score(self, example: Example, answer: Answer) -> BoxOutcome:
-        """Score a text by the overlap of the box in it with the true one."""
+        """Score a text by the IoU of its box with the true box."""
         text = answer_text(example, answer)
-        truths = {frame: self._truth(frame, example) for frame in TEST_BOX_FRAMES}
-        counts = truths[self.box_frame]
+        true_boxes = {frame: self._true_box(frame, example) for frame in TEST_BOX_FRAMES}
+        scored = true_boxes[self.box_frame]
         strict, lenient = parse_box(text), find_box(text)
-        if counts is None and strict is not None:
+        if scored is None and strict is not None:
             raise DataError(
-                f"example {example.example_id}: the frame {self.box_frame} needs the image's size and geometry"
+                f"example {example.example_id}: box frame {self.box_frame} needs the image's size and geometry"
             )
-        overlaps = {frame: _iou(strict, true_box) for frame, true_box in truths.items()}
+        overlaps = {frame: _iou(strict, true_box) for frame, true_box in true_boxes.items()}
         overlap = overlaps[self.box_frame]
         return BoxOutcome(
             example,
@@ -104,13 +104,13 @@ class Grounding(Benchmark):
             box=self._in_original(strict, example),
             iou=overlap,
             lenient_box=self._in_original(lenient, example),
-            lenient_iou=_iou(lenient, counts),
+            lenient_iou=_iou(lenient, scored),
             overlaps=overlaps,
             true_box_px=self._true_box_px(example),
         )
 
-    def _truth(self, frame: TestBoxFrame, example: Example) -> Box | None:
-        """Return the true box in a frame, cut at its edges; None if that cannot be known."""
+    def _true_box(self, frame: TestBoxFrame, example: Example) -> Box | None:
+        """Return the true box in a frame, clipped to it; None if image size or view are unknown."""
         if frame == "original":
             return _box(example)
         pixels = self._true_box_px(example)
@@ -127,14 +127,14 @@ class Grounding(Benchmark):
         return example.box_px or Placement.of_image(example.size).convert(_box(example), "canvas-unit", "image")
 
     def _in_original(self, box: Box | None, example: Example) -> Box | None:
-        """Return a box of an answer in 0..1 of the original image."""
+        """Convert the box of an answer to fractions of the original image."""
         if box is None or self.box_frame == "original" or example.size is None:
             return box
         placement = frame_of(self.box_frame, example.size, self.view)
         return box if placement is None else to_original(box, placement)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Mean IoU (invalid counts 0) and accuracy at other thresholds."""
+        """Return mean IoU (0 for invalid answers) and accuracy at several thresholds."""
         overlaps = [outcome.iou or 0.0 for outcome in outcomes]
         values = {"mean_iou": percent(overlaps)}
         for step in _IOU_STEPS:
@@ -144,7 +144,7 @@ class Grounding(Benchmark):
 
 @dataclass(frozen=True)
 class RefCOCO(Grounding):
-    """One split of one of the three RefCOCO sets, the study's ``val`` unless told; an example a sentence."""
+    """One split (the study's ``val`` by default) of one of the three RefCOCO sets, one example per sentence."""
 
     metric: ClassVar[str] = "accuracy at IoU >= 0.5"
     part: str = "val"
@@ -155,21 +155,21 @@ class RefCOCO(Grounding):
         return self.name.partition("-")[0]
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the three sets; of a test split this one set alone."""
+        """Read all three sets, but only this one if it is a test split."""
         return read_refcoco_files(root, split) if self.part == "val" else self.examples(root, split)
 
     def examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read this set alone."""
+        """Read only this set."""
         return read_refcoco_files(root, self.part if split == "eval" else split, [self.set_name])
 
     def owns(self, example: Example) -> bool:
-        """Whether the example is from this one of the three sets."""
+        """Whether an example is from this set."""
         return self.slim_part(example) == self.set_name
 
 
 @dataclass(frozen=True)
 class OCIDRef(Grounding):
-    """OCID-Ref in three levels of clutter, pooled; the study's validation set unless told."""
+    """OCID-Ref, three levels of clutter pooled; the study's validation set by default."""
 
     metric: ClassVar[str] = "accuracy at IoU >= 0.25"
     iou_threshold: ClassVar[float] = 0.25
@@ -182,14 +182,14 @@ class OCIDRef(Grounding):
 def asked_in_frame(
     asked: Sequence[Asked], root: Path, frame: TestBoxFrame, view: View, *, exact_truth: bool
 ) -> list[Asked]:
-    """Return benchmarks that score boxes in a frame, and know enough to tell the overlap in every other.
+    """Return benchmarks that score boxes in a frame and can compute the IoU in every other frame too.
 
     Args:
-        asked: benchmarks, examples, baselines; those that ask for no boxes stay as they are.
+        asked: benchmarks, examples and baselines; those without boxes are returned unchanged.
         root: folder that image paths are relative to.
-        frame: the frame that counts.
-        view: how the model sees images.
-        exact_truth: whether slim sets are asked, see `Grounding`.
+        frame: the scored frame.
+        view: the model's view of images.
+        exact_truth: whether the examples are slim sets, see `Grounding`.
     """
     return [
         (
@@ -204,7 +204,7 @@ def asked_in_frame(
 
 
 def _with_sizes(examples: Sequence[Example], root: Path) -> list[Example]:
-    """Return examples with the sizes of their images, from the image where their file does not tell."""
+    """Return examples with image sizes, read from the images if the annotations have none."""
     return [
         example if example.size else replace(example, size=image_size(root / example.image)) for example in examples
     ]
@@ -212,7 +212,7 @@ def _with_sizes(examples: Sequence[Example], root: Path) -> list[Example]:
 
 def _box(example: Example) -> Box:
     if not isinstance(example.truth, tuple) or len(example.truth) != 4:
-        raise DataError(f"example {example.example_id}: needs a box as truth, found {example.truth!r}")
+        raise DataError(f"example {example.example_id}: needs a box as ground truth, found {example.truth!r}")
     x1, y1, x2, y2 = (float(value) for value in example.truth)
     return x1, y1, x2, y2
 

@@ -1,7 +1,6 @@
-"""POPE: is an object in the image? The study compares first-token probabilities, the official script text.
+"""POPE, object hallucination: the study compares first-token probabilities of Yes and No, the official script text.
 
-The reported accuracy is the plain mean over the three splits, though they differ in size at the pinned
-version.
+The reported accuracy is the unweighted mean over the three splits, although they differ in size at the pinned version.
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ from eyeswap.evaluation.benchmark import (
 
 
 def say_yes_or_no(text: object) -> str | None:
-    """Return the decision that POPE's own script takes from a text; None if it is not text.
+    """Return the decision that POPE's own script reads from a text; None if it is not text.
 
-    ``no`` if a piece of the first sentence, cut at spaces, is exactly ``No``, ``no`` or ``not``; else
-    ``yes``.
+    ``no`` if a word of the first sentence, split at spaces, is exactly ``No``, ``no`` or ``not``; else ``yes``.
 
     Example:
         >>> say_yes_or_no("There is no car."), say_yes_or_no("NO!")
@@ -59,7 +57,6 @@ class POPE(Benchmark):
 
     @property
     def averages_subsets(self) -> bool:
-        """The reported accuracy is the plain mean of the splits that have examples."""
         return True
 
     @property
@@ -84,35 +81,35 @@ class POPE(Benchmark):
             raise DataError(f"example {example.example_id}: POPE needs P(Yes) and P(No), found {len(answer)}")
         p_yes, p_no = answer
         is_number = not (math.isnan(p_yes) or math.isnan(p_no))
-        told = "yes" if p_yes >= p_no else "no"  # a tie is yes, as in the study
+        decision = "yes" if p_yes >= p_no else "no"  # a tie is yes, as in the study
         return Outcome(
             example,
-            told.capitalize() if is_number else "",
-            float(is_number and told == example.truth),
+            decision.capitalize() if is_number else "",
+            float(is_number and decision == example.truth),
             invalid=not is_number,
             margin=first_token_margin(answer, 0 if example.truth == "yes" else 1),
             probabilities=(p_yes, p_no),
         )
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """By split and pooled: what the official script prints, or accuracy and areas under curves as the study."""
+        """Return by split and pooled the metrics of the official script, or the study's accuracy and AUCs."""
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
         parts = grouped(outcomes, lambda outcome: outcome.example.subset)
         for split in (*POPE_SPLITS, "final"):
             part = list(outcomes) if split == "final" else parts.get(split, [])
-            found, missing = self._official(part) if self.mode == "official" else self._study(part)
-            values |= {f"{name}/{split}": value for name, value in found.items()}
+            metrics, missing = self._official(part) if self.mode == "official" else self._study(part)
+            values |= {f"{name}/{split}": value for name, value in metrics.items()}
             reasons |= {f"{name}/{split}": reason for name, reason in missing.items()}
         if self.mode == "study":
             values["accuracy/final"] = self.headline(outcomes)
-        found, missing = self._official(outcomes)
-        return Details(found | values, missing | reasons)
+        metrics, missing = self._official(outcomes)
+        return Details(metrics | values, missing | reasons)
 
     @staticmethod
     def _official(part: Sequence[Outcome]) -> tuple[dict[str, float | None], dict[str, str]]:
-        told = [say_yes_or_no(outcome.answer) == "yes" for outcome in part]
-        values = yes_no_report(told, [outcome.example.truth == "yes" for outcome in part])
+        said_yes = [say_yes_or_no(outcome.answer) == "yes" for outcome in part]
+        values = yes_no_report(said_yes, [outcome.example.truth == "yes" for outcome in part])
         missing = {
             "accuracy": "no example",
             "precision": "no yes among the answers",
@@ -130,9 +127,9 @@ class POPE(Benchmark):
         return values, {"roc_auc": reason, "pr_auc": reason} if reason else {}
 
 
-def yes_no_report(told_yes: Sequence[bool], true_yes: Sequence[bool]) -> dict[str, float | None]:
-    """Return the counts and, in percent, accuracy, precision, recall, F1 of yes and the ratio of yes."""
-    pairs = list(zip(told_yes, true_yes, strict=True))
+def yes_no_report(said_yes: Sequence[bool], true_yes: Sequence[bool]) -> dict[str, float | None]:
+    """Return the confusion counts and, in percent, accuracy, precision, recall and F1 of yes, and the share of yes."""
+    pairs = list(zip(said_yes, true_yes, strict=True))
     tp, fp, tn, fn = (pairs.count(pair) for pair in ((True, True), (True, False), (False, False), (False, True)))
     precision = tp / (tp + fp) if tp + fp else None
     recall = tp / (tp + fn) if tp + fn else None

@@ -1,15 +1,15 @@
-"""Benchmarks of your own: a YAML file that names a metric, and JSON lines with one question a row.
+"""Custom benchmarks: a YAML file that names a metric, and JSON lines with one question per row.
 
     metric: exact-match          # or another of `METRICS`
     data: street-signs.jsonl     # path relative to this file
-    images: photos               # folder that image names are relative to; this file's folder unless given
-    prompt: Answer with one word.  # last line of what the user says; the metric's own wording unless given
-    title: Street signs          # for tables; the file name unless given
-    group: vqa                   # average that it counts in; localization for boxes, else vqa, unless given
-    train: signs-train.jsonl     # rows on which the trivial baseline is found; a blind constant unless given
+    images: photos               # folder that image names are relative to; default: this file's folder
+    prompt: Answer with one word.  # last line of the user message; default: the metric's own
+    title: Street signs          # name in tables; default: the file name
+    group: vqa                   # average to which it belongs; default: localization for boxes, else vqa
+    train: signs-train.jsonl     # rows on which the trivial baseline is fitted; default: none, a fixed constant
 
-A row has ``id``, ``image``, ``question``, what its metric needs (below), and perhaps ``kind`` and ``subset`` for the
-breakdowns. The benchmark's name is the file name without its ending.
+A row has ``id``, ``image``, ``question``, the fields of its metric (below), and optionally ``kind`` and ``subset`` for
+breakdowns. The benchmark's name is the file name without suffix.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _NAME = re.compile(r"[a-z0-9]+([-+][a-z0-9]+)*")
 
 
 def load_own(path: Path) -> OwnBenchmark:
-    """Read the YAML file of an own benchmark, and its rows once, so that mistakes show before anything runs.
+    """Load a custom benchmark from its YAML file, and check all of its rows.
 
     Raises:
-        SpecError: if the file is missing or not YAML, or asks for what does not exist.
+        SpecError: if the file is missing or not YAML, or has an unknown key or value.
         DataError: naming file and field, or file and row.
     """
     header = Record.of(read_yaml(path), str(path))
@@ -96,7 +96,7 @@ def _metric_class(path: Path, metric: str) -> type[OwnBenchmark]:
     if threshold and float(threshold[1]) > 0:
         return BoxAccuracy
     if metric not in METRICS:
-        raise SpecError(f"{path}: metric {metric!r} does not exist. {nearest(metric, METRICS)}")
+        raise SpecError(f"{path}: unknown metric {metric!r}. {nearest(metric, METRICS)}")
     return METRICS[metric]
 
 
@@ -109,13 +109,13 @@ class OwnBenchmark(Benchmark):
 
     Attributes:
         path: the YAML file.
-        section: the average that it counts in.
-        metric_name: as the YAML file names it.
-        prompt: last line of what the user says; None for the metric's own wording.
-        train: rows for the trivial baseline, if any.
-        data: rows that are asked.
+        section: the average to which it belongs.
+        metric_name: the metric's name in the YAML file.
+        prompt: last line of the user message; None for the metric's own.
+        train: file with rows for the trivial baseline; None without.
+        data: file with the rows that are asked.
         images: folder that image names are relative to.
-        most_choices: choices of the row that has most.
+        most_choices: largest number of choices in a row.
     """
 
     path: Path = Path()
@@ -137,17 +137,15 @@ class OwnBenchmark(Benchmark):
 
     @property
     def identity(self) -> str:
-        """The name with a digest of the YAML file and its rows."""
         files = [path for path in (self.path, self.data, self.train) if path is not None]
         return f"{self.name}@{digest([sha256_of(path) for path in files])[:16]}"
 
     @property
     def metric(self) -> str:
-        """The metric as the YAML file names it."""
         return self.metric_name
 
     def family_examples(self, root: Path, split: Split = "eval") -> list[Example]:
-        """Read the rows; images inside ``root`` are named relative to it, others by their whole path.
+        """Read the rows; images inside ``root`` are named relative to it, others by their absolute path.
 
         Raises:
             DataError: naming file and row.
@@ -159,7 +157,6 @@ class OwnBenchmark(Benchmark):
         return unique([self._example(record, root.resolve()) for record in rows], path)
 
     def slim_part(self, example: Example) -> str:
-        """Slim subsets hold as many questions of each subset."""
         return example.subset
 
     def _example(self, record: Record, root: Path) -> Example:
@@ -179,10 +176,10 @@ class OwnBenchmark(Benchmark):
 
     @abstractmethod
     def truth(self, record: Record) -> Truth:
-        """Read a row's truth."""
+        """Return the ground truth of a row."""
 
     def row_details(self, record: Record) -> Mapping[str, Any]:
-        """Read what else scoring needs of a row."""
+        """Return the other fields of a row that scoring needs."""
         return {}
 
     def user_message(self, example: Example) -> str:
@@ -192,14 +189,14 @@ class OwnBenchmark(Benchmark):
 
 @dataclass(frozen=True)
 class ExactMatch(OwnBenchmark):
-    """``answer``, or ``answers`` of which any will do; both sides normalised as VQA v2 does."""
+    """``answer``, or ``answers`` of which any is right; both sides are normalised as in VQA v2."""
 
     def truth(self, record: Record) -> Truth:
         """Read ``answer`` or ``answers``."""
         return _answers(record) if "answers" in record.values else (record.text("answer"),)
 
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """1 if the answer is one of the true ones."""
+        """Score 1 if the answer is one of the true answers."""
         text = answer_text(example, answer)
         right = normalise_answer(text) in {normalise_answer(truth) for truth in _texts(example)}
         return Outcome(example, text, float(right), invalid=not text.strip())
@@ -207,7 +204,7 @@ class ExactMatch(OwnBenchmark):
 
 @dataclass(frozen=True)
 class VQAAccuracy(OwnBenchmark):
-    """``answers`` of at least four people, by the rule of VQA v2's own script."""
+    """``answers`` of at least four people, scored by VQA v2's own script."""
 
     def truth(self, record: Record) -> Truth:
         answers = _answers(record)
@@ -216,14 +213,14 @@ class VQAAccuracy(OwnBenchmark):
         return answers
 
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """The share of people who agree, full from three others on."""
+        """Score by how many people gave the answer; agreement with three others is enough for 1."""
         text = answer_text(example, answer)
         return Outcome(example, text, score_vqa_official(text, _texts(example)) or 0.0, invalid=not text.strip())
 
 
 @dataclass(frozen=True)
 class Number(OwnBenchmark):
-    """``answer`` is a number; the model's answer must be that number and nothing else, in digits or words up to ten."""
+    """``answer`` is a number; the model must answer with only that number, in digits or words up to ten."""
 
     def truth(self, record: Record) -> Truth:
         """Read ``answer``, a number or its text."""
@@ -234,15 +231,15 @@ class Number(OwnBenchmark):
         return text
 
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """1 if the numbers are equal."""
+        """Score 1 if the numbers are equal."""
         text = answer_text(example, answer)
-        told = read_number(text)
-        return Outcome(example, text, float(told == read_number(str(example.truth))), invalid=told is None)
+        number = read_number(text)
+        return Outcome(example, text, float(number == read_number(str(example.truth))), invalid=number is None)
 
 
 @dataclass(frozen=True)
 class YesNo(OwnBenchmark):
-    """``answer`` is yes or no; the more probable first token of Yes and No decides."""
+    """``answer`` is yes or no; the model's answer is the more probable first token of Yes and No."""
 
     @property
     def answer_kind(self) -> AnswerKind:
@@ -259,13 +256,13 @@ class YesNo(OwnBenchmark):
         return answer
 
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """1 if right; a text is read as POPE reads it."""
+        """Score 1 if right; a text is interpreted as in POPE."""
         return POPE(self.name, self.title, "pope", 0).score(example, answer)
 
 
 @dataclass(frozen=True)
 class MultipleChoice(OwnBenchmark):
-    """``choices`` and ``answer``, one of them or its letter; the most probable letter as first token decides."""
+    """``choices`` and ``answer``, one of them or its letter; the model's answer is the most probable letter."""
 
     @property
     def answer_kind(self) -> AnswerKind:
@@ -273,11 +270,11 @@ class MultipleChoice(OwnBenchmark):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """As many letters as the row with most choices needs."""
+        """Letters for the row with the most choices."""
         return tuple(string.ascii_uppercase[: self.most_choices])
 
     def truth(self, record: Record) -> Truth:
-        """Read ``answer`` as a letter."""
+        """Return ``answer`` as a letter."""
         offered, answer = choices_of(record), record.text("answer")
         letters = string.ascii_uppercase[: len(offered)]
         if answer in offered:
@@ -290,12 +287,12 @@ class MultipleChoice(OwnBenchmark):
         return {"choices": choices_of(record)}
 
     def user_message(self, example: Example) -> str:
-        """The question, its choices with letters, and the instruction."""
+        """Return the question, its lettered choices, and the instruction."""
         message = choice_message(example.question, example.details["choices"])
         return message if self.prompt is None else "\n".join([*message.split("\n")[:-1], self.prompt]).rstrip("\n")
 
     def score(self, example: Example, answer: Answer) -> Outcome:
-        """1 if the letter is right; only letters that the row offers count. A text may be a letter or a choice."""
+        """Score 1 if the letter is right, among the letters of the row; a text may be a letter or a choice."""
         offered = [str(choice) for choice in example.details["choices"]]
         letters = string.ascii_uppercase[: len(offered)]
         truth = letters.index(str(example.truth))
@@ -303,22 +300,22 @@ class MultipleChoice(OwnBenchmark):
             spelled = dict(zip(offered, letters, strict=True)) | {letter: letter for letter in letters}
             letter = spelled.get(answer.strip()) or spelled.get(answer.strip().rstrip(".)"), "")
             return Outcome(example, answer, float(letter == example.truth), invalid=not letter)
-        own = list(answer[: len(letters)])
-        if len(own) < len(letters) or any(math.isnan(value) for value in own):
+        of_choices = list(answer[: len(letters)])
+        if len(of_choices) < len(letters) or any(math.isnan(value) for value in of_choices):
             return Outcome(example, "", 0.0, invalid=True, probabilities=tuple(answer))
-        best = max(range(len(own)), key=own.__getitem__)  # the first of equals
+        best = max(range(len(of_choices)), key=of_choices.__getitem__)  # the first of equals
         return Outcome(
             example,
             letters[best],
             float(best == truth),
-            margin=first_token_margin(own, truth),
+            margin=first_token_margin(of_choices, truth),
             probabilities=tuple(answer),
         )
 
 
 @dataclass(frozen=True)
 class BoxAccuracy(OwnBenchmark, Grounding):
-    """``box`` ``[x1, y1, x2, y2]``: in pixels if the row has ``width`` and ``height``, else in 0..1 of the image."""
+    """``box`` ``[x1, y1, x2, y2]``, in pixels if the row has ``width`` and ``height``, else in 0..1 of the image."""
 
     exact_truth: bool = field(default=True, kw_only=True)
 
@@ -328,7 +325,7 @@ class BoxAccuracy(OwnBenchmark, Grounding):
 
     @property
     def iou_threshold(self) -> float:
-        """Overlap from which a box is right: the end of the metric's name."""
+        """IoU from which a box is right, from the metric's name."""
         return float(self.metric_name.rpartition("-")[2])
 
     def truth(self, record: Record) -> Truth:
@@ -339,7 +336,7 @@ class BoxAccuracy(OwnBenchmark, Grounding):
         return (x1 / width, y1 / height, x2 / width, y2 / height)
 
     def user_message(self, example: Example) -> str:
-        """The study's request for a box, or the question and the prompt line."""
+        """Return the study's request for a box, or the question and the prompt line."""
         asks = Grounding.user_message if self.prompt is None else OwnBenchmark.user_message
         return asks(self, example)
 
@@ -355,7 +352,7 @@ METRICS: dict[str, type[OwnBenchmark]] = {
 
 
 def read_number(text: str) -> float | None:
-    """Return the number that a whole text is, in digits or in words up to ten; None if it is none.
+    """Return the number of which a text consists, in digits or in words up to ten; None if it is not one.
 
     Example:
         >>> read_number("Three."), read_number("1,000"), read_number("about 3")
@@ -371,12 +368,12 @@ def read_number(text: str) -> float | None:
 def _answers(record: Record) -> tuple[str, ...]:
     answers = record.items("answers")
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise record.fail("field 'answers' must be a list of texts, with one at least")
+        raise record.fail("field 'answers' must be a list of at least one text")
     return tuple(answers)
 
 
 def choices_of(record: Record) -> list[str]:
-    """Return the choices that a row offers.
+    """Return the choices of a row.
 
     Raises:
         DataError: naming file and row.
@@ -385,11 +382,11 @@ def choices_of(record: Record) -> list[str]:
     if not 2 <= len(offered) <= 26 or not all(isinstance(choice, str) for choice in offered):
         raise record.fail("field 'choices' must be a list of 2 to 26 texts")
     if len(set(offered)) < len(offered):
-        raise record.fail("field 'choices' offers the same text twice")
+        raise record.fail("field 'choices' contains the same text twice")
     return offered
 
 
 def _texts(example: Example) -> Sequence[str]:
     if not isinstance(example.truth, tuple):
-        raise DataError(f"example {example.example_id}: needs a list of answers as truth, found {example.truth!r}")
+        raise DataError(f"example {example.example_id}: needs a list of true answers, found {example.truth!r}")
     return [str(truth) for truth in example.truth]

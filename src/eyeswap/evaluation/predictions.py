@@ -1,9 +1,9 @@
-"""The predictions of a run as files: one row an example, one parquet file a benchmark.
+"""The predictions of a run on disk: one row per example, one parquet file per benchmark.
 
-While an evaluation runs, each batch of answers becomes one small file in ``predictions/parts/``, written under a
-temporary name and renamed: a kill loses at most the batch in hand, and what is there can be read and scored at any
-time. When a benchmark is whole its rows become ``predictions/<benchmark>.parquet``, in the order of the benchmark's
-examples. Rows are known by (benchmark, example id) alone, so it does not matter how many processes wrote them.
+While an evaluation runs, each batch of answers is a small file in ``predictions/parts/``, written under a temporary
+name and renamed. Killing a process loses at most its current batch, and unfinished predictions can be read and scored
+at any time. When all questions are answered the rows become ``predictions/<benchmark>.parquet``, in the order of the
+benchmark's examples. Rows are identified by (benchmark, example id), however many processes wrote them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NUMBERS = pa.list_(pa.float64())
 
 
 def iou_column(frame: TestBoxFrame) -> str:
-    """Return the column that has the overlaps in a frame of boxes, such as ``padded_square_iou``."""
+    """Return the column with the IoU in a box frame, such as ``padded_square_iou``."""
     return f"{frame.replace('-', '_')}_iou"
 
 
@@ -67,33 +67,33 @@ _PART_SCHEMA = pa.schema([("benchmark", pa.string()), *SCHEMA])
 
 Key = tuple[str, str]  # benchmark, example id
 Content = tuple[Any, ...]  # of the columns below
-CONTENT = ("example_id", "image", "prompt", "truth")  # what a question is known by
+CONTENT = ("example_id", "image", "prompt", "truth")  # these identify a question
 
 
 def write_part(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Keep the rows of one batch; each has the columns of `SCHEMA` and ``benchmark``."""
+    """Write the rows of one batch; each has the columns of `SCHEMA` and ``benchmark``."""
     _write_part(run_dir, pa.Table.from_pylist(list(rows), schema=_PART_SCHEMA))
 
 
 def questions_digest(mode: str, box_frame: str | None, questions: Iterable[Content]) -> str:
-    """Return the sha256 (hex) of what was asked of one benchmark, and how.
+    """Return the sha256 (hex) of a benchmark's questions and of how they are scored.
 
     Args:
         mode: ``study`` or ``official``.
-        box_frame: frame that boxes are scored in; None for answers that are no boxes.
-        questions: of each the columns `CONTENT`, in the order of the benchmark's examples.
+        box_frame: frame in which boxes are scored; None for other answers.
+        questions: the columns `CONTENT` of each, in the order of the benchmark's examples.
     """
     rows = list(questions)
     return digest([mode, box_frame, [list(row[:-1]) for row in rows], [json.loads(truth) for *_, truth in rows]])
 
 
 def take_back(run_dir: Path, benchmark: str, keep: Container[Content]) -> None:
-    """Take back the answers to a benchmark, so that its questions are asked again; those of some questions stay.
+    """Withdraw the answers to a benchmark so that its questions are asked again, except for some questions.
 
     Args:
         run_dir: the run's folder.
-        benchmark: its name.
-        keep: example id, image, prompt and truth, as the columns have them, of the questions whose answers stay.
+        benchmark: name of the benchmark.
+        keep: the columns `CONTENT` of the questions whose answers stay.
 
     Raises:
         DataError: if a file cannot be read.
@@ -134,7 +134,7 @@ def kept_keys(run_dir: Path) -> set[Key]:
 
 
 def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
-    """Read a benchmark's predictions: all of them, or those that an unfinished evaluation has so far.
+    """Read a benchmark's predictions; of an unfinished evaluation, those made so far.
 
     Raises:
         MissingFileError: if there are none.
@@ -145,29 +145,29 @@ def read_predictions(run_dir: Path, benchmark: str) -> pa.Table:
         return _read(path)
     table = _read_parts(run_dir, None, benchmark)
     if table.num_rows == 0:
-        raise MissingFileError(f"{path}: no such file, although benchmarks.json names it; evaluate this run again")
+        raise MissingFileError(f"{path}: no such file, but benchmarks.json names it; evaluate this run again")
     return table.drop_columns(["benchmark"])
 
 
 def is_unfinished(run_dir: Path) -> bool:
-    """Return whether an evaluation was begun and has not ended; its answers so far can be read."""
+    """Return whether an evaluation was started and is not finished; its answers so far can be read."""
     return any(RunFolder(run_dir).parts.glob("part-*.parquet"))
 
 
 def num_answered(run_dir: Path, benchmarks: Iterable[str]) -> dict[str, int]:
-    """Return how many questions of each benchmark are answered, whole or in parts; others may be writing.
+    """Return the number of answered questions of each benchmark, also while other processes are writing.
 
     Raises:
-        DataError: if a whole file cannot be read.
+        DataError: if a finished file cannot be read.
     """
     try:
-        begun = Counter(_read_parts(run_dir, ["benchmark"]).column("benchmark").to_pylist())
-    except DataError:  # the parts are just becoming whole files
-        begun = Counter()
+        in_parts = Counter(_read_parts(run_dir, ["benchmark"]).column("benchmark").to_pylist())
+    except DataError:  # another process is merging the parts
+        in_parts = Counter()
     counts = {}
     for name in benchmarks:
         path = RunFolder(run_dir).predictions_of(name)
-        counts[name] = _num_rows(path) if path.is_file() else begun[name]
+        counts[name] = _num_rows(path) if path.is_file() else in_parts[name]
     return counts
 
 
@@ -176,7 +176,7 @@ def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None
 
     Args:
         run_dir: the run's folder.
-        example_ids: for each benchmark its example ids, in the order that the rows will have.
+        example_ids: example ids of each benchmark, in the order of the rows to be written.
 
     Raises:
         DataError: if an example is missing.
@@ -188,7 +188,9 @@ def merge_parts(run_dir: Path, example_ids: Mapping[str, Iterable[str]]) -> None
         try:
             order = [places[benchmark, example_id] for example_id in ids]
         except KeyError as error:
-            raise DataError(f"{files.parts}: no answer to {' '.join(error.args[0])}; run it again") from None
+            raise DataError(
+                f"{files.parts}: no answer to {' '.join(error.args[0])}; run the evaluation again"
+            ) from None
         with atomic_path(RunFolder(run_dir).predictions_of(benchmark)) as temporary:
             pq.write_table(table.take(order).drop_columns(["benchmark"]), temporary)
     shutil.rmtree(files.parts, ignore_errors=True)
@@ -221,5 +223,5 @@ def _read(path: Path, columns: list[str] | None = None, benchmark: str | None = 
     try:
         return pq.read_table(path, columns=columns, filters=wanted)
     except (pa.ArrowException, OSError) as error:
-        hint = "; delete it, and its questions are asked again"
+        hint = "; delete it to have its questions asked again"
         raise DataError(f"{path}: not a readable parquet file: {error}{hint if columns else ''}") from None

@@ -1,8 +1,8 @@
-"""What the image is worth: the same questions with images blanked, or shuffled within each benchmark.
+"""Probes of how much the image contributes: the same questions with images blanked, or shuffled within a benchmark.
 
-A model that answers as well without the right image has answered from the question, or from habit. Blanked images keep
-their size and get the padding colour everywhere; shuffled ones trade places along one cycle through all images of the
-benchmark, so that none stays and every one is still a real image.
+A model that answers as well without the right image answers from the question or from priors. Blanked images keep their
+size and are filled with the padding colour. Shuffled images are permuted along one cycle through all images of the
+benchmark, so that every question gets a real image, and none its own.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ SHUFFLE_SEED = 0
 
 
 class BlankedImages(ImageEncoder):
-    """Gives the tokens of a blank image of the same size in place of each image.
-
-    Arguments as `ImageEncoder`.
-    """
+    """An `ImageEncoder` that encodes a blank image of the same size in place of each image."""
 
     def _place(self, image: str) -> Tensor | str:
-        """Return the pixels ``[3, H, W]`` of a blank image, or why there are none."""
+        """Return the pixels ``[3, H, W]`` of a blank image, or the reason why there are none."""
         try:
             size = open_image(self.root / image).size
             return self.geometry.place(Image.new("RGB", size, self.geometry.fill_colour))[0]
@@ -40,34 +37,34 @@ class BlankedImages(ImageEncoder):
 
 
 class ShuffledImages:
-    """Gives the tokens of another image in place of each.
+    """A source of visual tokens that replaces each image by another.
 
     Args:
-        images: where the tokens come from.
-        shown: which image is shown in place of which.
+        images: the source of the tokens.
+        shown: for each image the one shown in its place.
     """
 
     def __init__(self, images: Images, shown: Mapping[str, str]) -> None:
         self.images, self.shown = images, shown
 
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
-        """Return the tokens ``[N, D]`` of what is shown in place of each image, and why there are none for others."""
+        """Return the tokens ``[N, D]`` of the image shown for each, and reasons for those that cannot be read."""
         tokens, unreadable = self.images.read([self.shown[image] for image in images])
         return tokens, {image: unreadable[self.shown[image]] for image in images if self.shown[image] in unreadable}
 
 
 def shuffle(images: Sequence[str], seed: int = SHUFFLE_SEED) -> dict[str, str]:
-    """Return which image to show in place of which: a random cycle through all, so that none stays in its place.
+    """Return for each image another one to show in its place, along a random cycle through all images.
 
     Args:
-        images: images of one benchmark; repeats count once.
-        seed: seed of the cycle; the order of the images does not matter.
+        images: images of one benchmark; repetitions count once and their order does not matter.
+        seed: seed of the cycle.
 
     Raises:
         DataError: if there are fewer than two images.
     """
     distinct = sorted(set(images))
     if len(distinct) < 2:
-        raise DataError("shuffling images needs at least two of them")
-    cycle = [distinct[place] for place in np.random.default_rng(seed).permutation(len(distinct))]
+        raise DataError("shuffling needs at least two images")
+    cycle = [distinct[index] for index in np.random.default_rng(seed).permutation(len(distinct))]
     return dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))

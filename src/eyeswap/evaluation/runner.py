@@ -1,9 +1,9 @@
-"""Evaluate one run on its benchmarks: ask, score, and keep every prediction as it comes.
+"""Evaluation of one run on its benchmarks: ask, score, and save predictions batch by batch.
 
-Questions are taken image by image, whatever the benchmark, so that each image is encoded and prefilled once. A batch is
-a fixed set of images, so an evaluation that was killed, or goes on with another number of processes, asks the same
-batches and gets the same answers. An image that cannot be read and an example that cannot be scored are recorded
-with the reason and count as wrong. Beside each prediction stands the score of the trivial baseline.
+Questions of all benchmarks are grouped by image, so that each image is encoded and prefilled once. A batch is a fixed
+set of images, so an evaluation that was killed, or continues with another number of processes, asks the same batches
+and gets the same answers. If an image cannot be read or an example cannot be scored, the reason is recorded and the
+answer counts as wrong. Each prediction is recorded with the score of the trivial baseline.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from eyeswap.vlm.model import VisionLanguageModel
 
 Asked = tuple[Benchmark, Sequence[Example], TrivialBaseline]
 
-_BUCKETS_A_BATCH = 4  # questions of similar length are found among so many times more
+_BUCKETS_PER_BATCH = 4  # batches hold so many buckets, which lets questions of similar length be grouped
 
 
 class Images(Protocol):
-    """Where visual tokens come from: the token cache, or the backbone itself."""
+    """A source of visual tokens: the token cache, or the backbone itself."""
 
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
-        """Return the tokens ``[N, D]`` of each image that can be read, and why the others cannot."""
+        """Return the tokens ``[N, D]`` of each readable image, and by image the reason why others are not."""
         ...
 
 
 @dataclass(frozen=True)
 class Question:
-    """One example on its way through a model."""
+    """One example with the request that asks for its answer."""
 
     benchmark: Benchmark
     example: Example
@@ -65,7 +65,7 @@ class Question:
 
     @property
     def key(self) -> Key:
-        """What its row is known by."""
+        """The key of its row."""
         return self.benchmark.name, self.example.example_id
 
 
@@ -81,35 +81,35 @@ def evaluate(
     subset: int | None = None,
     renew: bool = False,
 ) -> None:
-    """Write the predictions of every benchmark that has none yet.
+    """Write the predictions of all benchmarks that have none yet.
 
     Args:
         model: the trained VLM.
-        images: gives the visual tokens of all images asked about.
-        asked: benchmarks with their examples and their trivial baselines.
+        images: source of the visual tokens.
+        asked: benchmarks with their examples and trivial baselines.
         run_dir: the run's folder.
         advance: called with the benchmark's name and the number of examples answered since the last call.
-        batch: most questions answered together.
-        workers: the processes that share the work, all of which call this; by default this one does everything.
-        subset: examples of each benchmark part among those asked, for the record; None for all of them.
-        renew: where the folder holds answers to other questions of a benchmark, keep those that are asked again and
-            take back the others.
+        batch: largest number of questions answered together.
+        workers: the processes that share the work, all of which call this function; by default only this one.
+        subset: number of examples per benchmark part, for the record; None if all are asked.
+        renew: whether to replace answers to other questions of a benchmark that the folder contains; answers to
+            questions that are asked again are kept.
 
     Raises:
-        RunError: if the folder holds answers to other questions, unless they are renewed.
+        RunError: if the folder contains answers to other questions and ``renew`` is not set.
     """
     workers = workers or Ranks()
     questions = {benchmark.name: ask(model, benchmark, examples, baseline) for benchmark, examples, baseline in asked}
     if workers.is_first:
         _write_index(run_dir, asked, questions, subset, renew)
-    workers.wait()  # until answers to other questions are taken back
+    workers.wait()  # until answers to other questions are withdrawn
     missing = {name: rows for name, rows in questions.items() if not RunFolder(run_dir).predictions_of(name).is_file()}
     kept = kept_keys(run_dir)
     todo = [
         [question for question in part if question.key not in kept]
-        for part in batches([question for rows in missing.values() for question in rows], _BUCKETS_A_BATCH * batch)
+        for part in batches([question for rows in missing.values() for question in rows], _BUCKETS_PER_BATCH * batch)
     ]
-    workers.wait()  # until all have seen what is done
+    workers.wait()  # until all processes know what is done
     left = Counter(question.benchmark.name for part in todo for question in part)
     for name, rows in questions.items():
         if len(rows) > left[name]:
@@ -133,7 +133,7 @@ def evaluate(
 def ask(
     model: VisionLanguageModel, benchmark: Benchmark, examples: Sequence[Example], baseline: TrivialBaseline
 ) -> list[Question]:
-    """Return the questions of a benchmark as the model is asked them."""
+    """Return the questions of a benchmark, worded for a model."""
     rule = stop_rule(benchmark, examples)
     return [
         Question(
@@ -152,15 +152,15 @@ def ask(
 
 
 def batches(questions: Iterable[Question], most: int) -> list[list[Question]]:
-    """Collect questions by image, in the order in which images first come, and cut after ``most`` questions."""
+    """Group questions by image, in order of first appearance, and split them into batches of at most ``most``."""
     by_image: dict[str, list[Question]] = {}
     for question in questions:
         by_image.setdefault(question.example.image, []).append(question)
     parts: list[list[Question]] = []
-    for about_one in by_image.values():
-        if not parts or len(parts[-1]) + len(about_one) > most:
+    for of_image in by_image.values():
+        if not parts or len(parts[-1]) + len(of_image) > most:
             parts.append([])
-        parts[-1] += about_one
+        parts[-1] += of_image
     return parts
 
 
@@ -170,12 +170,12 @@ def answer(generator: Generator, images: Images, questions: Sequence[Question]) 
     for question in questions:
         by_image.setdefault(question.example.image, []).append(question)
     tokens, unreadable = images.read(list(by_image))
-    readable = [about_one for image, about_one in by_image.items() if image not in unreadable]
-    generations = generator.answer(tokens, [[question.request for question in about_one] for about_one in readable])
+    readable = [of_image for image, of_image in by_image.items() if image not in unreadable]
+    generations = generator.answer(tokens, [[question.request for question in of_image] for of_image in readable])
     answers = {
         question.key: generation
-        for about_one, told in zip(readable, generations, strict=True)
-        for question, generation in zip(about_one, told, strict=True)
+        for of_image, generations_of_image in zip(readable, generations, strict=True)
+        for question, generation in zip(of_image, generations_of_image, strict=True)
     }
     return [_row(question, answers.get(question.key), unreadable.get(question.example.image)) for question in questions]
 
@@ -185,14 +185,14 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
     outcome = Outcome(example, "", 0.0)
     if generation is not None:
         outcome = Outcome(example, generation.text, 0.0)
-        told = generation.text if generation.probabilities is None else generation.probabilities
+        produced = generation.text if generation.probabilities is None else generation.probabilities
         try:
-            outcome = question.benchmark.score(example, told)
+            outcome = question.benchmark.score(example, produced)
         except DataError as problem:
             error = str(problem)
     try:
         baseline_score = question.baseline.score(example)
-    except DataError:  # a truth that cannot be scored; the row says so
+    except DataError:  # the ground truth cannot be scored; the row's error says so
         baseline_score = 0.0
     located = outcome if isinstance(outcome, BoxOutcome) else BoxOutcome(example, "", 0.0)
     width, height = example.size if isinstance(outcome, BoxOutcome) and example.size else (None, None)
@@ -234,7 +234,7 @@ def _write_index(
     subset: int | None,
     renew: bool,
 ) -> None:
-    """Add the benchmarks to ``predictions/benchmarks.json``: what readers need, and what was asked."""
+    """Add the benchmarks to ``predictions/benchmarks.json``: what readers need, and what identifies the questions."""
     path = RunFolder(run_dir).benchmarks
     index = read_index(path) if path.is_file() else {}
     for benchmark, examples, baseline in asked:
@@ -243,8 +243,8 @@ def _write_index(
         is_same = before.questions_digest in (None, now.questions_digest) and before.identity in (None, now.identity)
         if not (is_same or renew):
             raise RunError(
-                f"{path.parent}: {benchmark.name} was asked other questions there (data, subset, mode or box frame "
-                f"changed); choose another folder, or delete this one"
+                f"{path.parent}: has answers to other questions of {benchmark.name} (data, subset, mode or box frame "
+                f"differ); choose another folder, or delete this one"
             )
         is_scored_alike = _is_scored_alike(before, now)
         if renew and not (is_same and is_scored_alike):
@@ -280,7 +280,7 @@ def _entry(
 
 
 def _content(question: Question) -> Content:
-    """Return what the columns `CONTENT` have of a question."""
+    """Return the columns `CONTENT` of a question."""
     example = question.example
     return example.example_id, example.image, question.request.prompt, _truth(example)
 
@@ -290,9 +290,9 @@ def _truth(example: Example) -> str:
 
 
 def _is_scored_alike(before: AskedBenchmark, now: AskedBenchmark) -> bool:
-    """Whether answers that were kept have the scores that they would have now."""
+    """Whether the recorded scores are what the same answers would score now."""
     if now.box_frame is not None and (before.identity is None or (before.subset is None) != (now.subset is None)):
-        return False  # slim sets are scored by the exact truth
+        return False  # slim sets are scored against unrounded boxes
     fields = ("mode", "metric", "baseline", "iou_threshold", "box_frame", "identity")
     old, new = (entry.model_dump(include=set(fields)) for entry in (before, now))
     return all(old[name] == new[name] for name in fields if name in before.model_fields_set)

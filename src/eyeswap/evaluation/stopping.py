@@ -1,8 +1,8 @@
-"""When an answer is decided: no continuation can change its score, its box, or whether it is valid.
+"""Early stopping of answers: an answer is decided when no continuation can change its score, box, or validity.
 
-The study generates until the end of the sequence, at most 128 tokens. Trained models end after a few; one that
-rambles on costs 128 for an answer that was lost after ten. The rules here end such answers early. None of them
-looks at the truth of the question at hand, and none applies where a score could still change.
+The study generates until the end of the sequence, at most 128 tokens. Trained models need a few; one that rambles costs
+128 tokens for an answer that was wrong after ten. The rules here stop such answers early. None of them uses the ground
+truth of the question, and none applies while the score could still change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PIECE = re.compile(r"[^\W_]+|[^\w\s]|_")  # a run of letters and digits, or one
 
 
 def stop_rule(benchmark: Benchmark, examples: Iterable[Example]) -> Callable[[str], bool] | None:
-    """Return the rule that says when an answer to a benchmark is decided; None if only its end decides.
+    """Return the rule that tells when an answer to a benchmark is decided; None if only its end decides.
 
     Args:
         benchmark: the benchmark.
@@ -41,40 +41,40 @@ def stop_rule(benchmark: Benchmark, examples: Iterable[Example]) -> Callable[[st
 
 
 def box_is_decided(text: str) -> bool:
-    """Return whether both readings of a box are settled.
+    """Return whether both the strict and the lenient parse of a box are decided.
 
-    The lenient reading takes the first bracketed group of four numbers, so that must be there. The strict
-    reading is settled if the text began as no Python list can, or if the list is followed by what no list may be
-    followed by: anything but white space, a comment or a continued line.
+    The lenient parser takes the first bracketed group of four numbers, so there must be one. The strict parse is
+    decided if the text does not begin like a Python list, or if the list is followed by anything but white space, a
+    comment or a line continuation.
     """
-    found = BOX_PATTERN.search(text)
-    if found is None:
+    match = BOX_PATTERN.search(text)
+    if match is None:
         return False
     if text[0] not in "[(#\\":
         return True
-    is_whole_list = found.start() == 0 and found[0][-1] == "]" and text[0] == "["
-    follows = text[found.end() :].lstrip()[:1]
+    is_whole_list = match.start() == 0 and match[0][-1] == "]" and text[0] == "["
+    follows = text[match.end() :].lstrip()[:1]
     return is_whole_list and follows not in ("", "#", "\\")
 
 
 def yes_no_is_decided(text: str) -> bool:
-    """Return whether POPE's own script has made up its mind: it stops at the first period, or has read a no."""
+    """Return whether POPE's own script is decided: it reads up to the first period, and a "no" is final."""
     before, _, _ = text.rpartition(" ")  # the last word may still grow
     return "." in text or say_yes_or_no(before) == "no"
 
 
 def num_plain_words(text: str) -> int:
-    """Count the words that every scorer of free text keeps as words of their own.
+    """Count the words of a text that survive the normalisation of every scorer of free text.
 
-    Scorers delete marks, or put spaces in their place, and drop articles; they never join what white space parts. So
-    a word of letters and digits alone stays, unless it is the last and still grows. An answer with more of them
-    than any human answer has pieces matches none, whatever follows.
+    Scorers delete punctuation or replace it by spaces, and drop articles; they never join words. So a word of only
+    letters and digits survives, unless it is the last one and still growing. An answer with more such words than any
+    human answer has pieces matches none of them, however it continues.
     """
     words = text.split()[:-1]
     return sum(bool(_PLAIN_WORD.fullmatch(word)) and word.lower() not in _ARTICLES for word in words)
 
 
 def _num_pieces(example: Example) -> int:
-    """Return the most words that a scorer could see in a human answer to an example; at least one, "unanswerable"."""
+    """Return the largest number of words in a human answer to an example; at least 1, for "unanswerable"."""
     answers = example.truth if isinstance(example.truth, tuple) else (example.truth,)
     return max((len(_PIECE.findall(str(answer))) for answer in answers), default=1) or 1

@@ -1,8 +1,8 @@
-"""Answer normalisation of the VQA family: VQA v2, VizWiz and TextVQA share it, with small differences.
+"""Answer normalisation shared, with small differences, by VQA v2, VizWiz and TextVQA.
 
-The rules are those of the published scorers, slips included, because scores must agree to the digit: a mark
-of punctuation is deleted when it touches a space *anywhere* in the original text, else replaced by a space;
-a period goes unless a digit follows, and only the first 32 of them go; VizWiz's contractions use back-ticks.
+The rules are those of the published scorers, bugs included, because scores must agree to the digit: a punctuation mark
+is deleted if it is next to a space *anywhere* in the original text and replaced by a space otherwise; periods not
+followed by a digit are removed, but only the first 32; VizWiz's contractions use back-ticks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def _words(text: str) -> list[str]:
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-_MOST_PERIODS = 32  # the scorers pass a regex flag, whose value is 32, where the count belongs
+_MOST_PERIODS = 32  # the scorers pass a regex flag, whose value is 32, as the count
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {
     word: str(value) for value, word in enumerate(_words("zero one two three four five six seven eight nine ten"))
 } | {"none": "0"}
 
-# Spelled without its apostrophe, each of these gets it back.
+# Written without its apostrophe, each of these is restored.
 _ONE_APOSTROPHE = _words("""
     ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll
     how's I'm I've isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't
@@ -35,7 +35,7 @@ _ONE_APOSTROPHE = _words("""
     what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't
     would've wouldn't y'all you'd you'll you're you've
 """)
-# Spelled with either one of its two apostrophes missing, each of these is completed.
+# Written without one of its two apostrophes, each of these is restored.
 _TWO_APOSTROPHES = _words("""
     couldn't've hadn't've he'd've I'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've
     something'd've there'd've they'd've we'd've who'd've wouldn't've you'd've
@@ -79,10 +79,10 @@ VIZWIZ_OFFICIAL_CONTRACTIONS: Mapping[str, str] = _vizwiz_contractions("\u2019")
 
 
 def checked_text(value: object) -> str:
-    """Return an answer that must be text.
+    """Return an answer after checking that it is text.
 
     Raises:
-        DataError: if it is not; the published scorers crash there.
+        DataError: if it is not; the published scorers crash on it.
     """
     if not isinstance(value, str):
         raise DataError(f"an answer must be text, found {type(value).__name__}")
@@ -111,13 +111,13 @@ def strip_punctuation(text: str) -> str:
 
 
 def normalise_words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
-    """Lower the case, turn number words up to ten into digits, drop articles, restore apostrophes."""
+    """Return a text in lower case, with number words up to ten as digits, no articles, and restored apostrophes."""
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def normalise_answer(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
-    """Return a prediction as the VQA v2 and VizWiz scorers compare it.
+    """Return a prediction normalised for the VQA v2 and VizWiz scorers.
 
     Example:
         >>> normalise_answer("The two dogs.")
@@ -127,6 +127,6 @@ def normalise_answer(text: str, contractions: Mapping[str, str] = CONTRACTIONS) 
 
 
 def normalise_textvqa(text: str) -> str:
-    """Return a text as the TextVQA (M4C) scorer compares it; commas go first, so "1,000" needs no rule."""
+    """Return a text normalised for the TextVQA (M4C) scorer, which removes commas first, so "1,000" needs no rule."""
     text = checked_text(text).lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return normalise_answer(text)

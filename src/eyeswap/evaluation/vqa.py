@@ -1,7 +1,7 @@
 """Benchmarks scored against several human answers: VQA v2, VizWiz and TextVQA.
 
-Each of k human answers gives credit min(1, matches among the other answers / 3); a question's score is the
-mean credit. The study normalises human answers less than predictions (VQA v2) or not at all (VizWiz).
+For each of the k human answers the credit is min(1, matches among the other answers / 3), and the score of a question
+is the mean credit. The study normalises human answers less than predictions (VQA v2) or not at all (VizWiz).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float | None:
 
 
 def score_vqa_study(prediction: str, answers: Sequence[str]) -> float | None:
-    """Score VQA v2 as the study does: of the human answers only the punctuation is normalised."""
+    """Score VQA v2 as the study does: only the punctuation of human answers is normalised."""
     return soft_accuracy(normalise_answer(prediction), [strip_punctuation(answer) for answer in answers])
 
 
 def score_vqa_official(prediction: str, answers: Sequence[str]) -> float | None:
-    """Score VQA v2 as its own script does: normalise everything, unless all human answers are the same."""
+    """Score VQA v2 as its own script does: nothing is normalised if all human answers are equal, else everything."""
     prediction, truths = strip_lines(prediction), [strip_lines(answer) for answer in answers]
     if len(set(truths)) > 1:
         prediction = normalise_words(strip_punctuation(prediction))
@@ -64,12 +64,12 @@ def score_vqa_official(prediction: str, answers: Sequence[str]) -> float | None:
 def score_vizwiz(
     prediction: str, answers: Sequence[str], contractions: Mapping[str, str] = VIZWIZ_CONTRACTIONS
 ) -> float | None:
-    """Score VizWiz: human answers are compared as they stand."""
+    """Score VizWiz: human answers are compared without normalisation."""
     return soft_accuracy(normalise_answer(prediction, contractions), answers)
 
 
 def is_unanswerable(prediction: str) -> bool:
-    """Whether VizWiz takes the prediction for "unanswerable"."""
+    """Return whether VizWiz counts a prediction as "unanswerable"."""
     return normalise_answer(prediction, VIZWIZ_CONTRACTIONS) == "unanswerable"
 
 
@@ -81,9 +81,9 @@ def score_textvqa(prediction: object, answers: Sequence[str]) -> float | None:
 
 
 def percent_as_official(scores: Iterable[float]) -> float | None:
-    """Return the mean of fractions as percent; None for none.
+    """Return the mean of fractions in percent; None if there are none.
 
-    The official scripts multiply before they divide, which can move the second decimal.
+    The official scripts multiply before they divide, which can change the second decimal.
     """
     values = list(scores)
     return 100 * sum(values) / len(values) if values else None
@@ -91,7 +91,7 @@ def percent_as_official(scores: Iterable[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _TextBenchmark(Benchmark):
-    """What the three share: a question plus the short-answer instruction, and a score from human answers."""
+    """Common part of the three: the short-answer instruction, and a score against human answers."""
 
     def user_message(self, example: Example) -> str:
         return f"{example.question}\n{SHORT_ANSWER}"
@@ -106,7 +106,7 @@ class _TextBenchmark(Benchmark):
         return Outcome(example, text, score, invalid=not text.strip())
 
     def score_text(self, prediction: str, answers: Sequence[str]) -> float | None:
-        """Score a prediction against human answers; None if their number is impossible."""
+        """Score a prediction against human answers; None if there are too few or too many."""
         raise DataError(f"{self.name} does not score human answers")
 
 
@@ -124,7 +124,7 @@ class VQAv2(_TextBenchmark):
         return self._mean(outcome.score for outcome in outcomes)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Accuracy by answer type and by question type."""
+        """Return accuracy by answer type and by question type."""
         return Details(
             {
                 name: value
@@ -144,7 +144,7 @@ def _detail(field: str) -> Callable[[Outcome], Hashable]:
 
 @dataclass(frozen=True)
 class VizWiz(_TextBenchmark):
-    """VizWiz, soft accuracy, and how well "unanswerable" is told.
+    """VizWiz, soft accuracy, and detection of "unanswerable".
 
     The two modes differ in the apostrophe of restored contractions: a back-tick in the study, a typographic one in
     VizWiz's own script.
@@ -164,18 +164,18 @@ class VizWiz(_TextBenchmark):
         return percent_as_official(outcome.score for outcome in outcomes)
 
     def details(self, outcomes: Sequence[Outcome]) -> Details:
-        """Accuracy by answer type; average precision and F1 of "unanswerable" from hard decisions."""
+        """Return accuracy by answer type, and average precision and F1 of "unanswerable" from hard decisions."""
         by_type = breakdown(outcomes, "answer_type", _detail("answer_type"), percent_as_official)
         truth = [outcome.example.details.get("answerable", 1) == 0 for outcome in outcomes]
-        told = [is_unanswerable(outcome.answer) for outcome in outcomes]
+        predicted = [is_unanswerable(outcome.answer) for outcome in outcomes]
         if not outcomes:
             return Details(
                 {"average_precision": None, "f1": None}, dict.fromkeys(("average_precision", "f1"), "no example")
             )
-        hits = sum(a and b for a, b in zip(truth, told, strict=True))
-        precision = hits / sum(told) if any(told) else 0.0
+        hits = sum(a and b for a, b in zip(truth, predicted, strict=True))
+        precision = hits / sum(predicted) if any(predicted) else 0.0
         recall = hits / sum(truth) if any(truth) else 0.0
-        # Two thresholds: those told unanswerable first, then everything.
+        # The curve has two thresholds: only those predicted unanswerable, then everything.
         average = precision * recall + sum(truth) / len(truth) * (1 - recall) if any(truth) else 0.0
         f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
         return Details(by_type | {"average_precision": 100 * average, "f1": 100 * f1}, {})

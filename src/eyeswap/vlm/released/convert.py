@@ -95,9 +95,7 @@ def export_released(folder: Path, out: Path) -> None:
         CheckpointError: if the folder was not imported, or lacks a tensor.
     """
     if not (folder / RECORD_FILE).is_file():
-        raise CheckpointError(
-            f"{folder}: has no {RECORD_FILE}; only what `eyeswap models import` wrote can be exported"
-        )
+        raise CheckpointError(f"{folder}: has no {RECORD_FILE}; only an import can be exported")
     if (out / WEIGHTS_FILE).exists():
         raise CheckpointError(f"{out}: already holds a checkpoint; choose another folder")
     record = read_json(folder / RECORD_FILE)
