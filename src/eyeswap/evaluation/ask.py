@@ -76,7 +76,7 @@ def model_folder(folder: Path) -> Path:
     if RunFolder(folder).is_trained:
         return RunFolder(folder).model
     if (folder / "checkpoints" / "latest-checkpoint.pt").is_file():
-        raise RunError(f"{folder}: a released checkpoint; first run `eyeswap models import {folder} OUT`, then use OUT")
+        raise RunError(f"{folder}: a released checkpoint; first `eyeswap models import {folder} OUT`, then use OUT")
     if (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "eyeswap":
         return folder
     raise RunError(f"{folder}: no trained model here; name a run folder such as runs/quickstart/vit/seed-7")
