@@ -22,9 +22,9 @@ from eyeswap.data.formats import (
     write_vizwiz,
     write_vqa,
 )
+from eyeswap.data.formats.boxes import format_box
 from eyeswap.evaluation import Benchmark, get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
-from eyeswap.evaluation.boxes import format_box
 from eyeswap.evaluation.predictions import merge_parts, write_part
 from eyeswap.files import write_json
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from eyeswap.backbones import catalog
 from eyeswap.backbones.state import state_digest
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.boxes import format_box
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import ANY_KIND, TrivialBaseline
 from eyeswap.evaluation.benchmark import Benchmark
-from eyeswap.evaluation.boxes import format_box
 from eyeswap.evaluation.generate import Generation, Request
 from eyeswap.evaluation.predictions import CONTENT, SCHEMA, questions_digest
 from eyeswap.evaluation.runner import Question, answer

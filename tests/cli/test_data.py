@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eyeswap.cli.main import app
+from eyeswap.data.official.catalogue import TRAINING_SETS
 from eyeswap.data.official.families import FAMILIES
-from eyeswap.data.official.training_sets import TRAINING_SETS
 from official_files import write_official_files
 
 
@@ -41,7 +41,7 @@ def test_prepare_all_writes_every_index_and_says_what_differs_from_the_published
     for name in FAMILIES:
         assert (root / "datasets" / name / "eyeswap.json").is_file()
         assert f"index files in datasets/{name}: " in shown.stdout
-    assert "! 60 examples, published are 214,354" in shown.stdout
+    assert "! 60 examples, published 214,354" in shown.stdout
     summary = json.loads((root / "datasets" / "vqa-v2" / "eyeswap.json").read_text())
     assert [(name, one["examples"]) for name, one in summary["sets"].items()] == [
         ("full", 60),

@@ -62,7 +62,7 @@ def test_missing_and_broken_images_are_told_by_folder_with_what_to_do(mix: Path,
     assert f"! 1 of 2 images missing in {image}: {image}/2.jpg" in shown.stdout
     assert "! 1 of 2 images undecodable in download/llava-v1.5-instruct/gqa/images" in shown.stdout
     assert "`eyeswap data fetch llava-v1.5-instruct`" in shown.stdout
-    assert "set `skip_missing: true` in recipe.data: the 2 records that show them are left out" in shown.stdout
+    assert "set `skip_missing: true` in recipe.data to leave out the 2 records with these images" in shown.stdout
     lines = [line.split("\t") for line in listed.read_text().splitlines()]
     assert [line[0].rpartition("images/")[2] for line in lines] == ["1.jpg", "2.jpg"]
     assert "not a readable image" in lines[0][1]

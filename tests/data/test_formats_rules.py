@@ -104,7 +104,7 @@ def test_textvqa_files_out_of_step_are_refused(tmp_path):
     lines = TEXTVQA_LINES.read_text().splitlines()
     shuffled = tmp_path / "ocr.jsonl"
     shuffled.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
-    with pytest.raises(DataError, match=r"row 1: image b9dc400eb20bad64 stands where .* 003a8ae2ef43b901"):
+    with pytest.raises(DataError, match=r"row 1: is about image b9dc400eb20bad64, but .* 003a8ae2ef43b901"):
         read_textvqa(annotations, shuffled, "images")
     shuffled.write_text("\n".join(lines[:-1]))
     with pytest.raises(DataError, match="59 questions, but the annotations have 60"):

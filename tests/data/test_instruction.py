@@ -56,24 +56,24 @@ GOOD = {"id": "a", "conversations": turns("q", "a")}
         ({"conversations": "q"}, "field 'conversations' must be a list"),
         ({"conversations": turns("<image>\nq", "a")}, "shows <image> but field 'image' is missing"),
         ({"conversations": turns("q\n<image>", "a")}, "shows <image> but field 'image' is missing"),
-        ({"image": "x.jpg"}, "field 'image' is given but no question shows <image>"),
-        ({"image": "x.jpg", "conversations": turns("q", "<image>")}, "no question shows <image>"),
+        ({"image": "x.jpg"}, "field 'image' is given but no question contains <image>"),
+        ({"image": "x.jpg", "conversations": turns("q", "<image>")}, "no question contains <image>"),
         (
             {"image": "x.jpg", "conversations": turns("<image>\n<image>\nq", "a")},
-            r"<image> stands 2 times \(turns 1\) for the one picture of field 'image'; keep the first",
+            r"<image> occurs 2 times \(turns 1\) for the one image of field 'image'; keep the first",
         ),
         (
             {"image": "x.jpg", "conversations": turns("<image>\nq", "a", "and <image> here?", "b", "<image>", "c")},
-            r"<image> stands 3 times \(turns 1, 3, 5\)",
+            r"<image> occurs 3 times \(turns 1, 3, 5\)",
         ),
-        ({"video": "v.mp4"}, "field 'video': only pictures and text can be trained on"),
+        ({"video": "v.mp4"}, "field 'video': only images and text are supported"),
         ({"video": "v.mp4", "conversations": turns("<video>\nq", "a")}, "field 'video'"),
         ({"image": "/x.jpg"}, "must stay inside coco"),
         ({"image": ["x.jpg"]}, "field 'image' must be text, found list"),
         ({"image": ""}, "must stay inside coco"),
         ({"conversations": None}, "field 'conversations' must be a list, found nothing"),
         ({"conversations": [*turns("q"), "a"]}, "turn 2: expected an object, found str"),
-        ({"conversations": turns("q", "half \ud800")}, "turn 2: field 'value' holds half a character"),
+        ({"conversations": turns("q", "half \ud800")}, "turn 2: field 'value' contains half a character"),
         ({"image": "../x.jpg"}, "must stay inside coco"),
         ({"image": 5}, "field 'image' must be text"),
         ({"id": None}, "field 'id' must be an id"),
@@ -86,7 +86,7 @@ def test_a_bad_record_is_refused_with_its_row(tmp_path, change, message):
 
 def test_a_file_that_is_no_list_is_refused(tmp_path):
     (tmp_path / "mix.json").write_text("{}")
-    with pytest.raises(DataError, match=r"mix.json: expected one JSON list of records, but it begins with '{'"):
+    with pytest.raises(DataError, match=r"mix.json: expected a JSON list of records, but it begins with '{'"):
         read_instructions(tmp_path / "mix.json")
 
 
@@ -112,7 +112,7 @@ def test_a_later_question_that_shows_an_image_where_there_is_none_is_told_with_i
     odd = {"id": "b", "conversations": turns("q", "a", "<image>\nand this?", "a", "why <image> here?", "a")}
     path.write_text(json.dumps([GOOD, odd, GOOD | {"video": None}]))
     assert len(read_instructions(path, warn=lines.append)) == 3
-    assert lines == [f"{path}: row 2 (id 'b'): turn 3 shows <image>, but the record has no image"]
+    assert lines == [f"{path}: row 2 (id 'b'): turn 3 contains <image>, but the record has no image"]
 
 
 def test_the_one_placeholder_may_stand_in_a_later_question(tmp_path):

@@ -54,7 +54,7 @@ MISTAKES = {
     "": "begins with ''",
     '{"a": 1}': "begins with '{'",
     "[": "row 1 is not valid JSON, line 1: Expecting value",
-    '[{"a": 1}': "row 1 is not valid JSON, line 1: expected ',' or ']' after it",
+    '[{"a": 1}': "row 1 is not valid JSON, line 1: expected ',' or ']' after the record",
     '[{"a": 1}\n{"a": 2}]': "row 1 is not valid JSON, line 2: expected ',' or ']'",
     '[{"a": 1},\n {"a": }]': "row 2 is not valid JSON, line 2: Expecting value",
     '[{"a": 1},]': "row 2 is not valid JSON, line 1: Expecting value",
@@ -62,7 +62,7 @@ MISTAKES = {
     "[1, tru]": "row 2 is not valid JSON",
     '[1, {"a": 1, "a": 2}]': "row 2 is not valid JSON, line 1: key 'a' stands twice",
     "[1, NaN]": "row 2 is not valid JSON, line 1: NaN is not a JSON number",
-    "[1] 2": "something follows the list",
+    "[1] 2": "there is text after the list",
     "[" * 100_000: "row 1 is not valid JSON, line 1: nested too deeply",
 }
 

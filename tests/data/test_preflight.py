@@ -92,5 +92,5 @@ def test_a_process_that_is_ended_from_outside_is_one_line(root: Path, monkeypatc
         raise BrokenProcessPool
 
     monkeypatch.setattr(images, "_reasons", ended)
-    with pytest.raises(EnvironmentProblem, match="was ended from outside"):
+    with pytest.raises(EnvironmentProblem, match="was killed"):
         inspect_images(RECORDS, root)

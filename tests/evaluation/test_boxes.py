@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyeswap.data.formats.boxes import find_box
-from eyeswap.evaluation.boxes import format_box, iou, iou_matrix, parse_box
+from eyeswap.data.formats.boxes import find_box, format_box
+from eyeswap.evaluation.boxes import iou, iou_matrix, parse_box
 
 unit = st.integers(0, 100).map(lambda value: value / 100)
 boxes = st.tuples(unit, unit, unit, unit).filter(lambda box: box[0] < box[2] and box[1] < box[3])

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eyeswap.data.formats import Example
-from eyeswap.data.formats.boxes import find_box
+from eyeswap.data.formats.boxes import find_box, format_box
 from eyeswap.data.instruction import Instruction
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
-from eyeswap.evaluation.boxes import format_box, to_canvas, to_original
+from eyeswap.evaluation.boxes import to_canvas, to_original
 from eyeswap.evaluation.frames import (
     TEST_BOX_FRAMES,
     View,

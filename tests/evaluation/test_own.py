@@ -154,7 +154,7 @@ def test_a_bad_row_is_named_before_anything_runs(tmp_path, metric, row, message)
     ("header", "message"),
     [
         ({"metric": "exact"}, r"unknown metric 'exact'. Did you mean exact-match"),
-        ({"metric": "accuracy-iou-0"}, r"metric 'accuracy-iou-0' does not exist"),
+        ({"metric": "accuracy-iou-0"}, r"unknown metric 'accuracy-iou-0'"),
         ({"metrics": "x"}, r"unknown key 'metrics'. Did you mean metric"),
         ({"group": "other"}, r"group: Allowed: vqa, localization"),
         ({"data": "none.jsonl"}, r"none.jsonl: no such file"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from eyeswap.cli.main import app
 from eyeswap.data.instruction import read_instructions
-from eyeswap.data.official.training_sets import TRAINING_SETS
+from eyeswap.data.official.catalogue import TRAINING_SETS
 from eyeswap.recipe import FolderData
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Data: official formats, the embedded data set, the training order, the visual-token cache."""
+"""Data sets: instruction files, official benchmark files, and the embedded digits."""

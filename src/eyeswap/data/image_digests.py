@@ -1,8 +1,8 @@
-"""Digests of image files, so that runs can show that they saw the same pictures.
+"""Digests of image files, which show whether two runs saw the same images.
 
-An instruction file names its images and says nothing of their bytes. *Sampled*, an image is known by its size and by
-its first and last bytes, where formats keep their header and where a cut shows: two short reads a file, cheap for the
-665K images of a training mix. *Full*, it is known by all of its bytes.
+An instruction file names its images but says nothing about their bytes. A *sampled* digest covers the file's size and
+its first and last bytes, where formats keep their header and where truncation shows: two short reads per file, cheap
+even for the 665K images of a training mix. A *full* digest covers all bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def digests_of_sets(root: Path, image_sets: Mapping[str, Sequence[str]], hashing
     Args:
         root: folder that image paths are relative to.
         image_sets: paths of the images of each data set; each distinct one is read once.
-        hashing: what of a file is read.
+        hashing: how much of each file is read.
     """
     distinct = list(dict.fromkeys(image for images in image_sets.values() for image in images))
     with ThreadPoolExecutor(_READERS) as readers:
@@ -42,7 +42,7 @@ def digests_of_sets(root: Path, image_sets: Mapping[str, Sequence[str]], hashing
 
 
 def _sum(path: Path, hashing: Hashing) -> str | None:
-    """Return what an image file is known by; None if it is not there or cannot be read."""
+    """Return the digest of an image file; None if it is missing or cannot be read."""
     total = hashlib.sha256()
     try:
         with path.open("rb") as file:

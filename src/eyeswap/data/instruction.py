@@ -1,7 +1,7 @@
-"""LLaVA instruction files: one JSON list of records ``{id, image?, conversations: [{from, value}, ...]}``.
+"""LLaVA instruction files: a JSON list of records ``{id, image?, conversations: [{from, value}, ...]}``.
 
 Turns alternate human, gpt, human, ...; records without ``image`` are text only. Ids repeat in the published
-665K mix (one image, several sources), so they are not required to be unique.
+665K mix (one image, several sources), so they need not be unique.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Instruction:
     """One training conversation.
 
     Attributes:
-        record_id: id of the file; may repeat.
+        record_id: id in the file; need not be unique.
         image: path of the image relative to the data root; None for text only.
         messages: human, gpt, human, ... as in the file, with ``<image>`` placeholders.
     """
@@ -47,15 +47,15 @@ def read_instructions(
         path: JSON list of records.
         image_folder: folder that image names are relative to, itself relative to the data root.
         board: where progress is shown.
-        warn: told in one line, with file, row and id, of each record that is odd and can be trained on.
+        warn: called with one line (file, row and id) for each unusual record that can still be trained on.
 
     Raises:
         DataError: naming file, row, id and field; or if the file has no record.
     """
-    found = [parse_instruction(record, image_folder, warn) for record in _records(path, board)]
-    if not found:
+    instructions = [parse_instruction(record, image_folder, warn) for record in _records(path, board)]
+    if not instructions:
         raise DataError(f"{path}: has no record")
-    return found
+    return instructions
 
 
 def _records(path: Path, board: Progress | None) -> Iterator[Record]:
@@ -76,17 +76,18 @@ def _records(path: Path, board: Progress | None) -> Iterator[Record]:
 def parse_instruction(
     record: Record, image_folder: str = "", warn: Callable[[str], None] = lambda line: None
 ) -> Instruction:
-    """Check one record; ``warn`` is told if a later question shows an image that the record does not have.
+    """Check and convert one record; warn if a later question has ``<image>`` although the record has no image.
 
     Raises:
-        DataError: if a field is missing or of another kind; if speakers do not alternate from ``human``; if no answer
-            occurs; if the image leaves its folder; if there is a video; or if ``<image>`` and the field ``image`` do
-            not go together: no placeholder for the image, several of them, or a first question with one and no image.
+        DataError: if a field is missing or of the wrong type; if speakers do not alternate starting with ``human``; if
+            there is no answer; if the image path leaves its folder; if there is a video; or if ``<image>`` and the
+            field ``image`` do not match: an image with no or several placeholders, or a first question with a
+            placeholder but no image.
     """
     record_id = record.identifier("id")
     record = Record(record.values, f"{record.where} (id {record_id!r})")
     if record.values.get("video") is not None:
-        raise record.fail("field 'video': only pictures and text can be trained on; leave this record out")
+        raise record.fail("field 'video': only images and text are supported; remove this record")
     image = record.text("image") if record.values.get("image") is not None else None
     if image is not None:
         image = record.image_path(image_folder or ".", image).removeprefix("./")
@@ -94,31 +95,31 @@ def parse_instruction(
     if len(messages) < 2:
         raise record.fail("field 'conversations' needs a question and an answer")
     if image is None and _asks_for_image(messages[0]):
-        raise record.fail(f"a question shows {IMAGE_PLACEHOLDER} but field 'image' is missing")
+        raise record.fail(f"a question contains {IMAGE_PLACEHOLDER} but field 'image' is missing")
     if image is not None:
         _check_placeholders(record, messages)
     else:
         for turn in range(2, len(messages), 2):
             if _asks_for_image(messages[turn]):
-                warn(f"{record.where}: turn {turn + 1} shows {IMAGE_PLACEHOLDER}, but the record has no image")
+                warn(f"{record.where}: turn {turn + 1} contains {IMAGE_PLACEHOLDER}, but the record has no image")
     return Instruction(record_id, image, messages)
 
 
 def _check_placeholders(record: Record, messages: Sequence[str]) -> None:
-    """Check that the questions about an image show it once, wherever that is."""
+    """Check that the questions about an image contain exactly one placeholder."""
     shown = [turn + 1 for turn in range(0, len(messages), 2) for _ in range(messages[turn].count(IMAGE_PLACEHOLDER))]
     if not shown:
-        raise record.fail(f"field 'image' is given but no question shows {IMAGE_PLACEHOLDER}; begin the first with it")
+        raise record.fail(f"field 'image' is given but no question contains {IMAGE_PLACEHOLDER}; add it to the first")
     if len(shown) > 1:
         turns = ", ".join(map(str, dict.fromkeys(shown)))
         raise record.fail(
-            f"{IMAGE_PLACEHOLDER} stands {len(shown)} times (turns {turns}) for the one picture of field 'image'; "
+            f"{IMAGE_PLACEHOLDER} occurs {len(shown)} times (turns {turns}) for the one image of field 'image'; "
             "keep the first"
         )
 
 
 def _asks_for_image(question: str) -> bool:
-    """Tell a placeholder, which begins or ends a question, from a text that quotes the word (an RSS file, say)."""
+    """Return whether a question begins or ends with the placeholder; elsewhere it may be a quotation (of XML, say)."""
     text = question.strip()
     return text.startswith(IMAGE_PLACEHOLDER) or text.endswith(IMAGE_PLACEHOLDER)
 
@@ -127,7 +128,7 @@ def parse_messages(record: Record) -> tuple[str, ...]:
     """Return the texts of ``conversations``.
 
     Raises:
-        DataError: if speakers do not alternate from ``human``.
+        DataError: if speakers do not alternate starting with ``human``.
     """
     return tuple(
         turn["value"]
@@ -138,7 +139,7 @@ def parse_messages(record: Record) -> tuple[str, ...]:
 
 
 def _is_plain(turn: Any, index: int) -> bool:
-    """Tell whether a turn is right beyond doubt, as all but a few are; millions of them pass through here."""
+    """Return whether a turn needs no further checks, a fast path that nearly all of millions of turns take."""
     if type(turn) is not dict or turn.get("from") != _SPEAKERS[index % 2]:
         return False
     value = turn.get("value")
@@ -153,7 +154,7 @@ def _checked(turn: Record, index: int) -> str:
 
 
 def write_instructions(path: Path, instructions: Sequence[Instruction]) -> None:
-    """Write an instruction file; image paths stay as they are, so read it back with no ``image_folder``.
+    """Write an instruction file with unchanged image paths; read it back without ``image_folder``.
 
     Raises:
         DataError: if a conversation has no answer.

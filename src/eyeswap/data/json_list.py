@@ -1,4 +1,4 @@
-"""Read a JSON list one element at a time: a file of gigabytes in the memory of one of its records."""
+"""Reading a JSON list one element at a time: gigabytes in the memory of a single record."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import STRICT_JSON
 
 _CHUNK = 1 << 22  # bytes read at a time
-_MARGIN = 12  # characters at the end of what was read that may be half of something: an escape, a word, a number
+_MARGIN = 12  # characters at the end of what was read that may be an incomplete escape, word or number
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_list(path: Path, advance: Callable[[int], None] = lambda count: None) -> Iterator[Any]:
-    """Yield the elements of the list that a JSON file holds, in order; strict as `eyeswap.files.parse_json`.
+    """Yield the elements of the list in a JSON file, in order; as strict as `eyeswap.files.parse_json`.
 
     Args:
         path: the file.
         advance: called with the number of bytes read since the last call.
 
     Raises:
-        DataError: if the file is missing, not UTF-8, or not one list; naming file, row and line.
+        DataError: if the file is missing, not UTF-8, or not a single list; naming file, row and line.
     """
     try:
         with path.open("rb") as stream:
@@ -37,7 +37,7 @@ def read_json_list(path: Path, advance: Callable[[int], None] = lambda count: No
 
 
 class _Window:
-    """The part of a file that is being parsed: ``text`` from ``at`` on is still to be read."""
+    """The part of a file in memory; ``text`` from index ``at`` is not yet parsed."""
 
     def __init__(self, stream: IO[bytes], path: Path, advance: Callable[[int], None]) -> None:
         self.stream, self.path, self.advance = stream, path, advance
@@ -49,7 +49,7 @@ class _Window:
         """Yield the elements of the list."""
         opening = self._character()
         if opening != "[":
-            raise DataError(f"{self.path}: expected one JSON list of records, but it begins with {opening!r}")
+            raise DataError(f"{self.path}: expected a JSON list of records, but it begins with {opening!r}")
         self.at += 1
         while not (self.row == 0 and self._character() == "]"):
             self.row += 1
@@ -59,11 +59,11 @@ class _Window:
             if mark == "]":
                 break
             if mark != ",":
-                raise self._fail("expected ',' or ']' after it", self.at)
+                raise self._fail("expected ',' or ']' after the record", self.at)
             self.at += 1
         self.at += 1
         if self._character():
-            raise self._fail("something follows the list", self.at)
+            raise self._fail("there is text after the list", self.at)
 
     def _element(self) -> Any:
         while True:
@@ -83,7 +83,7 @@ class _Window:
                     return value
 
     def _character(self) -> str:
-        """Return the next character that is no space; nothing at the end of the file."""
+        """Return the next character that is not white space, empty at the end of the file."""
         while True:
             space = _SPACE.match(self.text, self.at)
             self.at = space.end() if space else self.at
@@ -93,7 +93,7 @@ class _Window:
                 return ""
 
     def _more(self) -> bool:
-        """Drop what has been parsed and read on, twice as much as is waiting; return whether there was any."""
+        """Drop parsed text and read more, twice as much as is unparsed; return whether there was more."""
         content = self.stream.read(max(_CHUNK, 2 * (len(self.text) - self.at)))
         try:
             decoded = self.decode(content, final=not content)

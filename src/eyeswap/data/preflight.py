@@ -1,7 +1,7 @@
-"""Look at all images of instruction data before hours are spent on them.
+"""Pre-flight check of all images of instruction data, before hours are spent on training.
 
-Training meets a missing or broken image when its turn comes, which may be hour nine. Here every image is looked for and
-decoded beforehand, and the records whose image can be used are told from the others.
+Training would notice a missing or broken image only when it needs it, perhaps after nine hours. Here every image is
+located and decoded in advance, and records with usable images are separated from the others.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Source:
 
     Attributes:
         folder: relative to the root.
-        num_records: records that show an image of it.
-        num_images: different images among them.
+        num_records: records with an image in this folder.
+        num_images: distinct images among them.
         missing: images that are not on disk.
-        undecodable: images that are on disk and cannot be read.
+        undecodable: images that are on disk but cannot be decoded.
     """
 
     folder: str
@@ -43,16 +43,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found of instruction data.
+    """The result of checking the images of instruction data.
 
     Attributes:
-        usable: the records that can be used, in file order: text-only ones, and those whose image is there.
-        unusable_images: each image that is missing or cannot be decoded, with the reason.
-        sources: the folders of images, in order of first use.
-        num_records: records looked at.
+        usable: the usable records in file order: text only, or with an image that can be used.
+        unusable_images: the reason for each image that is missing or cannot be decoded.
+        sources: the image folders, in order of first use.
+        num_records: number of records.
         num_text_only: records without image.
-        num_turns: questions with their answers, over all records.
-        decoded: whether images were decoded, and not only looked for.
+        num_turns: question-answer pairs over all records.
+        decoded: whether images were decoded, and not only located.
     """
 
     usable: tuple[Instruction, ...]
@@ -65,7 +65,7 @@ class Preflight:
 
     @property
     def num_skipped(self) -> int:
-        """Records that cannot be used because of their image."""
+        """Number of records with an unusable image."""
         return self.num_records - len(self.usable)
 
 
@@ -76,17 +76,17 @@ def inspect_images(
     workers: int | None = None,
     board: Progress | None = None,
 ) -> Preflight:
-    """Look for the image of every record, and decode it.
+    """Locate and decode the image of every record.
 
     Args:
         instructions: the records.
         root: folder that their image paths are relative to.
-        decode: decode every image once; without it images are only looked for, which takes seconds.
-        workers: processes that decode; None takes one for each processor.
+        decode: whether to decode every image; only locating them takes seconds.
+        workers: number of decoding processes; None for one per processor.
         board: where progress is shown.
 
     Raises:
-        EnvironmentProblem: if a process that decodes images was ended from outside.
+        EnvironmentProblem: if a decoding process was killed.
     """
     shown = [instruction.image for instruction in instructions if instruction.image is not None]
     images = list(dict.fromkeys(shown))
@@ -96,23 +96,23 @@ def inspect_images(
     }
     undecodable = {}
     if decode:
-        here = {image: None for image in images if image not in missing}
-        undecodable = bad_images(root, here, "decode images", board, workers)
+        on_disk = {image: None for image in images if image not in missing}
+        undecodable = bad_images(root, on_disk, "decode images", board, workers)
     reasons = missing | undecodable
     unusable = {image: reasons[image] for image in images if image in reasons}
     return Preflight(
-        usable=tuple(one for one in instructions if one.image not in unusable),
+        usable=tuple(instruction for instruction in instructions if instruction.image not in unusable),
         unusable_images=unusable,
         sources=_sources(shown, missing, undecodable),
         num_records=len(instructions),
         num_text_only=len(instructions) - len(shown),
-        num_turns=sum(len(one.messages) // 2 for one in instructions),
+        num_turns=sum(len(instruction.messages) // 2 for instruction in instructions),
         decoded=decode,
     )
 
 
 def _sources(shown: Sequence[str], missing: dict[str, str], undecodable: dict[str, str]) -> tuple[Source, ...]:
-    """Sort the images of records (one entry a record) by folder."""
+    """Group the images of records (one entry per record) by folder."""
     records: dict[str, list[str]] = {}
     for image in shown:
         records.setdefault(image.rpartition("/")[0] or ".", []).append(image)
@@ -129,11 +129,11 @@ def _sources(shown: Sequence[str], missing: dict[str, str], undecodable: dict[st
 
 
 _CHUNK = 64  # images that a worker process takes at a time
-_FEW = 200  # images that are decoded here before worker processes would have started
+_FEW = 200  # so many images are decoded faster than worker processes start
 
 
 def missing_images(root: Path, images: Sequence[str]) -> list[str]:
-    """Return the images that are not files below ``root``; every folder is listed once."""
+    """Return the images that are not files below ``root``; each folder is listed only once."""
     names: dict[Path, set[str]] = {}
     missing = []
     for image in images:
@@ -147,14 +147,14 @@ def missing_images(root: Path, images: Sequence[str]) -> list[str]:
 
 
 def other_endings(root: Path, images: Sequence[str]) -> dict[str, str]:
-    """Return, of images that are missing, those that lie there under another ending, and under which name."""
+    """Return for each missing image that exists with another suffix the name of that file."""
     names: dict[Path, dict[str, str]] = {}
     found = {}
     for image in images:
         path = root / image
         if path.parent not in names:
-            there = path.parent.iterdir() if path.parent.is_dir() else ()
-            names[path.parent] = {file.stem: file.name for file in there}
+            files = path.parent.iterdir() if path.parent.is_dir() else ()
+            names[path.parent] = {file.stem: file.name for file in files}
         if path.stem in names[path.parent]:
             found[image] = names[path.parent][path.stem]
     return found
@@ -167,31 +167,31 @@ def bad_images(
     board: Progress | None = None,
     workers: int | None = None,
 ) -> dict[str, str]:
-    """Decode images; return those that cannot be read or differ from their stated size, with the reason.
+    """Decode images; return the reason for each one that cannot be decoded or does not have its stated size.
 
     Args:
         root: folder that image paths are relative to.
-        sizes: stated (width, height) of each image, in pixels; None if none is stated.
-        title: of the progress bar.
+        sizes: stated (width, height) of each image in pixels; None if not stated.
+        title: title of the progress bar.
         board: where progress is shown.
-        workers: processes that decode; None takes one for each processor.
+        workers: number of decoding processes; None for one per processor.
 
     Raises:
-        EnvironmentProblem: if a worker process was ended from outside.
+        EnvironmentProblem: if a decoding process was killed.
     """
     task = board.task(title, len(sizes)) if board else None
-    found = {}
+    reasons = {}
     try:
-        for image, text in _reasons(partial(_reason, root), sizes.items(), len(sizes), workers):
-            if text:
-                found[image] = text
+        for image, reason in _reasons(partial(_reason, root), sizes.items(), len(sizes), workers):
+            if reason:
+                reasons[image] = reason
             if task:
                 task.advance()
     except BrokenProcessPool:
         raise EnvironmentProblem(
-            f"{root}: a process that decodes images was ended from outside, perhaps for lack of memory; run it again"
+            f"{root}: a process that decodes images was killed, perhaps for lack of memory; run this again"
         ) from None
-    return found
+    return reasons
 
 
 Stated = tuple[str, tuple[int, int] | None]
@@ -208,7 +208,7 @@ def _reasons(
 
 
 def _reason(root: Path, image_and_size: Stated) -> tuple[str, str]:
-    """Return an image and why it cannot be used; nothing if it can."""
+    """Return an image and the reason why it cannot be used, empty if it can."""
     image, stated = image_and_size
     try:
         size = open_image(root / image).size

@@ -43,7 +43,7 @@ def ask_model(model: VisionLanguageModel, image: Any, question: str, max_new_tok
     Raises:
         DataError: if the image cannot be read.
     """
-    from eyeswap.evaluation.benchmark import SHORT_ANSWER
+    from eyeswap.data.formats.vqa import SHORT_ANSWER
     from eyeswap.evaluation.boxes import parse_box, to_original
     from eyeswap.evaluation.frames import View, frame_of
     from eyeswap.evaluation.generate import Generator, Request

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.data.formats import Box, Example
+from eyeswap.data.formats.boxes import format_box
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.benchmark import Benchmark
-from eyeswap.evaluation.boxes import format_box, iou_matrix
+from eyeswap.evaluation.boxes import iou_matrix
 
 ANY_KIND = ""  # every kind that does not occur in training
 _MOST_CANDIDATES = 512

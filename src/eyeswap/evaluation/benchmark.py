@@ -24,7 +24,6 @@ Group = Literal["vqa", "localization"]
 AnswerKind = Literal["text", "choice", "box"]
 Answer = str | Sequence[float]
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 MAX_NEW_TOKENS: dict[AnswerKind, int] = {"text": 128, "choice": 1, "box": 128}  # 128 as in the study
 
 Item = TypeVar("Item")

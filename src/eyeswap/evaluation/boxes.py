@@ -1,4 +1,4 @@
-"""Boxes in answers: formatting, strict parsing, IoU, and conversion between image and canvas.
+"""Boxes in answers: strict parsing, IoU, and conversion between image and canvas.
 
 The study accepts an answer only if all of it is a Python list of four numbers in 0..1 (`parse_box`). The lenient
 parser, which also finds a box in prose, is `eyeswap.data.formats.boxes.find_box`. An answer that cannot be parsed is
@@ -20,16 +20,6 @@ from numpy.typing import NDArray
 from eyeswap.data.formats import Box
 from eyeswap.data.formats.boxes import box_in_unit
 from eyeswap.geometry import Placement
-
-
-def format_box(box: Sequence[float]) -> str:
-    """Write a box as instruction data does, with two decimals.
-
-    Example:
-        >>> format_box((0.1, 0.25, 0.5, 1))
-        '[0.10, 0.25, 0.50, 1.00]'
-    """
-    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
 
 
 def parse_box(text: object) -> Box | None:

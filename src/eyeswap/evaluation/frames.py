@@ -20,10 +20,10 @@ from typing import Self, get_args
 from pydantic import ValidationError
 
 from eyeswap.backbones import catalog
-from eyeswap.data.formats.boxes import BOX_PATTERN, find_box
+from eyeswap.data.formats.boxes import BOX_PATTERN, find_box, format_box
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import SpecError
-from eyeswap.evaluation.boxes import clipped, format_box
+from eyeswap.evaluation.boxes import clipped
 from eyeswap.geometry import ImageGeometry, Placement
 from eyeswap.images import image_size
 from eyeswap.recipe import BoxFrame, TestBoxFrame

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
-    SHORT_ANSWER,
     Answer,
     Benchmark,
     Details,

@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 from eyeswap.data.formats import POPE_SPLITS, Example
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
-    SHORT_ANSWER,
     Answer,
     AnswerKind,
     Benchmark,

@@ -25,10 +25,10 @@ from typing import Any
 
 from eyeswap.data.formats import Example
 from eyeswap.data.formats.record import Record, Truth, records, unique
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.data.official.layout import Split
 from eyeswap.errors import DataError, MissingFileError, SpecError, nearest
 from eyeswap.evaluation.benchmark import (
-    SHORT_ANSWER,
     Answer,
     AnswerKind,
     Benchmark,

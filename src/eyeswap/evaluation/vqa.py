@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.data.official.layout import Split, read_text_vqa_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
-    SHORT_ANSWER,
     Answer,
     Benchmark,
     Details,

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from eyeswap.cli.main import app
 from eyeswap.data.formats import Example, normalise_box, write_refer
+from eyeswap.data.formats.boxes import format_box
 from eyeswap.data.instruction import read_instructions
 from eyeswap.data.official.box_frames import box_frames
 from eyeswap.errors import DataError
-from eyeswap.evaluation.boxes import format_box
 from eyeswap.geometry import Placement
 
 SIZE = (640, 400)
@@ -141,7 +141,7 @@ def test_too_few_or_disagreeing_boxes_settle_nothing(tmp_path: Path) -> None:
     (mixed,) = found(tmp_path, halves).values()
     assert (mixed.frame, dict(mixed.fits)) == (None, {"original": 7, "padded-square": 7})
     assert (
-        "14 boxes of RefCOCO: frame not settled (of 14 that tell frames apart, 7 fit original, 7 fit padded-square)"
+        "14 boxes of RefCOCO: frame undecided (of 14 that distinguish frames, 7 fit original, 7 fit padded-square)"
         in str(mixed)
     )
 
@@ -159,10 +159,10 @@ def test_data_check_says_the_frame_and_how_to_tell_a_study(tmp_path: Path) -> No
         app, ["data", "check", "llava-v1.5-instruct", "--root", str(tmp_path)], env={"COLUMNS": "200"}
     )
     assert (
-        "14 boxes of RefCOCO: frame padded-square (of 14 that tell frames apart, 14 fit padded-square)" in shown.stdout
+        "14 boxes of RefCOCO: frame padded-square (of 14 that distinguish frames, 14 fit padded-square)" in shown.stdout
     )
     assert (
-        "14 boxes of Visual Genome: frame not known, download/visual-genome/region_descriptions.json is not on disk"
+        "14 boxes of Visual Genome: frame unknown, download/visual-genome/region_descriptions.json is not on disk"
         in shown.stdout
     )
     assert "`box_frame: padded-square` in recipe.data" in shown.stdout
@@ -175,6 +175,6 @@ def test_data_check_names_odd_records(tmp_path: Path) -> None:
     talk = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(("q", "a", "<image>\nq", "a"))]
     path = write_mix(tmp_path, [{"id": "b", "conversations": talk}] * 5)
     shown = CliRunner().invoke(app, ["data", "check", str(path)], env={"COLUMNS": "300"}).stdout
-    assert f"{path}: row 3 (id 'b'): turn 3 shows <image>, but the record has no image" in shown
+    assert f"{path}: row 3 (id 'b'): turn 3 contains <image>, but the record has no image" in shown
     assert "row 4" not in shown
     assert "and 2 more such records" in shown

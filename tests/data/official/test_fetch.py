@@ -18,11 +18,10 @@ from typer.testing import CliRunner, Result
 from eyeswap import download
 from eyeswap.cli.main import app
 from eyeswap.data.official import fetch as module
-from eyeswap.data.official.catalogue import sets_named
+from eyeswap.data.official.catalogue import TRAINING_SETS, TrainingSet, sets_named
 from eyeswap.data.official.families import FAMILIES, Family, Source
 from eyeswap.data.official.fetch import fetch, plan_fetch
 from eyeswap.data.official.prepare import inspect
-from eyeswap.data.official.training_sets import TRAINING_SETS, TrainingSet
 from eyeswap.errors import EnvironmentProblem
 from official_files import write_official_files
 
@@ -244,7 +243,7 @@ def test_a_disk_without_room_is_told_before_anything_is_downloaded(
 
 def test_a_root_that_is_a_file_is_told(mix: TrainingSet, tmp_path: Path) -> None:
     (tmp_path / "root").write_text("")
-    with pytest.raises(EnvironmentProblem, match="cannot be made: Not a directory"):
+    with pytest.raises(EnvironmentProblem, match="cannot be created: Not a directory"):
         fetch(plan_fetch([mix], tmp_path / "root"), tmp_path / "root")
 
 

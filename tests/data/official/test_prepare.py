@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from eyeswap.data.formats import POPE_SPLITS, full_set_box
-from eyeswap.data.official.catalogue import sets_named
+from eyeswap.data.official.catalogue import TRAINING_SETS, sets_named
 from eyeswap.data.official.families import FAMILIES
 from eyeswap.data.official.prepare import inspect
-from eyeswap.data.official.training_sets import TRAINING_SETS
 from eyeswap.errors import DataError, MissingFileError, SpecError
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS, get_benchmark
 from eyeswap.files import digest
@@ -129,7 +128,7 @@ def test_other_counts_than_published_and_missing_images_are_named(files, name):
     found = inspect(FAMILIES[name], root)
     assert sum(found.counts.values()) == len(examples[name])
     told = " | ".join(found.complaints)
-    assert f"published are {next(iter(found.published.values())):,}" in told
+    assert f"published {next(iter(found.published.values())):,}" in told
     assert "not on disk" not in told
     image = examples[name][7].image
     path = root / image

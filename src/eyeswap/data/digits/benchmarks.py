@@ -1,7 +1,6 @@
-"""The benchmark questions of one scene, family by family, in the shape that the official files want.
+"""Benchmark questions about a scene, family by family, as examples that the official formats can store.
 
-Names and paths follow the official layout, so that the loaders of the real files find everything where
-they look for it.
+Names and paths follow the official layout, so that the loaders of the real files read them.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from eyeswap.data.digits.language import (
     questions,
 )
 from eyeswap.data.digits.scene import COLOURS, Scene, Split, Thing
-from eyeswap.data.formats import Example
+from eyeswap.data.formats import Example, normalise_box
 
 FAMILIES = ("vqa-v2", "pope", "tally-qa", "refcoco", "ocid-ref")
 _QUESTIONS_PER_SCENE = 8
-_VAL_OFFSET = 500_000  # validation ids start here, so that no id is shared with training
+_VAL_OFFSET = 500_000  # validation ids start here, so that training and validation share none
 
 
 def scene_examples(family: str, split: Split, scene: Scene, index: int, rng: np.random.Generator) -> Iterator[Example]:
-    """Yield the examples that a family asks about one scene.
+    """Yield a family's examples about one scene.
 
     Args:
         family: one of `FAMILIES`.
-        split: training scenes give annotations for the baselines, validation scenes are asked.
-        scene: what is shown.
-        index: number of the scene within its family and split; ids and file names follow from it.
-        rng: the scene's own random generator.
+        split: baselines are fitted on training scenes, models are evaluated on validation scenes.
+        scene: the scene.
+        index: number of the scene within its family and split, which determines ids and file names.
+        rng: the scene's random generator.
     """
     image_id = index + 1 + (_VAL_OFFSET if split == "val" else 0)
     make = {"vqa-v2": _vqa, "pope": _pope, "tally-qa": _tallyqa, "refcoco": _refcoco, "ocid-ref": _ocid}
@@ -61,7 +60,7 @@ def _vqa(split: Split, scene: Scene, image_id: int, rng: np.random.Generator) ->
 
 
 def _pope(split: Split, scene: Scene, image_id: int, rng: np.random.Generator) -> Iterator[Example]:
-    """Yield pairs of a present and an absent thing; adversarial absents resemble something present."""
+    """Yield pairs of a present and an absent thing; adversarial absent things resemble a present one."""
     present = sorted({name(thing) for thing in scene.things})
     present = [present[i] for i in rng.permutation(len(present))[:2]]
     folder = "train_images" if split == "train" else "val_images"
@@ -83,7 +82,7 @@ def _pope(split: Split, scene: Scene, image_id: int, rng: np.random.Generator) -
 
 
 def _popular_absents(scene: Scene, rng: np.random.Generator, how_many: int) -> list[str]:
-    """Return absent shapes: single shapes occur more often than single digits, so they are the popular things."""
+    """Return absent shapes: each shape occurs more often than each digit, so shapes are the popular things."""
     present = {name(thing) for thing in scene.things}
     shapes = [f"{colour} {kind}" for colour in COLOURS for kind in ("circle", "square", "triangle")]
     absent = [text for text in shapes if text not in present]
@@ -140,8 +139,7 @@ def _ocid(split: Split, scene: Scene, image_id: int, rng: np.random.Generator) -
 def _located(
     example_id: str, image: str, image_id: int, subset: str, text: str, scene: Scene, target: Thing
 ) -> Example:
-    width, height = scene.width, scene.height
-    x0, y0, x1, y1 = target.box
+    size = (scene.width, scene.height)
     return Example(
         example_id=example_id,
         image=image,
@@ -149,8 +147,8 @@ def _located(
         subset=subset,
         kind="expression",
         question=text,
-        truth=(round(x0 / width, 2), round(y0 / height, 2), round(x1 / width, 2), round(y1 / height, 2)),
-        size=(width, height),
+        truth=normalise_box(target.box, size),
+        size=size,
         box_px=target.box,
         details={"category": target.kind},
     )

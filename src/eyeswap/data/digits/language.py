@@ -1,11 +1,11 @@
-"""What can be asked and said about a scene: questions, referring expressions, conversations for training.
+"""Language about scenes: questions, referring expressions, and training conversations.
 
-A question has one right answer. A conversation merges several kinds of turns, as the LLaVA-1.5 mix does: short answers,
-multiple choice, boxes for expressions, descriptions for boxes; the wording of every instruction is the mix's own.
+A question has one right answer. A conversation combines several kinds of turns, as in the LLaVA-1.5 mix: short answers,
+multiple choice, boxes for expressions, descriptions for boxes. The instructions are worded as in the mix.
 
-Nothing here sees pixels; the same language describes scenes to the miniature LLM (in words) and to its VLMs
-(in images). A referring expression is a noun phrase plus an optional relation, each with its meaning as a test on
-things; it is used only if the meaning picks exactly its target and is clear for every other thing.
+Nothing here depends on pixels; the same language describes scenes to the miniature LLM (in words) and to its VLMs (in
+images). A referring expression is a noun phrase plus an optional relation, each with a test on things as its meaning.
+It is used only if the meaning selects exactly its target and is unambiguous for every other thing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from typing import Literal
 
 import numpy as np
 
-from eyeswap.data.digits.scene import COLOURS, KINDS, Scene, Thing, box_text, normalised_box
+from eyeswap.data.digits.scene import COLOURS, KINDS, Scene, Thing
+from eyeswap.data.formats.boxes import format_box, normalise_box
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 
 Style = Literal["refcoco", "refcoco+", "refcocog", "ocid-ref"]
 Meaning = Callable[[Thing], bool | None]  # None: unclear, too close to call
 
-_MARGIN = 0.08  # of the canvas side: positions closer than this are not told apart
+_MARGIN = 0.08  # of the canvas side: closer positions count as ambiguous
 _BIGGER = 1.35  # ratio of areas from which one thing is clearly bigger than another
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene. ``kind`` names what must be seen: colour, digit, shape, count, exist, relation."""
+    """A question about a scene; ``kind`` is what it tests: colour, digit, shape, count, exist, relation."""
 
     kind: str
     text: str
@@ -64,7 +66,7 @@ def _is_unique(scene: Scene, noun: Noun) -> bool:
 
 
 def _offset(scene: Scene, thing: Thing, other: Thing) -> tuple[float, float]:
-    """Return how far ``thing`` lies right of and below ``other``, in canvas sides."""
+    """Return how far ``thing`` is to the right of and below ``other``, in canvas sides."""
     (x, y), (ox, oy) = thing.centre, other.centre
     return (x - ox) / scene.width, (y - oy) / scene.height
 
@@ -91,10 +93,10 @@ def _extreme(key: Callable[[Thing], float], among: list[Thing], margin: float, r
 
 
 def expression(scene: Scene, target: Thing, style: Style, rng: np.random.Generator) -> str | None:
-    """Return an expression of a style that picks exactly ``target``, or None if the style has none.
+    """Return an expression of a style that selects exactly ``target``, or None if the style has none.
 
-    ``refcoco`` may use location words, ``refcoco+`` may not, ``refcocog`` speaks in longer phrases with size or
-    place, ``ocid-ref`` names a thing by its place relative to another where it can.
+    ``refcoco`` may use location words, ``refcoco+`` may not, ``refcocog`` uses longer phrases with size or location,
+    and ``ocid-ref`` prefers the location relative to another thing.
     """
     plain, places = _plain(scene, target), _places(scene, target)
     sizes, anchored = _sizes(scene, target), _by_anchor(scene, target)
@@ -162,7 +164,7 @@ def _by_anchor(scene: Scene, target: Thing) -> list[str]:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Return questions about a scene, in random order; yes/no questions come in balanced pairs where possible."""
+    """Return questions about a scene in random order; yes/no questions come in balanced pairs if possible."""
     found = [*_attribute_questions(scene), *_count_questions(scene, rng)]
     found += [*_existence_questions(scene, rng), *_relation_questions(scene, rng)]
     return [found[position] for position in rng.permutation(len(found))]
@@ -194,7 +196,7 @@ def _count_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def count(scene: Scene, test: Callable[[Thing], bool]) -> int:
-    """Return how many things of the scene pass a test."""
+    """Return the number of things in a scene that pass a test."""
     return sum(test(thing) for thing in scene.things)
 
 
@@ -210,7 +212,7 @@ def absent_names(scene: Scene, rng: np.random.Generator, how_many: int, near: bo
         scene: the scene.
         rng: the random generator that chooses.
         how_many: number of names wanted.
-        near: if true, each shares its colour or its kind with something present (hard to tell), else anything goes.
+        near: whether each must share its colour or kind with a present thing, which makes it harder.
     """
     present = {name(thing) for thing in scene.things}
     colours = {thing.colour for thing in scene.things} if near else set(COLOURS)
@@ -238,7 +240,7 @@ def _existence_questions(scene: Scene, rng: np.random.Generator) -> list[Questio
 
 
 def _relation_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Return yes/no questions on relative place, one true and one false each, and ``what is left of`` questions."""
+    """Return yes/no questions about relative position, one true and one false each, and ``what is left of``."""
     unique = [t for t in scene.things if sum(name(o) == name(t) for o in scene.things) == 1]
     if len(unique) < 2:
         return []
@@ -259,7 +261,6 @@ def _relation_questions(scene: Scene, rng: np.random.Generator) -> list[Question
     return found
 
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes: "
 DESCRIPTION_REQUEST = "Please provide a short description for this region: "
@@ -274,7 +275,7 @@ def letter_options() -> str:
 
 
 def short_answer_turn(question: Question) -> tuple[str, str]:
-    """Return a visual question as ``(human, assistant)``; yes and no are capitalised, as in the mix."""
+    """Return a question as ``(human, assistant)``; yes and no are capitalised, as in the mix."""
     answer = question.answer.capitalize() if question.answer in ("yes", "no") else question.answer
     return f"{question.text}\n{SHORT_ANSWER}", answer
 
@@ -290,10 +291,10 @@ def conversation(
     """Return the turns of one conversation about a scene.
 
     Args:
-        scene: what is talked about.
-        rng: the scene's own random generator.
-        num_questions: short-answer questions wanted; one counting question more is asked with letters.
-        num_boxes: expressions to be located; one box more is to be described.
+        scene: the scene.
+        rng: the scene's random generator.
+        num_questions: number of short-answer questions; one more counting question is asked with letters.
+        num_boxes: number of expressions to locate; one more box is to be described.
 
     Returns:
         ``(human, assistant)`` pairs in random order.
@@ -306,16 +307,20 @@ def conversation(
         target = scene.things[int(rng.integers(len(scene.things)))]
         text = expression(scene, target, styles[position % 4], rng)
         if text is not None:
-            turns.append((f"{BOX_REQUEST}{text}.", box_text(normalised_box(target, scene))))
+            turns.append((f"{BOX_REQUEST}{text}.", _box_text(scene, target)))
     target = scene.things[int(rng.integers(len(scene.things)))]
-    turns.append((f"{DESCRIPTION_REQUEST}{box_text(normalised_box(target, scene))}.", name(target)))
+    turns.append((f"{DESCRIPTION_REQUEST}{_box_text(scene, target)}.", name(target)))
     return [turns[position] for position in rng.permutation(len(turns))]
 
 
-def word_grid(scene: Scene, rows: int, columns: int) -> list[str]:
-    """Describe a scene in words, cell by cell in reading order, as it lies on a square canvas after letterboxing.
+def _box_text(scene: Scene, thing: Thing) -> str:
+    return format_box(normalise_box(thing.box, (scene.width, scene.height)))
 
-    A cell is named after the thing that covers most of it (``red-3``), ``.`` for background, ``_`` for the padding.
+
+def word_grid(scene: Scene, rows: int, columns: int) -> list[str]:
+    """Describe a letterboxed scene in words, one per cell of a square canvas, in reading order.
+
+    A cell is named after the thing that covers most of it (``red-3``), ``.`` is background, ``_`` is padding.
 
     Returns:
         ``rows * columns`` words, row by row.

@@ -1,9 +1,9 @@
-"""Scenes of the embedded data set, handwritten digits and simple shapes on a canvas: what is where, and its pixels.
+"""Scenes of the embedded data set: handwritten digits and simple shapes on a canvas, and how they are rendered.
 
-A scene is pure data; `language.py` talks about it. The digits are scikit-learn's
-1,797 real scans (8x8, UCI "Optical Recognition of Handwritten Digits"), cut into two disjoint pools, so that no
-handwriting seen in training is seen in validation. Each scene follows from (seed, split, index) alone; scenes can
-therefore be made in any order, on any number of processes, and are always the same.
+A scene is plain data; `language.py` describes it. The digits are scikit-learn's 1,797 real scans (8x8, UCI "Optical
+Recognition of Handwritten Digits"), divided into two disjoint pools, so that no handwriting of the training scenes
+occurs in validation. A scene depends only on (seed, split, index), so scenes can be made in any order by any number of
+processes.
 """
 
 from __future__ import annotations
@@ -162,22 +162,6 @@ def ink_box(scan: int) -> tuple[float, float, float, float]:
     ink = scans()[0][scan] > _INK_THRESHOLD
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return columns[0] / 8, rows[0] / 8, (columns[-1] + 1) / 8, (rows[-1] + 1) / 8
-
-
-def normalised_box(thing: Thing, scene: Scene) -> tuple[float, float, float, float]:
-    """Return the thing's box in 0..1 of the scene, each number rounded to two decimals (the LLaVA convention)."""
-    x0, y0, x1, y1 = thing.box
-    return (
-        round(x0 / scene.width, 2),
-        round(y0 / scene.height, 2),
-        round(x1 / scene.width, 2),
-        round(y1 / scene.height, 2),
-    )
-
-
-def box_text(box: tuple[float, float, float, float]) -> str:
-    """Write a box as LLaVA does: ``[0.12, 0.40, 0.56, 0.93]``."""
-    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
 
 
 _SUPERSAMPLE = 4

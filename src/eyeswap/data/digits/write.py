@@ -1,8 +1,8 @@
-"""Write the embedded data set to disk in the official formats, below one root, in the official folders.
+"""Writing the embedded data set in the official formats and folders below one root.
 
-What is written is read back by the same loaders that read the real files. Training scenes feed the instruction json
-and, as annotations only, the training splits of the benchmarks, on which the trivial baselines are found. Every
-benchmark family has validation scenes of its own, with handwriting that no training scene uses.
+The loaders of the real files read it back. Training scenes make the instruction file and, as annotations only, the
+training splits of the benchmarks, on which the trivial baselines are fitted. Each benchmark family has separate
+validation scenes, with handwriting that no training scene uses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class DigitsSize:
-    """How much of the embedded data set to make; with ``seed`` it decides every byte."""
+    """Size and seed of the embedded data set, which determine every byte."""
 
     seed: int = 0
     num_train_images: int = 4000
@@ -41,11 +41,11 @@ class DigitsSize:
 
 
 def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = lambda count: None) -> str:
-    """Write the data set below ``root`` unless it is already there whole.
+    """Write the data set below ``root`` unless it is already complete.
 
     Args:
-        root: folder that receives ``download/...``.
-        size: how much to make.
+        root: folder in which ``download/...`` is written.
+        size: size and seed.
         advance: called with the number of scenes done since the last call.
 
     Returns:
@@ -58,9 +58,9 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
         "val": size.num_val_images,
         "turns": size.turns,
     }
-    if manifest.is_file() and (found := read_json(manifest))["size"] == wanted:
+    if manifest.is_file() and (written := read_json(manifest))["size"] == wanted:
         advance(num_scenes(size))
-        return str(found["digest"])
+        return str(written["digest"])
     per_family = _shares(size.num_val_images)
     with worker_pool(_WORKERS) as workers:
         make = partial(_make_training_scene, root, size.seed, size.turns)
@@ -71,14 +71,14 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
         train: dict[str, list[Example]] = {family: [] for family in FAMILIES}
         scenes = range(min(_BASELINE_SCENES, size.num_train_images))
         for examples in workers.map(partial(_training_examples, size.seed), scenes, chunksize=50):
-            for family, found_examples in examples.items():
-                train[family] += found_examples
+            for family, of_family in examples.items():
+                train[family] += of_family
         val: dict[str, list[Example]] = {}
         for family in FAMILIES:
             make_val = partial(_make_validation_scene, root, size.seed, family)
             val[family] = []
-            for found_examples in workers.map(make_val, range(per_family[family]), chunksize=25):
-                val[family] += found_examples
+            for of_scene in workers.map(make_val, range(per_family[family]), chunksize=25):
+                val[family] += of_scene
                 advance(1)
     write_instructions(root / INSTRUCTION_FILE, instructions)
     _write_families(root / "download", train, val)
@@ -92,7 +92,7 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
 
 
 def num_scenes(size: DigitsSize) -> int:
-    """Return how many scenes are drawn for a data set of this size."""
+    """Return the number of scenes in a data set of this size."""
     return size.num_train_images + sum(_shares(size.num_val_images).values())
 
 

@@ -1,9 +1,8 @@
-"""Every official annotation format, read and written; one file a benchmark family.
+"""Readers and writers of all official annotation formats, one module per benchmark family.
 
-A reader turns the published file into a list of `Example`, in file order, and refuses what does not follow
-the format with a `DataError` that names file and row. A writer turns examples back into the published format
-with deterministic bytes. One extension is ours: a record may carry ``kind``, which then replaces the default
-kind.
+A reader converts a published file to a list of `Example`, in file order, and refuses a malformed file with a
+`DataError` that names file and row. A writer converts examples back to the published format, with deterministic bytes.
+There is one extension: a record may have a ``kind``, which replaces the default kind.
 """
 
 from __future__ import annotations

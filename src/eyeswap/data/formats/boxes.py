@@ -1,8 +1,8 @@
-"""Boxes in texts, and true boxes: from pixels of the original image to 0..1, rounded to two decimals as the study does.
+"""Boxes: formatting and finding them in text, and converting annotated pixels to fractions as the study does.
 
-Rounding can make a very thin box degenerate; the study keeps such boxes, so this does too. Where the study scores boxes
-in another frame, it starts from pixels: of the annotation in its slim sets, of the rounded box in its full sets
-(`full_set_box`).
+True boxes are rounded to two decimals. Rounding can make a very thin box degenerate; like the study, we keep it. To
+score boxes in another frame, the study starts from pixels: those of the annotation in its slim sets, those of the
+rounded box in its full sets (`full_set_box`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,20 @@ from eyeswap.errors import DataError
 
 Box = tuple[float, float, float, float]
 
-# Possessive (`++`): a digit is never given back, so that a long row of digits is read once and not once a digit.
+# Possessive quantifiers (`++`) never backtrack, so that a long run of digits is scanned once and not once per digit.
 _NUMBER = r"[-+]?(?:\d++\.?+\d*+|\.\d++)"
 _COMMA = r"\s*+,\s*+"
 BOX_PATTERN = re.compile(rf"[\[(]\s*+({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER}){_COMMA}({_NUMBER})\s*+[\])]")
+
+
+def format_box(box: Sequence[float]) -> str:
+    """Return a box as text in the style of LLaVA's instruction data, with two decimals.
+
+    Example:
+        >>> format_box((0.1, 0.25, 0.5, 1))
+        '[0.10, 0.25, 0.50, 1.00]'
+    """
+    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
 
 
 def xywh_to_xyxy(box: Sequence[float]) -> Box:
@@ -31,7 +41,7 @@ def check_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
     """Return ``box`` if ``x1 < x2 <= width`` and ``y1 < y2 <= height``.
 
     Raises:
-        DataError: if it is empty or reaches over the right or lower edge; ``where`` opens the message.
+        DataError: if it is empty or crosses the right or lower edge; the message begins with ``where``.
     """
     x1, y1, x2, y2 = box
     width, height = size
@@ -41,7 +51,7 @@ def check_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
 
 
 def normalise_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
-    """Return a pixel box in 0..1 of the image, each value rounded to two decimals.
+    """Convert a box from pixels to fractions of the image, rounded to two decimals.
 
     Args:
         box: ``(x1, y1, x2, y2)`` in pixels.
@@ -49,7 +59,7 @@ def normalise_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
         where: file and row, for the message.
 
     Raises:
-        DataError: if the box is empty or reaches over the right or lower edge.
+        DataError: if the box is empty or crosses the right or lower edge.
     """
     x1, y1, x2, y2 = check_box(box, size, where)
     width, height = size
@@ -57,9 +67,9 @@ def normalise_box(box: Box, size: tuple[int, int], where: str = "box") -> Box:
 
 
 def full_set_box(truth: Sequence[float], size: tuple[int, int]) -> Box:
-    """Return the pixel box that the study's full sets carry: its two-decimal box times the image's size.
+    """Return the pixel box of the study's full sets: the rounded box times the image's size.
 
-    Parity: ``metadata-full-v2.json`` of the study's evaluator, which is made from rounded boxes, and rounds to a
+    Equals ``metadata-full-v2.json`` of the study's evaluator, which is computed from rounded boxes and rounded to a
     hundredth of a pixel.
 
     Args:
@@ -78,7 +88,7 @@ def find_box(text: object) -> Box | None:
 
 
 def box_in_unit(value: list[Any]) -> Box | None:
-    """Return four numbers as a box if they lie in 0..1 and its corners are in order, else None."""
+    """Return four numbers as a box if they are in 0..1 and its corners are ordered, else None."""
     if len(value) != 4 or not all(isinstance(number, int | float) and 0 <= number <= 1 for number in value):
         return None
     x1, y1, x2, y2 = value

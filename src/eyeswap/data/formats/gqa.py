@@ -1,4 +1,4 @@
-"""GQA: one object ``question_id -> row``; program and groups feed the official breakdowns."""
+"""GQA: an object ``question_id -> row``, with the program and groups that the official breakdowns need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from eyeswap.data.formats.record import Example, Record, with_kind, write_compact_json
 from eyeswap.files import read_json
 
-_COMMON = ["color", "material", "shape"]  # what two things can have in common, by the official script
+_COMMON = ["color", "material", "shape"]  # the official script's possible answers to what two objects have in common
 
 
 def read_gqa(questions: Path, image_folder: str, split: str = "testdev", choices: Path | None = None) -> list[Example]:
@@ -19,10 +19,10 @@ def read_gqa(questions: Path, image_folder: str, split: str = "testdev", choices
         questions: the questions.
         image_folder: folder of the images, relative to the data root.
         split: name of the split.
-        choices: ``<split>_choices.json``, the valid and plausible answers of each question, where it is at hand.
+        choices: ``<split>_choices.json``, the valid and plausible answers of each question, if available.
 
     Returns:
-        Examples whose truth is the one answer; kind is the structural type.
+        Examples whose truth is the only answer; kind is the structural type.
 
     Raises:
         DataError: naming file and question.
@@ -68,7 +68,7 @@ def _details(record: Record, types: Record, structural: str) -> dict[str, Any]:
 
 
 def write_gqa(questions: Path, examples: Sequence[Example]) -> None:
-    """Write GQA questions; ids are the keys of the object."""
+    """Write GQA questions, keyed by id."""
     rows: dict[str, Any] = {}
     for example in examples:
         details = example.details

@@ -1,8 +1,8 @@
-"""OCID-Ref: one object ``sentence_id -> row``; the box is a JSON text inside the JSON.
+"""OCID-Ref: an object ``sentence_id -> row``, in which the box is a JSON text.
 
-The data set's own page calls the box (x, y, width, height); the study reads it as (x1, y1, x2, y2), which is
-the only reading that fits the 640x480 images. Rows may carry ``width`` and ``height`` for images of another
-size (ours).
+The data set's page describes the box as (x, y, width, height). The study reads it as (x1, y1, x2, y2), the only
+interpretation that fits the 640x480 images. As an extension, rows may have ``width`` and ``height`` for images of
+another size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIRST_TAKE = {"minimum": 0, "medium": 10, "maximum": 17}
 
 
 def clutter_level(take_id: int) -> str:
-    """Return how cluttered a scene is: free (``minimum``), touching (``medium``) or stacked (``maximum``).
+    """Return how cluttered a scene is: objects apart (``minimum``), touching (``medium``) or stacked (``maximum``).
 
     Raises:
         DataError: if ``take_id`` is not in 0..20.

@@ -1,8 +1,8 @@
-"""POPE: JSON lines, one file a split, despite the name ``.json``.
+"""POPE: one file of JSON lines per split, despite the suffix ``.json``.
 
-Two published versions exist: the one the study pins has 2,910 questions in its random split and misspells
-"image" in some; the current one has 3,000 in each. Both are read as they stand. ``question_id`` repeats
-across splits, so an id here is ``split/question_id``.
+There are two published versions: the one that the study pins has 2,910 questions in its random split and misspells
+"image" in some; the current one has 3,000 in each. Both are read unchanged. Because ``question_id`` repeats across
+splits, ids here are ``split/question_id``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ POPE_SPLITS = ("adversarial", "popular", "random")
 
 
 def read_pope(folder: Path, image_folder: str, splits: Iterable[str] = POPE_SPLITS) -> list[Example]:
-    """Read ``coco_pope_<split>.json`` of a folder, split after split.
+    """Read ``coco_pope_<split>.json`` of each split in a folder.
 
     Returns:
         Examples whose truth is ``yes`` or ``no``; subset is the split.
@@ -51,7 +51,7 @@ def read_pope(folder: Path, image_folder: str, splits: Iterable[str] = POPE_SPLI
 
 
 def write_pope(folder: Path, examples: Sequence[Example]) -> None:
-    """Write one file for each split that the examples have."""
+    """Write one file per split."""
     for split in dict.fromkeys(example.subset for example in examples):
         rows = [
             with_kind(

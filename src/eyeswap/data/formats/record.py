@@ -1,6 +1,6 @@
-"""What every format shares: the example that a row becomes, and rows that are read with checks.
+"""Common parts of all formats: the example that a row becomes, and checked access to the fields of a row.
 
-Every mistake becomes a message with file, row and field.
+Every error message names file, row and field.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Example:
     """One question about one image, with its ground truth.
 
     Attributes:
-        example_id: raw id of the file, unique within the benchmark (``adversarial/17``, ``refcoco/12/345``).
+        example_id: id in the file, unique within the benchmark (``adversarial/17``, ``refcoco/12/345``).
         image: path of the image relative to the data root, with forward slashes.
-        image_id: raw id of the image; examples of one image share it.
-        subset: part of the benchmark that is reported by itself (``adversarial``, ``simple``, ``val``).
-        kind: kind of question, for the breakdowns and for the trivial baseline.
-        question: the question or referring expression as the file gives it.
+        image_id: id of the image in the file, shared by examples about the same image.
+        subset: part of the benchmark that is reported separately (``adversarial``, ``simple``, ``val``).
+        kind: kind of question, for breakdowns and the trivial baseline.
+        question: the question or referring expression as in the file.
         truth: human answers (VQA), one answer (GQA), a label (POPE), a count (TallyQA) or a box in 0..1 of
             the original image (localization).
-        size: (width, height) of the image in pixels where the file gives it.
+        size: (width, height) of the image in pixels, if the file gives it.
         box_px: ``(x1, y1, x2, y2)`` in pixels, for localization.
         details: further official fields that a metric or a writer needs, by their official names.
     """
@@ -49,13 +49,13 @@ class Example:
 
     @property
     def raw_id(self) -> str:
-        """The last part of the id, as the file has it."""
+        """The last part of the id, as in the file."""
         return self.example_id.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Record:
-    """A JSON object and the place where it stands."""
+    """A JSON object and its location, which begins each error message."""
 
     values: Mapping[str, Any]
     where: str
@@ -72,7 +72,7 @@ class Record:
         return cls(value, where)
 
     def fail(self, message: str) -> DataError:
-        """Return the error that says ``message`` about this row."""
+        """Return an error with the row's location and a message."""
         return DataError(f"{self.where}: {message}")
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -90,7 +90,7 @@ class Record:
         return value
 
     def flag(self, key: str) -> bool:
-        """Return a true/false field; 0 and 1 count too."""
+        """Return a true/false field; 0 and 1 are accepted too."""
         value = self._value(key)
         if value not in (0, 1):
             raise self.fail(f"field {key!r} must be true or false, found {value!r}")
@@ -131,7 +131,7 @@ class Record:
 
     def _unicode(self, key: str, text: str) -> str:
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise self.fail(f"field {key!r} holds half a character (a lone surrogate), which no file can store")
+            raise self.fail(f"field {key!r} contains half a character (a lone surrogate), which no file can store")
         return text
 
     def _value(self, key: str, default: Any = None) -> Any:
@@ -160,13 +160,13 @@ def by_id(rows: Any, where: Path | str, noun: str) -> dict[int, Record]:
     Raises:
         DataError: if ``rows`` is not a list of objects, or two share an id.
     """
-    found: dict[int, Record] = {}
+    records_by_id: dict[int, Record] = {}
     for record in records(rows, where, noun):
         number = record.integer("id")
-        if number in found:
+        if number in records_by_id:
             raise record.fail(f"id {number} occurs twice")
-        found[number] = record
-    return found
+        records_by_id[number] = record
+    return records_by_id
 
 
 def unique(examples: Sequence[Example], path: Path) -> list[Example]:
@@ -193,14 +193,14 @@ def read_answers(record: Record) -> tuple[str, ...]:
 
 
 def answers_of(example: Example) -> list[str]:
-    """Return the answers of an example whose truth is a list of human answers."""
+    """Return the human answers of an example."""
     if not isinstance(example.truth, tuple):
         raise DataError(f"example {example.example_id}: truth must be a list of answers, found {example.truth!r}")
     return [str(answer) for answer in example.truth]
 
 
 def with_kind(row: dict[str, Any], example: Example, default: str) -> dict[str, Any]:
-    """Return the row, with a ``kind`` only where it differs from what a reader would fill in."""
+    """Return the row, with a ``kind`` if it differs from the reader's default."""
     return row if example.kind == default else {**row, "kind": example.kind}
 
 
@@ -210,7 +210,7 @@ def write_compact_json(path: Path, value: Any) -> None:
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Write one JSON value a line, atomically."""
+    """Write one JSON value per line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

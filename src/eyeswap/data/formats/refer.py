@@ -1,8 +1,8 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: a pickle of expressions and a COCO ``instances.json`` with the boxes.
 
-One example a sentence (its cleaned text ``sent``). The image name is built from ``image_id``; the pickle's
-own ``file_name`` carries a suffix that no image has. The pickle is read by a reader that admits plain data
-only.
+There is one example per sentence (its cleaned text ``sent``). The image name is built from ``image_id``, because the
+pickle's ``file_name`` has a suffix that no image has. The pickle is read by a restricted unpickler that accepts plain
+data only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_refer(refs: Path, instances: Path, image_folder: str, name: str, split:
         refs: ``refs(<author>).p``.
         instances: ``instances.json``.
         image_folder: folder of the COCO train2014 images, relative to the data root.
-        name: data set, first part of the ids (``refcoco/<ref_id>/<sent_id>``).
+        name: data set, the first part of the ids (``refcoco/<ref_id>/<sent_id>``).
         split: ``train``, ``val``, ``testA``, ``testB`` or ``test``.
 
     Returns:
@@ -81,7 +81,7 @@ def read_refer(refs: Path, instances: Path, image_folder: str, name: str, split:
 
 
 def refer_splits(refs: Path) -> dict[str, int]:
-    """Return the splits that a ``refs(<author>).p`` carries, and how many sentences each has.
+    """Return the number of sentences of each split in a ``refs(<author>).p``.
 
     Raises:
         DataError: naming file and row.
@@ -173,6 +173,6 @@ def _annotation(ann_id: int, image_id: int, category_id: int, box: Box) -> dict[
 def _write_plain_pickle(path: Path, value: Any) -> None:
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=_PICKLE_PROTOCOL)
-    pickler.fast = True  # no memo: bytes depend on values alone, not on which objects are shared
+    pickler.fast = True  # without memo, bytes depend only on values and not on which objects are shared
     pickler.dump(value)
     write_bytes(path, buffer.getvalue())

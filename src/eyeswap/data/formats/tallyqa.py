@@ -1,4 +1,4 @@
-"""TallyQA: one list of rows; ``issimple`` says whether detecting and counting is all it takes."""
+"""TallyQA: a list of rows; ``issimple`` marks questions that need only detection and counting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eyeswap.files import read_json
 
 
 def read_tallyqa(annotations: Path, image_folder: str, split: str = "test") -> list[Example]:
-    """Read ``<split>.json``; only training rows may lack ``issimple``, and then count as simple.
+    """Read ``<split>.json``; only training rows may lack ``issimple``, and then they count as simple.
 
     Returns:
         Examples whose truth is the count; subset is ``simple`` or ``complex``.

@@ -1,9 +1,9 @@
-"""VQA v2, VizWiz and TextVQA: questions that ten people answered; order is that of the annotations.
+"""VQA v2, VizWiz and TextVQA: questions with ten human answers, in the order of the annotations.
 
-VQA v2: questions and annotations share ``question_id``. VizWiz: one list of rows without ids, so a row's position
-(from 0) is its id. TextVQA 0.5.1: the annotations, and a question file with Rosetta OCR tokens joined to them by
-position; a line of it holds the question, a line ``Reference OCR token: a, b, c`` and, in LLaVA's copy, the
-short-answer instruction, which is dropped here because the benchmark's prompt adds it.
+VQA v2: questions and annotations share ``question_id``. VizWiz: a list of rows without ids, so a row's position (from
+0) is its id. TextVQA 0.5.1: annotations, and a question file with Rosetta OCR tokens that is matched to them by
+position. A record of it has the question, a line ``Reference OCR token: a, b, c`` and, in LLaVA's copy, the
+short-answer instruction, which is removed here because the benchmark's prompt adds it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from eyeswap.data.formats.record import (
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, read_json_lines
 
+SHORT_ANSWER = "Answer the question using a single word or phrase."
 OCR_HEADER = "\nReference OCR token:"
-_INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
 
 def read_vqa(questions: Path, annotations: Path, image_folder: str, split: str = "val2014") -> list[Example]:
@@ -110,10 +110,10 @@ def write_vqa(questions: Path, annotations: Path, examples: Sequence[Example]) -
 
 
 def whole(example: Example, value: str) -> int:
-    """Return an id as the whole number that the format wants.
+    """Return an id as a whole number, which the format requires.
 
     Raises:
-        DataError: if it is none.
+        DataError: if it is not one.
     """
     if not value.isdecimal():
         raise DataError(f"example {example.example_id}: id {value!r} must be a whole number in this format")
@@ -150,7 +150,7 @@ def read_vizwiz(annotations: Path, image_folder: str) -> list[Example]:
 
 
 def write_vizwiz(annotations: Path, examples: Sequence[Example]) -> None:
-    """Write VizWiz ``val.json``; ids are not stored, positions are."""
+    """Write VizWiz ``val.json``, in which an example's position is its id."""
     rows = []
     for example in examples:
         answer_type = example.details.get("answer_type", example.kind)
@@ -172,10 +172,10 @@ def read_textvqa(
 
     Args:
         annotations: ``TextVQA_0.5.1_val.json``.
-        ocr_questions: JSON lines with ``question_id`` (the image id) and ``text``; None takes the questions
-            of the annotations.
+        ocr_questions: JSON lines with ``question_id`` (the image id) and ``text``; None for the questions of the
+            annotations.
         image_folder: folder of the images, relative to the data root.
-        with_ocr: leave the OCR line in the question.
+        with_ocr: whether to keep the OCR line in the question.
 
     Returns:
         Examples whose truth is ten answers; ``details["ocr"]`` is the OCR text.
@@ -188,7 +188,7 @@ def read_textvqa(
     if ocr_questions is not None:
         texts = _read_texts(ocr_questions, rows)
     elif with_ocr:
-        raise DataError(f"{annotations}: the OCR variant needs the question file with OCR tokens beside it")
+        raise DataError(f"{annotations}: the variant with OCR needs the question file with OCR tokens")
     pairs = zip(rows, texts, strict=True)
     return unique([_read_textvqa(record, text, image_folder, with_ocr) for record, text in pairs], annotations)
 
@@ -199,7 +199,7 @@ def _read_texts(path: Path, rows: Sequence[Record]) -> list[str]:
         raise DataError(f"{path}: {len(lines)} questions, but the annotations have {len(rows)}")
     for line, row in zip(lines, rows, strict=True):
         if "question_id" in line.values and line.identifier("question_id") != row.identifier("image_id"):
-            raise line.fail(f"image {line.identifier('question_id')} stands where the annotations have "
+            raise line.fail(f"is about image {line.identifier('question_id')}, but the annotations have "
                             f"{row.identifier('image_id')}")  # fmt: skip
     return [line.text("text") for line in lines]
 
@@ -209,7 +209,7 @@ def _read_textvqa(record: Record, text: str, image_folder: str, with_ocr: bool) 
     answers = record.items("answers")
     if len(answers) != 10 or not all(isinstance(answer, str) for answer in answers):
         raise record.fail("field 'answers' must be a list of ten texts")
-    text = text.removesuffix(_INSTRUCTION)
+    text = text.removesuffix(f"\n{SHORT_ANSWER}")
     question, header, ocr = text.partition(OCR_HEADER)
     return Example(
         example_id=record.identifier("question_id"),
@@ -224,7 +224,7 @@ def _read_textvqa(record: Record, text: str, image_folder: str, with_ocr: bool) 
 
 
 def write_textvqa(annotations: Path, ocr_questions: Path, examples: Sequence[Example]) -> None:
-    """Write both files; the question must be without its OCR line, which comes from ``details["ocr"]``."""
+    """Write both files; the OCR line is made from ``details["ocr"]`` and must not be in the question."""
     rows, lines = [], []
     for example in examples:
         row = {

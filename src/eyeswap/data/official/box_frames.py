@@ -1,8 +1,8 @@
-"""What are the boxes of an instruction file fractions of? Settled from the file itself, where annotations are at hand.
+"""Detection of the frame of the boxes in an instruction file, by comparison with annotations.
 
-A region that the file describes is joined with the annotated box of the same words about the same image. On an image
-that is not square, the numbers of that box differ between the original image and the image padded to a square, and
-those in the file fit one of the two.
+Each region in the file is matched with the annotated box that has the same text and image. On an image that is not
+square, that box has different numbers in the original image and in the image padded to a square, and the numbers in
+the file fit one of the two.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Annotated = tuple[Box, tuple[int, int]]  # box in pixels, size of the image
 
 _ASKS_BOX, _GIVES_BOX = "region this sentence describes:", "short description for this region:"
 _COCO = re.compile(r"(?:COCO_[a-z0-9]+_)?(\d{12})")
-_TOLERANCE = 0.0151  # two decimals, however they were rounded, and a pixel
-_APART = 0.05  # frames whose numbers differ less than this are not told apart
+_TOLERANCE = 0.0151  # covers two decimals under any rounding, and a pixel
+_APART = 0.05  # frames whose numbers differ by less cannot be told apart
 _FEWEST, _AGREEING = 10, 0.95
 _SIZES = "image_data.json"
 ANNOTATIONS = {
@@ -41,15 +41,14 @@ ANNOTATIONS = {
 
 @dataclass(frozen=True)
 class BoxFrames:
-    """How the boxes of one part of an instruction file fit the annotations.
+    """How the boxes in one part of an instruction file agree with annotations.
 
     Attributes:
-        source: whose annotations.
-        at_hand: whether they are on disk.
-        num_boxes: boxes of this part.
-        num_joined: those that an annotated box of the same words and image was found for, on an image that is not
-            square enough to agree.
-        fits: joined boxes by what they fit; ``""`` is neither frame.
+        source: name of the annotated data set.
+        at_hand: whether its annotations are on disk.
+        num_boxes: number of boxes in this part.
+        num_joined: boxes matched with an annotated box on an image on which the frames differ.
+        fits: number of matched boxes by the frame that they fit; ``""`` for neither.
     """
 
     source: str
@@ -60,7 +59,7 @@ class BoxFrames:
 
     @property
     def frame(self) -> FileBoxFrame | None:
-        """The frame that the boxes are in; None if too few tell, or they do not agree."""
+        """The frame of the boxes; None if too few were matched, or they disagree."""
         frames: tuple[FileBoxFrame, ...] = ("original", "padded-square")
         for frame in frames:
             if self.fits.get(frame, 0) >= max(_FEWEST, _AGREEING * self.num_joined):
@@ -70,15 +69,15 @@ class BoxFrames:
     def __str__(self) -> str:
         about = f"{self.num_boxes:,} boxes of {self.source}"
         if not self.at_hand:
-            return f"{about}: frame not known, {ANNOTATIONS[self.source]} is not on disk"
+            return f"{about}: frame unknown, {ANNOTATIONS[self.source]} is not on disk"
         if not self.num_joined:
-            return f"{about}: frame not known, none is one of the annotated boxes of an image that is not square"
-        told = ", ".join(f"{count:,} fit {frame or 'neither'}" for frame, count in self.fits.items())
-        verdict = f"frame {self.frame}" if self.frame else "frame not settled"
-        return f"{about}: {verdict} (of {self.num_joined:,} that tell frames apart, {told})"
+            return f"{about}: frame unknown, none matches an annotated box of an image that is not square"
+        counts = ", ".join(f"{count:,} fit {frame or 'neither'}" for frame, count in self.fits.items())
+        verdict = f"frame {self.frame}" if self.frame else "frame undecided"
+        return f"{about}: {verdict} (of {self.num_joined:,} that distinguish frames, {counts})"
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON."""
+        """Return everything as a JSON object."""
         fits = {frame or "neither": count for frame, count in self.fits.items()}
         counts = {"boxes": self.num_boxes, "joined": self.num_joined, "fits": fits}
         return {"source": self.source, "at_hand": self.at_hand, "frame": self.frame, **counts}
@@ -89,15 +88,15 @@ def box_frames(records: Sequence[Instruction], root: Path, images: Path | None =
 
     Args:
         records: the file's records.
-        root: the data root; RefCOCO lies in ``download/refcoco``, Visual Genome's ``region_descriptions.json`` in
-            ``download/visual-genome``, with ``image_data.json`` beside it, or the images where the records say.
-        images: folder that the records' images are relative to; the data root by default.
+        root: the data root, with RefCOCO in ``download/refcoco`` and Visual Genome's ``region_descriptions.json`` in
+            ``download/visual-genome``. Image sizes come from ``image_data.json`` beside it, or from the images.
+        images: folder to which the records' image paths are relative; the data root by default.
 
     Returns:
         One entry for each part of the file that has boxes.
 
     Raises:
-        DataError: naming file and row of an annotation that does not follow its format.
+        DataError: naming file and row of a malformed annotation.
     """
     described: dict[str, dict[Region, list[Box]]] = {"RefCOCO": defaultdict(list), "Visual Genome": defaultdict(list)}
     paths: dict[int, Path] = {}
@@ -118,7 +117,7 @@ def box_frames(records: Sequence[Instruction], root: Path, images: Path | None =
 
 
 def _source(image: str) -> tuple[str | None, int]:
-    """Return whose annotations an image has, and its id there."""
+    """Return the annotated data set that an image belongs to, and its id there."""
     path = Path(image)
     coco = _COCO.fullmatch(path.stem)
     if coco:
@@ -129,7 +128,7 @@ def _source(image: str) -> tuple[str | None, int]:
 
 
 def _regions(messages: Sequence[str]) -> Iterator[tuple[str, Box]]:
-    """Yield the words and the box of each region that a conversation asks for or describes."""
+    """Yield the normalised text and the box of each region that a conversation asks for or describes."""
     for question, answer in zip(messages[::2], messages[1::2], strict=False):
         _, asks, expression = question.partition(_ASKS_BOX)
         _, gives, region = question.partition(_GIVES_BOX)
@@ -143,7 +142,7 @@ def _words(text: str) -> str:
 
 
 def _refcoco(root: Path) -> dict[Region, list[Annotated]] | None:
-    """Return the training boxes of RefCOCO's three sets, those that are at hand; None if none is."""
+    """Return the training boxes of those of RefCOCO's three sets that are on disk; None if there are none."""
     annotated: dict[Region, list[Annotated]] = defaultdict(list)
     for name in REFER_AUTHORS:
         try:
@@ -159,7 +158,7 @@ def _refcoco(root: Path) -> dict[Region, list[Annotated]] | None:
 def _visual_genome(
     root: Path, regions: Mapping[Region, Sequence[Box]], paths: Mapping[int, Path]
 ) -> dict[Region, list[Annotated]] | None:
-    """Return the boxes of the regions that are described; None if Visual Genome's file is not at hand."""
+    """Return Visual Genome's boxes of the given regions; None if its file is not on disk."""
     path = find(root, "visual-genome", "region_descriptions.json")
     if not path.is_file():
         return None
@@ -200,16 +199,16 @@ def _compared(
     num_boxes = sum(map(len, regions.values()))
     if annotated is None:
         return BoxFrames(source, False, num_boxes, 0, {})
-    told = (_fit(box, annotated.get(key, ())) for key, boxes in regions.items() for box in boxes)
-    counts = Counter(fit for fit in told if fit is not None)
+    all_fits = (_fit(box, annotated.get(key, ())) for key, boxes in regions.items() for box in boxes)
+    counts = Counter(fit for fit in all_fits if fit is not None)
     fits = {frame: counts[frame] for frame in ("original", "padded-square", "") if counts[frame]}
     return BoxFrames(source, True, num_boxes, counts.total(), fits)
 
 
 def _fit(box: Box, candidates: Sequence[Annotated]) -> str | None:
-    """Return the frame in which a box is one of the annotated ones, ``""`` for none; None if none could tell."""
+    """Return the frame in which a box equals an annotated one, ``""`` for neither; None if it cannot be decided."""
     fits: set[str] = set()
-    tells = False
+    is_decisive = False
     for pixels, size in candidates:
         if min(size) <= 0:
             continue
@@ -218,12 +217,12 @@ def _fit(box: Box, candidates: Sequence[Annotated]) -> str | None:
             "padded-square": Placement.of_padded_square(size).convert(pixels, "image", "canvas-unit"),
         }
         if _distance(*numbers.values()) > _APART:
-            tells = True
-            fits |= {frame for frame, one in numbers.items() if _distance(box, one) <= _TOLERANCE}
-    if not tells or len(fits) > 1:
+            is_decisive = True
+            fits |= {frame for frame, annotated in numbers.items() if _distance(box, annotated) <= _TOLERANCE}
+    if not is_decisive or len(fits) > 1:
         return None
     return fits.pop() if fits else ""
 
 
-def _distance(one: Box, other: Box) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+def _distance(first: Box, second: Box) -> float:
+    return max(abs(a - b) for a, b in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""The catalogue of benchmark files: what each family is, where it is published, what it must hold."""
+"""The catalogue of benchmark families: description, files, where they are published, and expected counts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class Source:
     Attributes:
         names: accepted names, that of the published suite first.
         url: where it is published.
-        size: of the download, as its publisher states it; empty if it does not.
-        digests: known sha256 of the file, and which version has it; that of the url first.
-        is_images: a folder of images.
-        member: where it lies in the archive that the url gives, whatever folders lie around it; empty if the url
-            gives the file itself.
-        manual: what a person has to do to get it, where the url gives no file; empty if it does.
+        size: of the download as stated by the publisher; empty if not stated.
+        digests: known sha256 digests and the version of each, that of the url first.
+        is_images: whether it is a folder of images.
+        member: path in the archive behind the url, in whatever folder there; empty if the url is the file itself.
+        manual: instructions for a person if the url is not a file; empty if it is.
     """
 
     names: tuple[str, ...]
@@ -41,16 +40,16 @@ class Family:
 
     Attributes:
         name: folder below ``<root>/download`` and ``<root>/datasets``.
-        title: for tables.
-        benchmarks: names of the reported columns that come from it.
-        about: what it is, one line.
+        title: name in tables.
+        benchmarks: names of its reported columns.
+        about: description in one line.
         licence: of questions and images, as published.
-        sources: what must lie on disk.
-        counts: examples of each part as published, one mapping a version; the part ``""`` is everything.
-        num_images: images as published, if stated.
-        read_files: reads all examples of a split below a root, in raw file order.
-        part: the part of an example that a slim set fills by itself.
-        splits: counts the examples of all splits that the files carry, where one file holds several.
+        sources: required files and folders.
+        counts: published number of examples of each part, one mapping per version; the part ``""`` is everything.
+        num_images: published number of images, if stated.
+        read_files: reads all examples of a split below a root, in file order.
+        part: returns the part of the family that an example belongs to; slim sets are drawn from each part.
+        splits: counts the examples of all splits, for files that contain several.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Get the official files of data sets: what plain downloads can give, into the folders where they belong.
+"""Fetching the official files of data sets, as far as they can be downloaded, into their folders.
 
-What is there already is left alone. Images that several sets share are downloaded once and linked. A download that was
-cut goes on where it ended. What a server does not give out to programs is named with what a person has to do.
+Existing files are left alone. Images that several sets share are downloaded once and linked. Interrupted downloads are
+resumed. For files that a program cannot download there are instructions for a person.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from eyeswap.unpack import unpack
 
 @dataclass
 class FetchPlan:
-    """What is to be done to have all files of some data sets.
+    """The steps that complete the files of some data sets.
 
     Attributes:
         here: sources that are on disk.
         links: sources whose images another set has, or will have, with the path of that folder.
-        downloads: sources to get, by address.
+        downloads: sources to download, by address.
         by_hand: sources that a person has to get.
-        num_bytes: size of each download, where the server tells it.
-        unreachable: addresses that gave no answer, and why.
+        num_bytes: size of each download, if the server reports it.
+        unreachable: addresses that cannot be reached, with the reason.
     """
 
     here: list[FoundFile] = field(default_factory=list)
@@ -48,30 +48,30 @@ class FetchPlan:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes to download, as far as they are known."""
+        """Number of bytes to download, as far as known."""
         return sum(self.num_bytes.values())
 
     @property
     def disk_bytes(self) -> int:
-        """Room that is needed for a while: all that is downloaded, and the largest archive beside what came of it."""
+        """Disk space needed: all downloads, and the largest archive once more while it is unpacked."""
         return self.total_bytes + max(self.num_bytes.values(), default=0)
 
 
 def plan_fetch(sets: Sequence[DataSet], root: Path) -> FetchPlan:
-    """Return what has to be done for some data sets below a root; asks every server for sizes, downloads nothing."""
+    """Plan what to download for some data sets below a root; servers are asked for sizes only."""
     plan = FetchPlan()
-    shared = _image_folders(found for one in sets_named("all") for found in look(one, root) if found.exists)
-    for found in (found for one in sets for found in look(one, root)):
-        key = (found.source.url, found.source.member)
-        if found.exists:
-            plan.here.append(found)
-        elif found.source.manual:
-            plan.by_hand.append(found)
-        elif found.source.is_images and key in shared:
-            plan.links.append((found, shared[key]))
+    shared = _image_folders(file for data_set in sets_named("all") for file in look(data_set, root) if file.exists)
+    for file in (file for data_set in sets for file in look(data_set, root)):
+        key = (file.source.url, file.source.member)
+        if file.exists:
+            plan.here.append(file)
+        elif file.source.manual:
+            plan.by_hand.append(file)
+        elif file.source.is_images and key in shared:
+            plan.links.append((file, shared[key]))
         else:
-            plan.downloads.setdefault(found.source.url, []).append(found)
-            shared |= _image_folders([found])
+            plan.downloads.setdefault(file.source.url, []).append(file)
+            shared |= _image_folders([file])
     for url in list(plan.downloads):
         try:
             size = remote_bytes(url)
@@ -82,34 +82,34 @@ def plan_fetch(sets: Sequence[DataSet], root: Path) -> FetchPlan:
     return plan
 
 
-def _image_folders(found: Iterable[FoundFile]) -> dict[tuple[str, str], str]:
-    return {(one.source.url, one.source.member): one.path for one in found if one.source.is_images}
+def _image_folders(files: Iterable[FoundFile]) -> dict[tuple[str, str], str]:
+    return {(file.source.url, file.source.member): file.path for file in files if file.source.is_images}
 
 
 def check_plan_fits(plan: FetchPlan, root: Path) -> None:
-    """Check that the disk holds what is to be downloaded.
+    """Check that the disk has room for the downloads.
 
     Raises:
-        EnvironmentProblem: with the numbers.
+        EnvironmentProblem: naming the required and the free space.
     """
     check_room(root, plan.disk_bytes, "downloading and unpacking")
 
 
 def fetch(plan: FetchPlan, root: Path) -> list[str]:
-    """Carry out a plan; a download that fails does not hinder the others.
+    """Carry out a plan; a failed download does not stop the others.
 
     Returns:
-        What went wrong, one line for each address.
+        One line for each address that failed.
 
     Raises:
-        EnvironmentProblem: if nothing can be written below the root.
+        EnvironmentProblem: if the root is not writable.
     """
     problems = list(plan.unreachable.values())
     folder = root / "download" / ".fetch"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnvironmentProblem(f"{folder}: cannot be made: {error.strerror}; choose another --root") from None
+        raise EnvironmentProblem(f"{folder}: cannot be created: {error.strerror}; choose another --root") from None
     with FileLock(folder / ".lock"):
         for url, wanted in plan.downloads.items():
             if url not in plan.unreachable:
@@ -117,28 +117,28 @@ def fetch(plan: FetchPlan, root: Path) -> list[str]:
                     _get(url, wanted, root, folder)
                 except (CheckpointError, DataError, EnvironmentProblem) as error:
                     problems.append(str(error))
-        for found, target in plan.links:
-            if (root / target).is_dir() and not (root / found.path).exists():
-                _link(root / found.path, root / target)
+        for file, target in plan.links:
+            if (root / target).is_dir() and not (root / file.path).exists():
+                _link(root / file.path, root / target)
     (folder / ".lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # parts of a download that can go on are kept
+    with contextlib.suppress(OSError):  # partial downloads are kept, to be resumed
         folder.rmdir()
     return problems
 
 
 def _get(url: str, wanted: Sequence[FoundFile], root: Path, folder: Path) -> None:
-    """Download one address and put what is wanted of it into place."""
-    wanted = [found for found in wanted if not (root / found.path).exists()]  # another process may have been here
+    """Download one address and move the wanted files into place."""
+    wanted = [file for file in wanted if not (root / file.path).exists()]  # another process may have been faster
     if not wanted:
         return
     name = PurePosixPath(urlsplit(url).path).name
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     download(url, path, next(iter(wanted[0].source.digests), None))
     try:
-        for found in wanted:
-            _put(path, found.source, root / found.path)
+        for file in wanted:
+            _put(path, file.source, root / file.path)
     except DataError:
-        path.unlink(missing_ok=True)  # not the file that was meant
+        path.unlink(missing_ok=True)  # not the expected file
         raise
     path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The pre-flight of instruction data: every record and every image, before a run is started."""
+"""Pre-flight check of an instruction file: all of its records, images and boxes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from eyeswap.data.instruction import read_instructions
 from eyeswap.data.official.box_frames import BoxFrames, FileBoxFrame, box_frames
-from eyeswap.data.official.catalogue import FoundFile, look
-from eyeswap.data.official.training_sets import TrainingSet
+from eyeswap.data.official.catalogue import FoundFile, TrainingSet, look
 from eyeswap.data.preflight import Preflight, inspect_images
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import write_text
@@ -19,16 +18,16 @@ from eyeswap.progress import Progress
 
 @dataclass(frozen=True)
 class InstructionCheck:
-    """What was found of an instruction file.
+    """The result of checking an instruction file.
 
     Attributes:
         path: the file.
-        data_set: the published set that it should be; None for a file of one's own.
+        data_set: the published set that it should be; None for the user's own file.
         files: the sources of that set on disk.
-        preflight: records and images; None if the file is not there or was refused.
+        preflight: its records and images; None if the file is missing or was refused.
         problem: why the file was refused, in one line; empty if it was not.
-        warnings: records that are odd and can be trained on, one line each.
-        boxes: what the boxes of its parts are fractions of.
+        warnings: one line for each unusual record that can still be trained on.
+        boxes: how the boxes of its parts agree with annotations.
     """
 
     path: Path
@@ -41,13 +40,13 @@ class InstructionCheck:
 
     @property
     def box_frame(self) -> FileBoxFrame | None:
-        """What the boxes of the file are fractions of, as far as annotations tell; None if they do not, or disagree."""
-        frames = {one.frame for one in self.boxes if one.num_joined}
+        """The frame of the boxes in the file; None if annotations do not decide it, or its parts disagree."""
+        frames = {part.frame for part in self.boxes if part.num_joined}
         return frames.pop() if len(frames) == 1 else None
 
     @property
     def complaints(self) -> list[str]:
-        """What stands between these files and a run over all of them, one line each; empty if nothing does."""
+        """The problems that keep a run from using all records, one line each."""
         missing = [file.path for file in self.files if not file.exists]
         lines = [f"not on disk: {', '.join(missing)}"] if missing else []
         lines += [self.problem] if self.problem else []
@@ -56,10 +55,10 @@ class InstructionCheck:
         if self.data_set is not None:
             lines += self.data_set.complaints(self.preflight)
         for source in self.preflight.sources:
-            for images, what in ((source.missing, "missing"), (source.undecodable, "undecodable")):
+            for images, state in ((source.missing, "missing"), (source.undecodable, "undecodable")):
                 if images:
-                    shown = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
-                    lines.append(f"{len(images):,} of {source.num_images:,} images {what} in {source.folder}: {shown}")
+                    first = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
+                    lines.append(f"{len(images):,} of {source.num_images:,} images {state} in {source.folder}: {first}")
         return lines
 
     @property
@@ -69,24 +68,24 @@ class InstructionCheck:
             return ""
         fetch = f"get them (`eyeswap data fetch {self.data_set.name}`)" if self.data_set else "get them"
         return (
-            f"{fetch}, or set `skip_missing: true` in recipe.data: the {self.preflight.num_skipped:,} records that "
-            "show them are left out, and the run says so"
+            f"{fetch}, or set `skip_missing: true` in recipe.data to leave out the {self.preflight.num_skipped:,} "
+            "records with these images, which the run then reports"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON."""
-        found = self.preflight
+        """Return everything as a JSON object."""
+        preflight = self.preflight
         row: dict[str, Any] = {} if self.data_set is None else described(self.data_set, self.files)
         row |= {"file": str(self.path), "complete": not self.complaints, "complaints": self.complaints}
         row |= {"warnings": list(self.warnings), "box_frame": self.box_frame}
-        row |= {"boxes": [one.as_json() for one in self.boxes]}
-        if found is not None:
+        row |= {"boxes": [part.as_json() for part in self.boxes]}
+        if preflight is not None:
             row |= {
-                "records": found.num_records,
-                "text_only": found.num_text_only,
-                "turns": found.num_turns,
-                "decoded": found.decoded,
-                "records_to_skip": found.num_skipped,
+                "records": preflight.num_records,
+                "text_only": preflight.num_text_only,
+                "turns": preflight.num_turns,
+                "decoded": preflight.decoded,
+                "records_to_skip": preflight.num_skipped,
                 "sources": [
                     {
                         "folder": source.folder,
@@ -95,15 +94,15 @@ class InstructionCheck:
                         "missing": len(source.missing),
                         "undecodable": len(source.undecodable),
                     }
-                    for source in found.sources
+                    for source in preflight.sources
                 ],
-                "unusable_images": found.unusable_images,
+                "unusable_images": preflight.unusable_images,
             }
         return row
 
 
 def described(data_set: TrainingSet, files: Sequence[FoundFile]) -> dict[str, Any]:
-    """Return what the catalogue says of a training set, and which of its files are on disk, as plain JSON."""
+    """Return a training set's entry in the catalogue and its files on disk as a JSON object."""
     return {
         "training_set": data_set.name,
         "title": data_set.title,
@@ -123,14 +122,14 @@ def described(data_set: TrainingSet, files: Sequence[FoundFile]) -> dict[str, An
 
 
 def check_training_set(data_set: TrainingSet, root: Path, decode: bool, board: Progress) -> InstructionCheck:
-    """Check a published set below a data root; what is wrong with its file is told, not raised."""
+    """Check a published set below a data root; an error in its file is recorded instead of raised."""
     files, path = look(data_set, root), data_set.instruction_file(root)
     warnings: list[str] = []
     try:
         records = read_instructions(path, data_set.image_folder, board, warnings.append)
         boxes = box_frames(records, root)
     except MissingFileError:
-        return InstructionCheck(path, data_set, files, None)  # which the list of files says
+        return InstructionCheck(path, data_set, files, None)  # the list of files shows it
     except DataError as error:
         return InstructionCheck(path, data_set, files, None, str(error))
     preflight = inspect_images(records, root, decode, board=board)
@@ -138,16 +137,16 @@ def check_training_set(data_set: TrainingSet, root: Path, decode: bool, board: P
 
 
 def check_instruction_file(path: Path, root: Path, decode: bool, board: Progress) -> InstructionCheck:
-    """Check a file of one's own.
+    """Check the user's own instruction file.
 
     Args:
         path: the instruction file.
-        root: folder that its image names are relative to.
-        decode: decode every image.
+        root: folder to which its image paths are relative.
+        decode: whether to decode every image.
         board: where progress is shown.
 
     Raises:
-        DataError: naming file, row and field, if the file does not follow the format.
+        DataError: naming file, row and field, if the file is malformed.
     """
     warnings: list[str] = []
     records = read_instructions(path, "", board, warnings.append)
@@ -157,13 +156,13 @@ def check_instruction_file(path: Path, root: Path, decode: bool, board: Progress
 
 
 def data_root(folder: Path) -> Path:
-    """Return the data root that a folder of instruction data lies in, as ``<root>/download/<set>``; else the folder."""
+    """Return the data root of a folder ``<root>/download/<set>``, or the folder itself if it is not one."""
     parents = folder.resolve().parents
     return parents[1] if len(parents) > 1 and parents[0].name == "download" else folder
 
 
-def write_unusable(path: Path, found: InstructionCheck) -> int:
-    """Write each missing or undecodable image and the reason, one a line with a tab between; return how many."""
-    unusable = {} if found.preflight is None else found.preflight.unusable_images
+def write_unusable(path: Path, check: InstructionCheck) -> int:
+    """Write a line for each missing or undecodable image, with the reason after a tab; return their number."""
+    unusable = {} if check.preflight is None else check.preflight.unusable_images
     write_text(path, "".join(f"{image}\t{' '.join(reason.split())}\n" for image, reason in unusable.items()))
     return len(unusable)

@@ -1,7 +1,7 @@
-"""Where the official files of each family lie below a data root, and how each family is read as a whole.
+"""The layout of official files below a data root, and reading all examples of a family.
 
-The folders are those of the published evaluation suite, ``<root>/download/<family>/...``; where that suite renames
-what it downloads, the name inside the archive is accepted too.
+The folders are those of the published evaluation suite, ``<root>/download/<family>/...``. That suite renames some
+downloads; their names inside the archives are accepted too.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def need(root: Path, family: str, *names: str) -> Path:
     """Return the file among the accepted names that exists.
 
     Raises:
-        MissingFileError: if none does; the message says how to learn where to get it.
+        MissingFileError: if none does; the message says how to find out where to get it.
     """
     path = find(root, family, *names)
     if not path.exists():
         raise MissingFileError(
-            f"{path}: no such file; `eyeswap data prepare {family} --root {root}` says where to get it"
+            f"{path}: no such file; `eyeswap data prepare {family} --root {root}` prints where to get it"
         )
     return path
 
@@ -63,7 +63,7 @@ def read_vqa_v2_files(root: Path, split: Split) -> list[Example]:
 
 
 def read_gqa_files(root: Path, split: Split) -> list[Example]:
-    """Read GQA's balanced questions, and the lists of valid answers if they lie beside them."""
+    """Read GQA's balanced questions, and the lists of valid answers if they are beside them."""
     name = "testdev" if split == "eval" else "train"
     questions = need(root, "gqa", f"{name}_balanced_questions.json")
     choices = find(root, "gqa", f"{name}_choices.json")
@@ -78,7 +78,7 @@ def read_vizwiz_files(root: Path, split: Split) -> list[Example]:
 
 
 def read_text_vqa_files(root: Path, split: Split, with_ocr: bool = False) -> list[Example]:
-    """Read TextVQA; ``with_ocr`` leaves the OCR tokens in the questions."""
+    """Read TextVQA; ``with_ocr`` keeps the OCR tokens in the questions."""
     name = "val" if split == "eval" else "train"
     annotations = need(root, "text-vqa", f"TextVQA_0.5.1_{name}.json")
     ocr = find(root, "text-vqa", f"textvqa_{name}_v051_ocr.jsonl", f"llava_textvqa_{name}_v051_ocr.jsonl")
@@ -87,7 +87,7 @@ def read_text_vqa_files(root: Path, split: Split, with_ocr: bool = False) -> lis
 
 
 def read_pope_files(root: Path, split: Split) -> list[Example]:
-    """Read the three files; POPE has no training split, that of the embedded data is ``coco_pope_train.json``."""
+    """Read the three files; POPE has no training split, but the embedded data set has ``coco_pope_train.json``."""
     names = POPE_SPLITS if split == "eval" else ("train",)
     folder = {need(root, "pope", f"coco_pope_{name}.json").parent for name in names}.pop()
     images = ("val_images", "val2014") if split == "eval" else ("train_images",)
@@ -105,42 +105,42 @@ def read_refcoco_files(root: Path, split: str, names: Iterable[str] = REFER_AUTH
 
     Args:
         root: the data root.
-        split: a split by its own name (``val``, ``train``, ``testA``, ``testB``, ``test``); ``eval`` is ``val``, and
-            ``google-val`` is ``val`` of Google's division, ``refs(google).p``.
+        split: ``val``, ``train``, ``testA``, ``testB`` or ``test``; ``eval`` means ``val``, and ``google-val`` is
+            ``val`` of Google's split, ``refs(google).p``.
         names: sets to read.
 
     Raises:
-        DataError: naming file and row; of class MissingFileError if a set has no example of that split.
+        DataError: naming file and row; a MissingFileError if a set has no example of that split.
     """
     examples = []
-    author, _, own = split.rpartition("-")
+    author, _, part = split.rpartition("-")
     for name in names:
         refs = need(root, "refcoco", f"{name}/refs({author or REFER_AUTHORS[name]}).p")
         instances = need(root, "refcoco", f"{name}/instances.json")
         images = _images(root, "refcoco", "train2014")
-        found = read_refer(refs, instances, images, name, "val" if own == "eval" else own)
-        if not found:
-            carried = ", ".join(refer_splits(refs))
-            raise MissingFileError(f"{refs}: has no expression of split {own!r}, only {carried}")
-        examples += found
+        of_set = read_refer(refs, instances, images, name, "val" if part == "eval" else part)
+        if not of_set:
+            available = ", ".join(refer_splits(refs))
+            raise MissingFileError(f"{refs}: has no expression of split {part!r}, only {available}")
+        examples += of_set
     return examples
 
 
 def refcoco_splits(root: Path) -> dict[str, int]:
-    """Return how many sentences each split of each RefCOCO set has, ``refcoco testA`` and so on.
+    """Return the number of sentences of each split of each RefCOCO set, keyed ``refcoco testA`` and so on.
 
-    Those of Google's division of RefCOCOg are among them if its file is there, ``refcocog google-val``.
+    Google's split of RefCOCOg is included if its file exists, as ``refcocog google-val``.
     """
-    found = {
+    counts = {
         name: refer_splits(need(root, "refcoco", f"{name}/refs({REFER_AUTHORS[name]}).p")) for name in REFER_AUTHORS
     }
     google = find(root, "refcoco", "refcocog/refs(google).p")
     if google.is_file():
-        found["refcocog"] |= {f"google-{split}": count for split, count in refer_splits(google).items()}
-    return {f"{name} {split}": count for name, splits in found.items() for split, count in splits.items()}
+        counts["refcocog"] |= {f"google-{split}": count for split, count in refer_splits(google).items()}
+    return {f"{name} {split}": count for name, splits in counts.items() for split, count in splits.items()}
 
 
 def read_ocid_ref_files(root: Path, split: str) -> list[Example]:
-    """Read ``<split>_expressions.json``, split being ``val``, ``train`` or ``test``; ``eval`` is ``val``."""
+    """Read ``<split>_expressions.json`` of ``val``, ``train`` or ``test``; ``eval`` means ``val``."""
     expressions = need(root, "ocid-ref", f"{'val' if split == 'eval' else split}_expressions.json")
     return read_ocid(expressions, _images(root, "ocid-ref", "OCID-dataset"))

@@ -1,6 +1,6 @@
-"""Look at the benchmark files on disk: are they there, whole, as published? Then write the index files.
+"""Checking the benchmark files on disk against the published ones, and writing the index files.
 
-Offline: what is missing is named with the place where it is published, and nothing is downloaded.
+Nothing is downloaded: missing files are listed with the place where they are published.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress
 
-SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # which the published suite evaluates too
+SUBSAMPLED_SIZES = {"vqa-v2": (16_384,)}  # evaluated by the published suite too
 
 
 @dataclass
 class Inspection:
-    """What was found of one family.
+    """The result of checking one family.
 
     Attributes:
-        family: whose files.
-        files: the sources on disk.
+        family: the family.
+        files: its sources on disk.
         problem: why the files cannot be read, in one line; empty if they can.
-        counts: examples of each part.
-        splits: examples of every split that the files carry, where one file holds several.
-        num_images: images that the examples are about.
-        missing_images: those that are not on disk.
-        bad_images: those that are no readable image or have another size than stated, and why; None if not opened.
-        written: index files and what became of each.
+        counts: number of examples of each part.
+        splits: number of examples of every split, for files that contain several.
+        num_images: number of images that the examples are about.
+        missing_images: images that are not on disk.
+        bad_images: the reason for each image that cannot be read or does not have its stated size; None if not opened.
+        written: for each index file whether it was written or kept.
     """
 
     family: Family
@@ -52,14 +52,14 @@ class Inspection:
 
     @property
     def published(self) -> dict[str, int]:
-        """The published counts that are nearest to what was found."""
-        found = sum(self.counts.values())
+        """The counts of the published version that is nearest to these files."""
+        total = sum(self.counts.values())
         versions = [dict(counts) for counts in self.family.counts]
-        return min(versions, key=lambda counts: abs(sum(counts.values()) - found))
+        return min(versions, key=lambda counts: abs(sum(counts.values()) - total))
 
     @property
     def complaints(self) -> list[str]:
-        """What stands between these files and the published set, one line each; empty if nothing does."""
+        """The differences between these files and the published set, one line each."""
         missing = [file.path for file in self.files if not file.exists]
         lines = [f"not on disk: {', '.join(missing)}"] if missing else []
         if self.problem:
@@ -67,13 +67,13 @@ class Inspection:
         if not self.counts:
             return lines
         published = self.published
-        found = {"": sum(self.counts.values())} if "" in published else self.counts
-        for part in dict.fromkeys([*published, *found]):
-            have, want = found.get(part, 0), published.get(part, 0)
+        counts = {"": sum(self.counts.values())} if "" in published else self.counts
+        for part in dict.fromkeys([*published, *counts]):
+            have, want = counts.get(part, 0), published.get(part, 0)
             if have != want:
-                lines.append(f"{have:,} examples{' of ' + part if part else ''}, published are {want:,}")
+                lines.append(f"{have:,} examples{' of ' + part if part else ''}, published {want:,}")
         if self.family.num_images not in (None, self.num_images):
-            lines.append(f"about {self.num_images:,} images, published are {self.family.num_images:,}")
+            lines.append(f"about {self.num_images:,} images, published {self.family.num_images:,}")
         if self.missing_images:
             lines.append(f"{len(self.missing_images):,} images are not on disk: {_first(self.missing_images)}")
         if self.bad_images:
@@ -82,7 +82,7 @@ class Inspection:
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON."""
+        """Return everything as a JSON object."""
         return {
             "family": self.family.name,
             "title": self.family.title,
@@ -121,39 +121,39 @@ def inspect(
     open_images: bool = False,
     board: Progress | None = None,
 ) -> Inspection:
-    """Read a family's files and compare them with what was published; write the index if asked to.
+    """Read a family's files and compare them with the published ones; write the index files on request.
 
     Args:
-        family: which.
+        family: the family.
         root: the data root.
-        slim_sizes: sizes of the slim sets to write, with the full set; None writes nothing.
-        open_images: decode every image, and compare its size with the stated one.
-        board: shows how many images are opened.
+        slim_sizes: sizes of the slim sets to write beside the full set; None writes nothing.
+        open_images: whether to decode every image and compare its size with the stated one.
+        board: where progress is shown.
     """
-    found = Inspection(family, [_weigh(file, root) for file in look(family, root)])
+    inspection = Inspection(family, [_with_digest(file, root) for file in look(family, root)])
     try:
         examples = family.read_files(root, "eval")
-        found.splits = family.splits(root)
+        inspection.splits = family.splits(root)
     except MissingFileError:
-        return found  # which file it is the list of files says
+        return inspection  # the list of files shows which one
     except DataError as error:
-        found.problem = str(error)
-        return found
-    found.counts = dict(Counter(family.part(example) for example in examples))
+        inspection.problem = str(error)
+        return inspection
+    inspection.counts = dict(Counter(family.part(example) for example in examples))
     sizes = {example.image: example.size for example in examples}
-    found.num_images = len(sizes)
-    found.missing_images = missing_images(root, list(sizes))
+    inspection.num_images = len(sizes)
+    inspection.missing_images = missing_images(root, list(sizes))
     if open_images:
-        absent = set(found.missing_images)
-        here = {image: size for image, size in sizes.items() if image not in absent}
-        found.bad_images = bad_images(root, here, f"{family.name}: open images", board)
+        missing = set(inspection.missing_images)
+        on_disk = {image: size for image, size in sizes.items() if image not in missing}
+        inspection.bad_images = bad_images(root, on_disk, f"{family.name}: open images", board)
     if slim_sizes is not None:
-        found.written = write_index(family, root, examples, slim_sizes)
-        _write_summary(found, root, examples, slim_sizes)
-    return found
+        inspection.written = write_index(family, root, examples, slim_sizes)
+        _write_summary(inspection, root, examples, slim_sizes)
+    return inspection
 
 
-def _weigh(file: FoundFile, root: Path) -> FoundFile:
+def _with_digest(file: FoundFile, root: Path) -> FoundFile:
     if file.source.is_images or not file.exists:
         return file
     path = root / file.path
@@ -161,15 +161,15 @@ def _weigh(file: FoundFile, root: Path) -> FoundFile:
     return FoundFile(file.source, file.path, True, path.stat().st_size, sha256, file.source.digests.get(sha256))
 
 
-def _write_summary(found: Inspection, root: Path, examples: Sequence[Example], sizes: Sequence[int]) -> None:
-    """Write ``datasets/<family>/eyeswap.json``: what was prepared from which bytes; digests of the ids in order."""
-    part = found.family.part
+def _write_summary(inspection: Inspection, root: Path, examples: Sequence[Example], sizes: Sequence[int]) -> None:
+    """Write ``datasets/<family>/eyeswap.json``: the inspection, and for each set a digest of its ids in order."""
+    part = inspection.family.part
     sets = {"full": shuffled(examples)} | {f"slim-{size}": subsample(examples, size, part) for size in sizes}
     ids = {name: [example.example_id for example in chosen] for name, chosen in sets.items()}
-    summary = found.as_json() | {
+    summary = inspection.as_json() | {
         "sets": {name: {"examples": len(chosen), "digest": digest(chosen)} for name, chosen in ids.items()}
     }
-    write_json(root / "datasets" / found.family.name / "eyeswap.json", summary)
+    write_json(root / "datasets" / inspection.family.name / "eyeswap.json", summary)
 
 
 def _first(names: Sequence[str]) -> str:

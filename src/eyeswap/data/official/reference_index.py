@@ -1,10 +1,10 @@
 """Index files in the layout of the published evaluation suite, below ``<root>/datasets/<family>``.
 
-For the full set and for each slim size: a ``metadata-*.json``, in the study's order, and where that suite scores from
-copies of the official files, those copies. Boxes carry their pixels, as in the study's copy of that suite, whose full
-sets (``metadata-full-v2.json``) have the pixels of the rounded box. A file that is there already is kept. One thing
-differs on purpose: the suite numbers POPE and RefCOCO by Python's salted hash, anew in every preparation; here the
-number is the position in the raw files, so that two preparations can be joined.
+For the full set and each slim size there is a ``metadata-*.json`` in the study's order, and copies of the official
+files where that suite scores from copies. Boxes have their pixels, as in the study's copy of that suite, whose full
+sets (``metadata-full-v2.json``) have the pixels of the rounded box. Existing files are kept. There is one deliberate
+difference: the suite numbers POPE and RefCOCO by Python's salted hash, which changes in every preparation; here the
+number is the position in the official files, so that two preparations can be joined.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from eyeswap.data.official.layout import need
 from eyeswap.data.official.subsets import shuffled, subsample
 from eyeswap.files import read_json
 
-Numbered = tuple[int, Example]  # position in the raw files, example
+Numbered = tuple[int, Example]  # position in the official files, example
 
-_NAMED_FULL = ("gqa", "pope", "tally-qa", "refcoco", "ocid-ref")  # the others say metadata.json
+_NAMED_FULL = ("gqa", "pope", "tally-qa", "refcoco", "ocid-ref")  # others have metadata.json for the full set
 _LOCATED = ("refcoco", "ocid-ref")
 _SET_NAMES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg"}
 
 
 def write_index(family: Family, root: Path, examples: Sequence[Example], sizes: Sequence[int]) -> dict[str, str]:
-    """Write what is not there yet.
+    """Write the index files that do not exist yet.
 
     Args:
-        family: whose files.
+        family: the family.
         root: the data root.
-        examples: all examples of the family, in raw order.
-        sizes: slim sizes.
+        examples: all examples of the family, in file order.
+        sizes: sizes of the slim sets.
 
     Returns:
-        File name below ``<root>/datasets/<family>`` to what became of it: ``written``, ``kept``, or ``kept, other
-        questions`` where a file of the same name asks something else.
+        By file name below ``<root>/datasets/<family>``: ``written``, ``kept``, or ``kept, other questions`` if an
+        existing file has other questions.
     """
     folder = root / "datasets" / family.name
     raw = _RawRows(family.name, root)
     numbered = list(enumerate(examples))
-    told = {}
+    outcomes = {}
     for label, chosen in _sets(family, numbered, sizes):
         metadata = dict(map(raw.entry, chosen))
         files = {_metadata_name(family.name, label): metadata} | raw.official(label, chosen)
         if label == "full" and family.name in _LOCATED:
             files["metadata-full-v2.json"] = {key: _from_rounded(entry) for key, entry in metadata.items()}
         for name, content in files.items():
-            told[name] = _write(folder / name, content)
-    return told
+            outcomes[name] = _write(folder / name, content)
+    return outcomes
 
 
 def _sets(family: Family, numbered: Sequence[Numbered], sizes: Sequence[int]) -> Iterable[tuple[str, list[Numbered]]]:
@@ -68,20 +68,20 @@ def _write(path: Path, content: Any) -> str:
     if not path.is_file():
         write_compact_json(path, content)
         return "written"
-    if path.name.startswith("metadata") and _asked(read_json(path)) != _asked(content):
+    if path.name.startswith("metadata") and _questions(read_json(path)) != _questions(content):
         return "kept, other questions"
     return "kept"
 
 
-def _asked(metadata: Any) -> list[Any]:
-    """Return what an index asks, in order; ids aside, which the published suite draws anew."""
+def _questions(metadata: Any) -> list[Any]:
+    """Return the questions of an index in order, without ids, which the published suite draws anew."""
     entries = metadata.values() if isinstance(metadata, dict) else []
     wanted = ("question", "ref_expression", "img_path")
     return [[entry.get(key) for key in wanted] for entry in entries if isinstance(entry, dict)]
 
 
 class _RawRows:
-    """The raw rows of a family, for fields that scoring does not need; those of a row are read when first wanted."""
+    """The official rows of a family, with fields that scoring does not need."""
 
     def __init__(self, family: str, root: Path) -> None:
         self.family = family
@@ -100,7 +100,7 @@ class _RawRows:
             self.content = read_json(need(root, family, "TextVQA_0.5.1_val.json"))
 
     def entry(self, item: Numbered) -> tuple[str, dict[str, Any]]:
-        """Return the index entry of an example and its key."""
+        """Return the key and the index entry of an example."""
         make: dict[str, Callable[[Numbered], dict[str, Any]]] = {
             "vqa-v2": self._vqa_v2,
             "gqa": self._gqa,
@@ -115,7 +115,7 @@ class _RawRows:
         return str(entry.get("question_id", entry.get("example_id"))), entry
 
     def official(self, label: str, chosen: Sequence[Numbered]) -> dict[str, Any]:
-        """Return the copies of official files, cut to the chosen examples."""
+        """Return copies of the official files, reduced to the chosen examples."""
         if self.family == "vqa-v2":
             ids = {int(example.raw_id) for _, example in chosen}
             return {
@@ -166,8 +166,8 @@ def _asking(item: Numbered) -> dict[str, Any]:
 
 def _pope(item: Numbered) -> dict[str, Any]:
     number, example = item
-    own = {"answer": example.truth, "split": example.subset, "split_question_id": int(example.raw_id)}
-    return _asking(item) | {"question_id": number} | own
+    fields = {"answer": example.truth, "split": example.subset, "split_question_id": int(example.raw_id)}
+    return _asking(item) | {"question_id": number} | fields
 
 
 def _refcoco(item: Numbered) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _pixels(example: Example) -> dict[str, Any]:
 
 
 def _from_rounded(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry with the pixels of its box in two decimals."""
+    """Return an entry with the pixels of its rounded box."""
     size = (entry["image_width"], entry["image_height"])
     return entry | {"bbox_xyxy": list(full_set_box(entry["bbox"], size))}
 
@@ -216,5 +216,5 @@ def _tuple(example: Example) -> tuple[Any, ...]:
 
 
 def _cut(content: Any, key: str, ids: set[int]) -> Any:
-    """Return a shallow copy whose rows are those of the given questions, in file order."""
+    """Return a shallow copy with only the rows of the given questions, in file order."""
     return content | {key: [row for row in content[key] if int(row["question_id"]) in ids]}
