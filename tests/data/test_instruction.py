@@ -54,8 +54,8 @@ GOOD = {"id": "a", "conversations": turns("q", "a")}
         ),
         ({"conversations": turns("q", None)}, "turn 2: field 'value' must be text"),
         ({"conversations": "q"}, "field 'conversations' must be a list"),
-        ({"conversations": turns("<image>\nq", "a")}, "shows <image> but field 'image' is missing"),
-        ({"conversations": turns("q\n<image>", "a")}, "shows <image> but field 'image' is missing"),
+        ({"conversations": turns("<image>\nq", "a")}, "contains <image> but field 'image' is missing"),
+        ({"conversations": turns("q\n<image>", "a")}, "contains <image> but field 'image' is missing"),
         ({"image": "x.jpg"}, "field 'image' is given but no question contains <image>"),
         ({"image": "x.jpg", "conversations": turns("q", "<image>")}, "no question contains <image>"),
         (
