@@ -181,7 +181,7 @@ def test_several_images_are_refused_unless_the_user_says_first(lmms_eval, run):
         ask(make(run), DOCUMENTS[:1], visual=both)
     first = make(run, ",several_images=first")
     assert ask(first, DOCUMENTS[:1], visual=both) == ask(first, DOCUMENTS[:1])
-    with pytest.raises(SpecError, match=r"sees images, not str"):
+    with pytest.raises(SpecError, match=r"takes images, not str"):
         ask(make(run), DOCUMENTS[:1], visual=lambda document: ["clip.mp4"])
 
 

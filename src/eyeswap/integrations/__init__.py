@@ -1,1 +1,1 @@
-"""Doors to other people's tools; each is optional and imports its tool only when that tool asks for it."""
+"""Optional integrations with other tools, each imported only by its tool."""

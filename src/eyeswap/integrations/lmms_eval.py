@@ -1,7 +1,7 @@
-"""What lmms-eval finds behind the entry point ``lmms_eval.models``: that there is a model called ``eyeswap``.
+"""Registration of the model ``eyeswap`` with lmms-eval, through the entry point ``lmms_eval.models``.
 
-lmms-eval calls `models` while it is imported, and one plug-in that fails silences those after it; so nothing is done
-here but to name a class, which is imported when a user says ``--model eyeswap``.
+lmms-eval calls `models` at import, and a plug-in that fails disables the plug-ins after it. This module therefore only
+names the class, which is imported when a user passes ``--model eyeswap``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MODEL_CLASS = "eyeswap.integrations.lmms_eval_model.EyeswapVLM"
 
 
 def models() -> Any:
-    """Return the manifest of our model, of lmms-eval's own class ``ModelManifest``."""
+    """Return lmms-eval's ``ModelManifest`` of our model."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="eyeswap", simple_class_path=MODEL_CLASS)

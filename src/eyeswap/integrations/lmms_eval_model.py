@@ -1,7 +1,7 @@
 """A trained run as a model of lmms-eval: ``lmms-eval --model eyeswap --model_args run=RUN --tasks pope``.
 
-Prompts are those of the task, in the chat frame of the run's LLM; answers are greedy. Consecutive requests about one
-image share its encoding and prefill. Needs the package ``lmms_eval``, which eyeswap does not depend on.
+Prompts are those of the task, in the chat frame of the run's LLM; decoding is greedy. Consecutive requests about the
+same image share its encoding and prefill. Requires the package ``lmms_eval``, which is not a dependency of eyeswap.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
 
     Args:
         run: a run's folder, or a folder with a saved VLM.
-        device: where the VLM lies; the first GPU, or the CPU, if not given.
-        batch_size: most questions answered together.
-        several_images: what to do with a question about several images: ``refuse``, or answer about the ``first``.
-        **others: what lmms-eval passes to every model; ``max_batch_size`` is not used.
+        device: device of the VLM; by default the first GPU, or the CPU.
+        batch_size: largest number of questions answered together.
+        several_images: whether to ``refuse`` a question about several images, or answer about the ``first``.
+        **others: passed by lmms-eval to every model; ``max_batch_size`` is not used.
 
     Raises:
-        SpecError: if an argument is unknown or impossible.
-        RunError: if the folder holds no trained model.
+        SpecError: if an argument is unknown or invalid.
+        RunError: if the folder contains no trained model.
     """
 
     is_simple = True
@@ -66,9 +66,8 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise SpecError("eyeswap inside lmms-eval runs in one process; start it without torchrun or accelerate")
         folder = model_folder(Path(run))
-        place = device if device and torch.cuda.is_available() else "cuda" if torch.cuda.is_available() else "cpu"
-        self.vlm = VisionLanguageModel.load(folder).eval().to(place)
-        self.device = torch.device(place)
+        self.device = torch.device((device or "cuda") if torch.cuda.is_available() else "cpu")
+        self.vlm = VisionLanguageModel.load(folder).eval().to(self.device)
         self.batch_size = int(batch_size) if str(batch_size).isdecimal() else 32
         self.several_images = several_images
         self.tokenizer = self.vlm.tokenizer
@@ -80,51 +79,53 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         with progress() as board:
             task = board.task("eyeswap answers", len(requests))
             for start in range(0, len(requests), self.batch_size):
-                some = [request.args for request in requests[start : start + self.batch_size]]
-                answers += self._answer(some)
-                task.advance(len(some))
+                batch = [request.args for request in requests[start : start + self.batch_size]]
+                answers += self._answer(batch)
+                task.advance(len(batch))
         return answers
 
     @torch.inference_mode()
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Return of each ``(context, target, doc_to_visual, doc_id, task, split)`` the loss and whether it is greedy.
+        """Return for each ``(context, target, doc_to_visual, doc_id, task, split)`` the loss and whether it is greedy.
 
-        The loss is the mean cross-entropy of the target's tokens with their end. lmms-eval takes the smallest for
-        the model's choice, despite the name.
+        Despite the method's name this is the mean cross-entropy of the target's tokens including the end of the answer;
+        lmms-eval takes the smallest as the model's choice.
         """
         scores = []
         with progress() as board:
-            for args in board.track((request.args for request in requests), "eyeswap weighs", len(requests)):
+            for args in board.track((request.args for request in requests), "eyeswap compares", len(requests)):
                 context, target, doc_to_visual, doc_id, task, split = args
                 document = self.task_dict[task][split][doc_id]
                 wanted = target if isinstance(target, str) else target(document)
                 tokens = self._encode(self._image(doc_to_visual(document), task))
-                scores.append(self._weigh(tokens, str(context), str(wanted).strip()))
+                scores.append(self._loss(tokens, str(context), str(wanted).strip()))
         return scores
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Refuse: a run is trained on conversations that are known from the start.
+        """Refuse, because runs are not trained to answer in several rounds.
 
         Raises:
             NotImplementedError: always.
         """
-        raise NotImplementedError("eyeswap does not answer tasks of several rounds")
+        raise NotImplementedError("eyeswap does not support tasks of several rounds")
 
     def _answer(self, arguments: Sequence[tuple[Any, ...]]) -> list[str]:
-        """Answer one batch; neighbours about the same image are prefilled once."""
+        """Answer one batch; requests about the same image share its prefill."""
         images: dict[str, Image.Image | None] = {}
         asked: dict[str, list[int]] = {}
-        asking: list[Request] = []
+        all_requests: list[Request] = []
         for number, (context, settings, doc_to_visual, doc_id, task, split) in enumerate(arguments):
             image = self._image(doc_to_visual(self.task_dict[task][split][doc_id]), task)
             key = "" if image is None else hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
             images[key] = image
             asked.setdefault(key, []).append(number)
-            asking.append(self._request(str(context), settings))
+            all_requests.append(self._request(str(context), settings))
         tokens = [self._encode(image) for image in images.values()]
-        told = self._generator.answer(tokens, [[asking[n] for n in asked[key]] for key in images])
+        answers = self._generator.answer(tokens, [[all_requests[n] for n in asked[key]] for key in images])
         texts = {
-            n: one.text for key, some in zip(images, told, strict=True) for n, one in zip(asked[key], some, strict=True)
+            number: generation.text
+            for key, of_image in zip(images, answers, strict=True)
+            for number, generation in zip(asked[key], of_image, strict=True)
         }
         return [_cut(texts[number], _stops(args[1])) for number, args in enumerate(arguments)]
 
@@ -137,40 +138,40 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         )
 
     def _image(self, visuals: Any, task: str) -> Image.Image | None:
-        """Return the one image that a question is about, None for text alone."""
-        pictures = [one for one in _flat(visuals) if one is not None]
-        if len(pictures) > 1 and self.several_images == "refuse":
+        """Return the image of a question, or None if it is text only."""
+        images = [image for image in _flat(visuals) if image is not None]
+        if len(images) > 1 and self.several_images == "refuse":
             raise SpecError(
-                f"task {task}: a question has {len(pictures)} images, a run sees one; leave the task out, or say "
+                f"task {task}: a question has {len(images)} images, but a run takes one; leave out the task, or pass "
                 "--model_args several_images=first"
             )
-        for picture in pictures:
-            if not isinstance(picture, Image.Image):
-                raise SpecError(f"task {task}: a run sees images, not {type(picture).__name__}; leave the task out")
-        return pictures[0].convert("RGB") if pictures else None
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise SpecError(f"task {task}: a run takes images, not {type(image).__name__}; leave out the task")
+        return images[0].convert("RGB") if images else None
 
     @torch.inference_mode()
     def _encode(self, image: Image.Image | None) -> Tensor:
-        """Return the visual tokens ``[N, vision_width]`` of an image; none of them for no image."""
+        """Return the visual tokens ``[N, vision_width]`` of an image, with ``N = 0`` without one."""
         if image is None:
             return torch.zeros(0, self.vlm.config.vision_width, device=self.device)
         pixels, _ = self.vlm.processor.image_geometry.place(image)
         tokens: Tensor = self.vlm.encode(pixels[None].to(self.device))[0]
         return tokens
 
-    def _weigh(self, tokens: Tensor, context: str, target: str) -> tuple[float, bool]:
+    def _loss(self, tokens: Tensor, context: str, target: str) -> tuple[float, bool]:
         encoded = encode_conversation([context, target], self.vlm.prompt, self.tokenizer, _MOST_TEXT_TOKENS)
         ids = torch.tensor([self.vlm.insert_visual(encoded.input_ids, len(tokens))], device=self.device)
         labels = torch.tensor(encoded.labels, device=self.device)
         embedded = self.vlm.embed(ids, tokens)
         logits = self.vlm.llm(inputs_embeds=embedded, use_cache=False).logits[0, len(tokens) :].float()  # [T, V]
-        wanted = labels[1:] != IGNORED  # position t tells token t + 1
-        told, targets = logits[:-1][wanted], labels[1:][wanted]
-        return float(F.cross_entropy(told, targets)), bool((told.argmax(-1) == targets).all())
+        is_target = labels[1:] != IGNORED  # position t predicts token t + 1
+        predicted, targets = logits[:-1][is_target], labels[1:][is_target]
+        return float(F.cross_entropy(predicted, targets)), bool((predicted.argmax(-1) == targets).all())
 
 
 def _stops(settings: dict[str, Any]) -> list[str]:
-    """Return the texts at which an answer ends, by the task's ``until``."""
+    """Return the texts at which an answer ends, from the task's ``until``."""
     until = settings.get("until") or []
     return [stop for stop in ([until] if isinstance(until, str) else list(until)) if stop]
 
@@ -183,7 +184,7 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 
 def _flat(visuals: Any) -> Iterator[Any]:
     if isinstance(visuals, list | tuple):
-        for one in visuals:
-            yield from _flat(one)
+        for visual in visuals:
+            yield from _flat(visual)
     else:
         yield visuals
