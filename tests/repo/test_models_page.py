@@ -32,7 +32,7 @@ def test_the_code_of_the_page_runs(tiny_llm: Path, tmp_path: Path, monkeypatch: 
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     for block in blocks:
         exec(block, known)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert len(known["answers"]) == 2
     assert known["produced"].shape[0] == 1
     again = AutoModelForImageTextToText.from_pretrained("my-model")
