@@ -149,15 +149,15 @@ def missing_images(root: Path, images: Sequence[str]) -> list[str]:
 def other_endings(root: Path, images: Sequence[str]) -> dict[str, str]:
     """Return for each missing image that exists with another suffix the name of that file."""
     names: dict[Path, dict[str, str]] = {}
-    found = {}
+    other_names = {}
     for image in images:
         path = root / image
         if path.parent not in names:
             files = path.parent.iterdir() if path.parent.is_dir() else ()
             names[path.parent] = {file.stem: file.name for file in files}
         if path.stem in names[path.parent]:
-            found[image] = names[path.parent][path.stem]
-    return found
+            other_names[image] = names[path.parent][path.stem]
+    return other_names
 
 
 def bad_images(

@@ -1,9 +1,9 @@
-"""Connectors: the small network that maps visual tokens into the LLM's embedding space.
+"""Connectors: small networks that map visual tokens to the LLM's embedding space.
 
-Widths and order are the published ones: all linears have a bias, the GELU is exact, nothing else. The initial weights
-come from the run's seed through a generator of their own, so that they depend on the shapes alone and
-leave every other random stream untouched. The published code seeds with the token width instead, which no ``--seed``
-reaches; the wiring ``as-published`` repeats that to the bit.
+Widths and layers are the published ones: linear layers with bias and exact GELUs. The initial weights are drawn from the
+run's seed by a separate generator, so that they depend only on the shapes and leave other random streams untouched. The
+published code seeds with the token width instead, whatever its ``--seed``; the wiring ``as-published`` reproduces that
+to the bit.
 """
 
 from __future__ import annotations

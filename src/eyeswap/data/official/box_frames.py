@@ -108,12 +108,12 @@ def box_frames(records: Sequence[Instruction], root: Path, images: Path | None =
             paths[image_id] = (images or root) / record.image
             for words, box in _regions(record.messages):
                 described[source][image_id, words].append(box)
-    found = []
+    parts = []
     for source, regions in described.items():
         if regions:
             annotated = _refcoco(root) if source == "RefCOCO" else _visual_genome(root, regions, paths)
-            found.append(_compared(source, regions, annotated))
-    return found
+            parts.append(_compared(source, regions, annotated))
+    return parts
 
 
 def _source(image: str) -> tuple[str | None, int]:
