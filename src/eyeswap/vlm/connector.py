@@ -1,9 +1,9 @@
 """Connectors: small networks that map visual tokens to the LLM's embedding space.
 
-Widths and layers are the published ones: linear layers with bias and exact GELUs. The initial weights are drawn from the
-run's seed by a separate generator, so that they depend only on the shapes and leave other random streams untouched. The
-published code seeds with the token width instead, whatever its ``--seed``; the wiring ``as-published`` reproduces that
-to the bit.
+Widths and layers are the published ones: linear layers with bias and exact GELUs. The initial weights are drawn from
+the run's seed by a separate generator, so that they depend only on the shapes and leave other random streams untouched.
+The published code seeds with the token width instead, whatever its ``--seed``; the wiring ``as-published`` reproduces
+that to the bit.
 """
 
 from __future__ import annotations
