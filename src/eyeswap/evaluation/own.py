@@ -368,7 +368,7 @@ def read_number(text: str) -> float | None:
 def _answers(record: Record) -> tuple[str, ...]:
     answers = record.items("answers")
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise record.fail("field 'answers' must be a list of at least one text")
+        raise record.fail("field 'answers' must be a list of texts, at least one")
     return tuple(answers)
 
 

@@ -64,6 +64,7 @@ class _Lines:
     """A frame with fixed text before and after each answer."""
 
     strips_turns: ClassVar[bool]
+    end_of_answer: str
 
     def question(self, message: str) -> str:
         """Return the complete inference prompt for one user message."""
@@ -85,7 +86,7 @@ class _Lines:
         raise NotImplementedError
 
     def _answer(self, message: str) -> str:
-        raise NotImplementedError
+        return (clean_message(message) or " ") + self.end_of_answer
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,6 @@ class VicunaPrompt(_Lines):
         system = f"{self.system} " if is_first and self.system else ""
         return f"{system}USER: {clean_message(message)} ASSISTANT: "
 
-    def _answer(self, message: str) -> str:
-        return (clean_message(message) or " ") + self.end_of_answer
-
 
 @dataclass(frozen=True)
 class PlainPrompt(_Lines):
@@ -135,9 +133,6 @@ class PlainPrompt(_Lines):
     def _ask(self, message: str, is_first: bool) -> str:
         system = f"{self.system}\n" if is_first and self.system else ""
         return f"{system}{clean_message(message)}\n"
-
-    def _answer(self, message: str) -> str:
-        return (clean_message(message) or " ") + self.end_of_answer
 
 
 _ANSWER = "{answer}"  # marks the position of an answer; no chat template contains it
