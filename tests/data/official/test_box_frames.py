@@ -130,7 +130,7 @@ def test_square_images_and_other_words_tell_nothing(tmp_path: Path) -> None:
     write_refcoco(tmp_path, (640, 640))
     (part,) = found(tmp_path, refcoco_rows("padded-square", (640, 640))).values()
     assert (part.frame, part.num_joined) == (None, 0)
-    assert "none is one of the annotated boxes of an image that is not square" in str(part)
+    assert "none matches an annotated box of an image that is not square" in str(part)
 
 
 def test_too_few_or_disagreeing_boxes_settle_nothing(tmp_path: Path) -> None:
