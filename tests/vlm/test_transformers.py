@@ -128,6 +128,14 @@ def test_the_image_token_is_never_generated(saved: Path, images: list[Image.Imag
     assert answer.num_tokens == 4 or produced[-1] == processor.tokenizer.eos_token_id
 
 
+def test_models_of_earlier_versions_never_generate_it_either(small: Path):
+    settings = read_json(small / "generation_config.json")
+    assert settings.pop("suppress_tokens") == [read_json(small / "config.json")["image_token_id"]]
+    write_json(small / "generation_config.json", settings)
+    model = AutoModelForImageTextToText.from_pretrained(small)
+    assert model.generation_config.suppress_tokens == [model.config.image_token_id]
+
+
 def test_texts_with_and_without_image_go_together(saved: Path, images: list[Image.Image]):
     model, processor = VisionLanguageModel.load(saved), AutoProcessor.from_pretrained(saved)
     texts = [processor.prompt.question(question) for question in QUESTIONS]
