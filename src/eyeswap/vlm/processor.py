@@ -201,7 +201,7 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
             if not messages or len(messages) % 2:
                 raise SpecError("continue_final_message: the conversation does not end with an answer")
             answer = clean_message(messages[-1])
-            text = text[: text.rindex(answer) + len(answer)]
+            text = text[: text.rindex(answer) + len(answer)] if answer else prompt.conversation(messages[:-1])
         return text, images
 
     def _pixels(self, images: Sequence[Any]) -> tuple[dict[str, Tensor], list[int]]:
