@@ -2,7 +2,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from eyeswap.data.digits.language import BOX_REQUEST, LETTER_ANSWER, SHORT_ANSWER, letter_options
+from eyeswap.data.digits.language import BOX_REQUEST, LETTER_ANSWER, letter_options
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.pretraining.language import Cycle, LanguageRecipe, encode_text, make_text, pretrain_language_model
 
 

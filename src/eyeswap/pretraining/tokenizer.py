@@ -23,10 +23,10 @@ from eyeswap.data.digits.language import (
     DESCRIPTION_REQUEST,
     LETTER_ANSWER,
     PADDING_WORD,
-    SHORT_ANSWER,
     letter_options,
 )
 from eyeswap.data.digits.scene import COLOURS, KINDS
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 
 _VOCABULARY_LIMIT = 640
 _WORDS = r" ?[A-Za-z]+| ?[0-9]|[^\sA-Za-z0-9]|\s"
