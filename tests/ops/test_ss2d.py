@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from eyeswap.errors import ShapeError
-from eyeswap.ops import cross_merge, cross_scan, projected_scan, ss2d, ss2d_reference
+from eyeswap.errors import ShapeError, SpecError
+from eyeswap.ops import _c_scan, cross_merge, cross_scan, projected_scan, ss2d, ss2d_reference
 from eyeswap.ops.ss2d import cross_scan_order
 
 GOLDENS = Path(os.environ.get("EYESWAP_GOLDENS") or Path(__file__).parents[1] / "goldens" / "data")
@@ -127,3 +128,84 @@ def test_orders_made_while_sizes_are_counted_stay_real():
         cross_scan(torch.empty(1, 2, 7, 3))  # a size that no other test uses
     assert type(cross_scan_order(2, 7)) is torch.Tensor
     assert cross_scan_order(2, 7)[0].tolist() == list(range(14))
+
+
+def grid_inputs(batch=2, height=3, width=5, D=20, R=2, S=2):
+    generator = torch.Generator().manual_seed(height * 100 + width)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return [
+        normal(batch, height, width, D),
+        normal(4, R + 2 * S, D) / D**0.5,
+        normal(4, D, R) / R**0.5,
+        normal(4, D) - 2,
+        normal(4 * D, S) * 0.3,
+        normal(4 * D),
+    ]
+
+
+def grid_restated(x, x_proj, dt_projs, dt_bias, A_logs, Ds):
+    """Four copies of the map, each walked along its rows and down its columns, one cell at a time."""
+    (height, width), (D, R), S = x.shape[1:3], dt_projs.shape[1:], A_logs.shape[1]
+    outputs = []
+    for k, rows in enumerate(cross_scan(x).unbind(1)):  # [B, D, L]
+        columns = width if k % 2 == 0 else height
+        rows = rows.transpose(1, 2)
+        code, b, c = F.linear(rows, x_proj[k]).split([R, S, S], dim=2)
+        size = F.softplus(F.linear(code, dt_projs[k]) + dt_bias[k])
+        a = -A_logs.view(4, D, S)[k].exp()
+        above, along, y = [0] * columns, 0, []
+        for t in range(rows.shape[1]):
+            decay = torch.exp(size[:, t, :, None] * a)
+            along = decay * (along if t % columns else 0) + (size[:, t] * rows[:, t])[..., None] * b[:, t, None]
+            above[t % columns] = decay * above[t % columns] + along
+            y.append((above[t % columns] * c[:, t, None]).sum(2) + Ds.view(4, D)[k] * rows[:, t])
+        outputs.append(torch.stack(y, 2))
+    return cross_merge(torch.stack(outputs, 1), height, width)
+
+
+GRID_SHAPES = [(3, 5), (5, 3), (1, 7), (7, 1), (6, 6)]
+
+
+@pytest.mark.parametrize(("height", "width"), GRID_SHAPES)
+def test_the_grid_scan_is_the_recurrence(height, width):
+    inputs = grid_inputs(2, height, width)
+    assert error(ss2d(*inputs, kind="2d"), grid_restated(*inputs)) < 1e-13
+
+
+@pytest.mark.skipif(bool(_c_scan.why_missing()), reason=f"no C core: {_c_scan.why_missing()}")
+@pytest.mark.parametrize(("height", "width"), GRID_SHAPES)
+@pytest.mark.parametrize("states", [1, 3])
+def test_the_c_core_agrees_on_grids(height, width, states):
+    inputs = grid_inputs(3, height, width, S=states)
+    got = ss2d(*(tensor.float() for tensor in inputs), kind="2d", path="c")
+    assert error(got, grid_restated(*inputs)) < 2e-6
+
+
+def test_gradients_of_the_grid_scan_are_those_of_the_recurrence():
+    gradients = []
+    for function, options in ((ss2d, {"kind": "2d"}), (grid_restated, {})):
+        leaves = [tensor.clone().requires_grad_() for tensor in grid_inputs(1, 3, 4, 6)]
+        function(*leaves, **options).square().sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for got, want in zip(*gradients, strict=True):
+        assert error(got, want) < 1e-12
+
+
+def test_on_a_single_row_the_row_directions_are_plain_scans():
+    inputs = grid_inputs(1, 1, 9)
+    inputs[5].zero_()
+    inputs[1][1::2] = 0  # directions 1 and 3 carry nothing: B is zero
+    assert error(ss2d(*inputs, kind="2d"), ss2d(*inputs)) < 1e-13
+
+
+def test_the_grid_scan_is_another_scan_than_the_plain_one():
+    inputs = grid_inputs(1, 6, 6)
+    assert error(ss2d(*inputs, kind="2d"), ss2d(*inputs)) > 0.1
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(SpecError, match="Did you mean 2d"):
+        ss2d(*grid_inputs(), kind="2D")

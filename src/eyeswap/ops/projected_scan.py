@@ -17,7 +17,6 @@ from torch import Tensor
 
 from eyeswap.errors import EnvironmentProblem, ShapeError
 from eyeswap.ops import _c_scan
-from eyeswap.ops.grid_scan import scan_grid
 from eyeswap.ops.selective_scan import choose_path, log_once, scan_rows
 
 CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay in the processor's cache
@@ -63,6 +62,47 @@ def scan_projected(
             y, _ = scan_rows(u_part, delta, a, b_part, c_part, skip, bias, order, True, path)
         chunks.append(y[:, 0] if y.shape[1] == 1 else y.sum(1))  # [B, L, D]
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+
+def scan_grid(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor,
+    columns: Sequence[int],
+) -> Tensor:  # fmt: skip
+    """Scan K grids over channels-last rows and add the results up.
+
+    Args:
+        u: ``[B, 1, L, C]``, read by all directions.
+        delta: ``[B, K, L, C]``, step sizes before bias and softplus.
+        a: ``[K, S, C]``.
+        b: ``[B, K, L, S]``.
+        c: ``[B, K, L, S]``.
+        skip: ``[K, C]``.
+        bias: ``[K, C]``.
+        order: ``[K, L]`` int64; direction ``k`` visits row ``order[k, t]`` at step ``t``, each row once.
+        columns: row lengths of the K grids.
+
+    Returns:
+        ``[B, 1, L, C]``.
+    """
+    step = F.softplus(delta + bias[:, None])  # [B, K, L, C]
+    total = u[:, 0] * skip.sum(0)  # [B, L, C]
+    for k, width in enumerate(columns):
+        visits = order[k]
+        size, drive_b, read_c = step[:, k, visits], b[:, k, visits], c[:, k, visits]  # in scan order
+        decay = torch.exp(size[:, :, None] * a[k]).unflatten(1, (-1, width))  # [B, h, w, S, C]
+        drive = ((size * u[:, 0, visits])[:, :, None] * drive_b[..., None]).unflatten(1, (-1, width))
+        state = _recur(decay, _recur(decay, drive, axis=2), axis=1).flatten(1, 2)  # [B, L, S, C]
+        y = (state * read_c[..., None]).sum(2)  # [B, L, C]
+        total = total.index_add(1, visits, y)
+    return total[:, None]
+
+
+def _recur(decay: Tensor, drive: Tensor, axis: int) -> Tensor:
+    """Return ``h[t] = decay[t] h[t-1] + drive[t]`` along an axis, from zero."""
+    states: list[Tensor] = []
+    for a, x in zip(decay.unbind(axis), drive.unbind(axis), strict=True):
+        states.append(x if not states else a * states[-1] + x)
+    return torch.stack(states, axis)
 
 
 def bidirectional_scan(

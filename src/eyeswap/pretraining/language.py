@@ -8,25 +8,43 @@ before it ever meets an image. Only answers carry loss. Every arm of a study sta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eyeswap.data.digits.language import BOX_REQUEST, conversation, word_grid
-from eyeswap.data.digits.scene import sample_scene
-from eyeswap.pretraining.tokenizer import build_tokenizer, cell_token
+from eyeswap.data.digits.language import (
+    BACKGROUND_WORD,
+    BOX_REQUEST,
+    DESCRIPTION_REQUEST,
+    LETTER_ANSWER,
+    PADDING_WORD,
+    conversation,
+    letter_options,
+    word_grid,
+)
+from eyeswap.data.digits.scene import COLOURS, KINDS, sample_scene
+from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.processes import worker_pool
 
 GRID = 8  # rows and columns of a scene drawn in words; the miniature backbones give as many visual tokens
 ROPE_THETA = 48.0  # wavelengths of 6 to 237 tokens, one of them a row of 8: right for texts this short
 _TEXT_SEED = 2  # the first number of every text scene's generator, so that no text scene equals an image's scene
 _WORKERS = 2
+_VOCABULARY_LIMIT = 640
+_WORDS = r" ?[A-Za-z]+| ?[0-9]|[^\sA-Za-z0-9]|\s"
+BACKGROUND_CELL, PADDING_CELL = "<.>", "<_>"
 
 
 @dataclass(frozen=True)
@@ -211,3 +229,55 @@ def _evaluate(
                 right += bool(row_hit[begin : end + 1].all())
                 answers += 1
     return {"answer_accuracy": right / answers, "loss": float(np.mean(losses))}
+
+
+def cell_token(word: str) -> str:
+    """Return the token that stands for one word of a scene drawn in words."""
+    return {BACKGROUND_WORD: BACKGROUND_CELL, PADDING_WORD: PADDING_CELL}.get(word, f"<{word}>")
+
+
+def phrases() -> list[str]:
+    """Return the texts that are one token each: instructions, coordinates and the words of a drawn scene."""
+    instructions = [
+        "USER: ",
+        " ASSISTANT:",
+        f"\n{SHORT_ANSWER}",
+        f"\n{letter_options()}\n{LETTER_ANSWER}",
+        BOX_REQUEST,
+        DESCRIPTION_REQUEST,
+        ", ",
+    ]
+    coordinates = [f"{number / 100:.2f}" for number in range(101)]
+    cells = [cell_token(f"{colour}-{kind}") for colour in COLOURS for kind in KINDS]
+    return [*instructions, *coordinates, BACKGROUND_CELL, PADDING_CELL, *cells]
+
+
+def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train the miniature tokenizer on a corpus of conversations; the same corpus gives the same tokenizer."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [Split(Regex(_WORDS), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = ByteLevelDecoder()
+    special = ["<s>", "</s>", "<pad>"]
+    trainer = BpeTrainer(
+        vocab_size=_VOCABULARY_LIMIT,
+        min_frequency=20,
+        special_tokens=special,
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in phrases()])
+    tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
