@@ -17,7 +17,7 @@ SMALL = {"dim": 8, "in_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 4
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """A small stand-in for the files of two MambaVisions, and a process that has said nothing yet."""
-    monkeypatch.setattr(fetch, "_said", set())
+    monkeypatch.setattr(fetch, "_warned", set())
     for name in ("mambavision-t", "mambavision-s"):
         small = catalog.entry(name).model_copy(update={"architecture": SMALL})
         monkeypatch.setitem(catalog.entries(), name, small)

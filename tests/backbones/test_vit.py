@@ -73,7 +73,7 @@ def test_every_parameter_learns():
 def test_an_mlp_in_parts_gives_what_it_gives_at_once(monkeypatch):
     mlp, tokens = MLP(6, 24).double(), torch.randn(2, 5, 3, 6, dtype=torch.float64)
     whole = mlp(tokens)  # with gradients: at once
-    monkeypatch.setattr(vit, "_WIDE_BYTES", 7 * 24 * 8)
+    monkeypatch.setattr(vit, "_HIDDEN_BYTES", 7 * 24 * 8)
     with torch.no_grad():
         assert torch.allclose(mlp(tokens), whole, rtol=1e-14)
     assert torch.equal(mlp(tokens), whole)

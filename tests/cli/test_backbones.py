@@ -119,7 +119,7 @@ def test_the_json_of_an_entry_has_all_a_machine_needs():
         (["list", "--family", "vmanba"], "--family vmanba: no such thing. Did you mean vmamba?"),
         (["list", "--objective", "detect"], "Did you mean detection?"),
         (["show", "vmamba-tny"], "did you mean"),
-        (["show", "vit-adapter-upernet-deit-t-ade20k-512"], "leads nowhere"),
+        (["show", "vit-adapter-upernet-deit-t-ade20k-512"], "download link is dead"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words):

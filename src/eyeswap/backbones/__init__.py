@@ -1,4 +1,4 @@
-"""Vision backbones: one file a family, a catalog of every variant as data, and the door that loads them.
+"""Vision backbones: one module per family, a catalog of all variants as data, and the code that loads them.
 
-The doors are `catalog.entry` and `weights.load_backbone`; both lead to a `base.VisionBackbone`.
+Start from `catalog.entry` or `weights.load_backbone`; both give a `base.VisionBackbone`.
 """

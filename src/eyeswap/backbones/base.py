@@ -1,8 +1,8 @@
-"""The contract of every vision backbone: an image in, a raster of visual tokens out, frozen for good.
+"""The contract of every vision backbone: images in, a raster of visual tokens out, frozen for good.
 
-A family file (``vit.py``, ``maxvit.py``, ``vmamba.py``, ...) subclasses `VisionBackbone`, builds only the
+A family module (``vit.py``, ``maxvit.py``, ``vmamba.py``, ...) subclasses `VisionBackbone`, builds only the
 layers up to its tap, names its parameters as the official checkpoint does, and implements two methods.
-Everything else in eyeswap talks to this class alone.
+The rest of eyeswap relies on this class alone.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from eyeswap.errors import ShapeError
 
 
 def keep_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which layers compute in the precision of their inputs, whatever autocast surrounds it."""
+    """Return a context in which layers compute in the precision of their inputs, even inside autocast."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()  # a device that has no autocast, such as meta
+    return contextlib.nullcontext()  # devices without autocast, such as meta
 
 
 class VisionBackbone(nn.Module):
@@ -30,10 +30,10 @@ class VisionBackbone(nn.Module):
 
     Attributes:
         embed_dim: width ``D`` of a visual token.
-        beyond_tap: prefixes of keys that a whole official checkpoint has and the cut network does without.
-        may_lack: endings of keys that keep their starting value where a checkpoint has none.
-        recomputed: endings of keys that a checkpoint may have and the network does not need: it makes them itself.
-        foreign: parts of keys that give away a checkpoint of another network of the family, and which one that is.
+        beyond_tap: key prefixes that a complete official checkpoint has and the truncated network does not use.
+        may_lack: key suffixes that a checkpoint may lack; such parameters keep their initial values.
+        recomputed: key suffixes that a checkpoint may hold and the network ignores, as it computes them itself.
+        foreign: substrings of keys that identify a different network of the family, each with its description.
     """
 
     embed_dim: int
@@ -55,13 +55,13 @@ class VisionBackbone(nn.Module):
         raise NotImplementedError
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return ``(h, w)``, the rows and columns of tokens of an ``H x W`` image: exact arithmetic."""
+        """Return ``(h, w)``, the exact number of token rows and columns of an ``H x W`` image."""
         raise NotImplementedError
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the visual tokens.
 
-        A backbone none of whose parameters is trained computes in its own precision, whatever autocast surrounds it.
+        A fully frozen backbone computes in its own precision, even inside autocast.
 
         Args:
             pixel_values: ``[B, 3, H, W]``, already normalised; ``B`` may be 0.
@@ -70,16 +70,16 @@ class VisionBackbone(nn.Module):
             ``[B, N, D]``, raster order: token ``r*w + c`` is the cell in row ``r``, column ``c`` of the grid.
 
         Raises:
-            ShapeError: if these are no images, or the network's real grid differs from ``token_grid``.
+            ShapeError: if the input is not a batch of images, or the actual grid differs from ``token_grid``.
         """
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3 or not pixel_values.is_floating_point():
             pixels = f"{list(pixel_values.shape)} of {pixel_values.dtype}"
             raise ShapeError(
-                f"pixel_values are {pixels}, expected [B, 3, H, W] of floats, as ImageGeometry.place gives"
+                f"pixel_values are {pixels}, expected [B, 3, H, W] of floats, as returned by ImageGeometry.place"
             )
         height, width = pixel_values.shape[-2:]
         if not height or not width:
-            raise ShapeError(f"image of {height}x{width} pixels: it has none")
+            raise ShapeError(f"image of {height}x{width} pixels is empty")
         rows, columns = self.token_grid(height, width)
         if not len(pixel_values):
             return pixel_values.new_empty(0, rows * columns, self.embed_dim)
@@ -88,12 +88,12 @@ class VisionBackbone(nn.Module):
             features = self.feature_map(pixel_values)  # [B, h, w, D]
         expected = (rows, columns, self.embed_dim)
         if tuple(features.shape[1:]) != expected:
-            name, given = type(self).__name__, tuple(features.shape[1:])
-            raise ShapeError(f"{name} gave {given} [h, w, D], expected {expected}")
+            name, shape = type(self).__name__, tuple(features.shape[1:])
+            raise ShapeError(f"{name}.feature_map returned [h, w, D] = {shape}, expected {expected}")
         return features.flatten(1, 2)  # [B, N, D]
 
     def freeze(self) -> Self:
-        """Switch gradients off and stay in eval mode from now on, whatever a parent's ``train()`` says."""
+        """Disable gradients and stay in eval mode from now on, even when a parent module calls ``train()``."""
         self._frozen = True
         self.requires_grad_(False)
         return self.eval()
@@ -104,7 +104,7 @@ class VisionBackbone(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters of the part that runs, up to the tap."""
+        """Number of parameters up to the tap."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -113,16 +113,16 @@ _MOST_PIXELS = _MOST_IMAGES * 224 * 224
 
 
 def batch_size(height: int, width: int) -> int:
-    """Return how many images of a canvas go through a network together: 8 up to 224 x 224 pixels, fewer above."""
+    """Return the batch size for a canvas: 8 images up to 224 x 224 pixels, fewer for larger canvases."""
     return max(1, min(_MOST_IMAGES, _MOST_PIXELS // (height * width)))
 
 
 @torch.no_grad()
 def encode(network: VisionBackbone, pixel_values: Tensor) -> Tensor:
-    """Return the visual tokens of images.
+    """Return the visual tokens of images, independent of how the images are grouped.
 
-    A network in training mode (the wiring as published) sees the whole batch at once, because its numbers depend on
-    the batch anyhow.
+    Kernels round differently for different batch sizes, so a network in eval mode always sees batches of one size, the
+    last one padded. In training mode (as-published wiring) outputs depend on the batch anyway, and it is passed whole.
 
     Args:
         network: the backbone, on the device of the pixels.
@@ -136,8 +136,8 @@ def encode(network: VisionBackbone, pixel_values: Tensor) -> Tensor:
         return _rounded(network(pixels))
     size = batch_size(*pixels.shape[-2:])
     missing = -len(pixels) % size
-    filled = torch.cat([pixels, pixels[:1].expand(missing, -1, -1, -1)]) if missing else pixels
-    tokens = torch.cat([_rounded(network(part)) for part in filled.split(size)])
+    padded = torch.cat([pixels, pixels[:1].expand(missing, -1, -1, -1)]) if missing else pixels
+    tokens = torch.cat([_rounded(network(part)) for part in padded.split(size)])
     return tokens[: len(pixels)]
 
 

@@ -1,11 +1,11 @@
 """BEiT with a ViT-Adapter: the transformer of the largest published segmentors, BEiTv2 included.
 
-Keys and arithmetic are those of the official segmentation backbone. Unusual: positions enter as a bias of the
-attention alone, one table in each block, made for one grid: the image must be a square of 640 or 896 pixels to be seen
-as in training, and for other grids the tables are resized, bicubic, as no official code does. The class token runs
-through all blocks, though the adapter sees the patches only and no output holds it. Queries and values have a bias,
-keys none. The files carry ``relative_position_index``, half a gigabyte of integers at 640 pixels and nearly two at 896:
-which entry of the table each pair of tokens reads follows from the grid and is not looked up at all.
+Keys and arithmetic are those of the official segmentation backbone. Unusual: positions enter only as an attention bias,
+from one table per block that is built for one grid. Images must be squares of 640 or 896 pixels to match training; for
+other grids the tables are resized bicubically, which no official code does. The class token passes through all blocks,
+although the adapter sees only the patches and no output contains it. Queries and values have a bias, keys have none.
+The files contain ``relative_position_index``, half a gigabyte of integers at 640 pixels and nearly two at 896; it is
+ignored here, because the table entry of each pair of tokens follows from the grid.
 Source: Bao et al., BEiT: BERT Pre-Training of Image Transformers (arXiv 2106.08254); Chen et al., Vision Transformer
 Adapter for Dense Predictions (2023).
 """
@@ -23,7 +23,7 @@ from eyeswap.backbones.vit import MLP, PatchEmbed
 from eyeswap.backbones.vit_adapter import Grid, ViTAdapter
 from eyeswap.ops.layers import DropPath
 
-CLASS_ROWS = 3  # of a table, behind those of the patches: class to patch, patch to class, class to class
+CLASS_ROWS = 3  # the last rows of a table: class to patch, patch to class, class to class
 
 
 class BEiTAdapter(ViTAdapter):
@@ -33,7 +33,7 @@ class BEiTAdapter(ViTAdapter):
     recomputed = (".relative_position_index",)
 
     def build_transformer(self, grid: Grid, num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
-        """Make the transformer's parts; ``grid`` is what the tables of relative positions are made for."""
+        """Build the transformer; ``grid`` is the grid that the relative-position tables are built for."""
         self.patch_embed = PatchEmbed(16, self.embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         self.blocks = nn.ModuleList(Block(self.embed_dim, num_heads, mlp_ratio, rate, grid) for rate in rates)
@@ -44,7 +44,7 @@ class BEiTAdapter(ViTAdapter):
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
     def transformer_blocks(self, span: range, grid: Grid) -> list[Callable[[Tensor], Tensor]]:
-        """Return some of the blocks, each from tokens ``[B, 1 + h*w, D]`` to the same."""
+        """Return the blocks of a span; each maps tokens ``[B, 1 + h*w, D]`` to the same shape."""
         return [functools.partial(self.blocks[index], grid=grid) for index in span]
 
 
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head self-attention whose logits have a bias by relative position."""
+    """Multi-head self-attention with a relative-position bias on the logits."""
 
     def __init__(self, dim: int, num_heads: int, built_grid: Grid) -> None:
         super().__init__()
@@ -93,24 +93,24 @@ class RelativeAttention(nn.Module):
 
 
 def relative_bias(table: Tensor, built: Grid, grid: Grid) -> Tensor:
-    """Unfold a table of relative positions into a bias of attention logits.
+    """Expand a relative-position table into a bias on the attention logits.
 
     Args:
-        table: ``[(2h - 1)(2w - 1) + 3, heads]``: an entry for each offset of query less key, row by row; then class to
+        table: ``[(2h - 1)(2w - 1) + 3, heads]``: one entry per offset (query minus key), row by row; then class to
             patch, patch to class, class to class.
-        built: ``(h, w)`` of the grid that it is made for.
-        grid: rows and columns of patches that are there; offsets of another grid are resized, bicubic.
+        built: ``(h, w)`` of the grid that the table is built for.
+        grid: rows and columns of patches of the image; if it differs from ``built``, the table is resized bicubically.
 
     Returns:
-        ``[heads, 1 + N, 1 + N]``, queries before keys, class token first.
+        ``[heads, 1 + N, 1 + N]``, indexed by query and key, class token first.
     """
     heads, (rows, columns) = table.shape[1], grid
     offsets = table[:-CLASS_ROWS].t().unflatten(1, (2 * built[0] - 1, 2 * built[1] - 1))  # [heads, 2h-1, 2w-1]
     if grid != built:
         resized = F.interpolate(offsets[None].float(), (2 * rows - 1, 2 * columns - 1), mode="bicubic")
         offsets = resized[0].to(table.dtype)
-    # Window (i, j) of the turned table holds the entries that query (h-1-i, w-1-j) reads for all keys, in their order:
-    # a view, where the official code gathers by an index as large as the attention itself.
+    # Window (i, j) of the flipped table holds the entries of query (h-1-i, w-1-j) for all keys, in key order. That is a
+    # view; the official code gathers with an index as large as the attention matrix itself.
     windows = offsets.flip(1, 2).unfold(1, rows, 1).unfold(2, columns, 1).flip(1, 2)  # [heads, h, w, h, w]
     to_patch, from_patch, to_class = table[-CLASS_ROWS:, :, None]  # [heads, 1] each
     patches = windows.reshape(heads, rows * columns, rows * columns)

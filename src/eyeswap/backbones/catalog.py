@@ -1,9 +1,9 @@
 """The catalog: every backbone variant as data, read from ``catalog/<family>.yaml``.
 
-An entry says which network, where it is read, how images meet it and where its weights lie. It holds the
-*controlled* wiring; ``as_published`` lists what the published study did otherwise, so that both can be
-built from one entry. In the YAML, an entry may start from another with ``base``; names with a leading
-underscore are only bases. What the published study has and the catalog has not is in ``left-out.yaml``.
+An entry describes the network, its tap, its image geometry and its weights. It holds the *controlled* wiring;
+``as_published`` lists what the published study did differently, so that both can be built from one entry. In the YAML,
+an entry may inherit from others with ``base``; names with a leading underscore serve as bases only. Variants of the
+published study that are not in the catalog are listed in ``left-out.yaml``.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class WeightsSource(_Data):
     """Where the weights of an entry come from.
 
     Attributes:
-        file: name of the file; for packaged weights, below the package's ``checkpoints`` folder.
-        layout: how the network's tensors lie in the file, see `eyeswap.backbones.weights.LAYOUTS`.
-        licence: licence of the weights, which need not be that of any code.
-        commercial_use: whether the licence allows it; where not, loading says so once.
-        key: which weights of a whole training checkpoint are read, ``model`` or their moving average ``model_ema``;
-            None for files that hold one set.
-        url: address of the file, for weights on a plain web server; where it ends in ``.zip``, the file lies inside.
-        page: where a person can get a file that no program can.
-        hub: ``owner/name`` of a Hugging Face repository that holds the file.
-        sha256: digest of the file where known.
-        packaged: whether the file ships with the package or is made by ``eyeswap pretrain``, not downloaded.
+        file: name of the file; for packaged weights, relative to the package's ``checkpoints`` folder.
+        layout: how the file stores the network's tensors, see `eyeswap.backbones.state.LAYOUTS`.
+        licence: licence of the weights, which may differ from that of the code.
+        commercial_use: whether the licence allows commercial use; if not, a warning is logged once.
+        key: which weights of a full training checkpoint to read, ``model`` or their moving average ``model_ema``;
+            None for files that hold one set of weights.
+        url: URL of a file on a plain web server; if it ends in ``.zip``, the archive contains the file.
+        page: web page of a file that has to be downloaded by hand.
+        hub: ``owner/name`` of the Hugging Face repository that holds the file.
+        sha256: digest of the file, if known.
+        packaged: whether the file ships with the package or is made by ``eyeswap pretrain`` instead of downloaded.
     """
 
     file: str
@@ -81,16 +81,16 @@ class WeightsSource(_Data):
 
     @property
     def place(self) -> Path:
-        """Where the file lies in a folder of weights: hub files below their repository, as many have one name."""
+        """Path of the file in a folder of weights; Hub files go below their repository, as many share a name."""
         return Path(self.hub or "", self.file)
 
     def packaged_path(self) -> Path:
-        """Return where a packaged file lies in the installed package."""
+        """Return the path of a packaged file in the installed package."""
         return Path(str(resources.files("eyeswap"))) / "checkpoints" / self.file
 
 
 class Size(_Data):
-    """What the part that runs amounts to, on the geometry's canvas.
+    """Size of the network up to the tap and of its output on the geometry's canvas.
 
     Attributes:
         parameters: number of parameters up to the tap.
@@ -104,7 +104,7 @@ class Size(_Data):
 
 
 class Quality(_Data):
-    """What the authors of a detector or segmentor report about all of it.
+    """Published accuracy of a complete detector or segmentor.
 
     Attributes:
         metric: what was measured.
@@ -121,22 +121,22 @@ class BackboneEntry(_Data):
     """One backbone variant.
 
     Attributes:
-        name: catalog name; one that ends in ``:model`` or ``:model_ema`` reads other weights of the same file.
-        family: which kind of network.
-        variant: which network of the family, where it has several.
-        architecture: arguments of the network but the tap.
-        tap: where features are read; its form is the family's.
-        geometry: how images meet the network.
+        name: catalog name; the suffix ``:model`` or ``:model_ema`` selects other weights of the same file.
+        family: family of the network.
+        variant: which network of the family, if it has several.
+        architecture: constructor arguments of the network, without the tap.
+        tap: where features are read; the form depends on the family.
+        geometry: how an image becomes the network's input.
         weights: where the weights come from.
-        objective: what the weights were trained for.
-        pretraining: data they were trained on.
-        aliases: other names, those of the published code among them.
-        top1: published accuracy of the whole network in percent on ImageNet-1K, where it applies.
+        objective: task that the weights were trained for.
+        pretraining: data that they were trained on.
+        aliases: other names, including those of the published code.
+        top1: published ImageNet-1K accuracy of the complete network in percent, for classifiers.
         top1_source: who published it.
-        quality: the same for detectors and segmentors.
-        notes: what a reader must know.
+        quality: published accuracy of detectors and segmentors.
+        notes: what users should know.
         as_published: fields (``tap``, ``geometry``, ``architecture``) that differ in the published study.
-        size: recorded, so that listing builds no network; never taken over from a base. See `measured`.
+        size: recorded so that listing the catalog builds no network; never inherited from a base. See `measured`.
     """
 
     name: str
@@ -167,7 +167,7 @@ class BackboneEntry(_Data):
         return self.measured().parameters
 
     def measured(self) -> Size:
-        """Return the recorded size; without a record, that of the network itself, built without memory."""
+        """Return the recorded size or, without one, that of the network built on the meta device."""
         if self.size is not None:
             return self.size
         network = self.build_on_meta()
@@ -175,18 +175,18 @@ class BackboneEntry(_Data):
         return Size(parameters=network.num_parameters, tokens=grid, width=network.embed_dim)
 
     def wired(self, wiring: Wiring = "controlled") -> BackboneEntry:
-        """Return this entry as the wiring wants it: itself, or with the published differences applied."""
+        """Return this entry in the given wiring: unchanged, or with the published differences applied."""
         if wiring == "controlled":
             return self
-        own = self.model_dump(mode="json", exclude={"as_published", "size"})
-        return BackboneEntry.model_validate(_merge(own, self.as_published))
+        fields = self.model_dump(mode="json", exclude={"as_published", "size"})
+        return BackboneEntry.model_validate(_merge(fields, self.as_published))
 
     def with_changes(self, *, tap: str | None = None, geometry: str | None = None) -> Self:
-        """Return this entry read elsewhere or seeing images otherwise.
+        """Return this entry with another tap or geometry.
 
         Args:
-            tap: a number, or parts joined by commas: ``2,before`` in MambaVision, ``3,-1`` in VMamba, where the norm
-                behind the tap may be the third (``3,-1,plain``).
+            tap: a number, or parts joined by commas: ``2,before`` for MambaVision, ``3,-1`` for VMamba, optionally with
+                the norm after the tap (``3,-1,plain``).
             geometry: see `ImageGeometry.override`.
 
         Raises:
@@ -209,7 +209,7 @@ class BackboneEntry(_Data):
         return changed
 
     def check_tap(self) -> None:
-        """Build the network without memory.
+        """Check, by building the network on the meta device, that the tap exists.
 
         Raises:
             SpecError: if the network has no such tap.
@@ -217,10 +217,10 @@ class BackboneEntry(_Data):
         try:
             self.build_on_meta()
         except (TypeError, ValueError):
-            raise SpecError(f"{self.name}: tap {self.tap!r} is no tap of the {self.family} family") from None
+            raise SpecError(f"{self.name}: tap {self.tap!r} is not a valid tap of the {self.family} family") from None
 
     def build(self, wiring: Wiring = "controlled") -> VisionBackbone:
-        """Make the network, with fresh weights."""
+        """Build the network with freshly initialised weights."""
         wired = self.wired(wiring)
         module, name = NETWORKS[self.variant or self.family]
         network = getattr(importlib.import_module(f"eyeswap.backbones.{module}"), name)
@@ -228,7 +228,7 @@ class BackboneEntry(_Data):
         return built
 
     def build_on_meta(self) -> VisionBackbone:
-        """Make the network without memory for its weights."""
+        """Build the network on the meta device: shapes without memory."""
         import torch
 
         with torch.device("meta"):
@@ -237,12 +237,12 @@ class BackboneEntry(_Data):
 
 @functools.cache
 def entries() -> dict[str, BackboneEntry]:
-    """Return all entries by name, in the order of the families and files.
+    """Return all entries by name, in the order of families and files.
 
     Raises:
-        SpecError: if a catalog file is not valid; the message names file, entry and field.
+        SpecError: if a catalog file is invalid; the message names file, entry and field.
     """
-    found: dict[str, BackboneEntry] = {}
+    catalog: dict[str, BackboneEntry] = {}
     for family in FAMILIES:
         file = f"{family}.yaml"
         raw: dict[str, Any] = parse_own_yaml((_FOLDER / file).read_text(encoding="utf-8"))
@@ -250,12 +250,12 @@ def entries() -> dict[str, BackboneEntry]:
             if name.startswith("_"):
                 continue
             try:
-                found[name] = BackboneEntry.model_validate({"name": name, **_resolve(raw, name)})
+                catalog[name] = BackboneEntry.model_validate({"name": name, **_resolve(raw, name)})
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(map(str, first["loc"]))
                 raise SpecError(f"{file}: {name}: {field}: {first['msg']}") from None
-    return found
+    return catalog
 
 
 def names() -> list[str]:
@@ -265,32 +265,32 @@ def names() -> list[str]:
 
 @functools.cache
 def left_out() -> dict[str, str]:
-    """Return the variants of the published study that are not in the catalog, with the reason for each."""
+    """Return the variants of the published study that are not in the catalog, each with the reason."""
     reasons: dict[str, str] = parse_own_yaml((_FOLDER / "left-out.yaml").read_text(encoding="utf-8"))
     return reasons
 
 
 def find(name: str) -> BackboneEntry | None:
-    """Return an entry by name or alias, or with a `WeightsKey` of its file behind a colon; None where there is none."""
+    """Return an entry by name or alias, optionally followed by a colon and a `WeightsKey`; None if there is none."""
     known, (plain, colon, key) = entries(), name.partition(":")
-    found = known.get(plain) or next((entry for entry in known.values() if plain in entry.aliases), None)
-    if found is None or not colon or found.weights.key == key:
-        return found
-    if found.weights.key is None or key not in get_args(WeightsKey):
+    match = known.get(plain) or next((entry for entry in known.values() if plain in entry.aliases), None)
+    if match is None or not colon or match.weights.key == key:
+        return match
+    if match.weights.key is None or key not in get_args(WeightsKey):
         return None
-    weights = found.weights.model_copy(update={"key": key})
-    return found.model_copy(update={"name": f"{found.name}:{key}", "weights": weights})
+    weights = match.weights.model_copy(update={"key": key})
+    return match.model_copy(update={"name": f"{match.name}:{key}", "weights": weights})
 
 
 def entry(name: str) -> BackboneEntry:
     """Return an entry by name or alias.
 
     Raises:
-        SpecError: if there is none; the message says why it was left out, or names the nearest.
+        SpecError: if there is none; the message says why it was left out, or suggests the closest name.
     """
-    found = find(name)
-    if found is not None:
-        return found
+    match = find(name)
+    if match is not None:
+        return match
     if name in left_out():
         raise SpecError(f"{name} is not in the catalog: {left_out()[name]}")
     close = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
@@ -299,21 +299,21 @@ def entry(name: str) -> BackboneEntry:
 
 
 def _resolve(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an entry with everything its bases say filled in."""
+    """Return an entry's fields, with those of its bases filled in."""
     if name not in raw:
         raise SpecError(f"catalog: base {name!r} does not exist")
-    own = dict(raw[name])
-    bases = own.pop("base", [])
+    fields = dict(raw[name])
+    bases = fields.pop("base", [])
     resolved: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         resolved = _merge(resolved, _resolve(raw, base))
-    for own_alone in ("size", "aliases"):
-        resolved.pop(own_alone, None)
-    return _merge(resolved, own)
+    for not_inherited in ("size", "aliases"):
+        resolved.pop(not_inherited, None)
+    return _merge(resolved, fields)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``under`` with the values of ``over``, dictionaries merged key by key."""
+    """Return ``under`` updated by ``over``, dictionaries merged recursively."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)

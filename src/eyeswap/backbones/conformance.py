@@ -1,7 +1,7 @@
-"""Does an encoder keep the contract of a backbone? For the terminal and for test-suites, whoever wrote the encoder.
+"""Check that an encoder, built-in or your own, keeps the contract of a backbone; for the terminal and for test suites.
 
-`check_backbone` gives one finding a promise; `assert_conforms` is the same for a test. Each finding says what was
-measured and, where a promise is broken, what to do. Images are seeded noise in the colours of the geometry, so nothing
+`check_backbone` yields one finding per check; `assert_conforms` does the same for a test suite. Each finding says what
+was measured and, if the check failed, what to do. Images are seeded noise normalised as the geometry says, so nothing
 is downloaded.
 """
 
@@ -36,15 +36,15 @@ def check_backbone(
     device: str = "cpu",
     with_speed: bool = True,
 ) -> Iterator[Finding]:
-    """Check a backbone against the contract, one finding at a time; it is frozen on the way.
+    """Check a backbone against the contract, one finding at a time; this freezes the backbone.
 
     Args:
         network: the backbone.
-        geometry: how images meet it.
+        geometry: how an image becomes its input.
         checks: names of `CHECKS`, by default all.
-        num_images: images in a batch.
+        num_images: batch size.
         device: where to run it.
-        with_speed: whether to measure speed and memory too, which takes several passes.
+        with_speed: whether to also measure speed and memory, which takes several passes.
     """
     noise = torch.rand(num_images, 3, *geometry.canvas, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(colour).view(3, 1, 1) for colour in (geometry.mean, geometry.std))
@@ -54,35 +54,35 @@ def check_backbone(
         finding = _run(name, CHECKS[name], subject)
         yield finding
         if name == "tokens" and finding.status == "failed":
-            return  # nothing else can be said before it runs
+            return  # the other checks need tokens
     if with_speed:
         yield from measured_findings(network, images[:1])
 
 
 def assert_conforms(network: VisionBackbone, geometry: ImageGeometry, *, device: str = "cpu") -> None:
-    """Check a backbone against the contract, speed aside; for the test-suite of those who wrote it.
+    """Check a backbone against the contract, without timing it; meant for the test suite of its authors.
 
     Raises:
-        AssertionError: naming each broken promise and what to do.
+        AssertionError: one line per failed check, with what to do.
     """
     findings = list(check_backbone(network, geometry, device=device, with_speed=False))
-    broken = [f"{one.check}: {one.found}; {one.remedy}" for one in findings if one.status == "failed"]
+    broken = [f"{item.check}: {item.found}; {item.remedy}" for item in findings if item.status == "failed"]
     if broken:
         raise AssertionError("\n".join(broken))
 
 
 def _run(name: str, check: Callable[[Subject], Finding], subject: Subject) -> Finding:
-    """Run one check; whatever the encoder raises is a finding too."""
+    """Run one check; an exception raised by the encoder is a finding too."""
     try:
         return check(subject)
-    except Exception as error:  # an encoder of one's own can raise anything
+    except Exception as error:  # a user's encoder can raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         found = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(place.filename).name}:{place.lineno})"
-        return Finding(name, "failed", found, "make forward and token_grid work on [B, 3, H, W] of float32")
+        return Finding(name, "failed", found, "make forward and token_grid work on float32 [B, 3, H, W]")
 
 
 def measured_findings(network: VisionBackbone, image: Tensor) -> Iterator[Finding]:
-    """Yield speed and memory of passes over ``image``, ``[1, 3, H, W]``, and batches of it."""
+    """Yield speed and memory of forward passes on ``image``, ``[1, 3, H, W]``, and on batches of it."""
     speed = measure_speed(network, image)
     rates = ", ".join(
         f"{rate:{',.0f' if rate >= 100 else '.3g'}} images/s at batch {batch}"
@@ -90,20 +90,22 @@ def measured_findings(network: VisionBackbone, image: Tensor) -> Iterator[Findin
     )
     yield Finding("speed", "ok", f"{rates}, {speed.where}, float32")
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    peak = "not measured on this system" if speed.peak_bytes is None else f"{speed.peak_bytes / 2**20:,.0f} MiB at most"
-    yield Finding("memory", "ok", f"{peak} ({speed.peak_of}); {weights / 2**20:,.0f} MiB of it are weights")
+    peak = (
+        "peak not available on this system" if speed.peak_bytes is None else f"peak {speed.peak_bytes / 2**20:,.0f} MiB"
+    )
+    yield Finding("memory", "ok", f"{peak} ({speed.peak_of}), of which {weights / 2**20:,.0f} MiB are weights")
 
 
 def check_weights(name: str, weights: Path | None = None) -> Iterator[Finding]:
     """Check the weights of a catalog entry, one finding at a time.
 
     Args:
-        name: a name of the catalog.
-        weights: the official file, or a folder that holds it; by default it is downloaded, once.
+        name: a catalog name.
+        weights: the official file, or a folder that contains it; by default it is downloaded once.
 
     Raises:
         SpecError: if the catalog has no such entry.
-        CheckpointError: if the file is missing, damaged, untrusted, or does not fit; the message says where and why.
+        CheckpointError: if the file is missing, damaged, unsafe to read, or does not fit; the message says why.
     """
     loaded = load_backbone(name, weights)
     yield from _file_findings(loaded)
@@ -120,35 +122,35 @@ def _file_findings(loaded: LoadedBackbone) -> Iterator[Finding]:
     source = entry.weights
     yield Finding("file", "ok", f"{path} ({path.stat().st_size / 2**20:,.1f} MiB)")
     if source.sha256 in (None, loaded.weights_sha256):
-        compared = "the catalog knows none to compare it with" if source.sha256 is None else "as in the catalog"
+        compared = "no digest in the catalog to compare with" if source.sha256 is None else "as in the catalog"
         yield Finding("sha256", "ok", f"{loaded.weights_sha256} ({compared})")
     else:
-        found = f"{loaded.weights_sha256}, but the catalog means {source.sha256}"
-        yield Finding("sha256", "failed", found, "delete the file and get it again")
+        found = f"{loaded.weights_sha256}, but the catalog has {source.sha256}"
+        yield Finding("sha256", "failed", found, "delete the file and download it again")
     terms = "" if source.commercial_use else ": for non-commercial use only"
     yield Finding("licence", "ok" if source.commercial_use else "note", f"{source.licence}{terms}")
     found = f"{keys.found} tensors of the network: {keys.used} used, {keys.found - keys.used} beyond the tap"
     if keys.default:
-        found += f"; {len(keys.default)} lacking and left at their start, as {keys.default[0]}"
+        found += f"; {len(keys.default)} absent and left at their initial values, such as {keys.default[0]}"
     yield Finding("keys", "ok", f"{found}; none missing, none unexpected")
 
 
-MOST_BATCH_DIFFERENCE = 1e-4  # relative L2; kernels for other batch sizes round otherwise, by about 1e-6
-LARGEST_PIXEL = 20.0  # normalised colours stay within a few units; 0..255 does not
-PROBE_REACH = 0.15  # of the grid: how far from its cell the largest effect of a change may lie
+MOST_BATCH_DIFFERENCE = 1e-4  # relative L2; kernels round differently for other batch sizes, by about 1e-6
+LARGEST_PIXEL = 20.0  # normalised colours stay within a few units; colours of 0..255 do not
+PROBE_REACH = 0.15  # of the grid size: how far from the changed cell the largest effect may lie
 
 Status = Literal["ok", "note", "failed"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        check: which promise was looked at.
-        status: ``ok``, ``failed``, or ``note`` where it is for the reader to judge.
+        check: name of the check.
+        status: ``ok``, ``failed``, or ``note`` if the reader has to judge.
         found: what was measured.
-        remedy: what to do; empty where nothing is.
+        remedy: what to do; empty if nothing.
     """
 
     check: str
@@ -177,13 +179,13 @@ class Subject:
 
 
 def check_tokens(subject: Subject) -> Finding:
-    """Tokens are ``[B, N, D]``, of floating point and finite."""
+    """Check that tokens are ``[B, N, D]``, floating-point and finite."""
     rows, columns = subject.grid
     tokens, expected = subject.tokens, (len(subject.images), rows * columns, subject.network.embed_dim)
     size = f"{subject.geometry.canvas[0]}x{subject.geometry.canvas[1]}"
     if tuple(tokens.shape) != expected:
-        found = f"{list(tokens.shape)} from {size} pixels, but token_grid and embed_dim promise {list(expected)}"
-        return Finding("tokens", "failed", found, "return [B, h, w, D] from feature_map, prefix tokens dropped")
+        found = f"{list(tokens.shape)} from {size} pixels, but token_grid and embed_dim give {list(expected)}"
+        return Finding("tokens", "failed", found, "return [B, h, w, D] from feature_map, without prefix tokens")
     if not tokens.is_floating_point() or not bool(tokens.isfinite().all()):
         return Finding("tokens", "failed", f"{tokens.dtype}, not all finite", "look for a division by zero or overflow")
     found = f"{rows}x{columns} = {rows * columns} tokens of width {tokens.shape[2]} from {size} pixels, all finite"
@@ -191,121 +193,121 @@ def check_tokens(subject: Subject) -> Finding:
 
 
 def check_grid(subject: Subject) -> Finding:
-    """``token_grid`` is what a real forward pass gives, at several sizes, square or not, or refuses the size."""
-    exact, refused = [], []
+    """Check that ``token_grid`` matches a real forward pass at several sizes, square or not, or rejects the size."""
+    exact, rejected = [], []
     for height, width in _other_sizes(subject):
         try:
             rows, columns = subject.network.token_grid(height, width)
         except EyeswapError:
-            refused.append(f"{height}x{width}")
+            rejected.append(f"{height}x{width}")
             continue
-        except Exception as error:  # an encoder of one's own can raise anything
+        except Exception as error:  # a user's encoder can raise anything
             found = f"{height}x{width} pixels: token_grid fails: {_one_line(error)}"
-            return Finding("grid", "failed", found, "raise ShapeError for sizes that the network cannot take")
+            return Finding("grid", "failed", found, "raise ShapeError for sizes that the network does not support")
         try:
             tokens = _run_network(subject.network, subject.images.new_zeros(1, 3, height, width))
-        except Exception as error:  # an encoder of one's own can raise anything
+        except Exception as error:  # a user's encoder can raise anything
             found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward fails: {_one_line(error)}"
-            return Finding("grid", "failed", found, "compute token_grid exactly, or raise ShapeError there")
+            return Finding("grid", "failed", found, "make token_grid exact, or raise ShapeError for this size")
         if tokens.shape[1] != rows * columns:
             found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward gives {tokens.shape[1]} tokens"
-            return Finding("grid", "failed", found, "compute token_grid as the layers round: up or down, step by step")
+            return Finding("grid", "failed", found, "round in token_grid exactly as the layers do, step by step")
         exact.append(f"{height}x{width}")
     parts = [f"exact at {', '.join(exact)}" if exact else "its own size only"]
-    if refused:
-        parts.append(f"refuses {', '.join(refused)}")
+    if rejected:
+        parts.append(f"rejects {', '.join(rejected)}")
     return Finding("grid", "ok", "; ".join(parts))
 
 
 def _other_sizes(subject: Subject) -> list[tuple[int, int]]:
-    """Return sizes of whole tokens that are not square, a smaller square, and an odd one."""
+    """Return sizes of whole tokens that are not square, a smaller square, and a size that fits no token grid."""
     (height, width), (rows, columns) = subject.geometry.canvas, subject.grid
-    tall, wide = (-(-height // rows), -(-width // columns))  # pixels a token, rounded up
+    tall, wide = (-(-height // rows), -(-width // columns))  # pixels per token, rounded up
     half, full = (max(1, rows // 2), max(1, columns // 2)), (rows, columns)
     whole = [(half[0], full[1]), (full[0], half[1]), half]
     return [*((r * tall, c * wide) for r, c in whole), (half[0] * tall + 1, half[1] * wide + 3)]
 
 
 def check_repeat(subject: Subject) -> Finding:
-    """The same images give the same tokens, bit for bit."""
+    """Check that the same images give the same tokens, bit for bit."""
     again = _run_network(subject.network, subject.images)
     if torch.equal(again, subject.tokens):
         return Finding("repeat", "ok", "the same images give the same tokens, bit for bit")
     largest = float((again - subject.tokens).abs().max())
-    remedy = "look for dropout called by hand, random numbers in forward, or state that a pass changes"
-    return Finding("repeat", "failed", f"the same images give other tokens, by up to {largest:.2g}", remedy)
+    remedy = "look for F.dropout, random numbers in forward, or state that a forward pass changes"
+    return Finding("repeat", "failed", f"two passes over the same images differ by up to {largest:.2g}", remedy)
 
 
 def check_raster(subject: Subject) -> Finding:
-    """Token ``r * columns + c`` shows what lies in row ``r``, column ``c``: a change there moves it most."""
+    """Check that token ``r * columns + c`` shows row ``r``, column ``c``: a change there must affect it most."""
     rows, columns = subject.grid
     if min(rows, columns) < 4:
         return Finding("raster", "note", f"a grid of {rows}x{columns} is too small to tell rows from columns")
     cells = [(rows // 5, 3 * columns // 4), (3 * rows // 4, columns // 5), (rows // 3, columns // 2)]
-    moved = [(_most_moved(subject, row, column), row, column) for row, column in cells]
-    right = sum(_is_near(found, (row, column), subject.grid) for found, row, column in moved)
-    crossed = sum(_is_near(found, (column, row), subject.grid) for found, row, column in moved)
+    affected = [(_most_affected(subject, row, column), row, column) for row, column in cells]
+    right = sum(_is_near(token, (row, column), subject.grid) for token, row, column in affected)
+    swapped = sum(_is_near(token, (column, row), subject.grid) for token, row, column in affected)
     if right >= 2:
-        return Finding("raster", "ok", "a change in a cell of the image moves the token of that cell most")
-    if crossed == len(cells):
-        found = "rows and columns are exchanged: a change at row r, column c moves the token of row c, column r"
+        return Finding("raster", "ok", "a change in one cell of the image affects the token of that cell most")
+    if swapped == len(cells):
+        found = "rows and columns are swapped: a change at row r, column c affects the token of row c, column r"
         return Finding("raster", "failed", found, "return [B, h, w, D]: height before width, channels last")
-    found = "a change in a cell of the image moves tokens elsewhere most"
-    return Finding("raster", "note", found, "see that tokens run row by row from the top left, prefix tokens dropped")
+    found = "a change in one cell of the image affects tokens elsewhere most"
+    return Finding("raster", "note", found, "check that tokens run row by row from the top left, without prefix tokens")
 
 
-def _most_moved(subject: Subject, row: int, column: int) -> tuple[int, int]:
-    """Return row and column of the token that moves most when the image changes in one cell."""
+def _most_affected(subject: Subject, row: int, column: int) -> tuple[int, int]:
+    """Return row and column of the token that changes most when one cell of the image changes."""
     (height, width), (rows, columns) = subject.geometry.canvas, subject.grid
     tall, wide = height / rows, width / columns
     changed = subject.images[:1].clone()
     changed[:, :, int(row * tall) : int((row + 1) * tall), int(column * wide) : int((column + 1) * wide)] *= -2
     before = subject.tokens[0].float()
-    moved = (_run_network(subject.network, changed)[0].float() - before).norm(dim=1)
-    return divmod(int((moved / before.norm(dim=1).clamp_min(1e-12)).argmax()), columns)
+    effect = (_run_network(subject.network, changed)[0].float() - before).norm(dim=1)
+    return divmod(int((effect / before.norm(dim=1).clamp_min(1e-12)).argmax()), columns)
 
 
-def _is_near(found: tuple[int, int], cell: tuple[int, int], grid: tuple[int, int]) -> bool:
-    return all(abs(a - b) <= max(1.0, PROBE_REACH * size) for a, b, size in zip(found, cell, grid, strict=True))
+def _is_near(token: tuple[int, int], cell: tuple[int, int], grid: tuple[int, int]) -> bool:
+    return all(abs(a - b) <= max(1.0, PROBE_REACH * size) for a, b, size in zip(token, cell, grid, strict=True))
 
 
 def check_frozen(subject: Subject) -> Finding:
-    """Frozen for good: no gradient, eval mode whatever a parent does, no statistic that drifts."""
+    """Check that the backbone stays frozen: no gradients, always in eval mode, no drifting statistics."""
     network = subject.network.freeze()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     nn.Sequential(network).train()
     training = [name or "the backbone itself" for name, module in network.named_modules() if module.training]
     tokens = network(subject.images)
     drifted = [key for key, value in network.state_dict().items() if not torch.equal(value, before[key])]
-    learning = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
+    trainable = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
     network.freeze()
     if training:
         found = f"train() on a parent put {training[0]} into training mode"
         return Finding("frozen", "failed", found, "do not override train() and freeze() of VisionBackbone")
     if drifted:
-        found = f"a pass changed {drifted[0]}"
-        return Finding("frozen", "failed", found, "keep BatchNorm in eval mode; write to no buffer in forward")
-    if learning or tokens.requires_grad:
-        found = f"{learning[0] if learning else 'the tokens'} still requires a gradient"
+        found = f"a forward pass changed {drifted[0]}"
+        return Finding("frozen", "failed", found, "keep BatchNorm in eval mode; do not write to buffers in forward")
+    if trainable or tokens.requires_grad:
+        found = f"{trainable[0] if trainable else 'the tokens'} still requires a gradient"
         return Finding("frozen", "failed", found, "register every tensor as a parameter or buffer of the module")
     if not torch.equal(tokens, subject.tokens):
         return Finding("frozen", "failed", "train() on a parent changes the tokens", "look for F.dropout in forward")
-    return Finding("frozen", "ok", "train() on a parent changes nothing; no gradient, no statistic that drifts")
+    return Finding("frozen", "ok", "train() on a parent changes nothing; no gradients, no drifting statistics")
 
 
 def check_batch(subject: Subject) -> Finding:
-    """An image has the same tokens alone and in a batch, up to rounding."""
+    """Check that an image has the same tokens alone and in a batch, up to rounding."""
     alone = _run_network(subject.network, subject.images[-1:])
     difference = _relative(alone, subject.tokens[-1:])
     found = f"alone and in a batch of {len(subject.images)}: relative difference {difference:.1e}"
     if difference <= MOST_BATCH_DIFFERENCE:
         return Finding("batch", "ok", found)
-    remedy = "look for statistics over the batch, or a reshape that mixes images"
+    remedy = "look for batch statistics, or a reshape that mixes images"
     return Finding("batch", "failed", f"{found}, more than {MOST_BATCH_DIFFERENCE:g}", remedy)
 
 
 def check_pixels(subject: Subject) -> Finding:
-    """The geometry's mean and std are those of 0..1 colours and reach the pixels."""
+    """Check that the geometry's mean and std are for colours of 0..1 and are applied to the pixels."""
     geometry = subject.geometry
     colour = (64, 128, 192)
     pixels, placement = geometry.place(Image.new("RGB", geometry.canvas[::-1], colour))
@@ -317,10 +319,10 @@ def check_pixels(subject: Subject) -> Finding:
         found = f"mean {geometry.mean[0]:g} and std {geometry.std[0]:g} are for colours of 0..255"
         return Finding("pixels", "failed", found, "divide mean and std by 255: colours are 0..1 here")
     if largest > LARGEST_PIXEL:
-        found = f"pixels reach {largest:.0f}, as if they were in 0..255"
-        return Finding("pixels", "failed", found, "let place() return colours of 0..1 less the mean, over the std")
+        found = f"pixels reach {largest:.0f}, as if colours were 0..255"
+        return Finding("pixels", "failed", found, "let place() return (colour - mean) / std for colours of 0..1")
     if not torch.allclose(middle, expected, atol=0.02):
-        found = f"a colour arrives as {middle.tolist()}, expected {expected.tolist()}"
+        found = f"a colour becomes {middle.tolist()}, expected {expected.tolist()}"
         return Finding("pixels", "failed", found, "let place() subtract the mean and divide by the std")
     mean, std = ("/".join(f"{value:g}" for value in values) for values in (geometry.mean, geometry.std))
     if set(geometry.mean) == {0.0} and set(geometry.std) == {1.0}:
@@ -330,13 +332,13 @@ def check_pixels(subject: Subject) -> Finding:
 
 
 def check_bf16(subject: Subject) -> Finding:
-    """Training runs under bf16 autocast: a frozen backbone keeps its own precision inside, to the bit."""
+    """Check that bf16 autocast, which training uses, does not change a frozen backbone's tokens by a single bit."""
     with torch.autocast(subject.images.device.type, dtype=torch.bfloat16):
         tokens = _run_network(subject.network, subject.images)
     if torch.equal(tokens, subject.tokens):
-        return Finding("bf16", "ok", "tokens are the same to the bit inside bf16 autocast, as training has it")
-    found = f"inside bf16 autocast, as training has it, tokens differ by {_relative(tokens, subject.tokens):.1%}"
-    remedy = "leave forward() to VisionBackbone and implement feature_map; keep random numbers out of it"
+        return Finding("bf16", "ok", "tokens are bit-identical inside bf16 autocast, which training uses")
+    found = f"inside bf16 autocast, which training uses, tokens differ by {_relative(tokens, subject.tokens):.1%}"
+    remedy = "implement feature_map and leave forward() to VisionBackbone; use no random numbers"
     return Finding("bf16", "failed", found, remedy)
 
 

@@ -1,8 +1,7 @@
-"""Encoders from outside of the catalog: a function in a file of one's own, or any timm model.
+"""Encoders from outside the catalog: a function in a Python file of yours, or any timm model.
 
-A file is imported and its function called, with a fixed seed, so that fresh weights are the same in every
-process. The timm wrapper reads intermediate features before the final norm, by default of the
-second-to-last block.
+The file is imported and its function called under a fixed seed, so that fresh weights are the same in every process.
+The timm wrapper reads intermediate features before the final norm, by default those of the second-to-last block.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ import torch
 from torch import Tensor, nn
 
 from eyeswap.backbones.base import VisionBackbone
-from eyeswap.backbones.fetch import say_non_commercial
+from eyeswap.backbones.fetch import warn_non_commercial
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import EnvironmentProblem, EyeswapError, ShapeError, SpecError
 from eyeswap.geometry import DEFAULT_GEOMETRY, Colour, ImageGeometry
 
 
 def build(name: BackboneName, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
-    """Build an encoder from outside of the catalog, see `from_file` and `from_timm`."""
+    """Build an encoder from outside the catalog, see `from_file` and `from_timm`."""
     if name.file is None:
         return from_timm(name.model, tap, pretrained=pretrained)
     return from_file(name.file, name.model, tap)
 
 
 def from_file(path: Path, function: str, tap: str | None = None) -> tuple[VisionBackbone, ImageGeometry]:
-    """Build an encoder of one's own.
+    """Build the encoder that a Python file defines.
 
     Args:
         path: a Python file.
-        function: a function in it. It takes nothing and returns a `VisionBackbone` and an `ImageGeometry`, or a
-            `VisionBackbone` alone, which then sees a symmetric letterbox of 224 pixels.
+        function: a function in it that takes no arguments and returns a `VisionBackbone` and an `ImageGeometry`, or a
+            `VisionBackbone` alone, which then gets images letterboxed symmetrically to 224 x 224 pixels.
         tap: must be None; the function decides.
 
     Raises:
-        SpecError: if file or function does not exist, fails, or returns something else.
+        SpecError: if the file or function does not exist, fails, or returns something else.
     """
     if tap is not None:
-        raise SpecError(f"{path}: tap has no meaning for an encoder of your own; decide it in {function}()")
+        raise SpecError(f"{path}: tap cannot be set for an encoder in a file; choose it in {function}()")
     if not path.is_file():
         raise SpecError(f"{path}: no such file")
     with _folder_on_path(path):
@@ -71,7 +70,7 @@ def from_file(path: Path, function: str, tap: str | None = None) -> tuple[Vision
 
 @contextlib.contextmanager
 def _folder_on_path(path: Path) -> Iterator[None]:
-    """Let a file import what lies beside it, as a script can."""
+    """Let a file import its neighbours, as a script can."""
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
@@ -81,7 +80,7 @@ def _folder_on_path(path: Path) -> Iterator[None]:
 
 
 def _import(path: Path) -> ModuleType:
-    """Import a file anew, under a name that no installed module has; its dataclasses look themselves up by it."""
+    """Import a file under a name that no installed module has, registered because its dataclasses look it up."""
     spec = importlib.util.spec_from_file_location(f"eyeswap_own_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise SpecError(f"{path}: not a Python file")
@@ -98,36 +97,38 @@ def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionB
     """Wrap a timm model, or several side by side.
 
     Args:
-        model: timm's name, with or without a tag; ``@<side>`` behind it builds it for another image size, and ``+``
-            joins models that give equal grids, as in ``vit_large_patch14_dinov2@224+vit_so400m_patch14_siglip_224``.
-        tap: block or stage counted from 0, negative from the end; by default the second-to-last.
-        pretrained: whether to get timm's weights.
+        model: timm's name, with or without a tag; the suffix ``@<side>`` builds it for another image size, and ``+``
+            joins models with equal grids, as in ``vit_large_patch14_dinov2@224+vit_so400m_patch14_siglip_224``.
+        tap: block or stage, counted from 0 or negative from the end; by default the second-to-last.
+        pretrained: whether to load timm's weights.
 
     Raises:
         EnvironmentProblem: if timm is not installed or cannot be imported.
-        SpecError: if timm has no such model, it has no features of that kind, or joined grids differ.
+        SpecError: if timm has no such model, the model has no such features, or the grids of joined models differ.
     """
-    parts = [_one_from_timm(part, tap, pretrained) for part in model.split("+")]
+    parts = [_single_from_timm(part, tap, pretrained) for part in model.split("+")]
     if len(parts) == 1:
         return parts[0]
     networks, geometries = zip(*parts, strict=True)
     grids = {network.token_grid(*geometry.canvas) for network, geometry in parts}
     if len(grids) > 1:
-        raise SpecError(f"timm:{model}: the joined models give grids {sorted(grids)}; write @<side> behind one of them")
+        raise SpecError(
+            f"timm:{model}: the joined models have different grids {sorted(grids)}; add @<side> to one of them"
+        )
     return JoinedBackbones(networks, geometries), geometries[0]
 
 
-def _one_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmBackbone, ImageGeometry]:
+def _single_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmBackbone, ImageGeometry]:
     name, _, side = model.partition("@")
     if side and not side.isdigit():
-        raise SpecError(f"timm:{model}: behind @ stands the side of the image in pixels, as in {name}@224")
+        raise SpecError(f"timm:{model}: @ must be followed by the side of the image in pixels, as in {name}@224")
     try:
         import timm
     except ImportError as error:
         raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): pip install 'eyeswap[timm]'") from None
     size = {"img_size": int(side)} if side else {}
     try:
-        try:  # timm's transformers take images of other sizes on request only, its convolutional networks always
+        try:  # timm's transformers accept other image sizes only on request, its convolutional networks always
             network = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **size)
         except TypeError:
             network = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
@@ -138,7 +139,7 @@ def _one_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmB
         raise SpecError(f"timm:{model}: {_one_line(error)}") from None
     licence = str(network.pretrained_cfg.get("license") or "")
     if pretrained and re.search(r"\bnc\b|non-?commercial", licence.lower()):
-        say_non_commercial(f"timm:{name}", licence)
+        warn_non_commercial(f"timm:{name}", licence)
     interpolation = data["interpolation"] if data["interpolation"] in ("bicubic", "bilinear") else "bicubic"
     geometry = ImageGeometry(
         strategy="letterbox" if height == width else "corner-letterbox",
@@ -151,9 +152,9 @@ def _one_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmB
 
 
 class JoinedBackbones(VisionBackbone):
-    """Backbones with equal token grids side by side; a token is theirs, joined channel by channel.
+    """Backbones with equal token grids side by side, their tokens concatenated along channels.
 
-    All see the same canvas, in the colours of the first; each of the others gets them converted to its own.
+    All see the same canvas. Pixels come normalised for the first; for the others they are converted.
     """
 
     def __init__(self, networks: Sequence[VisionBackbone], geometries: Sequence[ImageGeometry]) -> None:
@@ -163,24 +164,27 @@ class JoinedBackbones(VisionBackbone):
         self._colours = [(geometry.mean, geometry.std) for geometry in geometries]
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
-        """Return the features of all at their taps, ``[B, h, w, D1 + D2 + ...]``."""
+        """Return the concatenated features at the taps, ``[B, h, w, D1 + D2 + ...]``."""
         mean, std = self._colour(self._colours[0], pixel_values)
         features = []
         for network, colours in zip(self._members(), self._colours, strict=True):
-            own_mean, own_std = self._colour(colours, pixel_values)
-            own = pixel_values if colours == self._colours[0] else (pixel_values * std + mean - own_mean) / own_std
-            features.append(network.feature_map(own))
+            its_mean, its_std = self._colour(colours, pixel_values)
+            same = colours == self._colours[0]
+            pixels = pixel_values if same else (pixel_values * std + mean - its_mean) / its_std
+            features.append(network.feature_map(pixels))
         return torch.cat(features, dim=-1)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns.
 
         Raises:
-            ShapeError: if the networks give different grids for this size, or one of them takes no such images.
+            ShapeError: if the networks have different grids for this size, or one of them does not support it.
         """
         first, *others = [network.token_grid(height, width) for network in self._members()]
         if any(grid != first for grid in others):
-            raise ShapeError(f"image of {height}x{width} pixels: the joined models give grids {[first, *others]}")
+            raise ShapeError(
+                f"image of {height}x{width} pixels: the joined models have different grids {[first, *others]}"
+            )
         return first
 
     def _members(self) -> list[VisionBackbone]:
@@ -194,7 +198,7 @@ class JoinedBackbones(VisionBackbone):
 
 
 class TimmBackbone(VisionBackbone):
-    """A timm model cut after one of its blocks or stages; its keys carry the prefix ``network.``."""
+    """A timm model truncated after one of its blocks or stages; its keys have the prefix ``network.``."""
 
     def __init__(self, network: Any, tap: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -205,19 +209,19 @@ class TimmBackbone(VisionBackbone):
             *(f"network.{key}" for key in whole.difference(network.state_dict())),
             "network.head.",
         )
-        self._shapes_only = (copy.deepcopy(network).to("meta"),)  # in a tuple, so that it is no part of the module
+        self._shapes_only = (copy.deepcopy(network).to("meta"),)  # in a tuple, so that torch does not register it
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         *_, self.embed_dim = self._features(self._shapes_only[0], torch.zeros(1, 3, *size, device="meta")).shape
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
-        """Return the features at the tap, ``[B, h, w, D]``, without prefix tokens and final norm."""
+        """Return the features at the tap, ``[B, h, w, D]``, without prefix tokens or final norm."""
         return self._features(self.network, pixel_values)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns, as the network itself shapes them; asked once a size, without memory.
+        """Return the rows and columns that the network itself gives; found once per size, on the meta device.
 
         Raises:
-            ShapeError: if the network takes no images of this size.
+            ShapeError: if the network does not support this size.
         """
         if (height, width) not in self._grids:
             try:

@@ -1,7 +1,7 @@
-"""Get official weight files once.
+"""Download official weight files once.
 
-They lie in one folder under their official names, so that a machine without a network can be given the folder.
-Files of the Hugging Face hub are taken from its own cache where they are there already.
+They are kept in one folder under their official names, so the folder can be copied to a machine without a network.
+Files of the Hugging Face Hub are read from the Hub's own cache if they are already in it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from eyeswap.errors import CheckpointError, DataError
 from eyeswap.unpack import unpack
 
 logger = logging.getLogger(__name__)
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def say_non_commercial(name: str, licence: str) -> None:
-    """Log, once a process and licence, that the weights of ``name`` may not be used commercially."""
-    if licence not in _said:
-        _said.add(licence)
+def warn_non_commercial(name: str, licence: str) -> None:
+    """Log, once per process and licence, that the weights of ``name`` must not be used commercially."""
+    if licence not in _warned:
+        _warned.add(licence)
         logger.warning("the weights of %s are under %s: for non-commercial use only", name, licence)
 
 
 def address(source: WeightsSource) -> str | None:
-    """Return where on the web a weights file lies; ``HF_ENDPOINT`` names a mirror of the Hugging Face Hub."""
+    """Return the URL of a weights file, if any; ``HF_ENDPOINT`` may name a mirror of the Hugging Face Hub."""
     if source.hub is None:
         return source.url
     return mirrored(f"{HUB}{source.hub}/resolve/main/{source.file}")
 
 
 def local_path(source: WeightsSource) -> Path:
-    """Return where a weights file lies on this machine, or would lie after a download."""
+    """Return the local path of a weights file, whether or not it has been downloaded yet."""
     path = cache_folder() / source.place
     if source.hub is not None and not path.is_file():
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(source.hub, source.file)
-        if isinstance(found, str):
-            return Path(found)
+        cached = try_to_load_from_cache(source.hub, source.file)
+        if isinstance(cached, str):
+            return Path(cached)
     return path
 
 
@@ -49,15 +49,15 @@ def fetch(source: WeightsSource) -> Path:
     """Return the local path of a weights file, downloading it the first time.
 
     Raises:
-        CheckpointError: if it cannot be got, or is not the file that the catalog means.
+        CheckpointError: if it cannot be downloaded, or its digest differs from the catalog's.
     """
     path, url = local_path(source), address(source)
     if path.is_file():
         if source.sha256 is not None and known_sha256(path) != source.sha256:
-            raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to get it again")
+            raise CheckpointError(f"{path}: sha256 differs from the catalog's; delete the file to download it again")
         return path
     if url is None:
-        place = f"get it at {source.page} and put it at {path}, or" if source.page else "no address is known:"
+        place = f"get it at {source.page} and put it at {path}, or" if source.page else "no URL is known:"
         raise CheckpointError(f"{source.file}: cannot be downloaded; {place} pass the file as weights")
     try:
         if url.endswith(".zip"):
@@ -65,16 +65,16 @@ def fetch(source: WeightsSource) -> Path:
         else:
             download(url, path, source.sha256)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; or get the file elsewhere and put it at {path}") from None
+        raise CheckpointError(f"{error}; or get the file by other means and put it at {path}") from None
     return path
 
 
 def _fetch_inside(url: str, member: str, path: Path) -> None:
-    """Download an archive and keep the one file of it that is wanted."""
+    """Download an archive and keep one of its files."""
     archive = path.with_name(url.rpartition("/")[2])
     download(url, archive)
     try:
         unpack(archive, member, path)
     except DataError as error:
-        raise CheckpointError(f"{error}; delete {archive} to get it again") from None
+        raise CheckpointError(f"{error}; delete {archive} to download it again") from None
     archive.unlink(missing_ok=True)

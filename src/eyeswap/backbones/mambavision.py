@@ -2,10 +2,10 @@
 
 Keys and arithmetic are those of the official ``mamba_vision.py``, written from a description of them.
 Unusual: the step-size bias is applied twice (inside ``dt_proj`` and again in the scan); the half ``z`` is
-concatenated to the scan's output, not multiplied; the convolutions of a mixer look both ways, without bias;
-windows are padded with zeros before their norms. The published study reads the network after level 1, where
-no mixer and no attention has run yet; the default here is level 2 before its downsampling: the same grid and
-width, after its mixers.
+concatenated to the scan's output rather than multiplied with it; the convolutions of a mixer are not causal and have no
+bias; windows are zero-padded before their norms. The published study reads the network after level 1, where no mixer
+and no attention has run yet; the default here is level 2 before its downsampling: the same grid and width, after the
+mixers.
 Source: Hatamizadeh and Kautz, MambaVision: A Hybrid Mamba-Transformer Vision Backbone (arXiv 2407.08083).
 """
 
@@ -28,20 +28,20 @@ POINTS = ("before", "after", "norm")
 
 
 class MambaVision(VisionBackbone):
-    """MambaVision, cut after its tap.
+    """MambaVision, truncated after its tap.
 
     Args:
         dim: channels of level 0; each later level doubles them.
-        in_dim: channels of the first stem convolution.
+        in_dim: output channels of the first stem convolution.
         depths: blocks of the four levels.
         num_heads: attention heads of each level (levels 2 and 3 have attention).
         window_size: window side of each level, in tokens (levels 2 and 3 have windows).
         mlp_ratio: hidden width of the MLP relative to the level.
         d_state: state size S of the scan.
         layer_scale: initial value of the per-channel scale of residual branches in levels 2 and 3, or None.
-        drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
+        drop_path_rate: stochastic depth of the last block in training, decreasing linearly to 0 at the first.
         tap: ``(level, point)``: level 0-3, and ``before`` or ``after`` its downsampling; ``(3, "norm")`` is
-            the output of the last level behind the final BatchNorm.
+            the output of the last level after the final BatchNorm.
 
     Raises:
         SpecError: if the tap does not exist.
@@ -103,14 +103,14 @@ class MambaVision(VisionBackbone):
         return result
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns at the tap: each of the halvings rounds up."""
+        """Return the rows and columns at the tap; each halving rounds up."""
         for _ in range(self.halvings):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
 
 
 class PatchEmbed(nn.Module):
-    """Two strided convolutions, each with BatchNorm and ReLU: stride 4."""
+    """Two strided convolutions, each with BatchNorm and ReLU; stride 4 in total."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class PatchEmbed(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A strided convolution that halves the map and doubles the channels, without norm."""
+    """A strided convolution that halves the map and doubles the channels, without a norm."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks of one width, on the map or on its windows, and the step to the next level."""
+    """Blocks of one width, on the map or on its windows, then the downsampling to the next level."""
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None, window: int | None = None) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Level(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to the next level's input, or to the blocks' output if this is the last."""
+        """Map ``[B, C, H, W]`` to the next level's input or, in the last level, to the blocks' output."""
         if self.window is None:
             x = self.blocks(x)
         else:
@@ -163,10 +163,10 @@ class Level(nn.Module):
 
 
 def split_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
-    """Cut a map into windows, padded with zeros at the right and the bottom.
+    """Split a map into windows, zero-padded on the right and at the bottom.
 
     Returns:
-        ``[B * rows * columns, window**2, C]``, both windows and their tokens row by row, and (rows, columns).
+        ``[B * rows * columns, window**2, C]``, windows and their tokens row by row, and (rows, columns) of windows.
     """
     height, width = x.shape[2:]
     x = F.pad(x, (0, -width % window, 0, -height % window))
@@ -176,7 +176,7 @@ def split_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
 
 
 def join_windows(windows: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
-    """Undo `split_windows`: ``[B, C, rows * window, columns * window]``."""
+    """Undo `split_windows`; return ``[B, C, rows * window, columns * window]``, padding included."""
     batch = windows.shape[0] // (grid[0] * grid[1])
     x = windows.view(batch, *grid, window, window, -1)  # [B, rows, columns, window, window, C]
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
@@ -202,7 +202,7 @@ class ConvBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A token mixer (scan or attention) and an MLP, each behind a LayerNorm and inside a residual branch."""
+    """A token mixer (scan or attention) and an MLP, each with a pre-norm and a residual connection."""
 
     def __init__(
         self, mixer: nn.Module, dim: int, mlp_ratio: float, layer_scale: float | None, drop_path: float
@@ -228,7 +228,7 @@ class Block(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The Mamba mixer of a window: one half of the channels is scanned, the other only convolved."""
+    """The Mamba mixer of a window: half of the channels are scanned, the others only convolved."""
 
     def __init__(self, dim: int, d_state: int) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class Mixer(nn.Module):
         x, z = self.in_proj(tokens).transpose(1, 2).chunk(2, dim=1)  # [B, D/2, N] each
         x, z = F.silu(self.conv1d_x(x)), F.silu(self.conv1d_z(z))
         code, b, c = self.x_proj(x.transpose(1, 2)).split([self.rank, self.d_state, self.d_state], dim=2)
-        delta = self.dt_proj(code).transpose(1, 2)  # [B, D/2, N], with the bias, which the scan adds again
+        delta = self.dt_proj(code).transpose(1, 2)  # [B, D/2, N], with the bias that the scan adds once more
         b, c = b.transpose(1, 2), c.transpose(1, 2)  # [B, S, N]
         y = selective_scan(x, delta, -torch.exp(self.A_log), b, c, self.D, self.dt_proj.bias, True)
         mixed: Tensor = self.out_proj(torch.cat([y, z], dim=1).transpose(1, 2))
@@ -255,7 +255,7 @@ class Mixer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention inside a window, without positions."""
+    """Multi-head self-attention inside a window, without position information."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ class Attention(nn.Module):
 def _check_tap(tap: tuple[int, str], num_levels: int) -> tuple[int, str]:
     level, point = tap
     if point not in POINTS:
-        raise SpecError(f"tap: {point!r} is no point of a level. {nearest(point, POINTS)}")
+        raise SpecError(f"tap: a level has no point {point!r}. {nearest(point, POINTS)}")
     if not 0 <= level < num_levels:
         raise SpecError(f"tap: level {level} does not exist in a network of levels 0-{num_levels - 1}")
     if point == "after" and level == num_levels - 1:

@@ -1,9 +1,9 @@
 """MaxViT: convolution blocks, each followed by attention in local windows and attention over a dilated grid.
 
-Keys and arithmetic are those of timm's ``maxvit_*_tf_*`` models. Unusual: TensorFlow "same" padding (the
-spare pixel goes right and bottom), BatchNorm epsilon 1e-3, tanh GELU, and relative-position tables of shape
-(heads, 2w-1, 2w-1), so that the window size w belongs to the weights; it is image size / 32 in the released
-files. Stages after the tap are not built.
+Keys and arithmetic are those of timm's ``maxvit_*_tf_*`` models. Unusual: TensorFlow "same" padding (an odd pixel
+goes to the right and bottom), BatchNorm epsilon 1e-3, tanh GELU, and relative-position tables of shape
+(heads, 2w-1, 2w-1), so that weights fit one window size w only: image size / 32 in the released files. Stages after the
+tap are not built.
 Source: Tu et al., MaxViT: Multi-Axis Vision Transformer (2022).
 """
 
@@ -21,19 +21,19 @@ from eyeswap.errors import ShapeError, SpecError
 
 
 class MaxViT(VisionBackbone):
-    """MaxViT, cut after its tap.
+    """MaxViT, truncated after its tap.
 
     Args:
         stem_dim: channels of the stem.
         dims: channels of each stage.
         depths: blocks in each stage.
-        img_size: image side the network is made for; gives the window size unless that is given.
+        img_size: image side that the network is built for; sets the window size unless ``window`` is given.
         window: side of a window and of a grid, in tokens.
-        head_dim: channels an attention head.
+        head_dim: channels per attention head.
         tap: stage whose output is read, counted from 1.
 
     Raises:
-        SpecError: if the tap is no stage of the network.
+        SpecError: if the network has no such stage.
     """
 
     def __init__(
@@ -75,21 +75,21 @@ class MaxViT(VisionBackbone):
         """Return the rows and columns of the tapped stage.
 
         Raises:
-            ShapeError: if a stage does not divide into whole windows.
+            ShapeError: if the map of a stage is not a whole number of windows.
         """
         rows, columns = -(-height // 2), -(-width // 2)
         for stage in range(1, self.tap + 1):
             rows, columns = -(-rows // 2), -(-columns // 2)
             if rows % self.window or columns % self.window or not rows or not columns:
                 raise ShapeError(
-                    f"image of {height}x{width} pixels: stage {stage} has {rows}x{columns} cells, not whole "
+                    f"image of {height}x{width} pixels: {rows}x{columns} cells in stage {stage} are not whole "
                     f"windows of {self.window}; use multiples of {self.window * 2 ** (self.tap + 1)} pixels"
                 )
         return rows, columns
 
 
 class Stem(nn.Module):
-    """Two 3x3 convolutions, the first of stride 2."""
+    """Two 3x3 convolutions, the first with stride 2."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """A row of MaxViT blocks; the first one halves the map."""
+    """A sequence of MaxViT blocks; the first one halves the map."""
 
     def __init__(self, dim_in: int, dim: int, depth: int, window: int, head_dim: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class MBConv(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """Halve a map by 2x2 means, and widen it when the widths differ."""
+    """Halve a map by 2x2 average pooling, and widen it if the widths differ."""
 
     def __init__(self, dim_in: int, dim: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Shortcut(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate computed from the means of all channels."""
+    """Scale each channel by a gate computed from the spatial means of all channels."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class PartitionAttention(nn.Module):
     def _attend(self, raster: Tensor) -> Tensor:
         batch, height, width, channels = raster.shape
         rows, columns = height // self.window, width // self.window
-        # Windows take neighbouring cells; the grid takes cells that lie `rows`, `columns` apart.
+        # A window holds neighbouring cells; a grid holds cells that are `rows` and `columns` apart.
         split = (self.window, rows, self.window, columns) if self.dilated else (rows, self.window, columns, self.window)
         order = (0, 2, 4, 1, 3, 5) if self.dilated else (0, 1, 3, 2, 4, 5)
         groups = raster.reshape(batch, *split, channels).permute(order)  # [B, rows, columns, w, w, C]
@@ -223,7 +223,7 @@ class PartitionAttention(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head self-attention over a square of tokens, with a learned bias for each relative position."""
+    """Multi-head self-attention over a square of tokens, with a learned bias per relative position."""
 
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class RelativeAttention(nn.Module):
 
 
 class RelativePosition(nn.Module):
-    """The table of attention biases by relative position, and its unfolding."""
+    """The table of attention biases by relative position, and its expansion to all token pairs."""
 
     index: Tensor
 
@@ -255,12 +255,12 @@ class RelativePosition(nn.Module):
         self.register_buffer("index", index.flatten(2).flatten(0, 1), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the bias of each query and key, ``[heads, w*w, w*w]``."""
+        """Return the bias of each pair of query and key, ``[heads, w*w, w*w]``."""
         return self.relative_position_bias_table.flatten(1)[:, self.index]
 
 
 def pad_same(features: Tensor, kernel: int) -> Tensor:
-    """Pad ``[B, C, H, W]`` for stride 2 as TensorFlow's "same" does: ceil(n/2) cells, the spare zero at the end."""
+    """Pad ``[B, C, H, W]`` for stride 2 as TensorFlow's "same" does: ceil(n/2) outputs, an odd zero at the end."""
     pads = []
     for size in (features.shape[-1], features.shape[-2]):
         total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)
@@ -273,7 +273,7 @@ def _gelu(features: Tensor) -> Tensor:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Draw the starting weights: fan-out normals for convolutions, truncated normals of 0.02 elsewhere."""
+    """Initialise: fan-out normal for convolutions, truncated normal of std 0.02 elsewhere."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""How fast a backbone is on this machine, and how much memory its passes take."""
+"""Measure the speed and peak memory of a backbone's forward passes on this machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 BATCHES = (1, 8)
-BUDGET_S = 2.0  # of repeated passes, a batch size
-LONGEST_PASS_S = 20.0  # larger batches whose pass would take longer are left out
+BUDGET_S = 2.0  # of repeated passes, per batch size
+LONGEST_PASS_S = 20.0  # batches whose pass would take longer are skipped
 MOST_PASSES = 20
 
 
@@ -21,10 +21,10 @@ class Speed:
     """Speed and memory of forward passes.
 
     Attributes:
-        images_per_s: images a second by batch size, from the fastest pass after a warm-up.
-        peak_bytes: most memory during the passes of the largest batch; None where it cannot be measured.
-        peak_of: what the memory is that of.
-        where: device, and threads if it is the CPU.
+        images_per_s: images per second by batch size, from the fastest pass after a warm-up.
+        peak_bytes: peak memory during the passes of the largest batch; None if it cannot be measured.
+        peak_of: what ``peak_bytes`` covers, and the batch size.
+        where: GPU, or number of CPU threads.
     """
 
     images_per_s: dict[int, float]
@@ -38,7 +38,7 @@ def measure_speed(network: nn.Module, image: Tensor) -> Speed:
 
     Args:
         network: takes ``[B, 3, H, W]``.
-        image: ``[1, 3, H, W]``, on the device to measure.
+        image: ``[1, 3, H, W]``, on the device to be measured.
     """
     on_gpu = image.device.type == "cuda"
     where = torch.cuda.get_device_name(image.device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
@@ -66,16 +66,16 @@ def _fastest_pass_s(network: nn.Module, images: Tensor) -> float:
 
 
 def reset_peak(on_gpu: bool) -> None:
-    """Forget the peak of memory so far."""
+    """Reset the memory peak."""
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return
-    with contextlib.suppress(OSError):  # without it the peak is that of the whole life of the process
+    with contextlib.suppress(OSError):  # otherwise the peak is that of the process's lifetime
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_bytes(on_gpu: bool) -> int | None:
-    """Return the peak of memory since `reset_peak`: on the GPU, or of the whole process; None if unknown."""
+    """Return peak memory since `reset_peak`, of the GPU or of the whole process; None if unknown."""
     if on_gpu:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")

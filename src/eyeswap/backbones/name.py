@@ -1,6 +1,6 @@
-"""What a backbone is called: an entry of the catalog, a function in a Python file, or a timm model.
+"""Names of backbones: an entry of the catalog, a function in a Python file, or a timm model.
 
-Names are text in study files, on the command line and in records; `BackboneName.parse` is the only reader of that text.
+Names are text in study files, on the command line and in records; only `BackboneName.parse` interprets that text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ DEFAULT_FUNCTION = "build"
 
 @dataclass(frozen=True)
 class BackboneName:
-    """A parsed name; ``str()`` gives its text, the function included.
+    """A parsed name; ``str()`` gives it back as text, including the function.
 
     Attributes:
         kind: ``catalog``, ``own`` (a file of the user's) or ``timm``.
-        model: name or alias of the catalog entry, name of the function, or timm's name of the model.
-        file: the file of an own encoder; None otherwise.
+        model: name or alias of the catalog entry, name of the function, or timm's model name.
+        file: the Python file of the user's encoder; None otherwise.
     """
 
     kind: Literal["catalog", "own", "timm"]
@@ -31,15 +31,14 @@ class BackboneName:
 
     @classmethod
     def parse(cls, text: str, folder: Path = Path()) -> BackboneName:
-        """Read a name.
+        """Parse a name; whether the backbone exists is not checked.
 
         Args:
             text: a catalog name, ``file.py``, ``file.py:function`` or ``timm:<model>``.
-            folder: what the path of a file is relative to.
+            folder: base of a relative file path.
 
         Raises:
-            SpecError: if there is no model behind ``timm:``, or no function name behind the file. Whether the backbone
-                exists is not looked at.
+            SpecError: if ``timm:`` is not followed by a model, or the file's colon by a function name.
         """
         if text.startswith("timm:"):
             model = text.removeprefix("timm:")
@@ -60,5 +59,5 @@ class BackboneName:
 
     @property
     def file_sha256(self) -> str | None:
-        """The sha256 (hex) of an own encoder's file; None for other backbones, whose code the package holds."""
+        """The sha256 (hex) of the user's file; None for other backbones, whose code is part of a package."""
         return None if self.file is None else sha256_of(self.file)

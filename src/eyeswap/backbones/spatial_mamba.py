@@ -1,11 +1,11 @@
-"""Spatial-Mamba: one scan row by row, whose states are mixed with those of their neighbours on the map.
+"""Spatial-Mamba: a single row-by-row scan whose states are mixed with those of neighbouring positions.
 
-Keys and arithmetic are those of the official ``spatialmamba.py`` (EdwardChasel/Spatial-Mamba). Unusual: the scan, of
-one state a channel, returns its states; three dilated depthwise convolutions with replicated borders mix them ("state
-fusion") before C and D are applied; a block has two more depthwise convolutions in place of positions. The official
-code merges the three kernels into one of 11 x 11 at the first forward pass in eval mode and keeps that whatever is
-loaded later; here nothing is kept. ImageNet files have no trained norm at stage 3, so the norm of the tap is explicit,
-as in VMamba; maps are channels-last throughout; what comes after the tap is not built.
+Keys and arithmetic are those of the official ``spatialmamba.py`` (EdwardChasel/Spatial-Mamba). Unusual: the scan has
+one state per channel and returns its states; three dilated depthwise convolutions with replicated borders mix them
+("state fusion") before C and D are applied; two further depthwise convolutions per block take the place of a position
+embedding. The official code merges the three kernels into one of 11 x 11 in the first eval-mode forward pass and keeps
+using it even if other weights are loaded later; here nothing is cached. ImageNet files have no trained norm at stage 3,
+so the norm at the tap is explicit, as in VMamba. Maps are channels-last throughout; layers after the tap are not built.
 Source: Xiao et al., Spatial-Mamba: Effective Visual State Space Models via Structure-aware State Fusion
 (arXiv 2410.15091).
 """
@@ -31,20 +31,20 @@ DILATIONS = (1, 3, 5)
 
 
 class SpatialMamba(VisionBackbone):
-    """Spatial-Mamba, cut after its tap.
+    """Spatial-Mamba, truncated after its tap.
 
     Args:
         embed_dim: channels of the first stage; each later stage doubles them.
         depths: blocks in each stage.
         expand: width of the scan relative to the stage.
         mlp_ratio: hidden width of the MLP relative to the stage.
-        drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
-        tap: ``(stage, layer)``: stage counted from 1, its block from 0; negative counts from the end.
-        norm: what follows the tap: ``trained`` (the ``outnorm`` of a detector or segmentor), ``plain`` (a LayerNorm
+        drop_path_rate: stochastic depth of the last block in training, decreasing linearly to 0 at the first.
+        tap: ``(stage, block)``: the stage counted from 1, the block from 0 or negative from the end.
+        norm: norm after the tap: ``trained`` (the ``outnorm`` of a detector or segmentor), ``plain`` (a LayerNorm
             without parameters) or ``none``.
 
     Raises:
-        SpecError: if the tap is no block of the network, or ``norm`` is unknown.
+        SpecError: if the network has no such block, or ``norm`` is unknown.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SpatialMamba(VisionBackbone):
     ) -> None:
         super().__init__()
         if norm not in NORMS:
-            raise SpecError(f"norm: {norm!r} is no norm of a Spatial-Mamba tap. {nearest(norm, NORMS)}")
+            raise SpecError(f"norm: unknown norm {norm!r} at the tap. {nearest(norm, NORMS)}")
         stage, layer = locate_tap(tap, depths)
         self.num_stages, self.tap_norm = stage, norm
         self.embed_dim = embed_dim * 2 ** (stage - 1)
@@ -93,14 +93,14 @@ class SpatialMamba(VisionBackbone):
         return normed_at_tap(self, features, self.tap_norm, self.num_stages)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns of the tapped stage: each of its strided convolutions rounds up."""
+        """Return the rows and columns of the tapped stage; each strided convolution rounds up."""
         for _ in range(self.num_stages + 1):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
 
 
 class ConvNorm(nn.Module):
-    """A convolution on channels-last maps, then a BatchNorm and a ReLU where wanted."""
+    """A convolution on channels-last maps, optionally followed by BatchNorm and ReLU."""
 
     def __init__(self, conv: Conv, *, norm: bool = True, relu: bool = True) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, h, w, C]`` to ``[B, h', w', C']``."""
-        # Torch's own path for 1 x 1 convolutions is slow on channels-last maps.
+        # A linear layer, as torch's 1 x 1 convolutions are slow on channels-last maps.
         x = F.linear(x, self.conv.weight.flatten(1), self.conv.bias) if self.is_pointwise else self.conv(x)
         if self.norm is not None:
             x = self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -119,7 +119,7 @@ class ConvNorm(nn.Module):
 
 
 class Stem(nn.Module):
-    """Stride 4: a strided convolution, a pair whose sum has no activation, a strided one, a projection."""
+    """Stride 4: a strided convolution, a residual pair without final activation, a strided one, a projection."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Downsample(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise convolution, the scan, another depthwise convolution, the MLP, each inside a residual branch."""
+    """A depthwise convolution, the scan, another depthwise convolution and the MLP, each a residual branch."""
 
     def __init__(self, dim: int, expand: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Block(nn.Module):
 
 
 class StructuredScan(nn.Module):
-    """The token mixer: project, convolve, scan, fuse the states of neighbours, norm, gate, project."""
+    """The token mixer: project, convolve, scan, fuse neighbouring states, norm, gate, project."""
 
     def __init__(self, dim: int, expand: int) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class StructuredScan(nn.Module):
 
 
 class StateFusion(nn.Module):
-    """Mix each state with those around it: three depthwise convolutions, dilated by 1, 3 and 5, borders replicated."""
+    """Mix each state with its neighbours: depthwise convolutions dilated by 1, 3 and 5, borders replicated."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class StateFusion(nn.Module):
         self.alpha = nn.Parameter(ones(len(DILATIONS)))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map states ``[B, h, w, C]`` to fused states, in their precision whatever surrounds it: at least float32."""
+        """Map states ``[B, h, w, C]`` to fused states, in float32 or higher even inside autocast."""
         kernels = [
             share * k for share, k in zip(self.alpha, (self.kernel_3, self.kernel_3_1, self.kernel_3_2), strict=True)
         ]

@@ -1,10 +1,9 @@
-"""Uni-Perceiver with a ViT-Adapter: the vision part of a transformer pretrained on images and texts together.
+"""Uni-Perceiver with a ViT-Adapter: the vision part of a transformer pretrained jointly on images and text.
 
-Keys and arithmetic are those of the official segmentation backbone. Unusual: the embedding is a convolution, plus a
-resized table of places, plus row 0 of a table of moments (a still image is the first frame), and behind the sum a
-LayerNorm; every LayerNorm, the adapter's too, has an epsilon of 1e-5; no class token; names are those of a text encoder
-(``layers.N.self_attn``, ``linear1``). Blocks may attend inside windows, padded with zeros behind the norm; no released
-file does.
+Keys and arithmetic are those of the official segmentation backbone. Unusual: patches get a resized spatial embedding
+and row 0 of a temporal one (a still image is the first frame), and a LayerNorm after the sum; every LayerNorm, also in
+the adapter, has an epsilon of 1e-5; there is no class token; names are those of a text encoder (``layers.N.self_attn``,
+``linear1``). Blocks may attend inside windows, zero-padded after the norm; no released file does.
 Source: Zhu et al., Uni-Perceiver: Pre-training Unified Architecture for Generic Perception for Zero-shot and Few-shot
 Tasks (arXiv 2112.01522); Chen et al., Vision Transformer Adapter for Dense Predictions (2023).
 """
@@ -25,18 +24,18 @@ from eyeswap.backbones.vit_adapter import Grid, ViTAdapter
 from eyeswap.errors import SpecError
 from eyeswap.ops.layers import DropPath
 
-FRAMES = 8  # rows of the table of moments
+FRAMES = 8  # rows of the temporal embedding
 
 
 class UniPerceiverAdapter(ViTAdapter):
     """Uni-Perceiver with an adapter, read at one of its four output levels.
 
     Args:
-        windows: side of the window of each block in tokens, None where it attends globally; by default all do.
+        windows: window side of each block in tokens, None for global attention; by default all blocks are global.
         **network: as for `ViTAdapter`.
 
     Raises:
-        SpecError: if ``windows`` does not have an entry for each block, or the tap is no output level.
+        SpecError: if ``windows`` does not have one entry per block, or the tap is not an output level.
     """
 
     eps = 1e-5
@@ -51,7 +50,7 @@ class UniPerceiverAdapter(ViTAdapter):
                 attention.window = side
 
     def build_transformer(self, grid: Grid, num_heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
-        """Make the transformer's parts; ``grid`` is what the table of places is made for."""
+        """Build the transformer; ``grid`` is the grid that the spatial embedding is built for."""
         self.visual_embed = VisualEmbedding(self.embed_dim, grid)
         self.layers = nn.ModuleList(Layer(self.embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
 
@@ -61,12 +60,12 @@ class UniPerceiverAdapter(ViTAdapter):
         return embedded
 
     def transformer_blocks(self, span: range, grid: Grid) -> list[Callable[[Tensor], Tensor]]:
-        """Return some of the blocks, each from tokens ``[B, h*w, D]`` to the same."""
+        """Return the blocks of a span; each maps tokens ``[B, h*w, D]`` to the same shape."""
         return [functools.partial(self.layers[index], grid=grid) for index in span]
 
 
 class Patches(nn.Module):
-    """The convolution and the tables of an embedding, under their official names."""
+    """The patch convolution and the position tables, under their official names."""
 
     def __init__(self, dim: int, grid: Grid) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class Patches(nn.Module):
 
 
 class VisualEmbedding(nn.Module):
-    """Patches with their place and their moment, normed."""
+    """Patch embedding with spatial and temporal positions and a LayerNorm."""
 
     def __init__(self, dim: int, grid: Grid) -> None:
         super().__init__()
@@ -87,9 +86,9 @@ class VisualEmbedding(nn.Module):
     def forward(self, pixel_values: Tensor, grid: Grid) -> Tensor:
         """Map ``[B, 3, H, W]`` to ``[B, h*w, D]``."""
         patches = self.patch_embed.proj(pixel_values).flatten(2).transpose(1, 2)  # [B, N, D]
-        place = self.patch_embed.spatial_pos_embed.weight[None]
-        place = resize_positions(place, 0, grid, antialias=False, built=self.built_grid)
-        normed: Tensor = self.embeddings_norm(patches + place + self.patch_embed.temporal_pos_embed.weight[0])
+        positions = self.patch_embed.spatial_pos_embed.weight[None]
+        positions = resize_positions(positions, 0, grid, antialias=False, built=self.built_grid)
+        normed: Tensor = self.embeddings_norm(patches + positions + self.patch_embed.temporal_pos_embed.weight[0])
         return normed
 
 
@@ -136,7 +135,7 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
 
     def _attend_windows(self, tokens: Tensor, grid: Grid, window: int) -> Tensor:
-        """Attend inside windows; those at the right and at the bottom are filled up with zeros, which take part."""
+        """Attend inside windows; zero padding on the right and at the bottom takes part as keys."""
         batch, (height, width) = len(tokens), grid
         raster = tokens.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
         windows, rows_and_columns = split_windows(raster, window)  # [B * windows, window**2, D]

@@ -1,11 +1,11 @@
-"""Vim: a plain stack of Mamba mixers that scan the patches both ways, with the class token in the middle.
+"""Vim: a plain stack of bidirectional Mamba mixers over the patches, with the class token in the middle.
 
-Keys and arithmetic are those of the official ``models_mamba.py`` (hustvl/Vim), middle class token, bimamba v2, absolute
-positions: the kind that was released. Unusual: no MLP; the class token is inserted at index ``n // 2`` of ``n`` patches
-before the position table is added, so row ``n // 2`` of the table is its own; the residual stream stays in float32
-whatever the weights are in; the two directions share ``in_proj`` and ``out_proj`` alone, and their sum is halved.
-The head reads the class token of the last block only, so what the last block writes at patches was never trained: the
-tap is the output of the second-to-last block, without the final norm, class token removed.
+Keys and arithmetic are those of the official ``models_mamba.py`` (hustvl/Vim) in the released variant: class token in
+the middle, bimamba v2, absolute positions. Unusual: there is no MLP; the class token is inserted at index ``n // 2`` of
+``n`` patches before the position table is added, so row ``n // 2`` of the table belongs to it; the residual stream
+stays in float32 whatever the dtype of the weights; the two directions share only ``in_proj`` and ``out_proj``, and
+their sum is halved. The head reads only the class token, so the last block's outputs at patches were never trained: the
+tap is the output of the second-to-last block, without the final norm and the class token.
 Source: Zhu et al., Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model
 (arXiv 2401.09417).
 """
@@ -28,25 +28,28 @@ from eyeswap.ops.projected_scan import bidirectional_scan
 
 
 class Vim(VisionBackbone):
-    """Vim, cut after its tap.
+    """Vim, truncated after its tap.
 
     Args:
-        img_size: side, or height and width, of the image that the position table is made for; other sizes resize it.
+        img_size: side, or height and width, of the image that the position table is built for; it is resized for
+            others.
         patch_size: side of a patch in pixels.
         stride: pixels from one patch to the next; smaller than ``patch_size`` in the fine-tuned variants.
         embed_dim: token width ``D``.
         depth: number of blocks of the whole network.
         d_state: state size S of the scans.
-        expand: width of the scans over ``embed_dim``.
-        d_conv: steps that the convolution before a scan sees.
+        expand: width of the scans relative to ``embed_dim``.
+        d_conv: kernel size of the convolution before a scan.
         tap: block whose output is read; negative counts from the end, -2 is the second-to-last.
         final_norm: whether the final norm follows the tap.
 
     Raises:
-        SpecError: if the tap is no block of the network.
+        SpecError: if the network has no such block.
     """
 
-    foreign = MappingProxyType({"rope.freqs_": "an older Vim, class token in front and rotary positions, is not read"})
+    foreign = MappingProxyType(
+        {"rope.freqs_": "the older Vim with a leading class token and rotary positions is not supported"}
+    )
 
     def __init__(
         self,
@@ -112,10 +115,10 @@ class Vim(VisionBackbone):
         return (height - patch) // stride + 1, (width - patch) // stride + 1
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Return the position table for a grid, ``[1, N + 1, D]``: the middle row stays the class token's.
+        """Return the position table for a grid, ``[1, N + 1, D]``; the middle row stays that of the class token.
 
-        The official function takes row 0 for the class token's and resizes the others, that of the class token among
-        them, as if they were patches; that is right for another layout only.
+        The official function keeps row 0 and resizes the others, including the class token's, as if they were patches.
+        That is right only for a leading class token.
         """
         if grid == self.built_grid:
             return self.pos_embed
@@ -126,7 +129,7 @@ class Vim(VisionBackbone):
 
 
 class Block(nn.Module):
-    """A mixer behind a norm, inside a residual branch; the stream is float32 where the weights are less."""
+    """A pre-norm mixer with a residual connection; the residual stream is at least float32."""
 
     def __init__(self, dim: int, d_state: int, expand: int, d_conv: int) -> None:
         super().__init__()
@@ -140,7 +143,7 @@ class Block(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square, computed in the stream's precision; the result has the weight's."""
+    """RMSNorm computed in the stream's precision and returned in the weight's."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -154,14 +157,14 @@ class RMSNorm(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The bidirectional Mamba mixer: project, then convolve and scan each way, add, halve, gate, project."""
+    """The bidirectional Mamba mixer: project, convolve and scan each way, add, halve, gate, project."""
 
     def __init__(self, dim: int, d_state: int, expand: int, d_conv: int) -> None:
         super().__init__()
         inner, rank = expand * dim, math.ceil(dim / 16)
         self.reach = d_conv - 1
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        # Names that end in b are the backward direction's.
+        # Names with _b belong to the backward direction.
         self.conv1d, self.conv1d_b = (nn.Conv1d(inner, inner, d_conv, groups=inner) for _ in range(2))
         self.x_proj, self.x_proj_b = (nn.Linear(inner, rank + 2 * d_state, bias=False) for _ in range(2))
         self.dt_proj, self.dt_proj_b = (nn.Linear(rank, inner) for _ in range(2))
@@ -185,19 +188,19 @@ class Mixer(nn.Module):
         return mixed
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """Return what each scan reads, ``[B, 2, L, inner]``: a step sees itself and those before it in its direction.
+        """Return the input of each scan, ``[B, 2, L, inner]``, by convolutions that are causal in its direction.
 
-        The backward scan's convolution runs over the sequence as it lies, its kernel turned round. As two-dimensional
-        convolutions of one column, channels last, both read memory as it is; ``Conv1d`` would turn it at every call.
+        The backward convolution runs over the unreversed sequence with a flipped kernel. Both are written as 2-D
+        convolutions of one column, which read channels-last memory in place; ``Conv1d`` would transpose it every time.
         """
         length = x.shape[1]
         cells = x[:, :, None].permute(0, 3, 1, 2)  # [B, inner, L, 1]
-        seen = []
-        for conv, turned, first in ((self.conv1d, False, 0), (self.conv1d_b, True, self.reach)):
-            kernel = (conv.weight.flip(2) if turned else conv.weight)[..., None]  # [inner, 1, d_conv, 1]
-            whole = F.conv2d(cells, kernel, conv.bias, padding=(self.reach, 0), groups=len(kernel))
-            seen.append(whole[:, :, first : first + length, 0].transpose(1, 2))  # [B, L, inner]
-        return F.silu(torch.stack(seen, dim=1))
+        convolved = []
+        for conv, flipped, first in ((self.conv1d, False, 0), (self.conv1d_b, True, self.reach)):
+            kernel = (conv.weight.flip(2) if flipped else conv.weight)[..., None]  # [inner, 1, d_conv, 1]
+            padded = F.conv2d(cells, kernel, conv.bias, padding=(self.reach, 0), groups=len(kernel))
+            convolved.append(padded[:, :, first : first + length, 0].transpose(1, 2))  # [B, L, inner]
+        return F.silu(torch.stack(convolved, dim=1))
 
     def _initialise(self, rank: int) -> None:
         self.apply(init_linear)

@@ -1,8 +1,7 @@
-"""ViT: the plain vision transformer, read before its last block.
+"""ViT: the plain vision transformer, tapped before its last block.
 
-Keys and arithmetic are those of timm's ``vit_*_patch16_224`` (augreg) and ``deit_*`` models. Unusual: the tap
-is the output of the second-to-last block, without the final norm, and the class token is dropped; blocks
-after the tap are not built.
+Keys and arithmetic are those of timm's ``vit_*_patch16_224`` (augreg) and ``deit_*`` models. Unusual: the tap is the
+output of the second-to-last block, without the final norm and the class token; blocks after the tap are not built.
 Source: Dosovitskiy et al., An Image is Worth 16x16 Words (2021); Steiner et al., How to train your ViT?
 (2022).
 """
@@ -16,25 +15,25 @@ from torch import Tensor, nn
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import ShapeError, SpecError
 
-_WIDE_BYTES = 8 << 20  # of the wide layer of an MLP that exist at one time on a CPU
+_HIDDEN_BYTES = 8 << 20  # of an MLP's hidden layer that are computed at a time on a CPU, to stay in its cache
 
 
 class ViT(VisionBackbone):
-    """A plain vision transformer, cut after its tap.
+    """A plain vision transformer, truncated after its tap.
 
     Args:
-        img_size: side of the square image that the position embedding is made for; other sizes resize it.
+        img_size: side of the square image that the position embedding is built for; it is resized for other sizes.
         patch_size: side of a patch in pixels.
         embed_dim: token width ``D``.
-        depth: number of blocks of the whole network.
+        depth: number of blocks of the complete network.
         num_heads: attention heads.
-        mlp_ratio: MLP width over ``embed_dim``.
+        mlp_ratio: MLP width relative to ``embed_dim``.
         tap: block whose output is read; negative counts from the end, -2 is the second-to-last.
         final_norm: whether the final norm follows the tap.
-        class_token: whether a class token runs along (it is dropped from the output).
+        class_token: whether there is a class token (it is dropped from the output).
 
     Raises:
-        SpecError: if the tap is no block of the network.
+        SpecError: if the network has no such block.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class ViT(VisionBackbone):
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into patches and project each to a token."""
+    """Split the image into patches and project each to a token."""
 
     def __init__(self, patch_size: int, embed_dim: int) -> None:
         super().__init__()
@@ -106,7 +105,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one joint projection of queries, keys and values."""
+    """Multi-head self-attention with a joint projection of queries, keys and values."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -123,7 +122,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around an exact GELU."""
+    """Two linear layers with a GELU in between, exact by default."""
 
     def __init__(self, dim: int, hidden: int, *, approximate: str = "none") -> None:
         super().__init__()
@@ -132,11 +131,11 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map ``[..., D]`` to ``[..., D]``; on a CPU in parts, so that the wide layer stays in its cache."""
+        """Map ``[..., D]`` to ``[..., D]``; on a CPU in chunks, so that the hidden layer stays in its cache."""
         if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._mapped(tokens)
         rows = tokens.flatten(0, -2)
-        at_once = max(1, _WIDE_BYTES // (self.fc1.out_features * rows.element_size()))
+        at_once = max(1, _HIDDEN_BYTES // (self.fc1.out_features * rows.element_size()))
         if len(rows) <= at_once:
             return self._mapped(tokens)
         return torch.cat([self._mapped(part) for part in rows.split(at_once)]).view_as(tokens)
@@ -164,7 +163,7 @@ class Block(nn.Module):
 
 
 def block_index(tap: int, depth: int) -> int:
-    """Return the tap counted from the start.
+    """Return the index of a block, counted from the start.
 
     Raises:
         SpecError: if there is no such block.
@@ -188,13 +187,13 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
 def resize_positions(
     positions: Tensor, prefix: int, grid: tuple[int, int], *, antialias: bool, built: tuple[int, int] | None = None
 ) -> Tensor:
-    """Resize a position embedding to a token grid, bicubic.
+    """Resize a position embedding to a token grid by bicubic interpolation.
 
     Args:
         positions: ``[1, prefix + s*s, D]``, or ``[1, prefix + rows*columns, D]`` of the grid ``built``.
-        prefix: number of leading rows (class token) that are kept as they are.
+        prefix: number of leading rows (class token) that are kept unchanged.
         grid: rows and columns wanted.
-        antialias: whether shrinking filters first (timm does, detectron2 does not).
+        antialias: whether to low-pass filter when shrinking (timm does, detectron2 does not).
         built: rows and columns of the embedding; a square by default.
 
     Returns:
@@ -205,13 +204,13 @@ def resize_positions(
     if grid == built:
         return positions
     raster = positions[:, prefix:].reshape(1, *built, -1).permute(0, 3, 1, 2)  # [1, D, s, s]
-    raster = raster.to(torch.promote_types(raster.dtype, torch.float32))  # torch resizes no bfloat16 on a CPU
+    raster = raster.to(torch.promote_types(raster.dtype, torch.float32))  # torch cannot resize bfloat16 on a CPU
     raster = F.interpolate(raster, grid, mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([positions[:, :prefix], raster.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the starting weights of a transformer: truncated normals of 0.02, biases zero."""
+    """Initialise a transformer: truncated normal weights of std 0.02, zero biases."""
     for name, parameter in network.named_parameters():
         if parameter.ndim >= 2:
             nn.init.trunc_normal_(parameter, std=1e-6 if name == "cls_token" else 0.02)

@@ -1,11 +1,12 @@
-"""ViT-Adapter: a plain vision transformer that trades features with a small convolutional pyramid.
+"""ViT-Adapter: a plain vision transformer that exchanges features with a small convolutional pyramid.
 
-Keys and arithmetic are those of the official segmentation backbone. Unusual: output level k (f1 to f4,
-strides 4, 8, 16, 32, all of one width) adds the tokens after interaction k, not the final ones, and has its
-own BatchNorm; blocks carry a layer scale (``gamma1``, ``gamma2``) that published files may lack, in which
-case it is one; no class token, though its row stays in ``pos_embed``. The transformer here is a DeiT or AugReg ViT;
-those of ``beit.py`` and ``uniperceiver.py`` replace it and keep the adapter.
-Source: Chen et al., Vision Transformer Adapter for Dense Predictions (2023).
+Keys and arithmetic are those of the official segmentation backbone. Unusual: output level k (f1 to f4, strides 4, 8,
+16, 32, all of the same width) adds the tokens after interaction k, not the final ones, and has its own BatchNorm;
+blocks have a layer scale (``gamma1``, ``gamma2``) that published files may lack, in which case it is one; there is no
+class token, although its row remains in ``pos_embed``. The transformer here is a DeiT or AugReg ViT; ``beit.py`` and
+``uniperceiver.py`` use the same adapter with other transformers.
+Source: Chen et al., Vision Transformer Adapter for Dense Predictions (2023); deformable attention: Zhu et al.,
+Deformable DETR (2021), equation 3.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ Sizes = list[Grid]
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """What the interactions of an adapter share.
+    """Settings shared by the interactions of an adapter.
 
     Attributes:
         dim: width ``D`` of tokens and outputs.
         num_heads: heads of the deformable attention.
-        num_points: points that a query reads from each map.
-        ratio: width of the values over ``dim``.
-        hidden: width of the extractors' feed-forward.
+        num_points: points that a query samples from each map.
+        ratio: width of the values relative to ``dim``.
+        hidden: hidden width of the extractors' feed-forward network.
         drop_path_rate: stochastic depth of the extractors, in training mode only.
-        eps: of the LayerNorms.
-        prefix: leading tokens that are no patches: the transformer sees them, the adapter does not.
+        eps: epsilon of the LayerNorms.
+        prefix: number of leading tokens that are not patches; the transformer sees them, the adapter does not.
     """
 
     dim: int
@@ -55,25 +56,25 @@ class AdapterShape:
 class ViTAdapter(VisionBackbone):
     """A ViT with an adapter, read at one of its four output levels.
 
-    Subclasses put another transformer in its place: ``build_transformer``, ``embed`` and ``transformer_blocks``.
+    Subclasses replace the transformer: ``build_transformer``, ``embed`` and ``transformer_blocks``.
 
     Args:
-        pretrain_size: side, or height and width, of the image that the positions are made for.
+        pretrain_size: side, or height and width, of the image that the position embedding is built for.
         embed_dim: width ``D`` of tokens and outputs.
         depth: number of transformer blocks.
         num_heads: attention heads.
-        mlp_ratio: MLP width over ``embed_dim``.
+        mlp_ratio: MLP width relative to ``embed_dim``.
         conv_inplane: channels of the pyramid's stem.
-        n_points: points that a query reads from each map.
+        n_points: points that a query samples from each map.
         deform_num_heads: heads of the deformable attention.
-        deform_ratio: width of its values over ``embed_dim``.
-        cffn_ratio: width of the extractors' feed-forward over ``embed_dim``.
+        deform_ratio: width of its values relative to ``embed_dim``.
+        cffn_ratio: hidden width of the extractors' feed-forward network relative to ``embed_dim``.
         interaction_indexes: first and last block of each interaction.
         drop_path_rate: stochastic depth of the last block, in training mode only.
         tap: output level 1 to 4, strides 4, 8, 16 and 32.
 
     Raises:
-        SpecError: if the tap is no output level.
+        SpecError: if the tap is not an output level.
     """
 
     eps = 1e-6
@@ -101,7 +102,7 @@ class ViTAdapter(VisionBackbone):
             raise SpecError(f"tap: output level {tap} does not exist in a ViT-Adapter (1-4)")
         if len(interaction_indexes) != 4:
             raise SpecError(
-                f"interaction_indexes: {len(interaction_indexes)} interactions, an output level each needs 4"
+                f"interaction_indexes: {len(interaction_indexes)} interactions, expected 4, one per output level"
             )
         self.embed_dim, self.tap = embed_dim, tap
         self.spans = [range(first, last + 1) for first, last in interaction_indexes]
@@ -130,12 +131,12 @@ class ViTAdapter(VisionBackbone):
     def build_transformer(
         self, grid: tuple[int, int], num_heads: int, mlp_ratio: float, rates: Sequence[float]
     ) -> None:
-        """Make the transformer's parts, under their official names.
+        """Build the transformer, under its official names.
 
         Args:
-            grid: rows and columns of patches that the positions are made for.
+            grid: rows and columns of patches that the position embedding is built for.
             num_heads: attention heads.
-            mlp_ratio: MLP width over ``embed_dim``.
+            mlp_ratio: MLP width relative to ``embed_dim``.
             rates: stochastic depth of each block.
         """
         self.patch_embed = PatchEmbed(16, self.embed_dim)
@@ -144,13 +145,13 @@ class ViTAdapter(VisionBackbone):
         self.may_lack = (".gamma1", ".gamma2")
 
     def embed(self, pixel_values: Tensor, grid: Grid) -> Tensor:
-        """Return what the first block sees, ``[B, prefix + h*w, D]``."""
+        """Return the input of the first block, ``[B, prefix + h*w, D]``."""
         positions = resize_positions(self.pos_embed[:, 1:], 0, grid, antialias=False)
         embedded: Tensor = self.patch_embed(pixel_values).flatten(1, 2) + positions
         return embedded
 
     def transformer_blocks(self, span: range, grid: Grid) -> list[Callable[[Tensor], Tensor]]:
-        """Return some of the blocks, each from tokens ``[B, prefix + h*w, D]`` to the same."""
+        """Return the blocks of a span; each maps tokens ``[B, prefix + h*w, D]`` to the same shape."""
         return [self.blocks[index] for index in span]
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
@@ -210,7 +211,7 @@ class ScaledBlock(vit.Block):
 
 
 class SpatialPrior(nn.Module):
-    """A small convolutional pyramid with maps at strides 4, 8, 16 and 32, all projected to one width."""
+    """A small convolutional pyramid with maps at strides 4, 8, 16 and 32, all projected to the same width."""
 
     def __init__(self, inplane: int, dim: int, *, with_stride_4: bool) -> None:
         super().__init__()
@@ -229,7 +230,7 @@ class SpatialPrior(nn.Module):
         self.fc4 = nn.Conv2d(4 * inplane, dim, 1)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map ``[B, 3, H, W]`` to four maps ``[B, D, H/s, W/s]``; the first is only projected if read."""
+        """Map ``[B, 3, H, W]`` to maps ``[B, D, H/s, W/s]``; that of stride 4 is projected only if the tap reads it."""
         stride_4 = self.stem(pixel_values)
         stride_8 = self.conv2(stride_4)
         stride_16 = self.conv3(stride_8)
@@ -238,7 +239,7 @@ class SpatialPrior(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Inject the pyramid into the tokens, run some blocks, extract tokens back into the pyramid."""
+    """Inject the pyramid into the tokens, run a span of blocks, extract the tokens back into the pyramid."""
 
     def __init__(self, shape: AdapterShape, *, num_extra: int) -> None:
         super().__init__()
@@ -264,7 +265,7 @@ class Interaction(nn.Module):
 
 
 class Injector(nn.Module):
-    """Let every patch read the pyramid."""
+    """Let every patch attend to the pyramid."""
 
     def __init__(self, shape: AdapterShape) -> None:
         super().__init__()
@@ -274,15 +275,15 @@ class Injector(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(shape.dim))
 
     def forward(self, patches: Tensor, prior: Tensor, sizes: Sizes) -> Tensor:
-        """Map ``[B, h*w, D]`` to ``[B, h*w, D]``; ``sizes`` are those of the pyramid's maps."""
+        """Map patches ``[B, h*w, D]`` to the same shape; ``sizes`` are those of the pyramid's maps."""
         points = reference_points(sizes[1:2], patches)
-        read = self.attn(self.query_norm(patches), points, self.feat_norm(prior), sizes)
-        mapped: Tensor = patches + self.gamma * read
+        injected = self.attn(self.query_norm(patches), points, self.feat_norm(prior), sizes)
+        mapped: Tensor = patches + self.gamma * injected
         return mapped
 
 
 class Extractor(nn.Module):
-    """Let every cell of the pyramid read the patches, then mix neighbours."""
+    """Let every cell of the pyramid attend to the patches, then mix neighbouring cells."""
 
     def __init__(self, shape: AdapterShape) -> None:
         super().__init__()
@@ -294,7 +295,7 @@ class Extractor(nn.Module):
         self.drop_path = DropPath(shape.drop_path_rate)
 
     def forward(self, prior: Tensor, patches: Tensor, sizes: Sizes) -> Tensor:
-        """Map ``[B, 21*h*w/4, D]`` to the same shape."""
+        """Map the pyramid ``[B, 21*h*w/4, D]`` to the same shape."""
         points = reference_points(sizes, prior)
         prior = prior + self.attn(self.query_norm(prior), points, self.feat_norm(patches), sizes[1:2])
         mapped: Tensor = prior + self.drop_path(self.ffn(self.ffn_norm(prior), sizes))
@@ -315,7 +316,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = nn.Linear(width, dim)
 
     def initialise(self) -> None:
-        """Start with points on a star around the cell, one ray a head, and equal weights."""
+        """Initialise sampling points as a star around the cell, one ray per head, with equal weights."""
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
         angle = torch.arange(self.num_heads) * (2 * torch.pi / self.num_heads)
@@ -327,7 +328,7 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(star.expand(-1, self.num_maps, -1, -1).flatten())
 
     def forward(self, query: Tensor, points: Tensor, features: Tensor, sizes: Sizes) -> Tensor:
-        """Map queries ``[B, Q, D]`` at ``points [Q, 2]`` to what they read from ``features [B, L, D]``."""
+        """Return what queries ``[B, Q, D]`` at ``points [Q, 2]`` sample from ``features [B, L, D]``."""
         batch, queries, _ = query.shape
         shape = (batch, queries, self.num_heads, self.num_maps, self.num_points)
         value = self.value_proj(features).reshape(batch, features.shape[1], self.num_heads, -1)
@@ -335,17 +336,17 @@ class DeformableAttention(nn.Module):
         extent = torch.tensor([[w, h] for h, w in sizes], dtype=query.dtype, device=query.device)  # [maps, 2]
         offsets = self.sampling_offsets(query).reshape(*shape, 2) / extent[:, None]
         locations = points[:, None, None, None] + offsets  # [B, Q, heads, maps, points, 2]
-        read: Tensor = self.output_proj(deformable_attention(value, sizes, locations, weights))
-        return read
+        attended: Tensor = self.output_proj(deformable_attention(value, sizes, locations, weights))
+        return attended
 
 
 def deformable_attention(value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """Read weighted points from several feature maps.
+    """Sample weighted points from several feature maps, bilinearly and with zeros outside of a map.
 
     Args:
-        value: ``[B, L, heads, d]``, the maps one after another, each row by row; ``L`` is the sum of ``h*w``.
+        value: ``[B, L, heads, d]``, the maps concatenated, each row by row; ``L`` is the sum of ``h*w``.
         sizes: ``(h, w)`` of each map.
-        locations: ``[B, Q, heads, maps, points, 2]``, x before y, 0 to 1 over a map's edges.
+        locations: ``[B, Q, heads, maps, points, 2]``, x before y, from 0 to 1 between a map's edges.
         weights: ``[B, Q, heads, maps, points]``.
 
     Returns:
@@ -372,7 +373,7 @@ def reference_points(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
         like: gives dtype and device.
 
     Returns:
-        ``[L, 2]``, x before y, 0 to 1 over the map's edges.
+        ``[L, 2]``, x before y, from 0 to 1 between the map's edges.
     """
     centres = []
     for rows, columns in sizes:

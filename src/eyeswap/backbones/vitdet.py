@@ -1,10 +1,9 @@
-"""ViTDet: a plain vision transformer that sees large images, most blocks through windows.
+"""ViTDet: a plain vision transformer for large images, with window attention in most blocks.
 
-Keys and arithmetic are those of detectron2's ViT (the ``backbone.net.`` part of a ViTDet detector; its
-pyramid and heads are not needed). Unusual: positions enter twice, as an absolute embedding and as a
-decomposed relative bias (one term by row, one by column) computed from the query before scaling; windows
-are padded with zeros after the norm, and padded cells do take part as keys; no class token, though its row
-stays in ``pos_embed``; no final norm.
+Keys and arithmetic are those of detectron2's ViT (the ``backbone.net.`` part of a ViTDet detector; its pyramid and
+heads are not needed). Unusual: positions enter twice, as an absolute embedding and as a decomposed relative bias (one
+term for rows, one for columns) computed from the unscaled query; windows are zero-padded after the norm, and padded
+cells take part as keys; there is no class token, although its row remains in ``pos_embed``; there is no final norm.
 Source: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection (2022).
 """
 
@@ -22,23 +21,23 @@ from eyeswap.ops.layers import DropPath, drop_path_rates
 
 
 class ViTDet(VisionBackbone):
-    """The transformer of a ViTDet detector, cut after its tap.
+    """The transformer of a ViTDet detector, truncated after its tap.
 
     Args:
-        img_size: side of the square image that the relative positions of global blocks are made for.
+        img_size: side of the square image that the relative positions of global blocks are built for.
         patch_size: side of a patch in pixels.
         embed_dim: token width ``D``.
-        depth: number of blocks of the whole network.
+        depth: number of blocks of the complete network.
         num_heads: attention heads.
-        mlp_ratio: MLP width over ``embed_dim``.
+        mlp_ratio: MLP width relative to ``embed_dim``.
         window_size: side of a window in tokens.
-        window_block_indexes: blocks that attend inside windows; the others attend globally.
-        pretrain_img_size: side of the square image that the position embedding is made for.
+        window_block_indexes: blocks with window attention; the others attend globally.
+        pretrain_img_size: side of the square image that the position embedding is built for.
         drop_path_rate: stochastic depth of the last block, in training mode only.
         tap: block whose output is read; negative counts from the end.
 
     Raises:
-        SpecError: if the tap is no block of the network.
+        SpecError: if the network has no such block.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class ViTDet(VisionBackbone):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block whose attention may stay inside windows."""
+    """A pre-norm transformer block with global or window attention."""
 
     def __init__(
         self,
@@ -130,8 +129,8 @@ class Block(nn.Module):
         split = padded.reshape(batch, rows, window, columns, window, dim).transpose(2, 3)
         mixed = self.attn(split.reshape(-1, window, window, dim))  # [B*rows*columns, w, w, D]
         mixed = mixed.reshape(batch, rows, columns, window, window, dim).transpose(2, 3)
-        whole: Tensor = mixed.reshape(padded.shape)[:, :height, :width]
-        return whole
+        joined: Tensor = mixed.reshape(padded.shape)[:, :height, :width]
+        return joined
 
 
 class RelativeAttention(nn.Module):
@@ -161,10 +160,10 @@ class RelativeAttention(nn.Module):
 
 
 def relative_table(table: Tensor, size: int) -> Tensor:
-    """Unfold a table of relative positions.
+    """Expand a table of relative positions to all pairs of query and key.
 
     Args:
-        table: ``[2*s - 1, d]``; resized linearly when made for another size.
+        table: ``[2*s - 1, d]``; resized linearly if built for another size.
         size: positions along the axis.
 
     Returns:

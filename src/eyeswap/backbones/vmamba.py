@@ -1,9 +1,9 @@
 """VMamba: stages of blocks whose token mixer scans the feature map in four directions.
 
-Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba): forward type ``v05_noz``, the
-kind of the published study's main checkpoints, and ``v0``, the first ("vanilla") release. Unusual: the study
-taps stage 3 behind a LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm of the tap
-is explicit here; maps are channels-last throughout; what comes after the tap is not built.
+Keys and arithmetic are those of the official ``vmamba.py`` (MzeroMiko/VMamba): forward type ``v05_noz`` of the
+published study's main checkpoints, and ``v0``, the first ("vanilla") release. Unusual: the study taps stage 3 after a
+LayerNorm (``outnorm2``) that ImageNet checkpoints never trained, so the norm at the tap is explicit here; maps are
+channels-last throughout; layers after the tap are not built.
 Source: Liu et al., VMamba: Visual State Space Model (arXiv 2401.10166).
 """
 
@@ -29,7 +29,7 @@ FORWARD_TYPES = ("v05_noz", "v0")
 
 
 class VMamba(VisionBackbone):
-    """VMamba, cut after its tap.
+    """VMamba, truncated after its tap.
 
     Args:
         embed_dim: channels of the first stage; each later stage doubles them.
@@ -37,17 +37,17 @@ class VMamba(VisionBackbone):
         d_state: state size S of the scan.
         ssm_ratio: width of the scan relative to the stage.
         mlp_ratio: hidden width of the MLP relative to the stage; 0 for no MLP.
-        forward_type: ``v05_noz``; or ``v0``, whose mixers multiply by a gate, whose stem is one convolution,
-            and whose downsampling merges patches.
-        scan: ``1d``, or ``2d`` along rows and down columns (2DVMamba, arXiv 2412.00678). The weights of the two have
-            the same names and shapes, so a file does not tell; none of ``2d`` were released.
-        drop_path_rate: stochastic depth of the last block while training; earlier blocks less, linearly.
-        tap: ``(stage, layer)``: stage counted from 1, its block from 0; negative counts from the end.
-        norm: what follows the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
+        forward_type: ``v05_noz``; or ``v0``, with gated mixers, a stem of one convolution, and downsampling by
+            patch merging.
+        scan: ``1d``, or ``2d`` along rows and down columns (2DVMamba, arXiv 2412.00678). Their weights have the same
+            names and shapes, so a file cannot tell them apart; no ``2d`` weights were released.
+        drop_path_rate: stochastic depth of the last block in training, decreasing linearly to 0 at the first.
+        tap: ``(stage, block)``: the stage counted from 1, the block from 0 or negative from the end.
+        norm: norm after the tap: ``trained`` (the checkpoint's ``outnorm``), ``plain`` (a LayerNorm without
             parameters, as published for ImageNet checkpoints) or ``none``.
 
     Raises:
-        SpecError: if the tap is no block of the network, or ``norm``, ``forward_type`` or ``scan`` is unknown.
+        SpecError: if the network has no such block, or ``norm``, ``forward_type`` or ``scan`` is unknown.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class VMamba(VisionBackbone):
     ) -> None:
         super().__init__()
         if norm not in NORMS:
-            raise SpecError(f"norm: {norm!r} is no norm of a VMamba tap. {nearest(norm, NORMS)}")
+            raise SpecError(f"norm: unknown norm {norm!r} at the tap. {nearest(norm, NORMS)}")
         if forward_type not in FORWARD_TYPES:
-            raise SpecError(f"forward_type: {forward_type!r} is unknown. {nearest(forward_type, FORWARD_TYPES)}")
+            raise SpecError(f"forward_type: unknown type {forward_type!r}. {nearest(forward_type, FORWARD_TYPES)}")
         if scan not in KINDS:
-            raise SpecError(f"scan: {scan!r} is no scan of a VMamba. {nearest(scan, KINDS)}")
+            raise SpecError(f"scan: unknown scan {scan!r}. {nearest(scan, KINDS)}")
         stage, layer = locate_tap(tap, depths)
         self.num_stages, self.norm, self.is_v0 = stage, norm, forward_type == "v0"
         self.embed_dim = embed_dim * 2 ** (stage - 1)
@@ -97,7 +97,7 @@ class VMamba(VisionBackbone):
         return normed_at_tap(self, features, self.norm, self.num_stages)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns of the tapped stage: halvings round up, the ``v0`` stem rounds down."""
+        """Return the rows and columns of the tapped stage; halvings round up, the ``v0`` stem rounds down."""
         halvings = self.num_stages + 1
         if self.is_v0:
             height, width, halvings = height // 4, width // 4, halvings - 2
@@ -107,7 +107,7 @@ class VMamba(VisionBackbone):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, and the step to the next stage."""
+    """Blocks of one width, then the downsampling to the next stage."""
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None) -> None:
         super().__init__()
@@ -115,13 +115,13 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, H, W, C]`` to the next stage's input, or to the blocks' output if this is the last."""
+        """Map ``[B, H, W, C]`` to the next stage's input or, in the last stage, to the blocks' output."""
         x = self.blocks(x)
         return x if self.downsample is None else self.downsample(x)
 
 
 class Block(nn.Module):
-    """SS2D and, if it has one, MLP, each behind a LayerNorm and inside a residual branch."""
+    """SS2D and an optional MLP, each with a pre-norm and a residual connection."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
-        x, *gate = self.in_proj(x).split(self.inner, dim=3)  # [B, H, W, inner], and as much again for the gate
+        x, *gate = self.in_proj(x).split(self.inner, dim=3)  # [B, H, W, inner], and a gate of the same shape
         x = F.silu(self.conv2d(x))
         weights = (self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
         y = ss2d(x, *weights, kind=self.scan)
@@ -179,19 +179,19 @@ class SS2D(nn.Module):
 
 
 class Conv(nn.Conv2d):
-    """A convolution on channels-last maps, ``[B, H, W, C]``; torch sees the same memory as channels-first."""
+    """A convolution on channels-last maps, ``[B, H, W, C]``; torch gets a channels-first view of the same memory."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # else turned at every call
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # or torch converts it every time
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, h, w, C]`` to the convolved map, channels last too."""
+        """Map ``[B, h, w, C]`` to the convolved map, also channels-last."""
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def _stem(dim: int) -> nn.Sequential:
-    """Two strided convolutions; the places without parameters keep the official numbering (0, 2, 5, 7)."""
+    """Two strided convolutions; identities keep the official numbering of the layers (0, 2, 5, 7)."""
     return nn.Sequential(
         Conv(3, dim // 2, 3, stride=2, padding=1),
         nn.Identity(),
@@ -205,18 +205,18 @@ def _stem(dim: int) -> nn.Sequential:
 
 
 def _downsample(dim: int) -> nn.Sequential:
-    """Halve the map and double the channels; parameters at the official places 1 and 3."""
+    """Halve the map and double the channels; layers at the official positions 1 and 3."""
     conv = Conv(dim, 2 * dim, 3, stride=2, padding=1)
     return nn.Sequential(nn.Identity(), conv, nn.Identity(), nn.LayerNorm(2 * dim))
 
 
 def _patch_stem(dim: int) -> nn.Sequential:
-    """One convolution with stride 4, as in ``v0``; parameters at the official places 0 and 2."""
+    """One convolution with stride 4, as in ``v0``; layers at the official positions 0 and 2."""
     return nn.Sequential(Conv(3, dim, 4, stride=4), nn.Identity(), nn.LayerNorm(dim))
 
 
 class MergePatches(nn.Module):
-    """Halve the map and double the channels as in ``v0``: join 2x2 neighbours, norm, project; odd sizes get zeros."""
+    """Halve the map and double the channels as in ``v0``: join 2x2 cells, norm, project; odd sizes are zero-padded."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class MergePatches(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, h, w, C]`` to ``[B, h/2, w/2, 2C]``: four neighbours in the official order, column by column."""
+        """Map ``[B, h, w, C]`` to ``[B, h/2, w/2, 2C]``; the four cells are joined column by column, as officially."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         joined = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=3)
         halved: Tensor = self.reduction(self.norm(joined))
@@ -232,7 +232,7 @@ class MergePatches(nn.Module):
 
 
 def normed_at_tap(network: nn.Module, features: Tensor, norm: str, stage: int) -> Tensor:
-    """Return features ``[B, h, w, D]`` behind the norm of the tap, one of `NORMS`; the trained one is ``outnorm``."""
+    """Return features ``[B, h, w, D]`` after the norm at the tap, one of `NORMS`; ``trained`` is ``outnorm``."""
     if norm == "none":
         return features
     if norm == "plain":
@@ -242,10 +242,10 @@ def normed_at_tap(network: nn.Module, features: Tensor, norm: str, stage: int) -
 
 
 def locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
-    """Return the tap of a network of stages as (stage from 1, layer from 0).
+    """Return a tap as (stage from 1, block from 0).
 
     Raises:
-        SpecError: if it is no block of the network.
+        SpecError: if the network has no such block.
     """
     stage, layer = tap
     if not 1 <= stage <= len(depths):
@@ -253,13 +253,13 @@ def locate_tap(tap: Sequence[int], depths: Sequence[int]) -> tuple[int, int]:
     depth = depths[stage - 1]
     if not -depth <= layer < depth:
         raise SpecError(
-            f"tap: layer {layer} does not exist in stage {stage} of {depth} blocks; use {-depth}..{depth - 1}"
+            f"tap: block {layer} does not exist in stage {stage} of {depth} blocks; use {-depth}..{depth - 1}"
         )
     return stage, layer % depth
 
 
 def _beyond_tap(stage: int, layer: int, depths: Sequence[int], norm: str) -> tuple[str, ...]:
-    """Return the key prefixes of a whole checkpoint that the cut network does without."""
+    """Return the key prefixes of a complete checkpoint that the truncated network does not use."""
     used = f"outnorm{stage - 1}" if norm == "trained" else ""
     return (
         *(f"layers.{stage - 1}.blocks.{index}." for index in range(layer + 1, depths[stage - 1])),
@@ -286,15 +286,15 @@ DIRECTIONS = 4
 def official_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a checkpoint's tensors under the names and in the shapes of `VMamba`.
 
-    Accepts the content of a file (tensors below ``model`` or ``state_dict``, the network possibly below
-    ``backbone.``) or the tensors themselves; applying it twice changes nothing. Where a file has no norm for the
-    output of stage 4, the classifier's norm takes its place, as in the official loader.
+    Accepts the content of a file (tensors under ``model`` or ``state_dict``, the network possibly under ``backbone.``)
+    or the tensors themselves; applying it twice changes nothing. If a file has no norm for the output of stage 4, the
+    classifier's norm takes its place, as in the official loader.
 
     Args:
-        content: what the file holds.
+        content: content of the file.
 
     Returns:
-        All tensors of the network, heads included; those of necks and heads of detectors are left out.
+        All tensors of the network, including the classifier, without the necks and heads of detectors.
     """
     for container in ("model", "state_dict"):
         content = content.get(container, content)

@@ -1,7 +1,7 @@
-"""From a name to a frozen network with its weights, its image geometry and a record of both.
+"""Load a backbone by name: a frozen network with its weights, its image geometry and a record of both.
 
-`load_backbone` accepts a catalog name, a file with an encoder of one's own, and, with the timm extra, any
-timm model. Weights are loaded strictly, see `eyeswap.backbones.state`.
+`load_backbone` accepts a catalog name, a Python file with an encoder of your own, and, with the timm extra, any timm
+model. Weights are loaded strictly, see `eyeswap.backbones.state`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from eyeswap.backbones import catalog, external
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.backbones.fetch import fetch, say_non_commercial
+from eyeswap.backbones.fetch import fetch, warn_non_commercial
 from eyeswap.backbones.name import BackboneName
 from eyeswap.backbones.state import (
     LAYOUTS,
@@ -44,18 +44,18 @@ class LoadedBackbone:
     """A backbone ready for use.
 
     Attributes:
-        name: its name; that of the entry where an alias was asked for.
-        family: family of the network; ``own`` or ``timm`` outside of the catalog.
-        network: the network, without gradients. In the controlled wiring it stays in eval mode for good; as
+        name: its name; for an alias, the name of the entry.
+        family: family of the network; ``own`` or ``timm`` outside the catalog.
+        network: the network, without gradients. In the controlled wiring it always stays in eval mode; as
             published, it follows its parent's ``train()``.
-        geometry: how images meet it.
+        geometry: how an image becomes its input.
         weights_sha256: digest of the weights.
         wiring: which wiring was built.
-        tap: the tap asked for in place of the backbone's own, if any.
-        entry: the catalog entry as wired, if the name is one of the catalog.
-        weights_file: the file that the weights were read from, if it was one.
-        keys: what became of the tensors of that file.
-        weights_key: which weights of a whole training checkpoint were read; None of files that hold one set.
+        tap: the tap that replaced the backbone's default, if any.
+        entry: the catalog entry in this wiring, for catalog names.
+        weights_file: the file that the weights were read from, if any.
+        keys: which tensors of that file were used.
+        weights_key: which weights of a full training checkpoint were read; None for files that hold one set.
     """
 
     name: str
@@ -76,7 +76,7 @@ class LoadedBackbone:
         return self.network.token_grid(*self.geometry.canvas)
 
     def describe(self) -> str:
-        """Return one readable line."""
+        """Return a one-line summary."""
         rows, columns = self.token_grid
         tap = "" if self.entry is None else f", tap {self.entry.tap}"
         return (
@@ -85,7 +85,7 @@ class LoadedBackbone:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return what a run's ``spec.json`` holds about the backbone."""
+        """Return the backbone's entry in a run's ``spec.json``."""
         return {
             "name": self.name,
             "family": self.family,
@@ -111,18 +111,17 @@ def load_backbone(
     """Load a backbone, frozen.
 
     Args:
-        name: a catalog name, ``path/to/file.py:function`` (``build`` where no function is named), or
-            ``timm:<model>``.
-        weights: a checkpoint file, a folder that holds it under its official name, or its tensors; in the official
-            layout of the entry or as the network's own ``state_dict``. By default the packaged file, or the
-            official one, downloaded once.
+        name: a catalog name, ``path/to/file.py:function`` (``build`` if no function is given), or ``timm:<model>``.
+        weights: a checkpoint file, a folder that contains it under its official name, or its tensors; in the entry's
+            official layout or as the network's own ``state_dict``. By default the packaged file, or the official
+            one, downloaded once.
         wiring: ``controlled`` or ``as-published``.
         tap: another tap, see `BackboneEntry.with_changes`.
         geometry: another geometry, see `ImageGeometry.override`.
 
     Raises:
         SpecError: if the name, tap or geometry does not exist.
-        CheckpointError: if the weights are missing, untrusted or do not fit; the message names the key.
+        CheckpointError: if the weights are missing, unsafe to read or do not fit; the message names the key.
         EnvironmentProblem: if ``timm:`` is used without the timm extra.
     """
     weights = Path(weights) if isinstance(weights, str) else weights
@@ -141,22 +140,22 @@ def load_backbone(
 def check_backbone(
     name: str, wiring: Wiring = "controlled", *, tap: str | None = None, geometry: str | None = None
 ) -> tuple[VisionBackbone, ImageGeometry]:
-    """Check that a backbone can be loaded, without loading its weights; what is not here yet is downloaded.
+    """Check that a backbone can be loaded, without loading its weights; a missing file is downloaded.
 
-    The network is built without memory for its numbers, and held against names and shapes of the tensors in the file.
-    Of encoders from outside of the catalog the network alone is checked, as it is built by other people's code.
+    The network is built on the meta device and compared with the names and shapes of the tensors in the file. Outside
+    the catalog only the network is checked, since other people's code builds it.
 
     Args:
-        name: as in `load_backbone`, and so are the others.
+        name: as in `load_backbone`, like the other arguments.
         wiring: ``controlled`` or ``as-published``.
         tap: another tap.
         geometry: another geometry.
 
     Returns:
-        The network, on the meta device for catalog and timm, and how images meet it.
+        The network, on the meta device for catalog and timm, and its geometry.
 
     Raises:
-        SpecError, CheckpointError, EnvironmentProblem: as `load_backbone`.
+        SpecError, CheckpointError, EnvironmentProblem: as for `load_backbone`.
     """
     parsed = BackboneName.parse(name)
     if parsed.kind != "catalog":
@@ -171,7 +170,7 @@ def check_backbone(
 
 
 def build_backbone(name: str) -> tuple[VisionBackbone, ImageGeometry]:
-    """Build a backbone with fresh weights, not frozen; names as in `load_backbone`.
+    """Build a trainable backbone with freshly initialised weights; names as in `load_backbone`.
 
     Raises:
         SpecError: if the name does not exist.
@@ -194,7 +193,7 @@ def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | Non
         )
     path = _locate(entry, weights)
     if not entry.weights.commercial_use:
-        say_non_commercial(entry.name, entry.licence)
+        warn_non_commercial(entry.name, entry.licence)
     state, place = _read(path, entry, network, is_fetched=weights is None), _place(path, entry)
     keys = load_state(network, _tensors(state, entry), f"{entry.name}: {path}", place)
     return LoadedBackbone(
@@ -205,24 +204,24 @@ def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | Non
         known_sha256(path),
         entry=entry,
         weights_file=path,
-        keys=dataclasses.replace(keys, found=len(state)),  # without the copies that `official_state_dict` makes
+        keys=dataclasses.replace(keys, found=len(state)),  # not counting the copies that `official_state_dict` makes
         weights_key=entry.weights.key if place else None,
     )
 
 
 def _tensors(state: dict[str, Tensor], entry: BackboneEntry) -> dict[str, Tensor]:
-    """Return a file's tensors under the names that the network has."""
+    """Return a file's tensors under the network's names."""
     return official_state_dict(state) if entry.family == "vmamba" else state
 
 
 def _layout(entry: BackboneEntry) -> Layout:
-    """Return how an entry's official file is laid out; a key says which weights of a training checkpoint are read."""
+    """Return the layout of an entry's official file; the entry's key selects weights of a training checkpoint."""
     layout, key = LAYOUTS[entry.weights.layout], entry.weights.key
     return layout if key is None else dataclasses.replace(layout, containers=(key,))
 
 
 def _place(path: Path, entry: BackboneEntry) -> str:
-    """Return under which key of a file the weights lie; empty for the top, where safetensors always have them."""
+    """Return the key of the weights in a file; empty for the top level, as in every safetensors file."""
     return "" if path.suffix == ".safetensors" else next(iter(_layout(entry).containers), "")
 
 
@@ -232,12 +231,12 @@ def _read(
     try:
         return read_weights(path, _layout(entry), network.state_dict().keys(), shapes_only=shapes_only)
     except CheckpointError as error:
-        remedy = "; delete the file to get it again" if is_fetched and not entry.weights.packaged else ""
+        remedy = "; delete the file to download it again" if is_fetched and not entry.weights.packaged else ""
         raise CheckpointError(f"{entry.name}: {error}{remedy}") from None
 
 
 def _locate(entry: BackboneEntry, weights: Path | None) -> Path:
-    """Return the file to read: the one given, the one in a folder given, the packaged or the official one."""
+    """Return the file to read: the given one, the one in a given folder, the packaged or the official one."""
     source = entry.weights
     if weights is not None and weights.is_dir():
         for path in (weights / source.place, weights / source.file):
@@ -250,7 +249,7 @@ def _locate(entry: BackboneEntry, weights: Path | None) -> Path:
         return fetch(source)
     if not source.packaged_path().is_file():
         path = source.packaged_path()
-        raise CheckpointError(f"{path}: not in this installation; `eyeswap pretrain {entry.name}` makes it")
+        raise CheckpointError(f"{path}: missing from this installation; `eyeswap pretrain {entry.name}` makes it")
     return source.packaged_path()
 
 

@@ -37,7 +37,7 @@ def scan_projected(
         skip: ``[K, D]``.
         order: ``[K, L]`` int64; direction ``k`` visits row ``order[k, t]`` at step ``t``.
         path: as `choose_projected_path` returns it.
-        columns: the row lengths of K two-dimensional scans (`eyeswap.ops.grid_scan`); None for plain ones.
+        columns: the row lengths of K two-dimensional scans (`eyeswap.ops.projected_scan`); None for plain ones.
 
     Returns:
         ``[B, L, D]``, in float64 if ``u`` is, else in float32.

@@ -74,7 +74,7 @@ def ss2d(
         dt_projs_bias: ``[4, D]``.
         A_logs: ``[4*D, S]``, direction-major; A is ``-exp(A_logs)``.
         Ds: ``[4*D]``.
-        kind: ``1d``: one sequence a direction; ``2d``: along rows and down columns, see `eyeswap.ops.grid_scan`.
+        kind: ``1d``: one sequence a direction; ``2d``: along rows and down columns, see `eyeswap.ops.projected_scan`.
         path: as in `selective_scan`, or ``c``: the C core, float32 on a CPU without gradients. ``auto`` takes it
             where it can, and says once in the log if there is none.
 

@@ -1,4 +1,4 @@
-"""Pretraining of the miniature checkpoints: backbones by classification, the LLM on text."""
+"""Pretraining of the miniature models: backbones on classification, the LLM on text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,12 @@
-"""Train a miniature backbone by its recipe, resumably, and keep snapshots on the way.
+"""Pretrain a miniature backbone on classification; it takes the place of ImageNet-1K pretraining in a miniature study.
 
-All that decides the rest of a run lies in one file, which is replaced as a whole now and then; a run that was killed
-goes on from it and ends with the same weights.
+The labels of an image are the kinds and colours of the objects in it. The network up to its tap is trained from scratch
+with a linear head on the mean token, and the head is discarded. Training first shows close-ups of one object, which are
+small and cheap, then whole scenes on the canvas that the VLM will use. All families see the same kinds of images under
+the same seed; `eyeswap.pretraining.recipes` holds what differs.
+
+The complete state of a run is saved to one file from time to time, replaced atomically; a killed run resumes from it
+and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -28,10 +33,10 @@ from eyeswap.geometry import ImageGeometry
 from eyeswap.pretraining.recipes import ClassificationRecipe, Stage
 
 VALIDATION_IMAGES = 2000
-PROGRESS_IMAGES = 400  # of the validation images, for accuracy on the way
+PROGRESS_IMAGES = 400  # of the validation images, for accuracy during training
 _SECONDS_BETWEEN_SAVES = 60.0
 NUM_CLASSES = len(KINDS) + len(COLOURS)
-_IMAGE_SEED = 3  # the first number of every classification scene's generator: no scene is shared with other data
+_IMAGE_SEED = 3  # starts the seed of every classification scene, so that none is shared with other data
 
 
 class BackbonePretraining:
@@ -39,9 +44,9 @@ class BackbonePretraining:
 
     Attributes:
         model: the backbone with its head, trained in place.
-        step: steps done, over all stages.
-        curve: ``(step, top-1 accuracy)`` as measured on the way.
-        seconds: training time, that of earlier processes included.
+        step: completed steps over all stages.
+        curve: ``(step, top-1 accuracy)`` measured during training.
+        seconds: training time, including that of earlier processes.
     """
 
     def __init__(
@@ -53,14 +58,14 @@ class BackbonePretraining:
         saved: Path | None = None,
         workers: int = 0,
     ) -> None:
-        """Begin, or go on from ``saved``.
+        """Start a run, or resume it from ``saved``.
 
         Args:
             backbone: a freshly initialised network that ends at its tap.
             geometry: how an image becomes the network's input; each stage replaces its canvas.
             recipe: stages and schedule.
-            saved: the file that a killed run goes on from; by default none is written.
-            workers: processes that draw images; 0 draws them here.
+            saved: file to save to and resume from; by default nothing is saved.
+            workers: processes that render images; 0 renders them in this process.
 
         Raises:
             CheckpointError: if ``saved`` belongs to another recipe or is damaged.
@@ -71,7 +76,7 @@ class BackbonePretraining:
         self.recipe, self._geometry, self._saved, self._workers = recipe, geometry, saved, workers
         self.step, self.curve, self.seconds = 0, list[tuple[int, float]](), 0.0
         self._losses: list[float] = []
-        self._optimizer: dict[str, Any] | None = None  # the state of an optimiser that goes on in the midst of a stage
+        self._optimizer: dict[str, Any] | None = None  # optimiser state of a resumed stage
         if saved is not None and saved.exists():
             self._load(saved)
 
@@ -83,11 +88,11 @@ class BackbonePretraining:
         """Train to the end.
 
         Args:
-            report: called after every step with the number of steps done and the loss.
-            measured: called with the number of steps done and the accuracy, wherever it was measured on the way.
+            report: called after every step with the number of completed steps and the loss.
+            measured: called after every validation with the number of completed steps and the accuracy.
 
         Returns:
-            ``top1_accuracy`` over the 13 kinds on single-thing images with unseen handwriting, and the mean
+            ``top1_accuracy`` over the 13 kinds on single-object images with unseen handwriting, and the mean
             ``train_loss`` of the last 100 steps.
         """
         first = 0
@@ -101,7 +106,7 @@ class BackbonePretraining:
 
     @property
     def accuracy_so_far(self) -> str:
-        """The last accuracy measured, in words."""
+        """The latest measured accuracy, as text."""
         return f"top-1 {100 * self.curve[-1][1]:.0f}% at step {self.curve[-1][0]}" if self.curve else "top-1 unknown"
 
     def _train(
@@ -139,7 +144,7 @@ class BackbonePretraining:
         self._save(None)
 
     def _batches(self, stage: Stage, first: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """Yield the steps of a stage from ``first`` on, with their images and labels."""
+        """Yield the steps of a stage from step ``first`` on, each with its images and labels."""
         rng = np.random.default_rng(self.recipe.seed)
         order = np.concatenate([rng.permutation(stage.num_images) for _ in range(stage.num_epochs)])
         rows = order[first * stage.batch_size : stage.num_steps * stage.batch_size].tolist()
@@ -172,7 +177,7 @@ class BackbonePretraining:
     def _load(self, saved: Path) -> None:
         state = read_torch_weights(saved)
         if state["recipe"] != digest(asdict(self.recipe)):
-            raise CheckpointError(f"{saved}: belongs to a run of another recipe; delete it to start anew")
+            raise CheckpointError(f"{saved}: belongs to a run with another recipe; delete it to start over")
         self.model.load_state_dict(state["model"])
         self.step, self._losses, self.seconds = state["step"], state["losses"], state["seconds"]
         self.curve = [(step, accuracy) for step, accuracy in state["curve"]]
@@ -205,9 +210,9 @@ def _schedule(done: float, warmup: float) -> float:
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """The images of a stage, drawn when asked for: ``[3, canvas, canvas]`` float32 and labels ``[NUM_CLASSES]``.
+    """Images of a stage, rendered on demand: ``[3, canvas, canvas]`` float32 and labels ``[NUM_CLASSES]``.
 
-    A validation image shows exactly one thing, so that top-1 accuracy has its usual meaning.
+    A validation image shows exactly one object, so that top-1 accuracy has its usual meaning.
     """
 
     def __init__(self, stage: Stage, geometry: ImageGeometry, split: Split, seed: int, count: int) -> None:
@@ -218,7 +223,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return self._count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one image and what it shows; the same index gives the same pixels."""
+        """Return one image and its labels; the same index always gives the same pixels."""
         canvas, is_validation = self._stage.canvas, self._split == "val"
         rng = np.random.default_rng([_IMAGE_SEED, self._seed, canvas, int(is_validation), index])
         if self._stage.close_up is not None:
@@ -234,7 +239,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Classifier(nn.Module):
-    """A backbone with a norm, mean pooling over tokens, and a linear head."""
+    """A backbone with a LayerNorm, mean pooling over tokens, and a linear head."""
 
     def __init__(self, backbone: VisionBackbone) -> None:
         super().__init__()
@@ -249,11 +254,11 @@ class Classifier(nn.Module):
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy against the mean of an image's labels, kinds and colours apart.
+    """Return the cross-entropy against uniform distributions over an image's kinds and over its colours, summed.
 
     Args:
         logits: ``[B, NUM_CLASSES]``.
-        labels: ``[B, NUM_CLASSES]``, true where a label applies.
+        labels: ``[B, NUM_CLASSES]``, true for labels of the image.
     """
     sizes = [len(KINDS), len(COLOURS)]
     parts = zip(logits.float().split(sizes, 1), labels.float().split(sizes, 1), strict=True)
@@ -263,10 +268,10 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def top1_accuracy(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return how often the likeliest of the 13 kinds is in the image, as a share.
+    """Return the fraction of images in which the most likely of the 13 kinds is present.
 
     Args:
-        model: the classifier; it is left in the mode it was in.
+        model: the classifier; its training mode is restored.
         batches: images ``[B, 3, H, W]`` and labels ``[B, NUM_CLASSES]``.
     """
     was_training = model.training

@@ -1,8 +1,12 @@
-"""Pretrain the miniature LLM on image-free text: its place in a miniature study is that of Vicuna in the paper.
+"""Pretrain the miniature LLM on text without images; it takes the place of Vicuna in a miniature study.
 
-A text is a scene drawn in words (64 words, one a cell, in reading order) followed by a conversation about it. From
-such texts a small Llama learns to look things up in its context, to count, to compare places and to write boxes,
-before it ever meets an image. Only answers carry loss. Every arm of a study starts from the same weights.
+A text is a scene drawn in words (64 words, one per cell, in reading order) followed by a conversation about it. From
+such texts a small Llama learns to look things up in its context, to count, to compare positions and to write boxes
+before it ever sees an image. Every arm of a study starts from the same weights.
+
+The tokenizer is a byte-level BPE with a few phrases as single tokens: the fixed instructions ("Answer the question
+using a single word or phrase.") and the coordinates ``0.00``..``1.00``. Prompts read exactly as the published ones, and
+a conversation stays short enough for a laptop. Bytes cover any other input.
 """
 
 from __future__ import annotations
@@ -38,9 +42,9 @@ from eyeswap.data.digits.scene import COLOURS, KINDS, sample_scene
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.processes import worker_pool
 
-GRID = 8  # rows and columns of a scene drawn in words; the miniature backbones give as many visual tokens
-ROPE_THETA = 48.0  # wavelengths of 6 to 237 tokens, one of them a row of 8: right for texts this short
-_TEXT_SEED = 2  # the first number of every text scene's generator, so that no text scene equals an image's scene
+GRID = 8  # rows and columns of a scene drawn in words; the miniature backbones have as many visual tokens
+ROPE_THETA = 48.0  # wavelengths of 6 to 237 tokens, one of them about a row of 8: suits texts this short
+_TEXT_SEED = 2  # starts the seed of every text scene, so that none equals the scene of an image
 _WORKERS = 2
 _VOCABULARY_LIMIT = 640
 _WORDS = r" ?[A-Za-z]+| ?[0-9]|[^\sA-Za-z0-9]|\s"
@@ -49,7 +53,7 @@ BACKGROUND_CELL, PADDING_CELL = "<.>", "<_>"
 
 @dataclass(frozen=True)
 class Cycle:
-    """One warm-up and half-cosine of the learning rate, on texts that no other cycle sees."""
+    """One warm-up and half-cosine decay of the learning rate, on texts that no other cycle uses."""
 
     num_scenes: int
     num_steps: int
@@ -58,7 +62,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """How the miniature LLM is made; the defaults made the shipped one."""
+    """Recipe of the miniature LLM; the defaults are those of the shipped one."""
 
     cycles: tuple[Cycle, ...] = (Cycle(16_000, 3_000, 3e-3), Cycle(16_000, 1_800, 2e-3))
     held_out: int = 512
@@ -78,7 +82,7 @@ class LanguageRecipe:
         return sum(cycle.num_steps for cycle in self.cycles)
 
 
-Text = tuple[list[str], list[tuple[str, str]]]  # the scene in words; the turns
+Text = tuple[list[str], list[tuple[str, str]]]  # the scene in words, and the turns of the conversation
 
 
 def make_text(seed: int, index: int) -> Text:
@@ -90,14 +94,14 @@ def make_text(seed: int, index: int) -> Text:
 
 
 def _vary(human: str, rng: np.random.Generator) -> str:
-    """Put half of the referring expressions in quotes, the way the benchmarks ask (the instruction mix does not)."""
+    """Quote half of the referring expressions, as the benchmarks do and the instruction mix does not."""
     if human.startswith(BOX_REQUEST) and rng.random() < 0.5:
         return f'{BOX_REQUEST}"{human.removeprefix(BOX_REQUEST).removesuffix(".")}"'
     return human
 
 
 def encode_text(text: Text, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Return ``(input_ids, labels)``; labels are -100 outside of answers and their end-of-sequence tokens."""
+    """Return ``(input_ids, labels)``; labels are -100 except for answers and their end-of-sequence tokens."""
     words, turns = text
     ids = [tokenizer.bos_token_id, *tokenizer.convert_tokens_to_ids([cell_token(word) for word in words])]
     labels = [-100] * len(ids)
@@ -119,8 +123,8 @@ def pretrain_language_model(
         report: called after every step with the step number and the loss.
 
     Returns:
-        The model, its tokenizer, and held-out metrics: ``answer_accuracy`` (share of answers reproduced token by
-        token under teacher forcing) and ``loss``, both on texts that were not trained on.
+        The model, its tokenizer, and metrics on held-out texts: ``answer_accuracy`` (fraction of answers that are
+        predicted exactly under teacher forcing) and ``loss``.
     """
     held_out = _texts(recipe.seed, recipe.cycles[0].num_scenes, recipe.held_out)
     texts = _texts(recipe.seed, 0, recipe.cycles[0].num_scenes)
@@ -146,7 +150,7 @@ def train_cycle(
     cycle: Cycle,
     recipe: LanguageRecipe,
 ) -> Iterator[float]:
-    """Train in place for one cycle; yield the loss of the answers after every step."""
+    """Train in place for one cycle; yield the loss on answers after every step."""
     optimizer = torch.optim.AdamW(
         model.parameters(), cycle.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
@@ -175,7 +179,7 @@ def _texts(seed: int, first: int, count: int) -> list[Text]:
 
 
 def pad_right(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor]:
-    """Stack ragged rows into ``[B, T]`` ids and labels, padded on the right (a causal model never looks there)."""
+    """Stack rows of different lengths into ``[B, T]`` ids and labels, right-padded (a causal model ignores it)."""
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in rows])
     labels = torch.tensor([row + [-100] * (longest - len(row)) for _, row in rows])
@@ -232,12 +236,12 @@ def _evaluate(
 
 
 def cell_token(word: str) -> str:
-    """Return the token that stands for one word of a scene drawn in words."""
+    """Return the token of one word of a scene drawn in words."""
     return {BACKGROUND_WORD: BACKGROUND_CELL, PADDING_WORD: PADDING_CELL}.get(word, f"<{word}>")
 
 
 def phrases() -> list[str]:
-    """Return the texts that are one token each: instructions, coordinates and the words of a drawn scene."""
+    """Return the texts that are single tokens: instructions, coordinates and the words of a drawn scene."""
     instructions = [
         "USER: ",
         " ASSISTANT:",
@@ -253,7 +257,7 @@ def phrases() -> list[str]:
 
 
 def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train the miniature tokenizer on a corpus of conversations; the same corpus gives the same tokenizer."""
+    """Train the miniature tokenizer on conversations; the same corpus always gives the same tokenizer."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [Split(Regex(_WORDS), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]

@@ -1,6 +1,8 @@
-"""Make one of the shipped miniature checkpoints again: ``eyeswap pretrain NAME``.
+"""Reproduce one of the shipped miniature checkpoints: ``eyeswap pretrain NAME``.
 
-Beside each checkpoint stands a card: command, data, seed, minutes, accuracy, versions.
+Each checkpoint comes with a card: command, data, seed, minutes, accuracy, versions. A backbone's training also leaves
+snapshots at fractions of the target accuracy, so that studies can ask within one family whether accuracy predicts
+scores.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from eyeswap.pretraining.recipes import RECIPES, ClassificationRecipe
 from eyeswap.progress import progress
 from eyeswap.shipped import SHIPPED_LLM
 
-_WORKERS = 1  # processes that draw images while the network learns
+_WORKERS = 1  # processes that render images during training
 
 
 def pretrainable() -> list[str]:
@@ -33,24 +35,24 @@ def pretrainable() -> list[str]:
 
 
 def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
-    """Train a miniature from scratch and write checkpoint and card.
+    """Train a miniature model from scratch and write its checkpoint and card.
 
-    A backbone's training goes on where it was killed, and leaves snapshots in ``out_dir/snapshots``.
+    A killed backbone run resumes where it stopped; snapshots go to ``out_dir/snapshots``.
 
     Args:
         name: ``digits-llm`` or a miniature backbone of the catalog.
-        out_dir: folder that receives ``<name>.safetensors`` (a backbone) or ``<name>/`` (the LLM).
+        out_dir: output folder for ``<name>.safetensors`` (a backbone) or ``<name>/`` (the LLM).
         console: where progress is shown.
 
     Returns:
         The checkpoint's path.
 
     Raises:
-        SpecError: if there is no such miniature.
-        CheckpointError: if ``out_dir`` holds an unfinished run of another recipe.
+        SpecError: if there is no such miniature model.
+        CheckpointError: if ``out_dir`` holds an unfinished run with another recipe.
     """
     if name not in pretrainable():
-        raise SpecError(f"pretrain: unknown miniature {name!r}. {nearest(name, pretrainable())}")
+        raise SpecError(f"pretrain: unknown miniature model {name!r}. {nearest(name, pretrainable())}")
     torch.set_flush_denormal(True)
     make = _language_model if name == SHIPPED_LLM else _backbone
     return make(name, out_dir, console)
@@ -114,7 +116,7 @@ def _write_card(
     seconds: float,
     more: dict[str, Any],
 ) -> None:
-    whole = {
+    complete = {
         **card,
         "seed": recipe["seed"],
         "recipe": recipe,
@@ -125,27 +127,27 @@ def _write_card(
         "torch": torch.__version__,
         "licence": "Apache-2.0",
     }
-    write_json(path, whole)
+    write_json(path, complete)
 
 
 class Snapshots:
-    """Keep, for each share of the target accuracy, the weights that came closest to it.
+    """Keep, for each fraction of the target accuracy, the weights that come closest to it.
 
-    Matrices are rounded to 8-bit floats (e4m3) and vectors to 16 bits: half a checkpoint's size.
+    Matrices are rounded to 8-bit floats (e4m3) and vectors to 16-bit floats, which halves the size of a checkpoint.
     """
 
     def __init__(self, folder: Path, card: dict[str, Any], recipe: ClassificationRecipe) -> None:
         self._folder, self._card, self._recipe = folder, card, recipe
 
     def consider(self, network: VisionBackbone, step: int, accuracy: float) -> None:
-        """Write the network's weights for every share that no earlier accuracy was closer to."""
-        for share in self._recipe.snapshots:
-            path = self._folder / f"{self._card['name']}-at-{round(100 * share)}.safetensors"
-            goal = share * self._recipe.target_accuracy
+        """Write the network's weights for every fraction that no earlier accuracy was closer to."""
+        for fraction in self._recipe.snapshots:
+            path = self._folder / f"{self._card['name']}-at-{round(100 * fraction)}.safetensors"
+            goal = fraction * self._recipe.target_accuracy
             card_path = path.with_suffix(".card.json")
             if card_path.exists():
-                before = read_json(card_path)["metrics"]["top1_accuracy"]
-                if abs(before - goal) <= abs(accuracy - goal):
+                kept = read_json(card_path)["metrics"]["top1_accuracy"]
+                if abs(kept - goal) <= abs(accuracy - goal):
                     continue
             write_safetensors(path, rounded(network), metadata={"format": "pt"})
             metrics = {"top1_accuracy": round(accuracy, 4)}
@@ -153,12 +155,12 @@ class Snapshots:
 
 
 def halved(network: VisionBackbone) -> dict[str, Tensor]:
-    """Return the network's tensors, of any shape, as 16-bit floats."""
+    """Return the network's state with floats rounded to 16 bits."""
     return {key: _cast(value, torch.float16) for key, value in network.state_dict().items()}
 
 
 def rounded(network: VisionBackbone) -> dict[str, Tensor]:
-    """Return the network's tensors, of any shape: matrices as 8-bit floats, vectors as 16-bit floats."""
+    """Return the network's state with matrices rounded to 8-bit and vectors to 16-bit floats."""
     return {
         key: _cast(value, torch.float8_e4m3fn if value.ndim > 1 else torch.float16)
         for key, value in network.state_dict().items()

@@ -1,8 +1,7 @@
-"""How the miniature backbones are pretrained, as data: one recipe a family, shared by its sizes.
+"""Pretraining recipes of the miniature backbones as data: one recipe per family, shared by its sizes.
 
-What the backbones learn (kinds of images, labels, seed) is the same for all. Steps, optimiser and starting weights are
-the family's own where the shared ones do not bring it to the accuracy of the others, as in published ImageNet-1K
-checkpoints.
+The task (kinds of images, labels, seed) is the same for all. Steps, optimiser and initialisation are specific to a
+family if the shared ones do not bring it to the accuracy of the others, as for published ImageNet-1K checkpoints.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ class Stage:
 
     Attributes:
         canvas: side of the square canvas in pixels.
-        close_up: smallest and largest side of the one thing in an image, in canvas sides; without it, an image is a
-            whole scene.
-        num_images: distinct images; they are drawn when they are needed.
+        close_up: smallest and largest side of the only object in an image, as a fraction of the canvas; if None, images
+            are whole scenes.
+        num_images: number of distinct images, rendered on demand.
         num_epochs: passes over them.
-        batch_size: images in one step.
+        batch_size: images per step.
         learning_rate: peak of a warm-up and half-cosine schedule.
     """
 
@@ -36,27 +35,27 @@ class Stage:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole stage."""
+        """Number of steps of the stage."""
         return self.num_images // self.batch_size * self.num_epochs
 
 
 @dataclass(frozen=True)
 class ClassificationRecipe:
-    """How a miniature backbone is made.
+    """Recipe of a miniature backbone.
 
     Attributes:
-        stages: what it sees, one stage after the other, each with a fresh optimiser.
-        initialisation: the starting weights of linear layers: ``network`` leaves the network's own; ``xavier`` draws
-            them uniformly by Glorot and Bengio's rule, as Steiner et al. (2022) do for ViT. At a width of 128 the
-            usual normal of 0.02 is so small that attention hardly moves for thousands of steps.
-        betas: decay of AdamW's two moments.
-        warmup_fraction: part of every stage in which the learning rate rises.
+        stages: the stages, in order, each with a fresh optimiser.
+        initialisation: of linear layers: ``network`` keeps the network's own; ``xavier`` is the uniform initialisation
+            of Glorot and Bengio that Steiner et al. (2022) use for ViT. At a width of 128 the usual std of 0.02 is so
+            small that attention hardly changes for thousands of steps.
+        betas: decay rates of AdamW's two moments.
+        warmup_fraction: fraction of every stage in which the learning rate rises.
         weight_decay: of matrices; vectors have none.
         precision: of activations.
-        evaluate_every: steps between two measurements of accuracy while training.
-        snapshots: shares of `target_accuracy` at which a snapshot is kept.
-        target_accuracy: top-1 on unseen handwriting that the families are brought to.
-        seed: of images, order and starting weights.
+        evaluate_every: steps between validations.
+        snapshots: fractions of `target_accuracy` at which a snapshot is kept.
+        target_accuracy: top-1 accuracy on unseen handwriting that all families are meant to reach.
+        seed: of images, order and initialisation.
     """
 
     stages: tuple[Stage, ...]
@@ -72,7 +71,7 @@ class ClassificationRecipe:
 
     @property
     def num_steps(self) -> int:
-        """Steps of all stages."""
+        """Number of steps of all stages."""
         return sum(stage.num_steps for stage in self.stages)
 
 
@@ -82,10 +81,10 @@ _SHARED = ClassificationRecipe(stages=(_CLOSE_UPS, _SCENES), precision="bfloat16
 
 
 def _small_to_large(*learning_rates: float) -> tuple[Stage, ...]:
-    """Return stages from small canvases to large ones, as DeiT III goes (Touvron et al. 2022, section 3).
+    """Return stages of growing canvases, as in DeiT III (Touvron et al. 2022, section 3).
 
-    A network without convolutions has to learn which patches belong together. After 6,400 close-ups that fill 32 pixels
-    a ViT named 58% of unseen kinds; after 19,200 close-ups of all sizes, 17%.
+    A network without convolutions has to learn which patches belong together. After 6,400 close-ups that fill a canvas
+    of 32 pixels, a ViT named 58% of unseen kinds; after 19,200 close-ups of all sizes, 17%.
     """
     filled, nearly, all_sizes, scenes = learning_rates
     return (
@@ -96,8 +95,8 @@ def _small_to_large(*learning_rates: float) -> tuple[Stage, ...]:
     )
 
 
-# The digits-vit in this package is older: `_SHARED` made it, as its card says.
-_LONGER = (  # the ViT names 70% of unseen kinds before these two stages
+# The shipped digits-vit is older: it was trained with `_SHARED`, as its card says.
+_LONGER = (  # before these two stages the ViT names 70% of unseen kinds
     Stage(64, (0.36, 0.9), num_images=76_800, num_epochs=1, batch_size=64, learning_rate=1e-3),
     Stage(128, None, num_images=38_400, num_epochs=1, batch_size=32, learning_rate=7e-4),
 )
