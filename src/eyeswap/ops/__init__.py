@@ -1,4 +1,4 @@
-"""Pure tensor operations: selective scans along one, two and four directions, and layers shared by families."""
+"""Tensor operations: selective scans in one, two and four directions, and layers shared by backbone families."""
 
 from eyeswap.ops.projected_scan import bidirectional_scan, scan_states
 from eyeswap.ops.selective_scan import selective_scan, selective_scan_reference

@@ -1,8 +1,8 @@
-"""The plain-C core of the scans: compiled once where a C compiler is found, never required.
+"""The plain-C core of the scans: compiled once if there is a C compiler, never required.
 
-``_scan.c`` needs no header of torch and compiles in a second or two. The library lies in the user's cache under a name
-that tells source, compiler and processor, so that a shared home folder serves several machines, and beside its digest,
-because a library that was cut off may end the process instead of failing to load.
+``_scan.c`` needs no torch headers and compiles in a second or two. The library is kept in the user's cache under a name
+that depends on source, compiler and processor, so that a shared home folder serves several machines. Its digest is kept
+beside it, because loading a truncated library may crash the process instead of raising an error.
 """
 
 from __future__ import annotations
@@ -53,34 +53,34 @@ class _Mix(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | str:
-    """Return the compiled core, or in one line why there is none; ``EYESWAP_C=0`` forgoes it."""
+    """Return the compiled core, or one line that says why there is none; ``EYESWAP_C=0`` disables it."""
     if os.environ.get("EYESWAP_C") == "0":
         return "EYESWAP_C is 0"
     try:
         return _loaded()
     except FileNotFoundError as problem:
         return f"no C compiler ({problem.filename}) here"
-    except Exception as problem:  # whatever a machine comes up with: nothing depends on this core but speed
+    except Exception as problem:  # anything can go wrong on a machine, and only speed depends on this core
         message = str(getattr(problem, "stderr", None) or problem).strip() or type(problem).__name__
-        return f"the C core could not be made: {message.splitlines()[0]}"
+        return f"the C core could not be compiled: {message.splitlines()[0]}"
 
 
 @constant
 def why_missing() -> str:
-    """Return in one line why there is no C core on this machine; empty if there is one."""
-    found = library()
-    return found if isinstance(found, str) else ""
+    """Return one line that says why there is no C core on this machine; empty if there is one."""
+    core = library()
+    return core if isinstance(core, str) else ""
 
 
 def _loaded() -> ctypes.CDLL:
-    """Compile the core if the cache holds no whole copy of it, and load it."""
+    """Load the core, compiling it first unless the cache has an intact copy."""
     compiler = shlex.split(os.environ.get("CC", "").strip() or "cc")
     path = _cached_path(compiler)
     digest = path.with_suffix(".sha256")
     if not (path.is_file() and digest.is_file() and digest.read_text(encoding="utf-8") == sha256_of(path)):
         with atomic_path(path) as temporary:
             _run([*compiler, *FLAGS, "-o", str(temporary), str(SOURCE)])
-            _open(temporary)  # what cannot be loaded is not kept
+            _open(temporary)  # keep only what can be loaded
         write_text(digest, sha256_of(path))
     return _open(path)
 
@@ -104,7 +104,7 @@ def _cached_path(compiler: list[str]) -> Path:
 
 
 def _processor() -> str:
-    """Return what the processor can do: code for another one may not run here."""
+    """Return the processor's features; code compiled for another processor may not run here."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8", errors="replace").splitlines() if information.is_file() else []
     features = (line for line in lines if line.lower().startswith(("flags", "features", "model name")))
@@ -112,8 +112,8 @@ def _processor() -> str:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_LIMIT_S)
-    return done.stdout
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_LIMIT_S)
+    return finished.stdout
 
 
 @torch.library.custom_op("eyeswap::scan_c", mutates_args=())
@@ -121,17 +121,18 @@ def scan_c(
     x: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, order: Tensor,
     columns: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Scan rows in several directions and add the results up, without gradient.
+    """Scan rows in several directions and add the results, without gradients.
 
     Args:
-        x: ``[B, G, L, D]`` float32, like all but the last two; ``G`` is 1 if all directions read the same rows, else K.
+        x: ``[B, G, L, D]``; ``G`` is 1 if all directions read the same rows, else K. Float32, like all but the last
+            two.
         projected: ``[B, L, K, R + 2*S]``, step-size code, B and C of every position and direction.
-        weight: ``[K, D, R]``, from the code to the step sizes.
+        weight: ``[K, D, R]``, maps the code to step sizes.
         bias: ``[K, D]``.
         a: ``[K, S, D]``.
-        skip: ``[G, D]``; with ``G`` 1 summed over the directions.
+        skip: ``[G, D]``; already summed over the directions if ``G`` is 1.
         order: ``[K, L]`` int64.
-        columns: ``[K]`` int64, the row lengths of two-dimensional scans; None for plain ones.
+        columns: ``[K]`` int64, the row lengths of two-dimensional scans; None for one-dimensional ones.
 
     Returns:
         ``[B, L, D]``.
@@ -146,8 +147,8 @@ def scan_c(
         for tensor, axes in ((x, 1), (weight, 2), (bias, 1), (a, 1), (skip, 1))
     )
     K, D, R = weight.shape
-    wide = (3, 4, 2, 1) if columns is None else (1,)  # three vectors use the registers best
-    width = next(width for width in wide if D // lanes % width == 0)
+    widths = (3, 4, 2, 1) if columns is None else (1,)  # vectors per block; three use the registers best
+    width = next(width for width in widths if D // lanes % width == 0)
     block, states = width * lanes, a.shape[1]
     blocks = weight.reshape(K, -1, block, R).transpose(2, 3)  # [K, blocks, R, block]
     scaled = torch.mul(blocks, LOG2_E, out=torch.empty(blocks.shape))
@@ -177,12 +178,12 @@ def _(
 
 @torch.library.custom_op("eyeswap::mix_neighbours_c", mutates_args=())
 def mix_neighbours_c(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """Add up weighted neighbours on maps whose borders are replicated, channel by channel, without gradient.
+    """Sum weighted neighbours on maps with replicated borders, channel by channel, without gradients.
 
     Args:
         x: ``[B, H, W, D]`` float32.
         weight: ``[taps, D]`` float32.
-        offsets: ``[taps, 2]`` int64, rows and columns from a position to the neighbour.
+        offsets: ``[taps, 2]`` int64, rows and columns from a position to each neighbour.
 
     Returns:
         ``[B, H, W, D]``.

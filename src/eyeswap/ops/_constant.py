@@ -1,4 +1,4 @@
-"""Functions that torch.compile calls once while it traces, keeping their answer."""
+"""Mark functions that torch.compile evaluates once while tracing, keeping the result as a constant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def constant(function: F) -> F:
-    """Do as `torch.compiler.assume_constant_result`, but without importing the compiler, which takes a second."""
+    """Do the same as `torch.compiler.assume_constant_result` without importing the compiler, which takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -1,8 +1,8 @@
-"""Compile settings of the kernels, and exponential, softplus and sigmoid that LLVM can vectorise.
+"""Compile settings of the numba kernels, and an exponential, softplus and sigmoid that LLVM can vectorise.
 
-numba calls libm once per element, which keeps a loop scalar. The float32 versions here are plain arithmetic
-(range reduction and a polynomial, relative error below 3e-7), so eight or sixteen channels are computed at
-once; float64 goes to libm, for accuracy. NaN stays NaN, overflow gives inf, underflow 0.
+numba calls libm once per element, which keeps a loop scalar. The float32 versions here are plain arithmetic (range
+reduction and a polynomial, relative error below 3e-7), so eight or sixteen channels are computed at once; float64 uses
+libm for accuracy. NaN stays NaN, overflow gives inf, underflow 0.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ SOFTPLUS_LINEAR = 20.0  # above it softplus(x) is x, as in torch
 
 @functools.cache
 def _sources() -> str:
-    """Return one digest of all files that kernels are made of."""
+    """Return the digest of all source files of the kernels."""
     files = sorted(Path(__file__).parent.glob("_numba_*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
-    """Machine code on disk, known by all sources: numba looks at a function's own file, but helpers are inlined."""
+    """Machine code on disk, keyed by all sources: numba keys by a function's own file, but helpers are inlined."""
 
     def _index_key(self, *arguments: Any) -> Any:
         return super()._index_key(*arguments), _sources()
@@ -51,15 +51,15 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
     def load_overload(self, *arguments: Any) -> Any:
         try:
             return super().load_overload(*arguments)
-        except Exception:  # a file that was cut off; code that numba cannot read is made anew
+        except Exception:  # compile again what numba cannot read, such as a truncated file
             self.flush()
             return None
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile with numba on first use; keep the machine code beside the source, or in memory if read-only.
+    """Compile with numba on first use; cache the machine code beside the source, or in memory if it is read-only.
 
-    Fused multiply-add is allowed: it rounds once instead of twice and leaves NaN and inf alone.
+    Fused multiply-add is allowed: it rounds once instead of twice and preserves NaN and inf.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -74,7 +74,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _power_of_two(context: Any, shifted: Any) -> Any:
-    """Return 2**n for ``shifted = ROUND + n``, by moving n from the mantissa into the exponent."""
+    """Return 2**n for ``shifted = ROUND + n`` by moving n from the mantissa to the exponent."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[0], context.get_value_type(types.int32))
@@ -124,17 +124,17 @@ def _sigmoid64(x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """Return e**x (in kernels only)."""
+    """Return e**x (inside kernels only)."""
     return math.exp(x)
 
 
 def softplus(x: Any) -> Any:
-    """Return log(1 + e**x), and x itself above 20 (in kernels only)."""
+    """Return log(1 + e**x), or x itself above 20 (inside kernels only)."""
     return _softplus64(x)
 
 
 def sigmoid(x: Any) -> Any:
-    """Return the derivative of `softplus` (in kernels only)."""
+    """Return the derivative of `softplus` (inside kernels only)."""
     return _sigmoid64(x)
 
 

@@ -1,20 +1,20 @@
-"""The selective scan on a CPU, forward: a numba kernel for float32 and float64, and how its tasks are run.
+"""The forward selective scan on a CPU: a numba kernel for float32 and float64, and how its tasks are run.
 
-The kernel walks K directions over the same rows in place: direction k visits row ``order[k, t]`` at step t,
-so the four scans of an image need neither four copies of it nor a merge. Arrays are channels-last, channels
-in N blocks of W, which is 32 or 64; the inner loops run over the W channels of one block:
+The kernel scans K directions over the same rows in place: direction k visits row ``order[k, t]`` at step t, so the four
+scans of an image need neither four copies of it nor a merge. Arrays are channels-last, channels in N blocks of W, which
+is 32 or 64; the inner loops run over the W channels of one block:
 
-    u, y     [B, G, L, N, W]   G = K: each direction has its own channels; G = 1: all share them, y sums them
+    u, y     [B, G, L, N, W]   G = K: each direction has its own channels; G = 1: all share them, y is their sum
     delta    [B, K, L, N, W]   before bias and softplus          b, c    [B, K, L, S]
     a        [K, S, N, W]      bias  [K, N, W]                   order   [K, L]
 
-One task is one image, one group and one block; tasks share nothing that they write, so results do not depend
-on the number of threads.
+One task is one image, one group and one block; no two tasks write to the same memory, so results do not depend on the
+number of threads.
 
-How the inner loops are written, so that LLVM vectorises them: values of the current step lie in rows of one
-work array, LANES apart (constant distances need no aliasing checks); offsets are unsigned (numba tests a
-signed index for its sign); nothing is sliced (a slice counts references); helpers are inlined (an array is
-many arguments); and the trip count is a multiple of 32 known at run time only (a constant is unrolled first).
+The inner loops are written so that LLVM vectorises them: the values of the current step are rows of one work array,
+LANES apart (constant distances need no aliasing checks); offsets are unsigned (numba tests signed indices for their
+sign); nothing is sliced (slices are reference-counted); helpers are inlined (an array is passed as many arguments); and
+the trip count is a multiple of 32 that is known only at run time (a constant would be unrolled before vectorisation).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from eyeswap.ops._numba_math import exp, kernel, softplus
 from eyeswap.ops._threads import share_out
 
-LANES = 64  # length of a work row: the widest block
+LANES = 64  # length of a work row, the widest block
 MULTIPLE_OF_32 = np.uint64(2**64 - 32)
 
 
@@ -36,13 +36,13 @@ def rows(count: int) -> list[Any]:
     return [np.uint64(LANES * row) for row in range(count)]
 
 
-DT, DU, BIAS, WORK = rows(4)  # of the work array: step size, drive dt * u, bias
-H, A, STATE = rows(3)  # of each state component: state, matrix
+DT, DU, WORK = rows(3)  # work array: step size and drive dt * u; WORK is its size
+H, A, STATE = rows(3)  # per state component: state and matrix; STATE is their size
 
 
 @kernel(forceinline=True)
 def lanes(width: int) -> Any:
-    """Return ``width`` in a way that tells LLVM that it is a multiple of 32."""
+    """Return ``width``, telling LLVM that it is a multiple of 32: vector loops then need no remainder loop."""
     return np.uint64(width) & MULTIPLE_OF_32
 
 
@@ -50,7 +50,7 @@ def lanes(width: int) -> Any:
 def drive(
     target: Any, o: int, bias: Any, u: Any, delta: Any, place: Any, p: int, use_softplus: bool, width: int
 ) -> None:
-    """Write the step size dt = softplus(delta + bias) of row ``p``, or delta + bias, and the drive dt * u."""
+    """Write the step size dt = softplus(delta + bias) of row ``p`` (or delta + bias) and the drive dt * u."""
     image, group, k, n = place
     for d in range(lanes(width)):
         x = delta[image, k, p, n, d] + bias[k, n, d]
@@ -61,7 +61,7 @@ def drive(
 
 @kernel(forceinline=True)
 def _advance(states: Any, o: int, work: Any, y: Any, place: Any, p: int, b: Any, c: Any, width: int) -> None:
-    """Move one state component one step, h = exp(dt a) h + dt u b, and add c h to the output."""
+    """Advance one state component by one step, h = exp(dt a) h + dt u b, and add c h to the output."""
     image, group, _, n = place
     for d in range(lanes(width)):
         h = exp(work[DT + d] * states[o + A + d]) * states[o + H + d] + work[DU + d] * b
@@ -74,7 +74,7 @@ def _forward(
     first: int, stop: int, u: Any, delta: Any, a: Any, b: Any, c: Any, bias: Any, order: Any,
     use_softplus: bool, y: Any, last: Any,
 ) -> None:  # fmt: skip
-    """Run the tasks ``first`` to ``stop``: scan each one's block in all directions of its group."""
+    """Run tasks ``first`` to ``stop``: scan each task's block in all directions of its group."""
     groups, blocks, width, components = u.shape[1], u.shape[3], u.shape[4], np.uint64(a.shape[1])
     directions = a.shape[0] // groups
     work = np.empty(WORK, u.dtype)
@@ -104,7 +104,7 @@ def run(function: Callable[..., None], inputs: tuple[Any, ...], outputs: tuple[A
 
 
 def block_width(channels: int) -> int:
-    """Return the width W of the blocks for so many channels (filled up to a multiple of 32)."""
+    """Return the block width W for a number of channels: 64, or 32 if that pads fewer channels."""
     return 32 if -(-channels // 32) % 2 else 64
 
 

@@ -1,18 +1,18 @@
-/* The core of the selective scans on a CPU in float32, forward only: SS2D (VMamba, arXiv 2401.10166, section 4.2), the
-two directions of Vim (arXiv 2401.09417), the states of Spatial-Mamba (arXiv 2410.15091).
+/* Forward selective scans on a CPU in float32: SS2D (VMamba, arXiv 2401.10166, section 4.2), the two directions of Vim
+(arXiv 2401.09417), the states of Spatial-Mamba (arXiv 2410.15091).
 
 For each direction k and each step t, with p = order[k][t]:
     dt = softplus(bias + weight . code[p]),  h = exp(dt a) h + dt u[p] b[p],  y[p] += c[p] h
-The rows are read and the results added up in place; step sizes live in registers and one small buffer, so nothing of
-the size of all scans exists. All is reckoned in base 2: weight and bias come multiplied by log2(e), the softplus of that
-is dt log2(e), which is what the power of two wants; only the drive is set right, by ln(2).
+Rows are read and results added in place; step sizes are kept in registers and one small buffer, so nothing of the
+size of all scans is ever stored. Computation is in base 2: weight and bias come multiplied by log2(e), so softplus
+gives dt log2(e), which is the exponent that the power of two needs; only the drive has to be corrected, by ln(2).
 
-Where `columns` names row lengths, a scan is two-dimensional (2DMamba, arXiv 2412.00678): along each row from
-a state of zero, r = exp(dt a) r + dt u b, and down each column over that, h = exp(dt a) h(row above) + r.
+Where `columns` names row lengths, a scan is two-dimensional (2DMamba, arXiv 2412.00678): along each row from a state
+of zero, r = exp(dt a) r + dt u b, and down each column over that, h = exp(dt a) h(row above) + r.
 
-Written with the vectors of GCC and Clang: the machine's width is chosen when _c_scan.py compiles this file. One task
-is one image and one block of channels; tasks share nothing that they write, so results do not depend on the
-number of threads. */
+Written with the vector extensions of GCC and Clang; the vector width is that of the machine on which _c_scan.py
+compiles this file. One task is one image and one block of channels; no two tasks write to the same memory, so results
+do not depend on the number of threads. */
 
 #include <stdint.h>
 #if defined(__AVX__)
@@ -26,7 +26,7 @@ number of threads. */
 #else
 #define LANES 4
 #endif
-#define STEPS 4 /* steps whose sizes are computed together: STEPS x width sums stay in registers */
+#define STEPS 4 /* step sizes computed together: each weight is loaded once, and STEPS x width sums fit in registers */
 #define inlined static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -34,14 +34,14 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 typedef struct {
     int64_t length, channels, rank, states, directions, groups;
-    const float *x;         /* [B, groups, L, D]; groups = directions: rows of its own for each; 1: all share them */
+    const float *x;         /* [B, groups, L, D]; groups is directions, or 1 if all directions read the same rows */
     const float *projected; /* [B, L, directions, R + 2 S]: code, b, c of each position and direction */
     const float *weight;    /* [directions, D / block, R, block], block = width * LANES; times log2(e) */
     const float *bias;      /* [directions, D], times log2(e) */
     const float *a;         /* [directions, S, D] */
     const float *skip;      /* [groups, D] */
-    const int64_t *order;   /* [directions, L] */
-    const int64_t *columns; /* [directions], row lengths of two-dimensional scans; null for plain ones */
+    const int64_t *order;   /* [directions, L]: direction k visits row order[k, t] at step t */
+    const int64_t *columns; /* [directions], row lengths of two-dimensional scans; null for one-dimensional ones */
     float *y;               /* [B, L, D], the sum over the directions */
 } Scan;
 
@@ -57,27 +57,27 @@ inlined vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes)
 #define LARGER(a, b) choose((a) > (b), a, b)
 #endif
 
-/* 2**x for x <= 0; below 2**-126 the result stays there, which is nothing beside what it is added to. A step size
-   that is not a number reaches the output through the drive, whatever this makes of it. */
+/* 2**x for x <= 0, clamped at 2**-126, which is negligible next to what it is added to. A NaN step size reaches the
+   output through the drive, whatever this function makes of it. */
 inlined vec power(vec x) {
     x = LARGER(all(-126.0f), x);
-    vec shifted = x + 12582912.0f; /* n = round(x) ends up in the low bits of the mantissa */
+    vec shifted = x + 12582912.0f; /* adding 1.5 * 2**23 leaves n = round(x) in the low bits of the mantissa */
     vec r = x - (shifted - 12582912.0f);
     vec p = 0.240226509f + r * (0.055503571f + r * (0.00961805667f + r * (0.00133908674f + r * 0.000154614475f)));
     vec value = 1.0f + r * (0.693147188f + r * p);
     return (vec)((ivec)value + ((ivec)shifted << 23));
 }
 
-/* log2(1 + 2**x) */
+/* log2(1 + 2**x), through e = 2**-|x| <= 1, so that it neither overflows nor loses small values */
 inlined vec softplus(vec x) {
-    vec e = power((vec)((ivec)x | INT32_MIN));
+    vec e = power((vec)((ivec)x | INT32_MIN)); /* setting the sign bit gives -|x| */
     vec s = e / (2.0f + e);
     vec z = s * s; /* log(1 + e) = 2 atanh(s) */
     vec log1p = 2.88539009f + z * (0.961791634f + z * (0.57743658f + z * (0.403398003f + z * 0.406474383f)));
     return LARGER(all(0.0f), x) + s * log1p;
 }
 
-/* Compute bias + weight . code for STEPS positions; unrolled, so that the sums stay in registers. */
+/* Compute bias + weight . code for STEPS positions; fully unrolled, so that the sums stay in registers. */
 inlined void project(
     const float *const *code, const float *weight, const float *bias, int64_t rank, vec *dt, const int width) {
     vec sum[STEPS * width];
@@ -94,8 +94,8 @@ inlined void project(
     for (int n = 0; n < STEPS * width; n++) dt[n] = sum[n];
 }
 
-/* Walk one image's directions for one block of channels. `state` is the memory of a scan: S x width vectors; for a
-   two-dimensional one S x width for the row, and behind them as many for each column of the row above. */
+/* Scan one image in all directions for one block of channels. `state` is the scan's state, S x width vectors; for a
+   two-dimensional scan, S x width vectors for the row, followed by as many for each column of the row above. */
 inlined void scan(const Scan *t, int64_t image, int64_t first, vec *state, const int width, const int is_2d) {
     const int64_t D = t->channels, S = t->states, R = t->rank, L = t->length, K = t->directions, size = S * width;
     const int64_t line = R + 2 * S;
@@ -107,7 +107,7 @@ inlined void scan(const Scan *t, int64_t image, int64_t first, vec *state, const
         const float *x = t->x + (image * t->groups + group) * L * D + first;
         const float *weight = t->weight + (k * D + first) * R, *bias = t->bias + k * D + first;
         const float *a = t->a + k * S * D + first;
-        const float *skip = group == k ? t->skip + group * D + first : 0; /* shared rows skip once, not K times */
+        const float *skip = group == k ? t->skip + group * D + first : 0; /* shared rows: skip connection added once */
         const int64_t *order = t->order + k * L;
         for (int64_t n = 0; n < size * (1 + columns); n++) state[n] = all(0.0f);
         for (int64_t start = 0; start < L; start += STEPS) {
@@ -144,8 +144,9 @@ inlined void scan(const Scan *t, int64_t image, int64_t first, vec *state, const
 
 int64_t lanes(void) { return LANES; }
 
-/* Run the tasks first..stop of images x blocks; a block is `width` (1 to 4) vectors of channels, for two-dimensional
-   scans 1. `memory` is this call's own: room for the states of one scan, see `scan`. */
+/* Run tasks first..stop of images x blocks; a block is `width` (1 to 4) vectors of channels, 1 for two-dimensional
+   scans. `memory` is private to the call and holds the states of one scan, see `scan`. The cases make width a
+   constant, so that each gets its own fully unrolled copy of `scan`. */
 void scan_rows(const Scan *t, int64_t width, int64_t first, int64_t stop, float *memory) {
     const int64_t block = width * LANES, blocks = t->channels / block;
     vec *state = (vec *)memory;
@@ -168,15 +169,16 @@ typedef struct {
     int64_t height, width, channels, taps;
     const float *x;         /* [B, H, W, D], D a multiple of LANES */
     const float *weight;    /* [taps, D] */
-    const int64_t *offsets; /* [taps, 2], rows and columns to look away */
+    const int64_t *offsets; /* [taps, 2], rows and columns from a position to each neighbour */
     float *y;               /* [B, H, W, D] */
 } Mix;
 
 inlined int64_t clamped(int64_t i, int64_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
 
-/* A depthwise convolution with scattered taps and replicated borders: y[p] is the weighted sum of x at p + offset, where
-   a position beyond the map means the nearest on its border. Tasks are rows of images. Channels of a position lie side by
-   side, so every tap is one run of loads, whatever its offset; torch's dilated convolutions first copy a padded map. */
+/* A depthwise convolution with arbitrary taps and replicated borders: y[p] is the weighted sum of x at p + offset,
+   where a position outside the map means the nearest one on its border. Tasks are rows of images. The channels of a
+   position are contiguous, so every tap is a run of vector loads, whatever its offset; torch's dilated convolutions
+   would first copy a padded map. */
 void mix_neighbours(const Mix *t, int64_t first, int64_t stop) {
     const int64_t H = t->height, W = t->width, D = t->channels;
     for (int64_t task = first; task < stop; task++) {

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for whole samples while training (stochastic depth, arXiv 1603.09382)."""
+    """Drop a residual branch for whole samples during training (stochastic depth, arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` ``[B, ...]`` with samples zeroed at the given rate, the others scaled up to keep the mean."""
+        """Return ``x`` ``[B, ...]`` with samples zeroed at the given rate and the others scaled to keep the mean."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -26,13 +26,13 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(maximum: float, depths: Sequence[int]) -> list[list[float]]:
-    """Return the rate of each block of each stage: a straight line from 0 to ``maximum`` over all blocks."""
+    """Return the rate of each block of each stage, rising linearly from 0 to ``maximum`` over all blocks."""
     rates = torch.linspace(0, maximum, sum(depths), device="cpu").tolist()
     return [[rates.pop(0) for _ in range(depth)] for depth in depths]
 
 
 def init_linear(module: nn.Module) -> None:
-    """Draw the weights of a linear layer from a truncated normal of std 0.02 and zero its bias."""
+    """Initialise a linear layer with a truncated normal of std 0.02 and zero bias; leave other modules alone."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,10 +1,10 @@
-"""Selective scans whose step sizes, B and C are projections of the rows they scan: what vision networks use.
+"""Selective scans whose step sizes, B and C are projections of the scanned rows, as in vision networks.
 
-The projections act on single positions, so they are computed once on the rows as they lie, and a scan visits positions
-through an index: nothing is copied, turned or merged. `scan_projected` walks any number of directions; SS2D is made of
-it (`eyeswap.ops.ss2d`), and so are the two shapes here: both ways along a sequence (Vim, arXiv 2401.09417), and the
-states of one scan (Spatial-Mamba, arXiv 2410.15091). Where a C compiler is found, a plain-C core does the float32
-forward on a CPU, step sizes included.
+The projections act on single positions, so they are computed once for the rows in memory order, and a scan visits
+positions through an index: nothing is copied, flipped or merged. `scan_projected` handles any number of directions.
+SS2D builds on it (`eyeswap.ops.ss2d`), as do the scans here: both ways along a sequence (Vim, arXiv 2401.09417), and
+the states of a single scan (Spatial-Mamba, arXiv 2410.15091). With a C compiler, a plain-C core computes the float32
+forward pass on a CPU, including the step sizes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from eyeswap.errors import EnvironmentProblem, ShapeError
 from eyeswap.ops import _c_scan
 from eyeswap.ops.selective_scan import choose_path, log_once, scan_rows
 
-CHUNK_BYTES = 8_000_000  # of step sizes: images are scanned in chunks that stay in the processor's cache
+CHUNK_BYTES = 8_000_000  # of step sizes; images are scanned in chunks that fit into the processor's cache
 
 
 def scan_projected(
     u: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, order: Tensor, path: str,
     columns: Sequence[int] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Scan rows in K directions and add the results up.
+    """Scan rows in K directions and add the results.
 
     Args:
         u: ``[B, G, L, D]``; ``G`` is 1 if all directions read the same rows, else K.
         projected: ``[B, L, K, R + 2*S]``: step-size code, B and C of every row and direction.
-        weight: ``[K, D, R]``, from the code to the step sizes.
-        bias: ``[K, D]``, added to them before softplus.
+        weight: ``[K, D, R]``, maps the code to step sizes.
+        bias: ``[K, D]``, added to the step sizes before softplus.
         a: ``[K, S, D]``, negative.
         skip: ``[K, D]``.
         order: ``[K, L]`` int64; direction ``k`` visits row ``order[k, t]`` at step ``t``.
-        path: as `choose_projected_path` returns it.
-        columns: the row lengths of K two-dimensional scans (`eyeswap.ops.projected_scan`); None for plain ones.
+        path: as returned by `choose_projected_path`.
+        columns: the row lengths of K two-dimensional scans, see `scan_grid`; None for one-dimensional scans.
 
     Returns:
         ``[B, L, D]``, in float64 if ``u`` is, else in float32.
@@ -68,7 +68,16 @@ def scan_grid(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor,
     columns: Sequence[int],
 ) -> Tensor:  # fmt: skip
-    """Scan K grids over channels-last rows and add the results up.
+    """Scan K grids over channels-last rows and add the results: the two-dimensional scan of 2DMamba.
+
+    A direction's sequence is read as a grid, row by row. With the decay ``A = exp(delta a)`` of each position, a scan
+    along every row, starting from zero, is scanned again down every column with the same decays (arXiv 2412.00678):
+
+        r[i, j] = A[i, j] r[i, j-1] + delta B u        h[i, j] = A[i, j] h[i-1, j] + r[i, j]        y = C h + D u
+
+    All rows advance together, then all columns: H + W steps per direction instead of H W. A scan that adds both
+    neighbours instead, ``h = A (left + above) + drive``, is a different one: it counts every path through the grid and
+    grows without bound.
 
     Args:
         u: ``[B, 1, L, C]``, read by all directions.
@@ -98,7 +107,7 @@ def scan_grid(
 
 
 def _recur(decay: Tensor, drive: Tensor, axis: int) -> Tensor:
-    """Return ``h[t] = decay[t] h[t-1] + drive[t]`` along an axis, from zero."""
+    """Return ``h[t] = decay[t] h[t-1] + drive[t]`` along an axis, starting from zero."""
     states: list[Tensor] = []
     for a, x in zip(decay.unbind(axis), drive.unbind(axis), strict=True):
         states.append(x if not states else a * states[-1] + x)
@@ -118,21 +127,20 @@ def bidirectional_scan(
     """Scan a sequence forwards and backwards and add the results.
 
     Args:
-        x: ``[B, 2, L, D]``: what the forward scan reads, and what the backward scan reads, both in the order of the
-            sequence.
+        x: ``[B, 2, L, D]``, the inputs of the forward and of the backward scan, both in sequence order.
         x_proj_weight: ``[2, R + 2*S, D]``; its outputs are the step-size code (R), B (S) and C (S).
         dt_proj_weight: ``[2, D, R]``.
         dt_proj_bias: ``[2, D]``.
         A_log: ``[2, D, S]``; A is ``-exp(A_log)``.
-        D: ``[2, D]``, skip connections.
+        D: ``[2, D]``, skip connection.
         path: as in `eyeswap.ops.ss2d.ss2d`.
 
     Returns:
-        ``[B, L, D]``, in the order of the sequence and the dtype of ``x``; the scan runs in float64 for float64
-        input, else in float32.
+        ``[B, L, D]``, in sequence order and in the dtype of ``x``; the scan runs in float64 for float64 input, else in
+        float32.
 
     Raises:
-        ShapeError: if the weights do not fit together or to ``x``.
+        ShapeError: if the shapes of ``x`` and the weights do not fit.
         SpecError: if ``path`` is unknown.
         EnvironmentProblem: if ``path`` cannot run here.
     """
@@ -164,7 +172,7 @@ def scan_states(
     *,
     path: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Scan a sequence with one state a channel, and return the states themselves instead of ``C h``.
+    """Scan a sequence with one state per channel, and return the states themselves instead of ``C h``.
 
     Args:
         x: ``[B, L, D]``.
@@ -178,7 +186,7 @@ def scan_states(
         The states ``[B, L, D]`` and ``C [B, L, 1]``, in float64 for float64 input, else in float32.
 
     Raises:
-        ShapeError: if the weights do not fit together or to ``x``.
+        ShapeError: if the shapes of ``x`` and the weights do not fit.
         SpecError: if ``path`` is unknown.
         EnvironmentProblem: if ``path`` cannot run here.
     """
@@ -202,15 +210,15 @@ def scan_states(
 
 
 def negative_a(A_log: Tensor, like: Tensor) -> Tensor:
-    """Return ``-exp(A_log)``, in the shape of ``A_log [..., S]`` and the dtype in which a scan of ``like`` runs."""
+    """Return ``-exp(A_log)`` in the shape of ``A_log [..., S]``, in the dtype in which a scan of ``like`` runs."""
     return -torch.exp(A_log.to(torch.promote_types(like.dtype, torch.float32)))
 
 
 def check_shapes(name: str, tensors: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Check the shapes of what a scan is given.
+    """Check the shapes of a scan's inputs.
 
     Raises:
-        ShapeError: naming the first that is wrong.
+        ShapeError: naming the first wrong one.
     """
     for argument, (tensor, shape) in tensors.items():
         if tuple(tensor.shape) != shape:
@@ -218,7 +226,7 @@ def check_shapes(name: str, tensors: Mapping[str, tuple[Tensor, tuple[int, ...]]
 
 
 def choose_projected_path(name: str, path: str, *tensors: Tensor) -> str:
-    """Return the path that ``path`` means for these inputs: ``c`` where the C core can take them.
+    """Resolve ``path`` for these inputs; ``auto`` is ``c`` if the C core can take them.
 
     Raises:
         SpecError: if ``path`` is unknown.
@@ -236,7 +244,7 @@ def choose_projected_path(name: str, path: str, *tensors: Tensor) -> str:
 
 
 def _obstacle(tensors: Sequence[Tensor]) -> str | None:
-    """Return why the C core cannot take these inputs, or None."""
+    """Return why the C core cannot take these inputs, or None if it can."""
     if any(tensor.device.type != "cpu" for tensor in tensors):
         return f"it needs CPU tensors, got {tensors[0].device}"
     if any(tensor.dtype == torch.float64 for tensor in tensors):

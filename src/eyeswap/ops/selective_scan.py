@@ -1,10 +1,9 @@
 """The selective scan of state space models: reference, fast paths, and the choice between them.
 
 For each channel, with a state of size S: ``h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]`` and
-``y[t] = C[t] h[t] + D u[t]`` (Mamba, arXiv 2312.00752, section 3 and algorithm 2). Unlike the published
-"reference" implementations, which compute in float32 whatever they are given, the one here stays in float64
-when the inputs are float64. The fast paths are opaque to torch (custom ops): numba on a CPU and Triton on a
-GPU, each with a backward of its own. Gradients of gradients are not provided.
+``y[t] = C[t] h[t] + D u[t]`` (Mamba, arXiv 2312.00752, section 3 and algorithm 2). Published "reference"
+implementations always compute in float32; the one here stays in float64 for float64 inputs. The fast paths are custom
+ops, opaque to torch: numba on a CPU and Triton on a GPU, each with its own backward. There are no second derivatives.
 """
 
 from __future__ import annotations
@@ -63,16 +62,16 @@ def selective_scan(
         D: ``[K*Dg]``, skip connection.
         delta_bias: ``[K*Dg]``, added to ``delta``.
         softplus: whether softplus is applied to the step sizes.
-        return_last_state: whether to return the state after the last step too.
-        path: ``auto``, ``reference``, ``numba`` or ``triton``; ``auto`` takes numba for CPU tensors, Triton for
-            CUDA tensors where it is installed, and else the reference.
+        return_last_state: whether to also return the state after the last step.
+        path: ``auto``, ``reference``, ``numba`` or ``triton``; ``auto`` uses numba for CPU tensors, Triton for CUDA
+            tensors if it is installed, and otherwise the reference.
 
     Returns:
         ``[B, K*Dg, L]`` in the dtype of ``u``; with ``return_last_state`` also the state ``[B, K*Dg, S]``.
         Computation is in float64 if any input is, else in float32.
 
     Raises:
-        ShapeError: if the shapes do not fit together.
+        ShapeError: if the shapes do not fit.
         SpecError: if ``path`` is unknown.
         EnvironmentProblem: if ``path`` cannot run here.
     """
@@ -110,7 +109,7 @@ def selective_scan_reference(
     delta_bias: Tensor | None = None,
     softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run `selective_scan`, shapes as there, as a plain loop over the steps; return output and last state."""
+    """Run `selective_scan`, with the same shapes, as a plain loop over steps; return the output and last state."""
     return selective_scan(u, delta, A, B, C, D, delta_bias, softplus, return_last_state=True, path="reference")
 
 
@@ -168,7 +167,7 @@ def choose_path(path: str, u: Tensor) -> str:
 
 @constant
 def log_once(message: str, level: int = logging.INFO) -> None:
-    """Write a line to the log, the first time only; a compiler that traces the caller runs it once too."""
+    """Log a line the first time only; a compiler that traces the caller also runs it once."""
     _log(message, level)
 
 
@@ -181,7 +180,7 @@ def scan_rows(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, bias: Tensor, order: Tensor,
     softplus: bool, path: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Scan K directions over channels-last rows in place; the layout that every path shares.
+    """Scan K directions over channels-last rows in place, the layout that all paths share.
 
     Args:
         u: ``[B, G, L, C]``; ``G == K``, or 1 if all directions read the same rows.
@@ -213,7 +212,7 @@ def scan_rows(
 def scan_reference(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
-    """Do what `scan_rows` does, shapes as there, but for the skip connection: a plain loop, differentiable."""
+    """Compute `scan_rows` without the skip connection, with the same shapes, as a plain differentiable loop."""
     K, L = order.shape
     step = delta + bias[:, None]  # [B, K, L, C]
     step = F.softplus(step) if softplus else step
@@ -236,13 +235,13 @@ def scan_reference(
 
 
 def _blocks(x: Tensor, width: int) -> Tensor:
-    """Split the channels ``[..., C]`` into blocks ``[..., N, W]``, the last one filled up with zeros."""
+    """Split the channels ``[..., C]`` into blocks ``[..., N, W]``, the last one zero-padded."""
     blocks: Tensor = F.pad(x, (0, -x.shape[-1] % width)).unflatten(-1, (-1, width))
     return blocks
 
 
 def _channels(x: Any, channels: int) -> Tensor:
-    """Undo `_blocks`, for an array."""
+    """Undo `_blocks` for an array; return a tensor."""
     joined: Tensor = torch.from_numpy(x).flatten(-2)[..., :channels].contiguous()
     return joined
 

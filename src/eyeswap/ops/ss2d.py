@@ -1,8 +1,8 @@
 """The two-dimensional selective scan of VMamba (SS2D, arXiv 2401.10166, section 4.2) on channels-last maps.
 
-Four directions read the same map: 0 row by row, 1 column by column, 2 and 3 the same backwards; their
-outputs are added. The scan visits positions through an index: the map is never copied, neither for reading nor for
-merging. In the kind ``2d`` each direction scans its map along rows and down columns (2DMamba, arXiv 2412.00678).
+Four directions read the same map: 0 row by row, 1 column by column, 2 and 3 the same in reverse; their outputs are
+added. The scan visits positions through an index, so the map is never copied, neither for scanning nor for merging. In
+the kind ``2d`` each direction scans along rows and down columns (2DMamba, arXiv 2412.00678).
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ def cross_scan_order(height: int, width: int) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _remembered_order(height: int, width: int) -> npt.NDArray[np.int64]:
-    """Return the same as an array: a tensor that is kept would belong to whatever mode of torch it was made under."""
+    """Return the same as an array; a cached tensor could belong to a mode (inference, fake) that it was made in."""
     rows = np.arange(height * width)
     columns = rows.reshape(height, width).T.flatten()
     return np.stack([rows, columns, rows[::-1], columns[::-1]])  # [4, L]
 
 
 def cross_scan(x: Tensor) -> Tensor:
-    """Return the four scans ``[B, 4, D, L]`` of a map ``[B, H, W, D]``."""
+    """Return the four directions ``[B, 4, D, L]`` of a map ``[B, H, W, D]``, each in scan order."""
     order = cross_scan_order(x.shape[1], x.shape[2]).to(x.device)
     return x.flatten(1, 2)[:, order].transpose(2, 3)  # [B, L, D] -> [B, 4, L, D] -> [B, 4, D, L]
 
 
 def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
-    """Add up four scans ``[B, 4, D, L]``, each value at the position it was read from: ``[B, H, W, D]``."""
+    """Undo `cross_scan` on ``[B, 4, D, L]`` and add the four directions: ``[B, H, W, D]``."""
     order = cross_scan_order(height, width).to(y.device)
-    back = order.argsort(1)  # back[k, p]: the step at which direction k visits position p
+    step_of = order.argsort(1)  # step_of[k, p]: the step at which direction k visits position p
     rows = y.transpose(2, 3)  # [B, 4, L, D]
-    merged = torch.stack([rows[:, k, back[k]] for k in range(4)]).sum(0)  # [B, L, D]
+    merged = torch.stack([rows[:, k, step_of[k]] for k in range(4)]).sum(0)  # [B, L, D]
     return merged.view(-1, height, width, merged.shape[2])
 
 
@@ -74,20 +74,20 @@ def ss2d(
         dt_projs_bias: ``[4, D]``.
         A_logs: ``[4*D, S]``, direction-major; A is ``-exp(A_logs)``.
         Ds: ``[4*D]``.
-        kind: ``1d``: one sequence a direction; ``2d``: along rows and down columns, see `eyeswap.ops.projected_scan`.
-        path: as in `selective_scan`, or ``c``: the C core, float32 on a CPU without gradients. ``auto`` takes it
-            where it can, and says once in the log if there is none.
+        kind: ``1d``: one sequence per direction; ``2d``: along rows and down columns, see `projected_scan.scan_grid`.
+        path: as in `selective_scan`, or ``c``: the C core, for float32 on a CPU without gradients. ``auto`` uses it
+            where possible, and logs once if it is missing.
 
     Returns:
         ``[B, H, W, D]``, in the dtype of ``x``; the scan runs in float64 for float64 input, else in float32.
 
     Raises:
-        ShapeError: if the weights do not fit together or to ``x``.
+        ShapeError: if the shapes of ``x`` and the weights do not fit.
         SpecError: if ``kind`` or ``path`` is unknown.
         EnvironmentProblem: if ``path`` cannot run here.
     """
     if kind not in KINDS:
-        raise SpecError(f"ss2d: no kind {kind!r} of scan. {nearest(kind, KINDS)}")
+        raise SpecError(f"ss2d: unknown kind {kind!r} of scan. {nearest(kind, KINDS)}")
     K, D, R = dt_projs_weight.shape
     S = A_logs.shape[1]
     shapes = {
@@ -126,7 +126,7 @@ def ss2d_reference(
     A_logs: Tensor,
     Ds: Tensor,
 ) -> Tensor:
-    """Do what `ss2d` does, shapes as there, the way the paper says: four copies, projections, one scan, merge."""
+    """Compute `ss2d`, with the same shapes, the way the paper does: four copies, projections, one scan, merge."""
     R, S = dt_projs_weight.shape[2], A_logs.shape[1]
     scans = cross_scan(x)  # [B, 4, D, L]
     projected = torch.einsum("bkdl,kcd->bkcl", scans, x_proj_weight)

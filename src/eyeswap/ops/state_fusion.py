@@ -1,7 +1,7 @@
-"""State fusion (Spatial-Mamba, arXiv 2410.15091): states mixed with their neighbours by dilated depthwise convolutions.
+"""State fusion (Spatial-Mamba, arXiv 2410.15091): dilated depthwise convolutions that mix neighbouring states.
 
-Borders are replicated. The C core does the float32 forward on a CPU as one sum over all taps; elsewhere it is a padded
-convolution a dilation, differentiable.
+Borders are replicated. On a CPU the C core computes the float32 forward pass as a single sum over all taps; elsewhere
+there is one padded convolution per dilation, which is differentiable.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def fuse_states(states: Tensor, kernels: Sequence[Tensor], dilations: Sequence[i
     Args:
         states: ``[B, h, w, D]``.
         kernels: ``[D, 1, 3, 3]`` each, cross-correlated.
-        dilations: of each kernel.
-        path: ``auto``, ``c``, or any path of a scan, which all mean the convolutions.
+        dilations: dilation of each kernel.
+        path: ``auto``, ``c``, or any other path of a scan, all of which select the convolutions.
 
     Returns:
         ``[B, h, w, D]``.
@@ -34,7 +34,7 @@ def fuse_states(states: Tensor, kernels: Sequence[Tensor], dilations: Sequence[i
     """
     if choose_projected_path("fuse_states", path, states, *kernels) == "c":
         taps = torch.cat([kernel.flatten(1).t() for kernel in kernels])  # [9 * kernels, D]
-        steps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # row by row, as in a kernel
+        steps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # row by row, like the kernels
         offsets = torch.cat([dilation * steps for dilation in dilations])
         mixed: Tensor = _c_scan.mix_neighbours_c(states, taps.to(states.dtype), offsets)
         return mixed
