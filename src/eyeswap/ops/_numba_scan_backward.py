@@ -1,7 +1,8 @@
 """The backward selective scan on a CPU: a numba kernel.
 
 With h[t] = decay[t] h[t-1] + dt[t] u[t] b[t], decay = exp(dt a) and y = c h, the gradient g of the state is itself a
-recurrence, from the last step to the first, g[t] = c[t] gy[t] + decay[t+1] g[t+1], and gives those of all inputs. Only the inputs are kept from the forward pass: states are recomputed from checkpoints, one segment at a time. Sums over
+recurrence, from the last step to the first, g[t] = c[t] gy[t] + decay[t+1] g[t+1], and gives those of all inputs. Only
+the inputs are kept from the forward pass: states are recomputed from checkpoints, one segment at a time. Sums over
 channels are written per block and added in a fixed order, so results do not depend on the number of threads. Memory
 layout and loop style are those of ``_numba_scan.py``.
 """
