@@ -135,16 +135,16 @@ def test_the_miniatures_pass(name):
 @pytest.mark.parametrize(
     ("network", "check", "words"),
     [
-        (ClassTokenKept, "tokens", r"\[3, 65, 16\] .*promise \[3, 64, 16\]; .*prefix tokens dropped"),
+        (ClassTokenKept, "tokens", r"\[3, 65, 16\] .*give \[3, 64, 16\]; .*without prefix tokens"),
         (Infinite, "tokens", "not all finite"),
         (Broken, "tokens", r"RuntimeError: .*\(test_conformance\.py:\d+\)"),
-        (Transposed, "raster", "rows and columns are exchanged"),
+        (Transposed, "raster", "rows and columns are swapped"),
         (RoundsUp, "grid", "33x35 pixels: token_grid says 5x5, forward fails: ShapeError"),
         (SilentlyOneShort, "grid", "token_grid says 4x8, forward gives 31 tokens"),
         (RefusesInItsOwnWords, "grid", "ValueError: square images only; raise ShapeError"),
-        (Dropout, "repeat", "other tokens"),
+        (Dropout, "repeat", "two passes over the same images differ"),
         (FollowsItsParent, "frozen", "put the backbone itself into training mode"),
-        (Drifts, "frozen", "a pass changed seen"),
+        (Drifts, "frozen", "a forward pass changed seen"),
         (Learns, "frozen", "the tokens still requires a gradient"),
         (BatchStatistics, "batch", "relative difference"),
         (OwnForward, "bf16", "inside bf16 autocast"),
@@ -172,7 +172,7 @@ def test_a_size_that_is_refused_in_due_form_is_no_fault():
 
     status, text = findings(SquareOnly())["grid"]
     assert status == "ok"
-    assert "its own size only; refuses 32x64" in text
+    assert "its own size only; rejects 32x64" in text
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_file_that_is_missing_or_cannot_be_imported_is_named(tmp_path):
     (tmp_path / "bad.py").write_text("import no_such_module_here")
     with pytest.raises(SpecError, match=r"bad\.py: import failed: ModuleNotFoundError"):
         load_backbone(f"{tmp_path}/bad.py:build")
-    with pytest.raises(SpecError, match="tap has no meaning"):
+    with pytest.raises(SpecError, match="tap cannot be set"):
         load_backbone(f"{tmp_path}/bad.py:build", tap="3")
 
 
@@ -142,7 +142,7 @@ def test_timm_models_can_be_joined_and_built_for_another_size():
 
     network, geometry = from_timm("vit_tiny_patch16_224@128+vit_tiny_patch16_384@128", None, pretrained=False)
     assert (geometry.canvas, network.embed_dim, network.token_grid(128, 128)) == ((128, 128), 384, (8, 8))
-    with pytest.raises(SpecError, match="write @<side> behind one of them"):
+    with pytest.raises(SpecError, match="add @<side> to one of them"):
         from_timm("vit_tiny_patch16_224+vit_tiny_patch16_384", None, pretrained=False)
     with pytest.raises(SpecError, match="side of the image in pixels"):
         from_timm("vit_tiny_patch16_224@big", None, pretrained=False)

@@ -111,7 +111,7 @@ def test_the_file_of_another_entry_is_one_line_that_names_file_and_key(tmp_path)
         ({"model": {"a": "text"}}, "a is a str, expected a tensor of numbers"),
         ({"model": {3: torch.zeros(1)}}, "missing key"),
         ([1, 2], "holds a list"),
-        ({}, "it has nothing"),
+        ({}, "the top level has nothing"),
     ],
 )
 def test_odd_content_is_one_line(tmp_path, content, words):
@@ -142,4 +142,4 @@ def test_a_file_that_lacks_layer_scales_says_so(tmp_path, monkeypatch):
     }
     torch.save({"state_dict": {f"backbone.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
     found = {one.check: one.found for one in check_weights(entry.name, tmp_path / "a.pth")}
-    assert "0 beyond the tap; 8 lacking and left at their start, as blocks.0.gamma1" in found["keys"]
+    assert "0 beyond the tap; 8 absent and left at their initial values, such as blocks.0.gamma1" in found["keys"]

@@ -85,8 +85,8 @@ def test_a_prefix_inside_an_official_container_is_told_with_the_container(tmp_pa
 def test_a_plain_file_for_an_entry_with_a_container_is_told_to_be_converted(tmp_path):
     torch.save(state(), tmp_path / "mine.pth")
     message = refusal(lambda: load_backbone("vmamba-tiny-s1l8", tmp_path / "mine.pth"))
-    assert "no tensors under model at the top; it has cls_token" in message
-    assert "if these are the weights: `eyeswap backbones convert FILE OUT.safetensors`" in message
+    assert "no tensors under model; the top level has cls_token" in message
+    assert "if these are the weights, `eyeswap backbones convert FILE OUT.safetensors`" in message
 
 
 def test_another_network_is_not_taken_for_a_wrapped_one():
@@ -100,10 +100,10 @@ def test_another_network_is_not_taken_for_a_wrapped_one():
 def test_a_key_or_prefix_that_is_not_there_is_named(tmp_path):
     path = tmp_path / "mine.pth"
     torch.save({"model": behind("module.")}, path)
-    assert "holds nothing under net" in refusal(lambda: repack(path, "net"))
+    assert "holds no dictionary under net" in refusal(lambda: repack(path, "net"))
     assert 'under "model"' in refusal(lambda: repack(path, "net"))
-    assert "begins with 'encoder.'" in refusal(lambda: repack(path, "model", "encoder."))
-    assert "no tensor under the top" in refusal(lambda: repack(path))
+    assert "no tensor under model whose name starts with 'encoder.'" in refusal(lambda: repack(path, "model", "encoder."))
+    assert "no tensor at the top level" in refusal(lambda: repack(path))
 
 
 def test_classes_that_a_checkpoint_asks_for_come_with_a_remedy(tmp_path):

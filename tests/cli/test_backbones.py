@@ -237,7 +237,7 @@ def test_check_of_a_broken_encoder_exits_with_1_and_says_what_to_do(encoder, mon
     result = invoke("check", f"{encoder}:bad")
     assert result.exit_code == 1
     text = " ".join(shown.getvalue().split())
-    assert "failed repeat the same images give other tokens" in text
+    assert "failed repeat two passes over the same images differ" in text
     assert "look for dropout" in text
     assert {"repeat", "frozen", "batch"} <= set(text.rpartition("failed: ")[2].split(", "))
     assert max(len(line.rstrip()) for line in shown.getvalue().splitlines()[1:]) <= 80

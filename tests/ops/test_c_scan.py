@@ -193,11 +193,11 @@ NO_HOME = {"HOME": None, "EYESWAP_CACHE": None}
     [
         ({"EYESWAP_C": "0"}, "EYESWAP_C is 0"),
         ({"CC": "no-such-compiler"}, "no C compiler (no-such-compiler) here"),
-        ({"CC": "false"}, "could not be made"),
-        ({"CC": "true"}, "could not be made"),  # says yes and writes nothing
+        ({"CC": "false"}, "could not be compiled"),
+        ({"CC": "true"}, "could not be compiled"),  # says yes and writes nothing
         ({"CC": "'cc"}, "No closing quotation"),
-        ({"EYESWAP_CACHE": "/dev/null/below"}, "could not be made"),
-        (NO_HOME, "could not be made"),
+        ({"EYESWAP_CACHE": "/dev/null/below"}, "could not be compiled"),
+        (NO_HOME, "could not be compiled"),
     ],
 )
 def test_without_it_numba_runs_and_one_note_says_why(afresh, monkeypatch, caplog, variables, told):
