@@ -234,7 +234,7 @@ def check_repeat(subject: Subject) -> Finding:
     if torch.equal(again, subject.tokens):
         return Finding("repeat", "ok", "the same images give the same tokens, bit for bit")
     largest = float((again - subject.tokens).abs().max())
-    remedy = "look for F.dropout, random numbers in forward, or state that a forward pass changes"
+    remedy = "look for dropout or random numbers in forward, or state that a forward pass changes"
     return Finding("repeat", "failed", f"two passes over the same images differ by up to {largest:.2g}", remedy)
 
 
