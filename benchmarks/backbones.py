@@ -1,12 +1,12 @@
-"""Time scans and whole networks on this CPU against the way their authors' code computes them, and all families.
+"""Time scans and whole networks on this CPU against their authors' way of computing them, and all families side by side.
 
     python benchmarks/backbones.py                       # about 12 minutes on 2 CPU cores
     python benchmarks/backbones.py --only core --json core.json
-    python benchmarks/backbones.py --only families       # side by side: time a token, time over ViT-S
-    python benchmarks/backbones.py --official ../VMamba  # against a checkout of the authors' code itself
+    python benchmarks/backbones.py --only families       # time per token, time relative to ViT-S
+    python benchmarks/backbones.py --official ../VMamba  # against a checkout of the authors' own code
 
-Outputs are compared before anything is timed, with weights under which the scan matters (at default initialisation
-a whole network hardly sees it) and on a map that is not square. Candidates take turns in one run.
+Outputs are compared before anything is timed, on a map that is not square and with weights for which the scan matters
+(at default initialisation it hardly affects a network's output). Candidates take turns in one run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from eyeswap.ops._c_scan import why_missing
 
 # (rows of the map, channels of the scan): the stages of VMamba-T s1l8 and of VMamba-S s2l15 at 224 pixels
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768), (56, 192), (28, 384), (14, 768), (7, 1536))
-SCAN_RATIO = {96: 1, 192: 2}  # of the networks whose first stage scans so many channels
+SCAN_RATIO = {96: 1, 192: 2}  # width ratio of the scan, by the channels scanned in the first stage
 TINY: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 8, 2), "ssm_ratio": 1.0}
 SMALL: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 15, 2), "ssm_ratio": 2.0}
 NETWORKS = (
@@ -65,7 +65,7 @@ Results = list[dict[str, Any]]
 
 
 def core_inputs(batch: int, height: int, width: int, channels: int, rank: int) -> list[Tensor]:
-    """Return a map and weights whose scans remember some twenty steps."""
+    """Return a map and weights for which a scan remembers about twenty steps."""
     return [
         torch.randn(batch, height, width, channels),
         torch.randn(4, rank + 2, channels) / channels**0.5,
@@ -77,18 +77,20 @@ def core_inputs(batch: int, height: int, width: int, channels: int, rank: int) -
 
 
 def check(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
-    """Stop if two outputs differ.
+    """Check that two outputs agree.
 
     Raises:
-        EyeswapError: naming the relative difference.
+        EyeswapError: with the relative difference if they do not.
     """
     difference = float((ours.float() - theirs).norm() / theirs.norm())
     if not difference < tolerance:
-        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected under {tolerance:.0e}")
+        raise EyeswapError(
+            f"{name}: outputs differ by {difference:.1e} of their norm, expected less than {tolerance:.0e}"
+        )
 
 
 def compare(timings: dict[str, Timing], peer: str, setting: dict[str, Any]) -> Results:
-    """Return one row a candidate: its timing, and how many times faster than the peer it is."""
+    """Return one row per candidate: its timing, and its speed relative to the peer."""
     return [
         {
             **setting, "name": name, **timing.as_dict(), "peer": peer,
@@ -128,7 +130,7 @@ def check_core(peer: Callable[..., Tensor], paths: list[str]) -> None:
 
 
 def with_one_thread(call: Callable[[], object]) -> Callable[[], object]:
-    """Return a call that runs on one thread."""
+    """Return the call restricted to one thread."""
 
     def alone() -> object:
         threads = torch.get_num_threads()
@@ -142,7 +144,7 @@ def with_one_thread(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def time_networks(official: Path | None, peer_name: str, rounds: int) -> Results:
-    """Time whole networks in float32, and in bfloat16 around a float32 core; a ViT-S/16 runs beside VMamba-T."""
+    """Time whole networks in float32, and in bfloat16 with a float32 scan; VMamba-T is compared with a ViT-S/16."""
     results: Results = []
     for name, architecture, side, batch in NETWORKS:
         ours = network(architecture)
@@ -166,25 +168,25 @@ def time_networks(official: Path | None, peer_name: str, rounds: int) -> Results
 
 
 def network(architecture: dict[str, Any]) -> VMamba:
-    """Return a network up to the last block of stage 4, its scans perturbed away from their initialisation."""
+    """Return a network up to the last block of stage 4, with perturbed scan weights."""
     torch.manual_seed(0)
-    made = VMamba(**architecture, tap=(4, -1), norm="none").eval()
-    for key, value in made.named_parameters():
+    built = VMamba(**architecture, tap=(4, -1), norm="none").eval()
+    for key, value in built.named_parameters():
         if key.endswith(("x_proj_weight", "dt_projs_bias", "A_logs", "Ds")):
             value.data += 0.3 * torch.randn_like(value) * (0.1 if "x_proj" in key else 1)
-    return made.requires_grad_(False)
+    return built.requires_grad_(False)
 
 
-def perturbed(made: Any) -> Any:
-    """Return a network in eval mode whose scans are far from their initialisation."""
-    for key, value in made.named_parameters():
+def perturbed(built: Any) -> Any:
+    """Return a network in eval mode with perturbed scan weights."""
+    for key, value in built.named_parameters():
         if any(part in key for part in ("x_proj", "dt_proj", "A_", "D", "state_fusion")) and "dwconv" not in key:
             value.data += 0.2 * torch.randn_like(value)
-    return made.eval().requires_grad_(False)
+    return built.eval().requires_grad_(False)
 
 
 def time_scans(rounds: int) -> Results:
-    """Time the scan of a Vim block and the scan of states alone, at batch 8, outputs compared first."""
+    """Time the scans of a Vim block and of a Spatial-Mamba block alone, at batch 8, after comparing outputs."""
     results: Results = []
     for kind, steps, channels, rank in SCANS:
         ways, states = (2, 16) if kind == "both ways" else (1, 1)
@@ -215,7 +217,7 @@ def time_scans(rounds: int) -> Results:
 
 
 def time_mambas(rounds: int) -> Results:
-    """Time whole Vim and Spatial-Mamba networks up to the tap, batch 8, 224 pixels, outputs compared first."""
+    """Time whole Vim and Spatial-Mamba networks up to the tap, batch 8, 224 pixels, after comparing outputs."""
     results: Results = []
     for name, make, restate in MAMBAS:
         torch.manual_seed(0)
@@ -229,13 +231,13 @@ def time_mambas(rounds: int) -> Results:
 
 
 def time_families(rounds: int) -> Results:
-    """Time families side by side, one image on their own canvas, up to the tap: time a token, and over ViT-S."""
+    """Time all families up to the tap, one image on their own canvas: time per token and relative to ViT-S."""
     candidates: dict[str, Callable[[], object]] = {}
     facts = {name: catalog.entry(name) for name in FAMILIES}
     for name, entry in facts.items():
         torch.manual_seed(0)
-        made, x = entry.build().freeze(), torch.randn(1, 3, *entry.geometry.canvas)
-        candidates[name] = lambda made=made, x=x: made(x)
+        built, x = entry.build().freeze(), torch.randn(1, 3, *entry.geometry.canvas)
+        candidates[name] = lambda built=built, x=x: built(x)
     timings = interleave(candidates, rounds)
     results = compare(timings, FAMILIES[0], {})
     for row in results:
@@ -254,7 +256,7 @@ def show_families(results: Results) -> None:
         ]
         for row in results
     ]  # fmt: skip
-    columns = ["", "tokens", "median ms", "min ms", "max/min", "us a token", "over ViT-S"]
+    columns = ["", "tokens", "median ms", "min ms", "max/min", "us per token", "over ViT-S"]
     print_table("Families up to the tap, one image", columns, rows)
 
 
@@ -271,17 +273,17 @@ def show(title: str, keys: list[str], results: Results) -> None:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("core", "networks", "scans", "families"), help="a part of it")
-    parser.add_argument("--rounds", type=int, default=9, help="counted calls of each candidate (batch 8: half)")
-    parser.add_argument("--official", type=Path, help="a checkout of MzeroMiko/VMamba to time instead")
-    parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--only", choices=("core", "networks", "scans", "families"), help="run one part")
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls of each candidate (half as many at batch 8)")
+    parser.add_argument("--official", type=Path, help="a checkout of MzeroMiko/VMamba to compare with")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     torch.manual_seed(0)
     peer_name = "authors' code" if options.official else "authors' way"
     facts = machine()
-    print(f"{facts['cpu']}, {facts['num_threads']} threads, torch {facts['packages']['torch']}, float32 unless said")
+    print(f"{facts['cpu']}, {facts['num_threads']} threads, torch {facts['packages']['torch']}, float32 unless noted")
     print(f"C core: {why_missing() or 'compiled'}")
     results: dict[str, Results] = {}
     with torch.inference_mode():

@@ -1,13 +1,13 @@
 """Time the SS2D core and whole backbones on a CUDA GPU, in bfloat16.
 
-    python benchmarks/gpu.py                          # everything, some minutes
+    python benchmarks/gpu.py                          # everything, a few minutes
     python benchmarks/gpu.py --only core --json core.json
     python benchmarks/gpu.py --only networks --batch 64
 
-Outputs are compared before anything is timed, the core with weights under which the scan matters and on a map that
-is not square. Calls are timed by CUDA events, candidates take turns, and the L2 cache is overwritten before each
-call of the core. Where the authors' CUDA extension (``selective_scan_cuda_oflex``) can be imported, it is timed too,
-inside the pipeline of four copies that it is made for. Without a CUDA GPU: one line, and exit code 2.
+Outputs are compared before anything is timed, those of the core on a map that is not square and with weights for which
+the scan matters. Calls are timed by CUDA events, candidates take turns, and the L2 cache is flushed before each call of
+the core. If the authors' CUDA extension (``selective_scan_cuda_oflex``) can be imported, it is timed too, with the four
+copies that it needs. Without a CUDA GPU: one line, and exit code 2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from eyeswap.ops import cross_merge, cross_scan, ss2d, ss2d_reference
 DEVICE = "cuda"
 OFFICIAL = "selective_scan_cuda_oflex"
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768), (56, 192), (28, 384), (14, 768), (7, 1536))
-NETWORKS = {  # name: catalog entry at 224 and at 512 pixels, each ending at its tap
+NETWORKS = {  # name: catalog entries for 224 and 512 pixels, up to the tap
     "VMamba-T": ("vmamba-tiny-s1l8", "vmamba-tiny-s1l8"),
     "VMamba-S": ("vmamba-small-s2l15", "vmamba-small-s2l15"),
     "MambaVision-T": ("mambavision-t-s3", "mambavision-t-s3"),
@@ -47,11 +47,11 @@ Results = list[dict[str, Any]]
 
 
 def in_turns(candidates: Mapping[str, Call], rounds: int, *, flush: bool = False) -> dict[str, Timing]:
-    """Call every candidate once a round, rounds forwards and backwards in turn; time each call by CUDA events."""
+    """Call every candidate once per round, reversing the order every round; time each call by CUDA events."""
     names = list(candidates)
     trash = torch.empty(2**28 if flush else 1, dtype=torch.uint8, device=DEVICE)
     events: dict[str, list[tuple[Any, Any]]] = {name: [] for name in names}
-    for number in range(-2, rounds):  # two rounds are not counted
+    for number in range(-2, rounds):  # two warm-up rounds
         for name in names if number % 2 == 0 else reversed(names):
             trash.zero_()
             start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -72,19 +72,19 @@ def check(name: str, got: Tensor, want: Tensor, tolerance: float) -> float:
     """
     difference = float((got.double() - want.double()).norm() / want.double().norm())
     if not difference < tolerance:
-        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected under {tolerance:.0e}")
+        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected less than {tolerance:.0e}")
     return difference
 
 
 def bandwidth() -> float:
-    """Return bytes a second of a large copy, reads and writes counted."""
+    """Return the bytes per second of a large copy, counting reads and writes."""
     source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.numel() / in_turns({"copy": lambda: target.copy_(source)}, 10)["copy"].median
 
 
 def core_inputs(batch: int, height: int, width: int, channels: int, states: int = 1) -> list[Tensor]:
-    """Return a map and weights whose scans remember some twenty steps, float32."""
+    """Return a float32 map and weights for which a scan remembers about twenty steps."""
     rank = -(-channels // 16)
     drawn = [
         torch.randn(batch, height, width, channels),
@@ -113,7 +113,7 @@ class OfficialScan(torch.autograd.Function):
 
 
 def ss2d_official(x: Tensor, x_proj: Tensor, dt_projs: Tensor, dt_bias: Tensor, a_logs: Tensor, skip: Tensor) -> Tensor:
-    """Scan ``[B, H, W, D]`` with the authors' kernels: four copies, projections, scan in their layout, merge."""
+    """Scan ``[B, H, W, D]`` with the authors' kernels: four copies, projections, their scan, merge."""
     height, width, channels = x.shape[1:]
     rank, states = dt_projs.shape[2], a_logs.shape[1]
     scans = cross_scan(x).flatten(1, 2)  # [B, 4*D, L]
@@ -126,7 +126,7 @@ def ss2d_official(x: Tensor, x_proj: Tensor, dt_projs: Tensor, dt_bias: Tensor, 
 
 
 def core_candidates() -> dict[str, Callable[..., Tensor]]:
-    """Return what can be timed here, after comparing each with the reference in float64, values and gradients."""
+    """Return the candidates on this machine, after comparing values and gradients with the float64 reference."""
     candidates: dict[str, Callable[..., Tensor]] = {"reference": ss2d_reference}
     if importlib.util.find_spec(OFFICIAL) is not None:
         candidates["authors' CUDA"] = ss2d_official
@@ -149,14 +149,14 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> lis
 
 
 def time_core(batch: int, rounds: int) -> Results:
-    """Time the core of every stage, forward, and forward with backward, against the time its bytes need."""
+    """Time the core of every stage, forward and forward plus backward, against the time to move its bytes."""
     candidates, rate = core_candidates(), bandwidth()
     print(f"copies move {rate / 1e12:.2f} TB/s")
     results: Results = []
     for side, channels in STAGES:
-        inputs = [tensor.bfloat16() for tensor in core_inputs(batch, side, side, channels)]
-        code = side * side * batch * 4 * (inputs[2].shape[2] + 2)
-        for passes, maps, codes in (("forward", 2, 2), ("both", 5, 4)):  # both: x twice, y, its gradient, x's gradient
+        inputs = [tensor.bfloat16() for tensor in core_inputs(batch, side, side, channels)] code = side * side * batch *
+        4 * (inputs[2].shape[2] + 2) for passes, maps, codes in (("forward", 2, 2), ("both", 5, 4)):  # both: x twice,
+        y, its gradient, the gradient of x
             floor_s = 2 * (maps * inputs[0].numel() + codes * code) / rate
             calls = {name: functools.partial(run_core, call, inputs, passes) for name, call in candidates.items()}
             timings = in_turns(calls, rounds, flush=True)
@@ -181,7 +181,7 @@ def run_core(function: Callable[..., Tensor], inputs: list[Tensor], passes: str)
 
 
 def network(name: str, pixels: int) -> nn.Module:
-    """Return a network in bfloat16, channels-last, cut after its tap, with fresh weights."""
+    """Return a bfloat16 channels-last network, truncated after its tap, with fresh weights."""
     torch.manual_seed(0)
     entry = catalog.entry(NETWORKS[name][pixels == 512])
     return entry.build().freeze().to(DEVICE, torch.bfloat16, memory_format=torch.channels_last)
@@ -194,7 +194,7 @@ def images(batch: int, pixels: int) -> Tensor:
 
 
 def graphed(model: nn.Module, pixel_values: Tensor) -> Call:
-    """Record one forward as a CUDA graph and return its replay."""
+    """Capture a forward pass as a CUDA graph and return its replay."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -213,7 +213,7 @@ def graphed(model: nn.Module, pixel_values: Tensor) -> Call:
 
 
 def time_networks(batch: int, rounds: int, *, compiled: bool, latency: bool) -> Results:
-    """Time all families: at 224 and 512 pixels in batches, or one image of 224 pixels, eager and as a CUDA graph."""
+    """Time all families: batches of 224 and 512 pixels, or a single image of 224 pixels, also as a CUDA graph."""
     results: Results = []
     for name in NETWORKS:
         for pixels in (224,) if latency else (224, 512):
@@ -265,19 +265,19 @@ def milliseconds(row: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("core", "networks", "latency"), help="a third of it")
-    parser.add_argument("--batch", type=int, default=128, help="images a batch, of the core and the networks")
-    parser.add_argument("--rounds", type=int, default=20, help="counted calls of each candidate")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--only", choices=("core", "networks", "latency"), help="run one part")
+    parser.add_argument("--batch", type=int, default=128, help="batch size of the core and the networks")
+    parser.add_argument("--rounds", type=int, default=20, help="timed calls of each candidate")
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA GPU, and torch sees none here", file=sys.stderr)
         raise SystemExit(2)
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False  # the outputs compared in float32 shall be float32
+    torch.backends.cudnn.allow_tf32 = False  # TF32 would blur the float32 references
     device = torch.cuda.get_device_properties(0)
     triton = importlib.import_module("triton").__version__
     print(f"{device.name}, torch {torch.__version__}, CUDA {torch.version.cuda}, Triton {triton}")

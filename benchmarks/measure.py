@@ -1,7 +1,7 @@
-"""Time candidates against each other in one run, and print what was measured and on what.
+"""Time candidates against each other in one run, and print the results with a description of the machine.
 
-Only ratios of the same run count: a machine drifts by 10 to 20 percent between runs. So candidates take turns,
-in an order that is reversed every round, after a warm-up that is not counted.
+Only ratios within a run are meaningful, because a machine drifts by 10 to 20 percent between runs. So candidates take
+turns, in an order that is reversed every round, after an uncounted warm-up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eyeswap.runs.environment import environment
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each counted call of one candidate."""
+    """Seconds of each timed call of one candidate."""
 
     seconds: tuple[float, ...]
 
@@ -44,7 +44,7 @@ class Timing:
 
 
 def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
-    """Call every candidate once a round, rounds forwards and backwards in turn; return their timings."""
+    """Call every candidate once per round, reversing the order every round; return their timings."""
     for call in candidates.values():
         for _ in range(warmup):
             call()
@@ -59,7 +59,7 @@ def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int, warm
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table, first column left-aligned."""
+    """Print a table with the first column left-aligned."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
@@ -69,11 +69,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def machine() -> dict[str, Any]:
-    """Return versions, processor and threads."""
+    """Return versions, processor and number of threads."""
     return environment().model_dump(mode="json")
 
 
 def write_results(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Write everything measured as JSON, if a path was given."""
+    """Write all results as JSON, if a path is given."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""The authors' own VMamba (single file ``vmamba.py`` of MzeroMiko/VMamba) as a peer, from a checkout of yours.
+"""The authors' own VMamba (the single file ``vmamba.py`` of MzeroMiko/VMamba) as a peer, from your checkout.
 
-Nothing of it is part of eyeswap: pass the checkout's folder as ``--official``. What the file imports but a CPU run
-does not need (Triton, timm's registry, fvcore) is stood in for while it is read.
+eyeswap contains none of it: pass the folder of the checkout as ``--official``. Modules that the file imports but does not
+need on a CPU (Triton, timm's registry, fvcore) are replaced by stubs during the import.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def official_module(checkout: Path) -> types.ModuleType:
     """Import ``vmamba.py`` from a checkout.
 
     Raises:
-        SpecError: if it is not there.
+        SpecError: if the file does not exist.
     """
     if not (checkout / "vmamba.py").is_file():
-        raise SpecError(f"--official {checkout}: no vmamba.py there; pass a checkout of MzeroMiko/VMamba")
+        raise SpecError(f"--official {checkout}: has no vmamba.py; pass a checkout of MzeroMiko/VMamba")
     stand_ins = _stand_ins()
     before = {name: sys.modules.get(name) for name in stand_ins}
     sys.modules.update(stand_ins)
@@ -67,7 +67,7 @@ def official_module(checkout: Path) -> types.ModuleType:
 
 
 class OfficialVMamba(nn.Module):
-    """The authors' network with the weights of one of ours, read where ours ends (after the last block)."""
+    """The authors' network with the weights of one of ours, up to the last block."""
 
     def __init__(self, checkout: Path, ours: VMamba, architecture: dict[str, Any]) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ class OfficialVMamba(nn.Module):
             ssm_d_state=1, ssm_dt_rank="auto", ssm_conv=3, ssm_conv_bias=False, forward_type="v05_noz", mlp_ratio=4.0,
             downsample_version="v3", patchembed_version="v2", norm_layer="ln2d",
         ).eval()  # fmt: skip
-        own = self.network.state_dict()
+        expected = self.network.state_dict()
         weights = {_new_spelling(key): value for key, value in ours.state_dict().items()}
-        missing = [key for key in own if key not in weights and not key.startswith("classifier")]
+        missing = [key for key in expected if key not in weights and not key.startswith("classifier")]
         if missing:
-            raise SpecError(f"--official {checkout}: its networks have a key that ours lack: {missing[0]}")
-        fitted = {key: weights[key].view(value.shape) for key, value in own.items() if key in weights}
+            raise SpecError(f"--official {checkout}: its network has a key that ours lacks: {missing[0]}")
+        fitted = {key: weights[key].view(value.shape) for key, value in expected.items() if key in weights}
         self.network.load_state_dict(fitted, strict=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def _new_spelling(key: str) -> str:
 
 
 def official_core(checkout: Path) -> Any:
-    """Return a function like `published_style.ss2d_published_style` that runs the authors' pieces."""
+    """Return a function like `published_style.ss2d_published_style` that calls the authors' functions."""
     module = official_module(checkout)
 
     def core(x: Tensor, x_proj: Tensor, dt_projs: Tensor, dt_bias: Tensor, a_logs: Tensor, skip: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Vim and Spatial-Mamba as their authors' code computes them on a CPU: peers of the speed tables.
+"""Vim and Spatial-Mamba as their authors' code computes them on a CPU: the peers in the speed tables.
 
-Both walk the steps of a scan one by one in Python, decay and drive of all steps built at once. Vim turns the sequence
-round for its second direction; its convolutions and projections are channels first. Spatial-Mamba's repository has no
-scan for a CPU: the same loop keeps all states, and one 11 x 11 depthwise convolution on a padded map mixes them. Both
-run the weights of one of our networks. Written from the papers and from what the released code does.
+Both take the steps of a scan one by one in Python, after computing decay and drive of all steps at once. Vim reverses
+the sequence for its second direction; its convolutions and projections are channels-first. Spatial-Mamba's repository
+has no CPU scan: the same loop is used to keep all states, and one 11 x 11 depthwise convolution on a padded map mixes
+them. Both use the weights of one of our networks. Written from the papers and from what the released code does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eyeswap.backbones.vim import Mixer, Vim
 def both_ways_published_style(
     x: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, a_log: Tensor, skip: Tensor
 ) -> Tensor:
-    """Scan ``[B, 2, L, D]`` both ways and add up; arguments as for `eyeswap.ops.bidirectional_scan`."""
+    """Scan ``[B, 2, L, D]`` both ways and add; arguments as for `eyeswap.ops.bidirectional_scan`."""
     total = 0
     for way in range(2):
         rows = x[:, way].transpose(1, 2).contiguous()
@@ -27,8 +27,8 @@ def both_ways_published_style(
         rank, states = dt_proj.shape[2], a_log.shape[2]
         code, b, c = torch.einsum("bdl,cd->bcl", rows, x_proj[way]).split([rank, states, states], dim=1)
         delta = F.softplus(torch.einsum("brl,dr->bdl", code, dt_proj[way]) + dt_bias[way, :, None])
-        kept = walk(rows, delta, -a_log[way].exp(), b)
-        y = torch.stack([torch.einsum("bdn,bn->bd", h, c[:, :, t]) for t, h in enumerate(kept)], dim=2)
+        history = all_states(rows, delta, -a_log[way].exp(), b)
+        y = torch.stack([torch.einsum("bdn,bn->bd", h, c[:, :, t]) for t, h in enumerate(history)], dim=2)
         y = y + rows * skip[way, :, None]
         total = total + (y.flip(-1) if way else y)
     return total.transpose(1, 2)
@@ -39,10 +39,10 @@ def states_published_style(x: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: 
     rows = x.transpose(1, 2).contiguous()
     code, b, _ = torch.einsum("bdl,cd->bcl", rows, x_proj).split([dt_proj.shape[1], 1, 1], dim=1)
     delta = F.softplus(torch.einsum("brl,dr->bdl", code, dt_proj) + dt_bias[:, None])
-    return torch.stack(walk(rows, delta, -a_log.exp(), b), dim=2)[..., 0].transpose(1, 2)
+    return torch.stack(all_states(rows, delta, -a_log.exp(), b), dim=2)[..., 0].transpose(1, 2)
 
 
-def walk(u: Tensor, delta: Tensor, a: Tensor, b: Tensor) -> list[Tensor]:
+def all_states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor) -> list[Tensor]:
     """Return the state ``[B, D, S]`` of every step; ``u`` and ``delta`` are ``[B, D, L]``, ``b`` is ``[B, S, L]``."""
     decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, a))
     drive = torch.einsum("bdl,bnl,bdl->bdln", delta, b, u)
@@ -87,7 +87,9 @@ class PublishedStyleVim(nn.Module):
         states = a_log.shape[1]
         code, b, c = x_proj(x.transpose(1, 2)).transpose(1, 2).split([dt_proj.in_features, states, states], dim=1)
         delta = F.softplus(dt_proj.weight @ code + dt_proj.bias[:, None])
-        outputs = [torch.einsum("bdn,bn->bd", h, c[:, :, t]) for t, h in enumerate(walk(x, delta, -a_log.exp(), b))]
+        outputs = [
+            torch.einsum("bdn,bn->bd", h, c[:, :, t]) for t, h in enumerate(all_states(x, delta, -a_log.exp(), b))
+        ]
         return (torch.stack(outputs, dim=2) + x * skip[:, None]) * F.silu(z)
 
 
@@ -124,7 +126,7 @@ class PublishedStyleSpatialMamba(nn.Module):
         rank = op.dt_projs_weight.shape[1]
         code, b, c = torch.einsum("bdl,cd->bcl", rows, op.x_proj_weight).split([rank, 1, 1], dim=1)
         delta = F.softplus(torch.einsum("brl,dr->bdl", code, op.dt_projs_weight) + op.dt_projs_bias[:, None])
-        states = torch.stack(walk(rows, delta, -op.A_logs.exp(), b), dim=2)[..., 0]  # [B, inner, L]
+        states = torch.stack(all_states(rows, delta, -op.A_logs.exp(), b), dim=2)[..., 0]  # [B, inner, L]
         padded = F.pad(states.unflatten(2, (height, width)), (5,) * 4, mode="replicate")
         fused = F.conv2d(padded, kernel, groups=inner).flatten(2)
         y = (fused * c + op.Ds[:, None] * rows).transpose(1, 2).unflatten(1, (height, width))
@@ -132,7 +134,7 @@ class PublishedStyleSpatialMamba(nn.Module):
 
 
 def _merged(op: StructuredScan) -> Tensor:
-    """Return the three kernels of a state fusion as one of 11 x 11."""
+    """Return the three kernels of a state fusion as a single 11 x 11 kernel."""
     fusion = op.state_fusion
     kernels = (fusion.kernel_3, fusion.kernel_3_1, fusion.kernel_3_2)
     merged = kernels[0].new_zeros(len(kernels[0]), 1, 11, 11)
