@@ -1,4 +1,4 @@
-"""Time scans and whole networks on this CPU against their authors' way of computing them, and all families side by side.
+"""Time scans and whole networks on this CPU against the way their authors compute them, and all families.
 
     python benchmarks/backbones.py                       # about 12 minutes on 2 CPU cores
     python benchmarks/backbones.py --only core --json core.json
@@ -84,9 +84,7 @@ def check(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
     """
     difference = float((ours.float() - theirs).norm() / theirs.norm())
     if not difference < tolerance:
-        raise EyeswapError(
-            f"{name}: outputs differ by {difference:.1e} of their norm, expected less than {tolerance:.0e}"
-        )
+        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected below {tolerance:.0e}")
 
 
 def compare(timings: dict[str, Timing], peer: str, setting: dict[str, Any]) -> Results:

@@ -72,7 +72,7 @@ def check(name: str, got: Tensor, want: Tensor, tolerance: float) -> float:
     """
     difference = float((got.double() - want.double()).norm() / want.double().norm())
     if not difference < tolerance:
-        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected less than {tolerance:.0e}")
+        raise EyeswapError(f"{name}: outputs differ by {difference:.1e} of their norm, expected below {tolerance:.0e}")
     return difference
 
 
@@ -154,9 +154,9 @@ def time_core(batch: int, rounds: int) -> Results:
     print(f"copies move {rate / 1e12:.2f} TB/s")
     results: Results = []
     for side, channels in STAGES:
-        inputs = [tensor.bfloat16() for tensor in core_inputs(batch, side, side, channels)] code = side * side * batch *
-        4 * (inputs[2].shape[2] + 2) for passes, maps, codes in (("forward", 2, 2), ("both", 5, 4)):  # both: x twice,
-        y, its gradient, the gradient of x
+        inputs = [tensor.bfloat16() for tensor in core_inputs(batch, side, side, channels)]
+        code = side * side * batch * 4 * (inputs[2].shape[2] + 2)
+        for passes, maps, codes in (("forward", 2, 2), ("both", 5, 4)):  # both: x twice, y, and the gradients of both
             floor_s = 2 * (maps * inputs[0].numel() + codes * code) / rate
             calls = {name: functools.partial(run_core, call, inputs, passes) for name, call in candidates.items()}
             timings = in_turns(calls, rounds, flush=True)

@@ -1,7 +1,7 @@
 """The authors' own VMamba (the single file ``vmamba.py`` of MzeroMiko/VMamba) as a peer, from your checkout.
 
-eyeswap contains none of it: pass the folder of the checkout as ``--official``. Modules that the file imports but does not
-need on a CPU (Triton, timm's registry, fvcore) are replaced by stubs during the import.
+eyeswap contains none of it: pass the folder of the checkout as ``--official``. Modules that the file imports but does
+not need on a CPU (Triton, timm's registry, fvcore) are replaced by stubs during the import.
 """
 
 from __future__ import annotations
