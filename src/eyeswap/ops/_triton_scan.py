@@ -1,8 +1,8 @@
-"""The selective scan on a GPU: a Triton kernel for each way, and the two as one differentiable operator.
+"""The selective scan on a GPU: the forward Triton kernel, and both kernels as one differentiable operator.
 
-One program walks one direction of one image for a block of channels, a tile of steps at a time, the state in
-registers. Directions write outputs of their own, which are then added up, so that no two programs write to the
-same place and results do not depend on their order. Layouts are those of `scan_rows`.
+One program scans one direction of one image for a block of channels, one tile of steps at a time, with the state in
+registers. Directions write separate outputs, which are then added, so that no two programs write to the same memory and
+results do not depend on their order. Layouts are those of `scan_rows`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _scan(
     while start < length:  # a for loop to a run-time end fails in Triton's interpreter with numpy 2.4
         step = start + tl.arange(0, BLOCK_T)
         in_t = step < length
-        p = tl.load(order + k * length + step, mask=in_t, other=0)  # int64, as are all offsets made of it
+        p = tl.load(order + k * length + step, mask=in_t, other=0)  # int64, like all offsets computed from it
         in_tc, in_ts = in_t[:, None] & in_c[None, :], in_t[:, None] & in_s[None, :]
         at = (scan * length + p)[:, None]
         x = tl.load(delta + at * channels + channel[None, :], mask=in_tc, other=0.0) + shift[None, :]
@@ -57,7 +57,7 @@ def _scan(
 def scan_triton(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, bias: Tensor, order: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return ``y [B, G, L, C]`` and the last states ``[B, K, S, C]``, without skip connection."""
+    """Return ``y [B, G, L, C]`` and the last states ``[B, K, S, C]``, without the skip connection."""
     batch, directions, length, channels = delta.shape
     groups, states = u.shape[1], a.shape[1]
     y = u.new_empty(batch, directions, length, channels)

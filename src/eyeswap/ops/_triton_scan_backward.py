@@ -1,17 +1,17 @@
 """The gradient of the selective scan on a GPU: a Triton kernel.
 
-With ``h[t] = decay[t] h[t-1] + dt[t] u[t] b[t]``, ``decay = exp(dt a)`` and ``y = c h``, what later steps ask of
-the state, ``w[t] = decay[t] (c[t] gy[t] + w[t+1])``, is a recurrence too, from the last step to the first. With
-``g[t] = c[t] gy[t] + w[t+1]``, the gradient of ``h[t]``, all others follow:
+With ``h[t] = decay[t] h[t-1] + dt[t] u[t] b[t]``, ``decay = exp(dt a)`` and ``y = c h``, the gradient that a step
+passes to the previous state, ``w[t] = decay[t] (c[t] gy[t] + w[t+1])``, is a recurrence too, from the last step to the
+first. With ``g[t] = c[t] gy[t] + w[t+1]``, the gradient of ``h[t]``, all others follow:
 
     g_dt = sum_s g h[t-1] decay a + u sum_s g b      g_u = dt sum_s g b      g_a = sum_t g h[t-1] decay dt
     g_b = sum_channels g dt u                        g_c = sum_channels gy h
 
-A program has the directions and channels of its forward twin. It first walks forwards to note the state before
-each tile, then takes the tiles from the last to the first: states h in the order of the steps, demands w in the
-reverse order (by reversed indices, a scan that starts at the end), both laid out in memory, so that each step
-finds h of the step before and w of the step after. Sums over channels are written for each block and added up
-afterwards in a fixed order; nothing is added atomically, so results are the same to the bit every time.
+A program has the direction and channels of its forward counterpart. It first scans forwards to store the state before
+each tile, then takes the tiles from the last to the first: it recomputes states h in step order and gradients w in
+reverse order (a scan over reversed indices), and writes both to memory, so that each step finds h of the previous and w
+of the next step, which other threads hold. Sums over channels are written per block and added afterwards in a fixed
+order; nothing is added atomically, so results are bit-identical every time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _backward(
     shift = tl.load(bias + k * channels + channel, mask=in_c, other=0.0)
     tiles = (length + BLOCK_T - 1) // BLOCK_T
 
-    # Memory of this program alone: the state before each tile; of a tile h (from -1 on) and w (up to T).
+    # Memory private to this program: the state before each tile; for one tile h (steps -1 to T-1) and w (steps 0 to T).
     cell = tl.arange(0, BLOCK_C)[:, None] * BLOCK_S + state[None, :]
     PLANE: tl.constexpr = BLOCK_C * BLOCK_S
     starts += (scan * tl.num_programs(1) + block) * tiles * PLANE
@@ -76,7 +76,7 @@ def _backward(
     g_matrix = tl.zeros_like(matrix)
     while tile > 0:
         tile -= 1
-        # Demands, from the last step of the tile to its first.
+        # The gradients w, from the last step of the tile to its first.
         back = tile * BLOCK_T + BLOCK_T - 1 - row
         in_t = back < length
         p = tl.load(order + k * length + back, mask=in_t, other=0)
@@ -86,12 +86,12 @@ def _backward(
         decay = tl.exp(step_sizes(x, in_t, USE_SOFTPLUS)[:, :, None] * matrix[None, :, :])
         gy_t = tl.load(gy + (group * length + p)[:, None] * channels + channel[None, :], mask=in_tc, other=0.0)
         c_t = tl.load(c + at * STATES + state[None, :], mask=in_ts, other=0.0)
-        demands = recur(decay, decay * (gy_t[:, :, None] * c_t[:, None, :]), w)
+        passed = recur(decay, decay * (gy_t[:, :, None] * c_t[:, None, :]), w)
         tl.store(w_trail + BLOCK_T * PLANE + cell, w)
-        tl.store(w_trail + ((BLOCK_T - 1) * PLANE - row[:, None, None] * PLANE) + cell[None, :, :], demands)
-        w = last_step(demands)
+        tl.store(w_trail + ((BLOCK_T - 1) * PLANE - row[:, None, None] * PLANE) + cell[None, :, :], passed)
+        w = last_step(passed)
 
-        # States, in the order of the steps.
+        # The states h, in step order.
         step = tile * BLOCK_T + row
         in_t = step < length
         p = tl.load(order + k * length + step, mask=in_t, other=0)
@@ -109,7 +109,7 @@ def _backward(
         states = recur(decay, (dt * u_t)[:, :, None] * b_t[:, None, :], h)
         tl.store(h_trail + cell, h)
         tl.store(h_trail + PLANE + of_trail, states)
-        tl.debug_barrier()  # what one thread has stored another one loads
+        tl.debug_barrier()  # threads load what other threads have stored
 
         g = gy_t[:, :, None] * c_t[:, None, :] + tl.load(w_trail + PLANE + of_trail)
         through = g * decay * tl.load(h_trail + of_trail)  # gradient of dt * a
@@ -123,7 +123,7 @@ def _backward(
         of_bc = (block * scans * length + at) * STATES + state[None, :]
         tl.store(gb + of_bc, tl.sum(g * (dt * u_t)[:, :, None], axis=1), mask=in_ts)
         tl.store(gc + of_bc, tl.sum(states * gy_t[:, :, None], axis=1), mask=in_ts)
-        tl.debug_barrier()  # the next tile uses the same memory
+        tl.debug_barrier()  # the next tile reuses this memory
     tl.store(ga + of_cs, g_matrix, mask=in_cs)
 
 

@@ -1,13 +1,13 @@
-"""SS2D on a GPU: one Triton kernel that scans a map in four directions in place and adds up the results.
+"""SS2D on a GPU: one Triton kernel that scans a map in four directions in place and adds the results.
 
-One program walks one image for a block of channels: direction after direction, tile after tile of steps, the
-state in registers. A direction is index arithmetic: step t is position t (0, by rows) or ``(t % H) W + t // H``
-(1, by columns), and directions 2 and 3 count t from the end. Step sizes are made on the way, as the product of
-the step-size code and its weights, so nothing of the size of four maps is ever written. Directions add to the
-sum that the one before has left, always in the same order: no two programs write to one place. A few images are
-too few programs for a GPU: then each direction is a program with an output of its own, added up afterwards.
+One program scans one image for a block of channels: one direction after another, one tile of steps after another, with
+the state in registers. A direction is index arithmetic: step t visits position t (0, by rows) or ``(t % H) W + t // H``
+(1, by columns), and directions 2 and 3 count t from the end. Step sizes are computed in the kernel, as the product of
+the step-size code and its weights, so nothing of the size of four maps is ever written. Each direction adds to the sum
+of the previous ones, always in the same order, and no two programs write to the same memory. A few images are too few
+programs to fill a GPU: then each direction is a program with its own output, and the outputs are added afterwards.
 
-With N states of a channel: ``h[t] = exp(dt A) h[t-1] + dt u B``, ``y = C h``, ``dt = softplus(W code + bias)``.
+For each state of a channel: ``h[t] = exp(dt A) h[t-1] + dt u B``, ``y = sum C h``, ``dt = softplus(W code + bias)``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eyeswap.ops._triton_math import last_step, recur, step_sizes, tile_shape, w
 from eyeswap.ops._triton_scan_backward import scan_triton_backward
 from eyeswap.ops.ss2d import cross_scan_order
 
-FEW_PROGRAMS = 256  # about two for each of a GPU's multiprocessors
+FEW_PROGRAMS = 256  # about two per multiprocessor of a large GPU
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -77,7 +77,7 @@ def _ss2d(
             else:
                 tl.store(y + at, out, mask=in_tc)
             start += BLOCK_T
-        tl.debug_barrier()  # the next direction adds to what other threads of this program have stored
+        tl.debug_barrier()  # the next direction loads sums that other threads of this program have stored
         k += 1
 
 
@@ -85,7 +85,7 @@ def _ss2d(
 def ss2d_triton(
     x: Tensor, projected: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor, height: int, width: int
 ) -> Tensor:
-    """Scan maps in four directions and add up.
+    """Scan maps in four directions and add the results.
 
     Args:
         x: ``[B, L, D]``, ``L = height * width``.
@@ -104,7 +104,7 @@ def ss2d_triton(
     x, projected, weight, bias, a, skip = (t.contiguous() for t in (x, projected, weight, bias, a, skip))
     block_t, block_c, block_s = tile_shape(states)
     programs = batch * triton.cdiv(channels, block_c)
-    directions = 1 if programs < FEW_PROGRAMS else 4  # of a program
+    directions = 1 if programs < FEW_PROGRAMS else 4  # per program
     grid = (batch, triton.cdiv(channels, block_c), 4 // directions)
     y = torch.empty_like(x)
     if directions == 1:
@@ -133,7 +133,7 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    """Make the step sizes, differentiate the general scan, and carry on through the product of the step sizes."""
+    """Compute the step sizes, differentiate the general scan, then the product that gives the step sizes."""
     x, projected, weight, bias, a, skip = ctx.saved_tensors
     dtype, states = a.dtype, a.shape[1]
     order = cross_scan_order(ctx.height, ctx.width).to(x.device)
