@@ -19,40 +19,24 @@ from eyeswap.ops import selective_scan, ss2d
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 COMPILES = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from eyeswap.ops._triton_math import tile_shape
-from eyeswap.ops._triton_scan import _scan
-from eyeswap.ops._triton_scan_backward import _backward
-from eyeswap.ops._triton_ss2d import _ss2d
+from benchmarks.ptx import KERNELS, compile_kernel
 
-INTEGERS = ("groups", "directions", "length", "channels", "height", "width")
-
-def compiled(kernel, states, warps, inputs, capability, ones=()):
-    tile = dict(zip(("BLOCK_T", "BLOCK_C", "BLOCK_S"), tile_shape(states)))
-    constants = {"STATES": states, "USE_SOFTPLUS": True, "RANK": 6, "BLOCK_R": 16, "DIRECTIONS": 4}
-    constants |= {**tile, **dict.fromkeys(ones, 1)}
-    kinds = dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(("x", "projected", "weight", "y"), inputs)
-    kinds["order"] = "*i64"
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else kinds.get(name, "*fp32") for name in names}
-    places = {(names.index(name),): value for name, value in constants.items() if name in names}
-    source = ASTSource(kernel, signature=signature, constexprs=places)
-    target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
-
-assert compiled(_ss2d, 1, 1, "*bf16", 90)
-assert compiled(_scan, 8, 4, "*fp32", 80)
-assert compiled(_backward, 1, 4, "*fp32", 90)
-for kernel in (_ss2d, _scan, _backward):  # a launch makes ones constant
-    assert compiled(kernel, 3, 8, "*fp32", 80, ones=(*INTEGERS, "DIRECTIONS"))
+assert compile_kernel("scan", 8, 0, num_warps=4, arch=80).asm["cubin"]
+assert compile_kernel("backward", 1, 0, num_warps=4, arch=90).asm["cubin"]
+for name in KERNELS:  # a launch turns sizes of 1 into constants
+    assert compile_kernel(name, 3, 6, num_warps=8, arch=80, ones=True).asm["cubin"]
 """
 
 
 def run(*arguments, **environment):
+    root = Path(__file__).parents[2]
     finished = subprocess.run(
-        [sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=root,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout

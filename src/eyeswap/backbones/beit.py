@@ -27,7 +27,7 @@ CLASS_ROWS = 3  # the last rows of a table: class to patch, patch to class, clas
 
 
 class BEiTAdapter(ViTAdapter):
-    """BEiT with an adapter, read at one of its four output levels; arguments as for `ViTAdapter`."""
+    """BEiT with an adapter, tapped at one of its four output levels; arguments as for `ViTAdapter`."""
 
     prefix = 1  # the class token
     recomputed = (".relative_position_index",)

@@ -224,8 +224,8 @@ def _other_sizes(subject: Subject) -> list[tuple[int, int]]:
     (height, width), (rows, columns) = subject.geometry.canvas, subject.grid
     tall, wide = (-(-height // rows), -(-width // columns))  # pixels per token, rounded up
     half, full = (max(1, rows // 2), max(1, columns // 2)), (rows, columns)
-    whole = [(half[0], full[1]), (full[0], half[1]), half]
-    return [*((r * tall, c * wide) for r, c in whole), (half[0] * tall + 1, half[1] * wide + 3)]
+    grids = [(half[0], full[1]), (full[0], half[1]), half]
+    return [*((r * tall, c * wide) for r, c in grids), (half[0] * tall + 1, half[1] * wide + 3)]
 
 
 def check_repeat(subject: Subject) -> Finding:

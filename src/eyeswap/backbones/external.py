@@ -202,11 +202,11 @@ class TimmBackbone(VisionBackbone):
 
     def __init__(self, network: Any, tap: int, size: tuple[int, int]) -> None:
         super().__init__()
-        whole = set(network.state_dict())
+        all_keys = set(network.state_dict())
         (self.tap,) = network.prune_intermediate_layers([tap], prune_norm=True, prune_head=True)
         self.network = network.eval()
         self.beyond_tap = (
-            *(f"network.{key}" for key in whole.difference(network.state_dict())),
+            *(f"network.{key}" for key in all_keys.difference(network.state_dict())),
             "network.head.",
         )
         self._shapes_only = (copy.deepcopy(network).to("meta"),)  # in a tuple, so that torch does not register it

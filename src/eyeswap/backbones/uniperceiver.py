@@ -28,7 +28,7 @@ FRAMES = 8  # rows of the temporal embedding
 
 
 class UniPerceiverAdapter(ViTAdapter):
-    """Uni-Perceiver with an adapter, read at one of its four output levels.
+    """Uni-Perceiver with an adapter, tapped at one of its four output levels.
 
     Args:
         windows: window side of each block in tokens, None for global attention; by default all blocks are global.

@@ -36,7 +36,7 @@ class Vim(VisionBackbone):
         patch_size: side of a patch in pixels.
         stride: pixels from one patch to the next; smaller than ``patch_size`` in the fine-tuned variants.
         embed_dim: token width ``D``.
-        depth: number of blocks of the whole network.
+        depth: number of blocks of the complete network.
         d_state: state size S of the scans.
         expand: width of the scans relative to ``embed_dim``.
         d_conv: kernel size of the convolution before a scan.

@@ -54,7 +54,7 @@ class AdapterShape:
 
 
 class ViTAdapter(VisionBackbone):
-    """A ViT with an adapter, read at one of its four output levels.
+    """A ViT with an adapter, tapped at one of its four output levels.
 
     Subclasses replace the transformer: ``build_transformer``, ``embed`` and ``transformer_blocks``.
 

@@ -138,14 +138,14 @@ def _check_shapes(
 
 
 def choose_path(path: str, u: Tensor) -> str:
-    """Return the path that ``path`` means for tensors like ``u``, whatever their shape; each choice is logged once.
+    """Resolve ``path`` for tensors like ``u``, whatever their shape; each choice is logged once.
 
     Raises:
         SpecError: if ``path`` is unknown.
         EnvironmentProblem: if ``path`` cannot run here.
     """
     if path not in PATHS:
-        raise SpecError(f"selective_scan: no path {path!r}. {nearest(path, PATHS)}")
+        raise SpecError(f"selective_scan: unknown path {path!r}. {nearest(path, PATHS)}")
     has_triton = importlib.util.find_spec("triton") is not None
     if path == "auto":
         path = {"cpu": "numba", "cuda": "triton" if has_triton else "reference"}.get(u.device.type, "reference")
