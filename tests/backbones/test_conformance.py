@@ -179,7 +179,7 @@ def test_a_size_that_is_refused_in_due_form_is_no_fault():
     ("mean", "std", "status", "words"),
     [
         ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "failed", "divide mean and std by 255"),
-        ((0.5, 0.5, 0.5), (0.5 / 255,) * 3, "failed", "as if they were in 0..255"),
+        ((0.5, 0.5, 0.5), (0.5 / 255,) * 3, "failed", "as if colours were 0..255"),
         ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "note", "only if the network normalises them itself"),
         ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "ok", "normalised by mean 0.5/0.5/0.5"),
     ],

@@ -115,7 +115,7 @@ def test_the_json_of_an_entry_has_all_a_machine_needs():
     ("arguments", "words"),
     [
         (["list", "nonsense"], 'no backbone has "nonsense" in its name'),
-        (["list", "deit-t"], "left out: vit-adapter-upernet-deit-t-ade20k-512: the address"),
+        (["list", "deit-t"], "left out: vit-adapter-upernet-deit-t-ade20k-512: the authors' download"),
         (["list", "--family", "vmanba"], "--family vmanba: no such thing. Did you mean vmamba?"),
         (["list", "--objective", "detect"], "Did you mean detection?"),
         (["show", "vmamba-tny"], "did you mean"),
