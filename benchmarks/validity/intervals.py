@@ -19,10 +19,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
 
-from eyeswap.statistics.differences import Sample, holm, sample_differences, sample_intervals, sign_flips
+from eyeswap.statistics.differences import holm, sample_differences, sample_intervals, sign_flips
 from eyeswap.statistics.equivalence import equivalence, minimum_detectable
 from eyeswap.statistics.ranks import rank_intervals
-from eyeswap.statistics.resampling import LEVEL, Floats
+from eyeswap.statistics.resampling import LEVEL, Sample
+from eyeswap.statistics.tails import Floats
 
 ALPHA = 1 - LEVEL
 _AT_ONCE = 250  # studies with one layout of questions

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from eyeswap.statistics.crossed import Pair, Variances, arm_variances, pair_variances
-from eyeswap.statistics.differences import Sample, holm
+from eyeswap.statistics.differences import holm
 from eyeswap.statistics.equivalence import POWER
-from eyeswap.statistics.resampling import LEVEL
+from eyeswap.statistics.resampling import LEVEL, Sample
 from eyeswap.statistics.tails import Floats, matched_tail, reach, tail
 
 ALPHA = 1 - LEVEL

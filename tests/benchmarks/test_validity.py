@@ -13,7 +13,8 @@ from benchmarks.validity.intervals import FAMILIES, SCENARIOS, try_family, try_s
 from benchmarks.validity.seeds import Cell, block, try_cell
 
 from eyeswap.statistics.crossed import pair_variances
-from eyeswap.statistics.differences import Sample, judged_differences
+from eyeswap.statistics.differences import compare_arms
+from eyeswap.statistics.resampling import Sample
 from eyeswap.statistics.tails import tail
 
 STUDIES = 1500
@@ -104,7 +105,7 @@ def test_the_simulation_computes_what_a_report_computes():
     scores = sample.by_image().reshape(-1, 3, 2, sample.num_images)[7]
     values, residuals = (whole.reshape(-1, 3, 2, *whole.shape[2:])[7] for whole in (sample.values, sample.residuals()))
     found = pair_variances(values, residuals, [(0, 1), (0, 2), (1, 2)])
-    alone = judged_differences(Sample([scores * sample.num_images], [np.arange(sample.num_images)]))
+    alone = compare_arms(Sample([scores * sample.num_images], [np.arange(sample.num_images)]))
     for place, (interval, p) in enumerate(alone.values()):
         assert interval.seed_error**2 == pytest.approx(found.runs[place])
         assert interval.standard_error**2 == pytest.approx(found.runs[place] + found.images[place])

@@ -13,7 +13,8 @@ from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.results.compare import compare_runs
 from eyeswap.results.scores import score_run
-from eyeswap.statistics.differences import paired_difference, sign_flip
+from eyeswap.statistics.differences import compare_arms
+from eyeswap.statistics.resampling import Sample
 from official_files import NUM_QUESTIONS, write_official_files, write_predictions
 
 
@@ -47,8 +48,7 @@ def test_the_difference_is_that_of_the_scores_and_its_interval_that_of_the_stati
             assert entry["difference"] == pytest.approx(entry["second"] - entry["first"])
             assert entry["p_holm"] >= entry["p"]
     a, b = (pq.read_table(run / "predictions" / "gqa.parquet").to_pydict() for run in runs)
-    interval, _ = paired_difference(b["score"], a["score"], a["image"])
-    p = sign_flip([b["score"]], [a["score"]], [a["image"]])
+    interval, p = compare_arms(Sample([np.stack([b["score"], a["score"]])], [a["image"]]))[0, 1]
     assert found["benchmarks"]["gqa"]["interval"] == pytest.approx([100 * interval.low, 100 * interval.high])
     assert found["benchmarks"]["gqa"]["p"] == pytest.approx(p)
     only_a = sum(x > y for x, y in zip(a["score"], b["score"], strict=True))
@@ -61,7 +61,7 @@ def test_other_modes_are_told(runs, tmp_path, root):
     index = tmp_path / "predictions" / "benchmarks.json"
     index.write_text(index.read_text().replace('"study"', '"official"'))
     notes = compare_runs(runs[0], tmp_path)["notes"]
-    assert notes == ["gqa: the first run was asked and scored in mode study, the second in mode official"]
+    assert notes == ["gqa: the first run was asked and scored in study mode, the second in official mode"]
 
 
 def test_soft_scores_have_no_mcnemar_test(runs, tmp_path, root):

@@ -8,7 +8,8 @@ import pytest
 from eyeswap.errors import DataError
 from eyeswap.files import write_json
 from eyeswap.results.scores import pool_seeds, read_run_predictions, score_run, write_scores
-from eyeswap.statistics.differences import bootstrap_mean
+from eyeswap.statistics.differences import sample_intervals
+from eyeswap.statistics.resampling import Sample
 
 SHAPE = {
     "pope": {"group": "vqa", "title": "POPE", "metric": "accuracy", "baseline": "always yes"},
@@ -51,7 +52,7 @@ def test_scores_have_the_documented_shape_and_are_percent(tmp_path):
     table = pq.read_table(run / "predictions" / "refcoco.parquet").to_pydict()
     assert refcoco["score"] == pytest.approx(100 * np.mean(table["score"]), abs=1e-3)
     assert refcoco["gain"]["value"] == pytest.approx(refcoco["score"] - refcoco["baseline"]["score"], abs=1e-3)
-    expected = bootstrap_mean(table["score"], table["image"])
+    expected = sample_intervals(Sample([[table["score"]]], [table["image"]]))[0]
     assert refcoco["interval"] == pytest.approx([100 * expected.low, 100 * expected.high], abs=1e-3)
     assert scores["benchmarks"]["refcoco"]["invalid_rate"] == 10.0
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import special
 
 from eyeswap.statistics.crossed import SeedVariance, arm_variances, pair_variances, pooled_variance
-from eyeswap.statistics.differences import Sample, sample_differences
+from eyeswap.statistics.differences import sample_differences
 from eyeswap.statistics.equivalence import minimum_detectable
+from eyeswap.statistics.resampling import Sample
 
 PAIRS = [(0, 1), (0, 2), (1, 2)]
 

@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eyeswap.errors import DataError
-from eyeswap.statistics.differences import (
-    SeedVariance,
-    judged_differences,
-    sample_differences,
-    sample_intervals,
-    sign_flips,
-)
+from eyeswap.statistics.crossed import SeedVariance
+from eyeswap.statistics.differences import compare_arms, sample_differences, sample_intervals, sign_flips
 from eyeswap.statistics.resampling import Interval, Sample
 
 
@@ -74,9 +69,9 @@ def test_a_difference_that_is_decided_has_an_interval_without_zero():
 def test_a_stated_seed_variance_widens_intervals_and_raises_p_values():
     scores, images = answers(np.random.default_rng(5), 2, 1, 300, 0.1)
     sample = Sample([scores], [images])
-    alone, p_alone = judged_differences(sample)[0, 1]
-    known, p_known = judged_differences(sample, seeds=SeedVariance(0.03**2))[0, 1]
-    estimated, p_estimated = judged_differences(sample, seeds=SeedVariance(0.03**2, 4))[0, 1]
+    alone, p_alone = compare_arms(sample)[0, 1]
+    known, p_known = compare_arms(sample, seeds=SeedVariance(0.03**2))[0, 1]
+    estimated, p_estimated = compare_arms(sample, seeds=SeedVariance(0.03**2, 4))[0, 1]
     assert known.seed_error == pytest.approx(0.03 * np.sqrt(2))
     assert known.standard_error**2 == pytest.approx(alone.standard_error**2 + known.seed_error**2)
     assert alone.half_width() < known.half_width() < estimated.half_width()
@@ -95,20 +90,20 @@ def test_what_tells_apart_is_the_sign_flip_test_with_one_seed_and_the_interval_w
     scores, images = answers(generator, 3, 1, 60, 0.1)
     sample = Sample([scores], [images])
     flips = sign_flips(sample)
-    assert all(p == flips[pair] for pair, (_, p) in judged_differences(sample).items())
+    assert all(p == flips[pair] for pair, (_, p) in compare_arms(sample).items())
     scores, images = answers(generator, 2, 3, 60, 0.1)
     sample = Sample([scores], [images])
-    interval, p = judged_differences(sample)[0, 1]
+    interval, p = compare_arms(sample)[0, 1]
     assert interval == sample_differences(sample)[0, 1]
     assert p == interval.p_value()
 
 
 def test_a_difference_beyond_all_patterns_has_the_intervals_tail():
     sure = np.stack([np.ones(400), np.random.default_rng(4).random(400) < 0.2]).astype(float)
-    interval, p = judged_differences(Sample([sure], [np.arange(400)]))[0, 1]
+    interval, p = compare_arms(Sample([sure], [np.arange(400)]))[0, 1]
     assert p == interval.p_value() < 1e-20
 
 
 def test_arms_and_seeds_have_one_shape():
-    with pytest.raises(DataError, match="stand beside some of"):
+    with pytest.raises(DataError, match="different numbers of arms"):
         Sample([np.ones((2, 5)), np.ones((3, 5))], [np.arange(5), np.arange(5)])

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS
-from eyeswap.statistics.differences import Interval, Sample, SeedVariance, sample_intervals
+from eyeswap.statistics.crossed import SeedVariance
+from eyeswap.statistics.differences import sample_intervals
+from eyeswap.statistics.resampling import Interval, Sample
 
 GROUPS = ("vqa", "localization")
 Weights = Literal["counts", "published"]

@@ -23,7 +23,7 @@ from eyeswap.results.averages import Piece, Weights, average, gain, members, pie
 from eyeswap.results.readings import overlaps_of, readings, record_if_any
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index
-from eyeswap.statistics.differences import SeedVariance
+from eyeswap.statistics.crossed import SeedVariance
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
 

@@ -1,4 +1,4 @@
-"""Statistics of scores: what is resampled, and what follows for scores, pairs, ranks and predictors.
+"""Statistics of scores: resampling, and what follows from it for scores, pairs of arms, ranks and predictors.
 
-Pure arithmetic on arrays of scores, images and seeds; what a study or a benchmark is, nothing here knows.
+Pure arithmetic on arrays of scores, images and seeds; nothing here knows what a study or a benchmark is.
 """

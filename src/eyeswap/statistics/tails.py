@@ -1,10 +1,10 @@
-"""How far an error reaches that has two causes: which images were asked about, and how lucky training runs were.
+"""Tail probabilities of an error with two sources: the choice of images and the variation between training runs.
 
-An estimate's error is the sum of two independent parts, each with a variance of its own that is estimated from data:
-that of images with many degrees of freedom, that of training runs with few. Their studentized sum follows no Student's
-t; this is the problem of Behrens (1929) and Fisher (1935, Annals of Eugenics 6:391). Given the runs' estimate ``v``
-with ``f`` degrees of freedom, their true variance is ``f v / x`` for a chi-squared ``x``, and the tail of the error is
-the mean of the tails that it has for each ``x``. All functions but `reach` take arrays and broadcast them.
+An estimate's error is the sum of two independent terms whose variances are both estimated: that of images with many
+degrees of freedom, that of training runs with few. The studentized sum does not follow Student's t; this is the problem
+of Behrens (1929) and Fisher (1935, Annals of Eugenics 6:391). Given the estimate ``v`` with ``f`` degrees of freedom,
+the true variance between runs is ``f v / x`` for a chi-squared ``x``, and the tail of the error is the mean over ``x``
+of its tails given ``x``. All functions but `reach` take arrays and broadcast them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy import optimize, special, stats
 Floats = NDArray[np.float64]
 
 _NODES = 40
-_AS_GOOD_AS_KNOWN = 1e9  # degrees of freedom
+_EFFECTIVELY_KNOWN = 1e9  # degrees of freedom
 _OUTSIDE = 1e-12  # probability beyond either end of the quadrature
 
 
@@ -27,15 +27,16 @@ def tail(
 ) -> Floats:
     """Return the two-sided tail ``P(|e| >= distance)`` of ``e = t_fi sqrt(images) + t_fr sqrt(runs)``.
 
-    It is Student's where one of the parts is zero. A test that takes it for its p-value rejects true nulls less often
-    than it may, and in no known case more often (Robinson 1976, The Annals of Statistics 4:963), also far out.
+    It is that of Student's t where one of the variances is zero. A test with this p-value is conservative: in no known
+    case does it reject true nulls more often than its level (Robinson 1976, The Annals of Statistics 4:963), at small
+    levels too.
 
     Args:
-        distance: of the estimate from the null, at least 0.
-        images: variance that comes from the choice of images.
-        runs: variance that comes from the luck of training runs; one of the two is above 0.
+        distance: distance of the estimate from the null, at least 0.
+        images: variance due to the choice of images.
+        runs: variance due to training runs; at least one of the two is above 0.
         image_freedom: degrees of freedom of ``images``.
-        run_freedom: degrees of freedom of ``runs``; infinite where it is known and not estimated.
+        run_freedom: degrees of freedom of ``runs``; infinite where the variance is known rather than estimated.
     """
     distance, images, runs, image_freedom = (
         np.asarray(value, np.float64) for value in (distance, images, runs, image_freedom)
@@ -51,12 +52,12 @@ def tail(
 def matched_tail(
     distance: ArrayLike, images: ArrayLike, runs: ArrayLike, image_freedom: ArrayLike, run_freedom: float
 ) -> Floats:
-    """Return the tail whose intervals hold the truth as often as they say; arguments as `tail`.
+    """Return the tail from which intervals with the nominal coverage follow; arguments as `tail`.
 
-    With ``w`` the images' share of the variance it is ``w`` times the tail with ``f + 2`` degrees of freedom around the
+    With ``w`` the images' share of the variance, it is ``w`` times the tail with ``f + 2`` degrees of freedom for the
     same sum of squares plus ``1 - w`` times the one with ``f``: the posterior under the prior that matches coverage to
-    second order (Ghosh and Kim 2001, The Canadian Journal of Statistics 29:5). Where few runs scatter much it is a
-    little too short far out, so intervals are made of it and tests are not.
+    second order (Ghosh and Kim 2001, The Canadian Journal of Statistics 29:5). Where few runs vary much it is slightly
+    too light far out, so it is used for intervals but not for tests.
     """
     images, runs = np.asarray(images, np.float64), np.asarray(runs, np.float64)
     few = tail(distance, images, runs, image_freedom, run_freedom)
@@ -74,11 +75,11 @@ def reach(
 
     Args:
         alpha: two-sided tail probability, above 1e-12.
-        images: as in `tail`, and so the next three.
+        images: as in `tail`, like the next three.
         runs: see `tail`.
         image_freedom: see `tail`.
         run_freedom: see `tail`.
-        matched: of `matched_tail` instead of `tail`.
+        matched: invert `matched_tail` instead of `tail`.
     """
     if np.isinf(run_freedom) or runs == 0.0:
         freedom = image_freedom * ((images + runs) / images) ** 2 if images else np.inf
@@ -86,30 +87,34 @@ def reach(
     probability = matched_tail if matched else tail
 
     def excess(log_distance: float) -> float:
-        found = probability(np.exp(log_distance), images, runs, image_freedom, run_freedom)
-        return float(np.log(found) - np.log(alpha))
+        p = probability(np.exp(log_distance), images, runs, image_freedom, run_freedom)
+        return float(np.log(p) - np.log(alpha))
 
-    furthest = (
+    # Squared distances that bracket the root: both variances at their own t quantiles; images alone, taken as known.
+    largest = (
         special.stdtrit(image_freedom, alpha / 2) ** 2 * images + special.stdtrit(run_freedom, alpha / 2) ** 2 * runs
     )
-    nearest = special.ndtri(alpha / 2) ** 2 * images
-    high = 0.5 * np.log(furthest) + 0.5
-    low = 0.5 * np.log(max(nearest, furthest * 1e-6)) - 3.0
+    smallest = special.ndtri(alpha / 2) ** 2 * images
+    high = 0.5 * np.log(largest) + 0.5
+    low = 0.5 * np.log(max(smallest, largest * 1e-6)) - 3.0
     return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-9)))
 
 
 def _student(distance: Floats, estimated: Floats, known: Floats, freedom: Floats) -> Floats:
-    """Return the two-sided tail for an estimated and a known variance together, after Satterthwaite (1946)."""
+    """Return the two-sided tail for the sum of an estimated and a known variance, after Satterthwaite (1946)."""
     variance = estimated + known
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        whole = np.minimum(freedom * (variance / estimated) ** 2, _AS_GOOD_AS_KNOWN)
-    return np.asarray(2.0 * special.stdtr(whole, -distance / np.sqrt(variance)))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # the estimated variance may be zero
+        freedom_of_sum = np.minimum(freedom * (variance / estimated) ** 2, _EFFECTIVELY_KNOWN)
+    return np.asarray(2.0 * special.stdtr(freedom_of_sum, -distance / np.sqrt(variance)))
 
 
 @lru_cache(maxsize=64)
 def _chi_squared(freedom: float) -> tuple[Floats, Floats]:
-    """Return quadrature nodes and weights of a chi-squared: the trapezoidal rule in its logarithm, all but exact."""
-    spread = stats.chi2(freedom)
-    logs = np.linspace(np.log(spread.ppf(_OUTSIDE)), np.log(spread.isf(_OUTSIDE)), _NODES)
-    weights = spread.pdf(np.exp(logs)) * np.exp(logs)
+    """Return quadrature nodes and weights of a chi-squared: the trapezoidal rule in its logarithm.
+
+    The integrand is smooth and vanishes at both ends there, so that the rule converges exponentially in ``_NODES``.
+    """
+    distribution = stats.chi2(freedom)
+    logs = np.linspace(np.log(distribution.ppf(_OUTSIDE)), np.log(distribution.isf(_OUTSIDE)), _NODES)
+    weights = distribution.pdf(np.exp(logs)) * np.exp(logs)
     return np.exp(logs), weights / weights.sum()

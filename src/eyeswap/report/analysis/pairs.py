@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import numpy as np
-
 from eyeswap.report.analysis.seeds import SeedSpread, members, paired_seeds
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.results.averages import gather_pieces
 from eyeswap.results.scores import Predictions, pool_seeds
-from eyeswap.statistics.differences import holm, judged_differences, mcnemar
+from eyeswap.statistics.differences import McNemar, compare_arms, holm, mcnemar
 from eyeswap.statistics.equivalence import Equivalence, equivalence, minimum_detectable
 from eyeswap.statistics.ranks import Rank, rank_intervals, with_implied
 from eyeswap.statistics.resampling import LEVEL, Interval
@@ -26,15 +24,6 @@ ALPHA = 1 - LEVEL
 RIGHT = 0.5  # an answer with at least this score counts as right where only right or wrong is shown
 MOST_POINTS = 100.0  # between two scores
 MARGIN = 1.0  # points; the loss that counts as none where nothing else is asked for
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """How often one arm alone is right, in the first seed; ``p`` is exact, and takes questions as independent."""
-
-    only_ahead: int
-    only_behind: int
-    p: float
 
 
 @dataclass(frozen=True)
@@ -160,9 +149,9 @@ def _compare(
         sample = gather_pieces([[piece for i in positions for piece in own[i].pieces()] for own in answered])
         has_seeds = sample.values.shape[1] > 1
         stated = None if has_seeds or where not in spreads else spreads[where].variance
-        for (i, j), (interval, p) in judged_differences(sample, seeds=stated).items():
+        for (i, j), (interval, p) in compare_arms(sample, seeds=stated).items():
             ahead, behind = (i, j) if interval.value >= 0 else (j, i)
-            upwards = _upwards(interval)
+            upwards = interval.times(100 if ahead == i else -100)
             one = _comparison(where, arms[ahead].name, arms[behind].name, upwards, p, margin)
             one = replace(one, over_seeds=has_seeds or stated is not None)
             if len(positions) == 1:
@@ -194,19 +183,6 @@ def _comparison(where: str, ahead: str, behind: str, interval: Interval, p: floa
         detectable=None,
         equivalence=equivalence(interval, margin),
         mcnemar=None,
-    )
-
-
-def _upwards(interval: Interval) -> Interval:
-    """Return a difference in points, turned so that it is at least 0."""
-    low, high = (interval.low, interval.high) if interval.value >= 0 else (-interval.high, -interval.low)
-    return replace(
-        interval,
-        value=100 * abs(interval.value),
-        low=100 * low,
-        high=100 * high,
-        standard_error=100 * interval.standard_error,
-        seed_error=100 * interval.seed_error,
     )
 
 
@@ -242,7 +218,6 @@ def _detectable(interval: Interval, alpha: float) -> float | None:
 
 
 def _mcnemar(ahead: Predictions, behind: Predictions) -> McNemar | None:
+    """Return McNemar's test of the two arms' first seeds."""
     first, second = (one.score if one.seed_scores is None else one.seed_scores[0] for one in (ahead, behind))
-    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
-        return None
-    return McNemar(*mcnemar(first == 1, second == 1))
+    return mcnemar(first, second)

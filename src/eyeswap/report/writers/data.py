@@ -53,7 +53,10 @@ def _beside_json(one: Beside) -> dict[str, Any]:
 
 
 def _pair_json(pair: Comparison) -> dict[str, Any]:
-    return asdict(pair) | {"told_apart": pair.told_apart, "decided": pair.decided, "in_words": pair.in_words}
+    test = pair.mcnemar
+    counts = test and {"only_ahead": test.only_first, "only_behind": test.only_second, "p": test.p}
+    words = {"told_apart": pair.told_apart, "decided": pair.decided, "in_words": pair.in_words}
+    return asdict(pair) | {"mcnemar": counts} | words
 
 
 def _arm_json(arm: Arm) -> dict[str, Any]:
