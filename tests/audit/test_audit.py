@@ -229,7 +229,7 @@ def test_unlike_questions_are_undeclared(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="contains no run"):
         find_runs([tmp_path])
 
 

@@ -243,7 +243,7 @@ def test_an_export_refuses_what_does_not_verify(study: Path, tmp_path: Path) -> 
     (second(study) / "predictions" / "pope.parquet").unlink()
     result = CliRunner().invoke(app, ["export", str(study), "--out", str(archive)])
     assert result.exit_code == 2
-    assert "does not verify: files missing: predictions/pope.parquet" in result.stderr
+    assert "verification failed: files missing: predictions/pope.parquet" in result.stderr
     assert not archive.exists()
 
 

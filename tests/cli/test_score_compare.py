@@ -37,7 +37,7 @@ def test_score_of_an_unfinished_run_says_how_much_is_answered(runs):
     shown = invoke("score", runs[1], "--mode", "official", "--details", "--benchmarks", "pope")
     assert "30 of 60" in shown.stdout
     assert "f1/adversarial" in shown.stdout
-    assert "the official script reads generated text" in shown.stdout
+    assert "the official script scores generated text" in shown.stdout
     assert "VQA v2" not in shown.stdout
 
 
@@ -58,8 +58,8 @@ def test_compare_prints_what_it_gives_as_json(runs):
     [
         (("score", "{a}", "--mode", "oficial"), "--mode oficial: Did you mean official? Allowed: study, official."),
         (("score", "{a}", "--weights", "x"), "--weights x: Allowed: counts, published."),
-        (("score", "{a}/predictions"), "no predictions here"),
-        (("compare", "{a}", "{a}/none"), "no predictions here"),
+        (("score", "{a}/predictions"), "no predictions; pass the folder of a run"),
+        (("compare", "{a}", "{a}/none"), "no predictions; pass the folder of a run"),
         (("compare", "{a}", "{b}", "--benchmark", "ocid-ref"), "did not both answer 'ocid-ref'"),
     ],
 )

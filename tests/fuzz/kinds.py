@@ -33,7 +33,7 @@ from eyeswap.files import read_safetensors, read_torch_weights, write_safetensor
 from eyeswap.images import open_image, open_picture
 from eyeswap.pickles import read_array_pickle, read_plain_pickle
 from eyeswap.planning.spec import load_study
-from eyeswap.results.pool import import_study
+from eyeswap.results.archive import import_study
 from eyeswap.runs.folder import RunFolder
 
 Case = tuple[Callable[[], Any], int]

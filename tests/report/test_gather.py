@@ -66,5 +66,5 @@ def test_arms_that_answered_other_examples_are_not_compared(make_study):
     content = read_json(study / "study.json")
     content["arms"] = {"vit": {}, "maxvit": {}}
     write_json(short / "study.json", content)
-    with pytest.raises(DataError, match=r"maxvit.*other examples than .*vit.*60 rows"):
+    with pytest.raises(DataError, match=r"maxvit.*different examples from .*vit.*60 rows"):
         gather(short)

@@ -110,7 +110,7 @@ def test_published_scores_cannot_tell_a_collapse_and_say_why() -> None:
         assert why.startswith("no localization score" if one.localization is None else "neither the score")
     collapsed = published_for(VMAMBA_DET)
     assert collapsed is not None
-    assert "VQA is at most 60.4" in collapsed.collapse[1]
+    assert "VQA of at most 60.4" in collapsed.collapse[1]
 
 
 def test_the_profile_has_ten_models_and_stops_where_vitdet_failed() -> None:

@@ -81,7 +81,7 @@ def test_what_cannot_be_known_is_none_and_never_guessed(tmp_path: Path) -> None:
     readings = score_run(blind).as_json()["benchmarks"]["refcoco"]["readings"]
     assert [readings[frame] for frame in ("study", "padded-square", "canvas")] == [None] * 3
     assert readings["original"] is not None
-    with pytest.raises(SpecError, match="the frame padded-square needs image sizes and geometry"):
+    with pytest.raises(SpecError, match="the frame padded-square requires image sizes and geometry"):
         rescore(blind, box_frame="padded-square")
     unplaced = score_run(write_old_run(tmp_path / "no-geometry", geometry=False)).as_json()
     readings = unplaced["benchmarks"]["refcoco"]["readings"]

@@ -85,11 +85,11 @@ def test_answers_stored_without_their_details_are_joined_with_the_files(run, roo
     change(tmp_path, "vqav2", details=pa.array([None] * NUM_QUESTIONS, pa.string()))
     bare = rescore(tmp_path)["benchmarks"]["vqav2"]
     assert bare["details"] == {}
-    assert "name the data root" in bare["reasons"]["details"]
+    assert "pass the data root" in bare["reasons"]["details"]
     joined = rescore(tmp_path, root=root)["benchmarks"]["vqav2"]
     assert joined["details"] == rescore(run)["benchmarks"]["vqav2"]["details"]
     change(tmp_path, "vqav2", truth=[json.dumps(["other"] * 10)] * NUM_QUESTIONS)
-    with pytest.raises(DataError, match="example 500 is not the one of the data root"):
+    with pytest.raises(DataError, match="example 500 differs from that of the data root"):
         rescore(tmp_path, root=root)
 
 
@@ -128,7 +128,7 @@ def test_an_own_benchmark_is_scored_from_its_file(tmp_path):
 
 
 def test_mistakes_are_named(run, tmp_path):
-    with pytest.raises(SpecError, match="no predictions here; name a run folder"):
+    with pytest.raises(SpecError, match="no predictions; pass the folder of a run"):
         rescore(tmp_path)
-    with pytest.raises(SpecError, match=r"has no predictions for 'vqa'\. Did you mean vqav2"):
+    with pytest.raises(SpecError, match=r"no predictions for 'vqa'\. Did you mean vqav2"):
         rescore(run, names=["vqa"])

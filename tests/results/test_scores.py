@@ -84,7 +84,7 @@ def test_seeds_with_other_examples_are_not_pooled(tmp_path):
     first = read_run_predictions(write_run(tmp_path / "a"))
     ids = [f"pope-{i + 1}" for i in range(30)]
     other = read_run_predictions(write_run(tmp_path / "b", pope={"example_id": ids}))
-    with pytest.raises(DataError, match=r"other examples than .*row 0: pope-1 against pope-0"):
+    with pytest.raises(DataError, match=r"different examples from .*row 0: pope-1 against pope-0"):
         pool_seeds([first, other])
 
 

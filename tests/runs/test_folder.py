@@ -33,7 +33,7 @@ def test_a_folder_stands_for_all_runs_below_it_each_once(tmp_path: Path) -> None
     assert find_runs([tmp_path]) == find_runs([tmp_path / "s", runs[0]]) == runs
     assert find_runs([tmp_path / "s" / "vit"]) == runs[2:]
     assert [run.path for run in StudyFolder(tmp_path / "s").runs()] == runs
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="contains no run"):
         find_runs([tmp_path / "elsewhere"])
 
 

@@ -17,7 +17,7 @@ from eyeswap.planning.plan import PlannedRun, plan_runs
 from eyeswap.planning.spec import load_study
 from eyeswap.report.analysis.analysis import analyse
 from eyeswap.report.writers.write import write_report
-from eyeswap.results.pool import export_study, import_study
+from eyeswap.results.archive import export_study, import_study
 from eyeswap.results.run import load_runs
 from eyeswap.results.scores import score_run
 

@@ -74,7 +74,7 @@ def test_too_few_arms_say_why_not():
 def test_unusable_numbers_are_refused():
     with pytest.raises(DataError, match="not a finite number"):
         correlate([1, 2, math.nan], [1, 2, 3])
-    with pytest.raises(DataError, match="give one pair an arm"):
+    with pytest.raises(DataError, match="give one pair per arm"):
         correlate([1, 2, 3], [1, 2])
 
 

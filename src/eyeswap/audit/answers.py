@@ -42,7 +42,7 @@ def check_answers(name: str, run: Run) -> Iterator[Finding]:
         changed = dict(_not_as_answered(run, index))
         if changed:
             yield _finding("scores", name, "scores do not follow from the answers", changed)
-        differing = score_differences(run.folder, with_intervals=run.environment.code_version == code_version())
+        differing = score_differences(run, with_intervals=run.environment.code_version == code_version())
         if differing:
             yield _finding("scores", name, "scores.json does not follow from the predictions", differing)
     except DataError as problem:

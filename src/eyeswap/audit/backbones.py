@@ -12,8 +12,7 @@ from typing import Any
 from eyeswap.audit.finding import Finding, Records, runs_of
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.results.accuracy import FAR_BELOW, published_accuracy
-from eyeswap.results.published import published_for
+from eyeswap.results.published import FAR_BELOW, published_accuracy, published_for
 from eyeswap.runs.record import RunRecord
 
 _WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding

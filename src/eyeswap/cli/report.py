@@ -82,7 +82,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write; by default STUDY.eyeswap.zip here.")] = None,
 ) -> None:
     """Pack specs, environments, scores, predictions and report of a study into one small file."""
-    from eyeswap.results.pool import SUFFIX, export_study
+    from eyeswap.results.archive import SUFFIX, export_study
 
     archive = out or Path(f"{study_dir.resolve().name}{SUFFIX}")
     digest = export_study(study_dir, archive)
@@ -94,7 +94,7 @@ def import_(
     runs: Annotated[Path, typer.Option(help="Folder of all studies' runs.")] = Path("runs"),
 ) -> None:
     """Verify an archive and merge its runs into the study of the same name."""
-    from eyeswap.results.pool import import_study
+    from eyeswap.results.archive import import_study
 
     done = import_study(archive, runs)
     typer.echo(f"digest {done.digest}")

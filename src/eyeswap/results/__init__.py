@@ -1,1 +1,1 @@
-"""What finished runs scored: read, averaged, compared, rescored, pooled."""
+"""Results of finished runs: scores, averages, comparisons, rescoring, archives, and published numbers."""

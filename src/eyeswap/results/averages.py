@@ -1,8 +1,8 @@
-"""How benchmarks enter an average: "vqa", "localization" and "overall".
+"""Weighted averages over benchmarks: "vqa", "localization" and "overall".
 
-Every reported column weighs as many examples as it has, as in the published study, where VQA v2 alone is 74 % of
-"vqa" and "vqa" 87 % of "overall"; TextVQA counts twice, with and without OCR tokens. Of slim sets, which hold as many
-examples of each benchmark, the published counts may be taken as weights instead.
+Benchmarks are weighted by their numbers of examples, as in the published study, where VQA v2 alone is 74% of "vqa" and
+"vqa" 87% of "overall"; TextVQA counts twice, with and without OCR tokens. For subsets that have the same number of
+examples of every benchmark, the published counts can be used as weights instead.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Weights = Literal["counts", "published"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Scores whose plain mean enters an average with one weight.
+    """Scores whose unweighted mean enters an average with one weight.
 
     Attributes:
-        weight: in examples.
-        score: ``[S, n]`` in 0..1, one row a seed.
+        weight: number of examples it counts for.
+        score: ``[S, n]`` in 0..1, one row per seed.
         baseline: ``[S, n]`` scores of the trivial baseline, all rows equal.
-        image: ``[n]`` image paths, what resampling keeps together.
+        image: ``[n]`` image paths, the units of resampling.
     """
 
     weight: float
@@ -42,10 +42,10 @@ class Piece:
 
 
 def members(groups: Sequence[str]) -> dict[str, list[int]]:
-    """Return which benchmarks, by position, each average has, given the group of each; empty averages are left out."""
-    found = {group: [i for i, one in enumerate(groups) if one == group] for group in GROUPS}
-    found["overall"] = list(range(len(groups)))
-    return {name: positions for name, positions in found.items() if positions}
+    """Return the positions of the benchmarks in each average, given the benchmarks' groups; without empty averages."""
+    averages = {name: [i for i, group in enumerate(groups) if group == name] for name in GROUPS}
+    averages["overall"] = list(range(len(groups)))
+    return {name: positions for name, positions in averages.items() if positions}
 
 
 def pieces(
@@ -56,15 +56,15 @@ def pieces(
     subset: NDArray[np.str_],
     weights: Weights = "counts",
 ) -> list[Piece]:
-    """Return a benchmark's examples in one piece, or in a piece a subset if its score is the mean of its subsets.
+    """Return a benchmark's examples as one piece, or as one piece per subset if its score is the mean of its subsets.
 
     Args:
         name: the benchmark.
-        score: ``[n]`` in 0..1, or ``[S, n]`` of ``S`` seeds.
+        score: ``[n]`` in 0..1, or ``[S, n]`` for ``S`` seeds.
         baseline: ``[n]`` scores of the trivial baseline.
         image: ``[n]`` image paths.
         subset: ``[n]`` subset of each example.
-        weights: by the examples at hand, or by those of the full published set.
+        weights: weight by the number of examples given, or by that of the full published set.
     """
     published = BENCHMARKS.get(name)
     score = np.atleast_2d(score)
@@ -77,29 +77,32 @@ def pieces(
 
 
 def average(parts: Sequence[Piece], seeds: SeedVariance | None = None) -> Interval:
-    """Return the weighted average of the pieces' means, as a fraction with its interval.
+    """Return the weighted average of the pieces' means with its interval, as fractions.
 
     Args:
-        parts: of one arm.
-        seeds: the variance of training runs, if more is known of it than the arm's own seeds tell.
+        parts: the pieces of one arm.
+        seeds: the variance between training runs, if it is known better than from the arm's own seeds.
     """
     return sample_intervals(gather_pieces([parts]), seeds=seeds)[0]
 
 
 def gain(parts: Sequence[Piece], seeds: SeedVariance | None = None) -> Interval:
-    """Return by how much the weighted average lies above that of the trivial baselines; arguments as `average`."""
-    above = [replace(part, score=part.score - part.baseline) for part in parts]
-    return sample_intervals(gather_pieces([above]), bounds=(-1.0, 1.0), seeds=seeds)[0]
+    """Return the paired difference to the weighted average of the trivial baselines; arguments as `average`.
+
+    Unlike another arm, the baseline has no training runs, so that only the arm's own vary.
+    """
+    differences = [replace(part, score=part.score - part.baseline) for part in parts]
+    return sample_intervals(gather_pieces([differences]), bounds=(-1.0, 1.0), seeds=seeds)[0]
 
 
 def gather_pieces(arms: Sequence[Sequence[Piece]]) -> Sample:
-    """Gather the pieces of several arms, on the same examples and with as many seeds each, into one sample.
+    """Combine the pieces of several arms, on the same examples and with the same number of seeds, into one sample.
 
     Raises:
-        DataError: if pieces differ in length or seeds.
+        DataError: if the arms differ in the numbers of examples or seeds.
     """
     shapes = {tuple(part.score.shape for part in parts) for parts in arms}
     if len(shapes) > 1:
-        raise DataError(f"arms of unequal shape cannot be paired: {', '.join(map(str, sorted(shapes)))}")
-    scores = [np.stack([part.score for part in same]) for same in zip(*arms, strict=True)]
+        raise DataError(f"arms differ in numbers of seeds or examples: {', '.join(map(str, sorted(shapes)))}")
+    scores = [np.stack([part.score for part in same_piece]) for same_piece in zip(*arms, strict=True)]
     return Sample(scores, [part.image for part in arms[0]], [part.weight for part in arms[0]])

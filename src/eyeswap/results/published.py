@@ -1,10 +1,10 @@
-"""The published study's results as data: what was printed or drawn, with its source and its precision.
+"""Published numbers as data: the results of the published study, and the accuracies that backbones' authors report.
 
-Three sources: the table released with the checkpoints (eight models, two decimals, `eyeswap.vlm.released.catalog`); the
-overall scores of all thirty points of Figure 1 and the curves of Figure 4, read from the vector files and so good to
-about a hundredth of a point and a tenth of a millisecond; and ImageNet accuracies, which the backbone catalog has.
-Backbones bear our catalog's names, so that any arm can be set beside what was published of it. Every published run is
-one seed, in the wiring that we call as-published.
+There are three sources: the table released with the checkpoints (eight models, two decimals,
+`eyeswap.vlm.released.catalog`); the overall scores of the thirty points of Figure 1 and the curves of Figure 4, read
+from the vector graphics and so accurate to about 0.01 points and 0.1 ms; and the accuracies in the backbone catalog and
+on the cards of the packaged checkpoints. Backbones have the names of our catalog, so that any arm can be compared with
+what was published about it. Every published run has one seed and the wiring that we call as-published.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from importlib import resources
 from typing import Any, Literal
 
 from eyeswap.backbones import catalog
+from eyeswap.backbones.catalog import BackboneEntry
+from eyeswap.files import parse_json
 from eyeswap.vlm.released.catalog import released_models
 
 Status = Literal["ok", "collapsed", "stabilized"]
 
+IMAGENET = "ImageNet-1K top-1 accuracy"
+DIGITS = "top-1 accuracy of the pretraining on digits"
+FAR_BELOW = 10.0  # points below the best arm from which accuracy is a confound of any comparison
 TABLE_PRECISION = 0.005  # half of the last digit
-FIGURE_PRECISION = 0.01  # six scores that are in both sources agree within 0.005
+FIGURE_PRECISION = 0.01  # the six scores that both sources have agree within 0.005
 TABLE, FIGURE = "released table", "Figure 1"
 _DEFAULT_CONNECTOR = "gelu-mlp"
 
@@ -32,22 +37,22 @@ class PublishedResult:
     """One published model.
 
     Attributes:
-        model: its name in the figure.
-        backbone: our catalog's name.
-        objective: what the backbone was trained for.
-        parameters_m: millions of parameters as drawn; of detectors and segmentors the whole network, not its backbone.
-        tokens: visual tokens as published; None where the interface is not stated.
-        vqa: weighted VQA accuracy, percent; None where it was not released.
-        localization: weighted localization accuracy, percent; None where it was not released.
-        overall: weighted accuracy of all benchmarks, percent.
-        precision: how far the scores may be off, points.
+        model: name in the figure.
+        backbone: name in our catalog.
+        objective: pretraining objective of the backbone.
+        parameters_m: millions of parameters as drawn; for detectors and segmentors the whole network, not its backbone.
+        tokens: number of visual tokens as published; None where the interface is not stated.
+        vqa: weighted VQA accuracy, percent; None if it was not released.
+        localization: weighted localization accuracy, percent; None if it was not released.
+        overall: weighted accuracy over all benchmarks, percent.
+        precision: largest error of the scores, points.
         source: released table or Figure 1.
         status: as the figure marks it.
         interfaces: the geometries and connectors, joined by ``+``, that it may have had; empty for the backbone's own
             geometry with the 2-layer connector.
-        note: what a reader must know.
+        note: caveats for the reader.
         top1: ImageNet-1K accuracy of the backbone, percent.
-        top1_source: who published it.
+        top1_source: who published that accuracy.
     """
 
     model: str
@@ -68,18 +73,18 @@ class PublishedResult:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The averages that are known, by ``vqa``, ``localization`` and ``overall``."""
+        """The known averages, by ``vqa``, ``localization`` and ``overall``."""
         known = {"vqa": self.vqa, "localization": self.localization, "overall": self.overall}
         return {name: value for name, value in known.items() if value is not None}
 
     @property
     def collapse(self) -> tuple[Literal["cannot tell"], str]:
-        """Our verdict on its localization: none can be reached from what was released, and why."""
+        """Our verdict on its localization, which is always open, and why the released numbers do not settle it."""
         if self.localization is None:
             most = self.overall * _TOTAL / _VQA
-            why = f"no localization score was released; from the overall score, VQA is at most {most:.1f}"
+            why = f"no localization score was released; the overall score implies VQA of at most {most:.1f}"
         else:
-            why = "neither the score of the best constant box nor single answers were released"
+            why = "neither the score of the best constant box nor individual answers were released"
         return "cannot tell", why
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,17 +95,17 @@ class PublishedResult:
 
 @dataclass(frozen=True)
 class PublishedProfile:
-    """One point of Figure 4: batch 1 on an H200, a square image; read from the figure.
+    """One point of Figure 4, read from the figure: batch size 1 on an H200, a square image.
 
     Attributes:
-        model: its name in the figure.
-        side_px: side of the image.
-        host_vision_s: wall time of the vision backbone, launch included.
-        gpu_vision_s: time of the vision backbone on the GPU.
-        host_llm_s: wall time of the LLM's prefill.
-        gpu_llm_s: time of the LLM's prefill on the GPU.
-        end_to_end_s: vision, connector and prefill.
-        peak_gb: most memory.
+        model: name in the figure.
+        side_px: side of the image, pixels.
+        host_vision_s: wall time of the vision backbone including kernel launches, seconds.
+        gpu_vision_s: GPU time of the vision backbone, seconds.
+        host_llm_s: wall time of the LLM's prefill, seconds.
+        gpu_llm_s: GPU time of the LLM's prefill, seconds.
+        end_to_end_s: time of vision, connector and prefill together, seconds.
+        peak_gb: peak memory, GB.
     """
 
     model: str
@@ -118,9 +123,9 @@ _VQA, _TOTAL = 288_750, 333_580  # examples of the full sets: overall = (288,750
 
 @functools.cache
 def published_results() -> tuple[PublishedResult, ...]:
-    """Return all published models in the order of the figure: thirty points, eight of them with group scores."""
-    released = {catalog.entry(one.backbone).name: one.scores for one in released_models().values()}
-    found = []
+    """Return the thirty published models in the order of the figure; eight of them have group scores."""
+    released = {catalog.entry(model.backbone).name: model.scores for model in released_models().values()}
+    results = []
     for row in _rows("figure-1.csv"):
         entry = catalog.entry(row["backbone"])
         drawn = PublishedResult(
@@ -142,52 +147,62 @@ def published_results() -> tuple[PublishedResult, ...]:
         )
         if drawn.status == "ok" and (scores := released.get(entry.name)) is not None:
             drawn = replace(drawn, **scores.model_dump(), precision=TABLE_PRECISION, source=TABLE)
-        found.append(drawn)
-    return tuple(found)
+        results.append(drawn)
+    return tuple(results)
 
 
 def published_for(
     backbone: str, connector: str | None = None, geometry: str | None = None, tap: str | None = None
 ) -> PublishedResult | None:
-    """Return what was published of an arm; None if nothing was.
+    """Return the published result of an arm; None if there is none.
 
-    The wiring is not looked at: a controlled arm and its as-published twin stand beside the same result.
+    Wiring is ignored: a controlled arm and its as-published counterpart have the same published result.
 
     Args:
         backbone: catalog name or alias.
-        connector: its connector; None for the 2-layer one.
-        geometry: as a study writes it; None for the backbone's own.
-        tap: another tap than the backbone's own: nothing was published of any.
+        connector: the arm's connector; None for the 2-layer one.
+        geometry: in the notation of study files; None for the backbone's default.
+        tap: the arm's tap; nothing was published for taps other than the backbone's default.
     """
     entry = catalog.find(backbone)
     if entry is None:
         return None
     if tap is not None and entry.with_changes(tap=tap).tap != entry.tap:
         return None
-    own = (entry.geometry, entry.wired("as-published").geometry)
-    is_own = geometry is None or entry.geometry.override(geometry) in own
-    parts = ["" if is_own else str(geometry), "" if connector in (None, _DEFAULT_CONNECTOR) else str(connector)]
+    defaults = (entry.geometry, entry.wired("as-published").geometry)
+    is_default = geometry is None or entry.geometry.override(geometry) in defaults
+    parts = ["" if is_default else str(geometry), "" if connector in (None, _DEFAULT_CONNECTOR) else str(connector)]
     interface = "+".join(filter(None, parts))
-    for one in published_results():
-        if one.backbone == entry.name and (interface in one.interfaces or not (interface or one.interfaces)):
-            return one
+    for result in published_results():
+        if result.backbone == entry.name and (interface in result.interfaces or not (interface or result.interfaces)):
+            return result
     return None
 
 
 def published_for_arm(arm: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> PublishedResult | None:
-    """Return what was published of an arm as ``study.json`` has it; the recipe's connector counts where it has none."""
+    """Return the published result of an arm of ``study.json``; the recipe's connector applies where it has none."""
     connector = arm.get("connector") or (recipe or {}).get("connector")
     return published_for(str(arm["backbone"]), connector, arm.get("geometry"), arm.get("tap"))
 
 
 def within(interval: tuple[float, float], value: float, precision: float = 0.0) -> bool:
-    """Return whether a published value, which may be off by its precision, can lie in an interval of ours."""
+    """Return whether a published value lies in one of our intervals, given the precision of the published value."""
     return interval[0] - precision <= value <= interval[1] + precision
+
+
+def published_accuracy(backbone: str) -> tuple[str, float] | None:
+    """Return which accuracy a backbone's authors report and its value in percent; None if they report none."""
+    entry = catalog.find(backbone)
+    if entry is None:
+        return None
+    if entry.top1 is not None:
+        return IMAGENET, entry.top1
+    return _accuracy_on_card(entry) if entry.weights.packaged else None
 
 
 @functools.cache
 def published_profile() -> tuple[PublishedProfile, ...]:
-    """Return the points of Figure 4. ViTDet has none from 3,072 pixels on: it failed there."""
+    """Return the points of Figure 4; ViTDet has none from 3,072 pixels on, where it failed."""
     rows = _rows("figure-4.csv")
     return tuple(
         PublishedProfile(
@@ -195,6 +210,13 @@ def published_profile() -> tuple[PublishedProfile, ...]:
         )
         for row in rows
     )
+
+
+def _accuracy_on_card(entry: BackboneEntry) -> tuple[str, float] | None:
+    card = resources.files("eyeswap") / "checkpoints" / f"{entry.name}.card.json"
+    if not card.is_file():
+        return None
+    return DIGITS, 100 * float(parse_json(card.read_text(encoding="utf-8"))["metrics"]["top1_accuracy"])
 
 
 def _rows(name: str) -> list[dict[str, str]]:

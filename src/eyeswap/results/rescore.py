@@ -1,7 +1,7 @@
-"""Score the stored predictions of a run again, in either mode, without the model.
+"""Rescore a run's stored predictions, in either mode, without the model.
 
-Nothing is written. What the predictions do not hold (the official fields of examples, in files of an earlier version)
-is read from the data root if one is named; without it the metrics that need these fields are left out.
+Nothing is written. Fields that the predictions lack (the official fields of examples, in files of earlier versions) are
+read from the data root if one is given; otherwise the metrics that need them are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eyeswap.results.scores import Predictions, read_run_predictions, summarize
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index
 
-_CLOSE = 1e-9  # two scores nearer than this are equal
+_TOLERANCE = 1e-9  # scores that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Rescored:
     """One benchmark of a run, scored again.
 
     Attributes:
-        benchmark: with the mode it was scored in.
+        benchmark: the benchmark, with the mode it was scored in.
         predictions: as stored, with the new scores.
-        outcomes: one an example.
-        num_changed: how many scores differ from those stored.
+        outcomes: one per example.
+        num_changed: how many scores differ from the stored ones.
         has_details: whether the official fields of the examples are known.
-        note: what a reader of the scores must know; empty if nothing.
+        note: a caveat for the reader of the scores; empty if there is none.
     """
 
     benchmark: Benchmark
@@ -59,35 +59,37 @@ def rescore(
     weights: Weights = "counts",
     box_frame: TestBoxFrame | None = None,
 ) -> dict[str, Any]:
-    """Score a run's predictions, complete or not.
+    """Score a run's predictions again, complete or not.
 
     Args:
         run_dir: the run's folder.
         mode: ``study`` or ``official``.
-        names: benchmarks to score; all that the run answered if empty.
-        root: data root that the official fields of examples are read from.
+        names: benchmarks to score; by default all that the run answered.
+        root: data root to read the official fields of examples from.
         weights: how benchmarks are weighted in the averages.
         box_frame: frame to score boxes in; None for the one that they were scored in.
 
     Returns:
-        As ``scores.json``; for each benchmark also ``details`` (further metrics) and ``reasons`` (why one is None),
-        ``changed`` (scores that differ from those stored) and ``note``. In ``official`` mode baselines and gains are
-        None: the trivial answers were scored in the study's mode.
+        The content of ``scores.json``; for each benchmark also ``details`` (further metrics), ``reasons`` (why one is
+        None), ``changed`` (how many scores differ from the stored ones) and ``note``. In ``official`` mode baselines
+        and gains are None, because the trivial answers were scored in ``study`` mode.
 
     Raises:
         SpecError: if the run did not answer a benchmark of that name.
-        DataError: naming file and row.
+        DataError: if a file is missing or damaged; the message names file and row.
     """
-    found = rescore_benchmarks(run_dir, mode, names, root, box_frame)
-    content = summarize([one.predictions for one in found], weights).as_json()
-    for one in found:
-        entry = content["benchmarks"][one.benchmark.name]
-        details = one.benchmark.details(one.outcomes) if one.has_details else None
+    rescored = rescore_benchmarks(run_dir, mode, names, root, box_frame)
+    content = summarize([result.predictions for result in rescored], weights).as_json()
+    for result in rescored:
+        entry = content["benchmarks"][result.benchmark.name]
+        details = result.benchmark.details(result.outcomes) if result.has_details else None
         entry |= {
             "details": details.values if details else {},
-            "reasons": details.reasons if details else {"details": "not stored with the answers; name the data root"},
-            "changed": one.num_changed,
-            "note": one.note,
+            "reasons": details.reasons
+            if details
+            else {"details": "not stored with the predictions; pass the data root"},
+            "changed": result.num_changed,
+            "note": result.note,
         }
     if mode == "official":
         for entry in [*content["benchmarks"].values(), *content["averages"].values()]:
@@ -104,11 +106,11 @@ def rescore_benchmarks(
 ) -> list[Rescored]:
     """Score each benchmark's predictions again; arguments and errors as `rescore`."""
     if not RunFolder(run_dir).predictions.is_dir():
-        raise SpecError(f"{run_dir}: no predictions here; name a run folder such as runs/quickstart/vit/seed-7")
-    stored = {one.name: one for one in read_run_predictions(run_dir)}
+        raise SpecError(f"{run_dir}: no predictions; pass the folder of a run such as runs/quickstart/vit/seed-7")
+    stored = {predictions.name: predictions for predictions in read_run_predictions(run_dir)}
     for name in names:
         if name not in stored:
-            raise SpecError(f"{run_dir}: has no predictions for {name!r}. {nearest(name, stored)}")
+            raise SpecError(f"{run_dir}: no predictions for {name!r}. {nearest(name, stored)}")
     index = read_index(RunFolder(run_dir).benchmarks)
     chosen = list(names) or list(stored)
     return [_rescore(_in_frame(stored[name], box_frame), index[name], mode, root) for name in chosen]
@@ -118,39 +120,41 @@ def _in_frame(stored: Predictions, frame: TestBoxFrame | None) -> Predictions:
     if frame in (None, stored.box_frame) or stored.iou_threshold is None:
         return stored
     if frame not in overlaps_of(stored.path.parents[1], stored.table):
-        raise SpecError(f"{stored.path}: the frame {frame} needs image sizes and geometry, which are not recorded")
+        raise SpecError(f"{stored.path}: the frame {frame} requires image sizes and geometry, which were not recorded")
     return replace(stored, box_frame=frame)
 
 
-def _rescore(stored: Predictions, about: AskedBenchmark, mode: Mode, root: Path | None) -> Rescored:
-    benchmark = get_benchmark(about.benchmark or stored.name, mode)
+def _rescore(stored: Predictions, asked: AskedBenchmark, mode: Mode, root: Path | None) -> Rescored:
+    benchmark = get_benchmark(asked.benchmark or stored.name, mode)
     rows = stored.table.to_pylist()
     if isinstance(benchmark, Grounding):
         run_dir = stored.path.parents[1]
-        knows_pixels = "true_box_px" in stored.table.column_names
+        has_pixels = "true_box_px" in stored.table.column_names
         frame = cast("TestBoxFrame", stored.box_frame or "original")
-        benchmark = replace(benchmark, box_frame=frame, view=view_of(run_dir), exact_truth=knows_pixels)
+        benchmark = replace(benchmark, box_frame=frame, view=view_of(run_dir), exact_truth=has_pixels)
         rows = [row | {"size": size} for row, size in zip(rows, image_sizes(run_dir, stored.table), strict=True)]
-    known = None if root is None else {example.example_id: example for example in benchmark.examples(root)}
-    has_details = known is not None or all(row.get("details") is not None for row in rows)
-    outcomes = [_outcome(benchmark, stored, row, known) for row in rows]
+    official = None if root is None else {example.example_id: example for example in benchmark.examples(root)}
+    has_details = official is not None or all(row.get("details") is not None for row in rows)
+    outcomes = [_outcome(benchmark, stored, row, official) for row in rows]
     scores = np.array([outcome.score for outcome in outcomes])
-    changed = int(np.sum(np.abs(scores - stored.score) > _CLOSE))
-    by_choice = any(row.get("probabilities") is not None for row in rows)
+    num_changed = int(np.sum(np.abs(scores - stored.score) > _TOLERANCE))
+    by_probability = any(row.get("probabilities") is not None for row in rows)
     note = ""
-    if mode == "official" and by_choice and benchmark.answer_kind == "text":
-        note = "the answers are the more probable of Yes and No; the official script reads generated text"
-    return Rescored(benchmark, replace(stored, score=scores), outcomes, changed, has_details, note)
+    if mode == "official" and by_probability and benchmark.answer_kind == "text":
+        note = "the answers are the more probable of Yes and No; the official script scores generated text"
+    return Rescored(benchmark, replace(stored, score=scores), outcomes, num_changed, has_details, note)
 
 
 def _outcome(
-    benchmark: Benchmark, stored: Predictions, row: Mapping[str, Any], known: Mapping[str, Example] | None
+    benchmark: Benchmark, stored: Predictions, row: Mapping[str, Any], official: Mapping[str, Example] | None
 ) -> Outcome:
     example = _example(stored, row)
-    if known is not None:
-        raw = known.get(example.example_id)
+    if official is not None:
+        raw = official.get(example.example_id)
         if raw is None or (raw.question, _plain(raw.truth)) != (example.question, _plain(example.truth)):
-            raise DataError(f"{stored.path}: example {example.example_id} is not the one of the data root; other data?")
+            raise DataError(
+                f"{stored.path}: example {example.example_id} differs from that of the data root; other data?"
+            )
         example = replace(raw, size=example.size or raw.size, box_px=example.box_px or raw.box_px)
     if row.get("error") is not None:
         return Outcome(example, row["answer"], 0.0, invalid=bool(row["invalid"]))
@@ -163,7 +167,7 @@ def _outcome(
 
 
 def _stored_box(benchmark: Grounding, example: Example, row: Mapping[str, Any]) -> Outcome:
-    """Score a box that was stored in the frame of the original image; what it was in the answer cannot be known."""
+    """Score a box that was stored in the frame of the original image; its value in the answer is unknown."""
     overlap = iou(row["box"], [float(value) for value in _plain(example.truth)])
     return Outcome(
         example, row["answer"], float(overlap >= benchmark.iou_threshold), box=tuple(row["box"]), iou=overlap
@@ -175,7 +179,7 @@ def _example(stored: Predictions, row: Mapping[str, Any]) -> Example:
         truth = json.loads(row["truth"])
         details = json.loads(row.get("details") or "{}")
     except (KeyError, TypeError, ValueError):
-        raise DataError(f"{stored.path}: example {row['example_id']}: truth or details are no JSON text") from None
+        raise DataError(f"{stored.path}: example {row['example_id']}: truth or details are not JSON") from None
     return Example(
         example_id=row["example_id"],
         image=row["image"],

@@ -1,4 +1,4 @@
-"""A run as its folder tells it: each file is read once, when it is first needed."""
+"""A run loaded from its folder; each file is read once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from eyeswap.runs.recorded import read_record
 class Run:
     """One arm with one seed, or an evaluation of it, read lazily from its folder.
 
-    Whatever is read raises a `DataError` that names file and field where the folder is not as it should be.
+    Every property raises a `DataError` that names file and field if the file it reads is missing or damaged.
 
     Args:
         folder: the run's folder.
-        benchmarks: short names of the benchmarks that count, in their order: those that the study has by now. What a
-            run was asked besides is kept in its folder and left out here. None counts all.
+        benchmarks: short names of the benchmarks that count, in order: those of the current study. Others that the run
+            was asked stay in its folder and are ignored here. None counts all.
 
     Attributes:
         folder: the run's folder.
-        files: where everything lies in it.
+        files: the paths of its files.
     """
 
     def __init__(self, folder: Path, benchmarks: Sequence[str] | None = None) -> None:
@@ -41,32 +41,32 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its name, ``arm/seed-n``."""
+        """The run's name, ``arm/seed-n``."""
         return self.record.name
 
     @property
     def arm(self) -> str:
-        """The name of its arm."""
+        """The name of the run's arm."""
         return self.record.arm
 
     @property
     def seed(self) -> int:
-        """Its seed."""
+        """The run's seed."""
         return self.record.seed
 
     @cached_property
     def record(self) -> RunRecord:
-        """What decided it."""
+        """The run's configuration and inputs."""
         return read_record(self.files.record, RunRecord)
 
     @cached_property
     def environment(self) -> Environment:
-        """What it was trained on."""
+        """The software and hardware of its training."""
         return read_record(self.files.environment, Environment)
 
     @cached_property
     def asked(self) -> dict[str, AskedBenchmark]:
-        """What it was asked, by benchmark; nothing before its evaluation began."""
+        """The benchmarks that the run was asked, by name; empty before its evaluation has started."""
         index = read_index(self.files.benchmarks) if self.files.benchmarks.is_file() else {}
         if self._benchmarks is None:
             return index
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def benchmarks(self) -> list[str] | None:
-        """What its record says that it was asked, of the benchmarks that count; None in records without it."""
+        """The benchmarks that count, according to the run's record; None if the record does not list any."""
         recorded = self.record.benchmarks
         if recorded is None or self._benchmarks is None:
             return None if recorded is None else list(recorded)
@@ -82,17 +82,17 @@ class Run:
 
     @cached_property
     def predictions(self) -> list[Predictions]:
-        """Its answers, a benchmark each."""
+        """The run's predictions, one item per benchmark."""
         return read_run_predictions(self.folder, self.asked)
 
     @cached_property
     def stored_scores(self) -> Scores:
-        """Its scores as they were written, of everything that it was ever asked."""
+        """The scores as stored, of all benchmarks that the run was ever asked."""
         return read_scores(self.files.scores)
 
     @cached_property
     def scores(self) -> Scores:
-        """Its scores; averages are over the benchmarks that count."""
+        """The scores of the benchmarks that count, with averages over these."""
         stored = self.stored_scores
         if not set(self.asked) <= set(stored.benchmarks):
             raise DataError(f"{self.files.scores}: lacks benchmarks of {self.files.benchmarks}; evaluate the run again")
@@ -102,26 +102,26 @@ class Run:
 
     @cached_property
     def training_rows(self) -> list[dict[str, Any]]:
-        """The rows of its training log; none without one."""
+        """The rows of the training log; empty without one."""
         return read_json_lines(self.files.training_log) if self.files.training_log.is_file() else []
 
     @cached_property
     def evaluations(self) -> list[Run]:
-        """The finished evaluations of its model apart from the study."""
+        """The finished separate evaluations of the run's model."""
         return [Run(folder.path) for folder in self.files.evaluation_folders() if folder.is_scored]
 
     @cached_property
     def evaluation(self) -> EvaluationRecord | None:
-        """How an evaluation apart from the study was made; None for a run."""
+        """How a separate evaluation was made; None for a run."""
         path = self.files.evaluation
         return read_record(path, EvaluationRecord) if path.is_file() else None
 
 
 def load_runs(paths: Iterable[Path]) -> list[Run]:
-    """Return the runs among ``paths``, of which nothing is read yet; a folder stands for all runs below it.
+    """Return the runs at ``paths``, without reading them yet; a folder stands for all runs below it.
 
     Raises:
-        DataError: if a path holds no run, or a study's ``study.json`` cannot be read.
+        DataError: if a path contains no run, or a ``study.json`` cannot be read.
     """
     benchmarks: dict[StudyFolder, tuple[str, ...] | None] = {}
     runs = []
@@ -137,8 +137,8 @@ def load_runs(paths: Iterable[Path]) -> list[Run]:
 
 
 def named(runs: Iterable[Run]) -> dict[str, Run]:
-    """Return runs by name: ``arm/seed-n``, or the folder where that is taken."""
-    found: dict[str, Run] = {}
+    """Return runs by name: ``arm/seed-n``, or the folder where that name is taken."""
+    by_name: dict[str, Run] = {}
     for run in runs:
-        found[str(run.folder) if run.name in found else run.name] = run
-    return found
+        by_name[str(run.folder) if run.name in by_name else run.name] = run
+    return by_name

@@ -1,8 +1,8 @@
-"""From a run's predictions to its scores: ``predictions/*.parquet`` in, ``scores.json`` out.
+"""Scores of a run from its predictions: ``predictions/*.parquet`` in, ``scores.json`` out.
 
-The predictions hold fractions, ``scores.json`` holds percent. Averages over benchmarks weigh each benchmark
-by its number of examples, as the paper's "weighted accuracy" does. `summarize` is also what the report uses
-to pool the seeds of one arm, so that a table and a run folder can never disagree.
+Predictions hold fractions, ``scores.json`` holds percent. Averages weight each benchmark by its number of examples,
+like the paper's "weighted accuracy". The report uses `summarize` too, with the seeds of an arm pooled, so that its
+tables and the run folders cannot disagree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "i
 
 @dataclass(frozen=True)
 class Score:
-    """One score in percent with its 95% interval and its gain over the trivial baseline.
+    """A score in percent with its 95% interval and its gain over the trivial baseline.
 
     Attributes:
         n: number of examples.
@@ -40,8 +40,8 @@ class Score:
         baseline_name: name of the trivial baseline.
         baseline: the baseline's score on the same examples, %.
         gain: score minus baseline, percentage points.
-        gain_low: lower end of the gain's paired interval.
-        gain_high: upper end of the gain's paired interval.
+        gain_low: lower end of the interval of the (paired) gain.
+        gain_high: upper end of the interval of the gain.
     """
 
     n: int
@@ -60,7 +60,7 @@ class Score:
         return self.gain_low > 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the score as ``scores.json`` has it."""
+        """Return the score in the format of ``scores.json``."""
         return {
             "unit": "%",
             "n": self.n,
@@ -72,7 +72,7 @@ class Score:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Score:
-        """Read a score of ``scores.json``."""
+        """Return a score of ``scores.json``."""
         low, high = content["interval"]
         gain_low, gain_high = content["gain"]["interval"]
         return cls(
@@ -90,7 +90,7 @@ class Score:
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """The score of one benchmark with what a table needs to know about it.
+    """The score of one benchmark, and what tables say about it.
 
     Attributes:
         name: short name.
@@ -98,12 +98,12 @@ class BenchmarkScore:
         group: ``vqa`` or ``localization``.
         metric: what a score of 1 means.
         score: over all examples.
-        invalid_rate: answers that could not be read, %.
-        subsets: subset to its number of examples and score, %.
-        num_examples: examples asked; more than were scored while the evaluation is unfinished.
-        errors: examples that could not be asked or scored; they count as wrong.
-        box_frame: frame that boxes are scored in; empty for answers that are no boxes.
-        readings: of boxes, the score, %, in every frame and by the lenient reader; None for answers that are no boxes.
+        invalid_rate: share of answers that could not be parsed, %.
+        subsets: number of examples and score (%) of each subset.
+        num_examples: number of examples asked; larger than the number scored while the evaluation is unfinished.
+        errors: number of examples that could not be asked or scored; they count as wrong.
+        box_frame: frame that boxes are scored in; empty if answers are not boxes.
+        readings: the score (%) of boxes in every frame and with the lenient parser; None if answers are not boxes.
     """
 
     name: str
@@ -119,7 +119,7 @@ class BenchmarkScore:
     readings: dict[str, float | None] | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the benchmark as ``scores.json`` has it."""
+        """Return the benchmark in the format of ``scores.json``."""
         return {
             "group": self.group,
             "title": self.title,
@@ -134,7 +134,7 @@ class BenchmarkScore:
 
     @classmethod
     def from_json(cls, name: str, content: Mapping[str, Any]) -> BenchmarkScore:
-        """Read a benchmark of ``scores.json``; what older versions did not write has its default."""
+        """Return a benchmark of ``scores.json``; fields that older versions did not write have defaults."""
         return cls(
             name=name,
             title=content["title"],
@@ -156,7 +156,7 @@ class Scores:
 
     Attributes:
         benchmarks: by short name, in the order of the study.
-        averages: weighted averages, by ``vqa``, ``localization``, ``overall``; absent groups are left out.
+        averages: weighted averages, by ``vqa``, ``localization``, ``overall``; without groups that have no benchmark.
     """
 
     benchmarks: dict[str, BenchmarkScore]
@@ -164,53 +164,53 @@ class Scores:
 
     @property
     def errors(self) -> int:
-        """Examples that could not be asked or scored."""
-        return sum(one.errors for one in self.benchmarks.values())
+        """Number of examples that could not be asked or scored."""
+        return sum(benchmark.errors for benchmark in self.benchmarks.values())
 
     @property
     def invalid_boxes(self) -> float | None:
         """Share of localization answers without a valid box, %; None without localization benchmarks."""
-        boxes = [one for one in self.benchmarks.values() if one.group == "localization"]
-        total = sum(one.score.n for one in boxes)
-        return sum(one.invalid_rate * one.score.n for one in boxes) / total if total else None
+        boxes = [benchmark for benchmark in self.benchmarks.values() if benchmark.group == "localization"]
+        total = sum(benchmark.score.n for benchmark in boxes)
+        return sum(benchmark.invalid_rate * benchmark.score.n for benchmark in boxes) / total if total else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``scores.json``."""
         return {
-            "benchmarks": {name: one.as_json() for name, one in self.benchmarks.items()},
-            "averages": {name: one.as_json() for name, one in self.averages.items()},
+            "benchmarks": {name: benchmark.as_json() for name, benchmark in self.benchmarks.items()},
+            "averages": {name: average.as_json() for name, average in self.averages.items()},
             "errors": self.errors,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
-        """Read the content of ``scores.json``."""
+        """Return the scores of a ``scores.json``."""
         return cls(
-            {name: BenchmarkScore.from_json(name, about) for name, about in content["benchmarks"].items()},
-            {name: Score.from_json(about) for name, about in content["averages"].items()},
+            {name: BenchmarkScore.from_json(name, entry) for name, entry in content["benchmarks"].items()},
+            {name: Score.from_json(entry) for name, entry in content["averages"].items()},
         )
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The scored answers of one run to one benchmark; ``n`` examples.
+    """The scored predictions of one run for one benchmark with ``n`` examples.
 
     Attributes:
-        path: the parquet file they come from.
+        path: the parquet file.
         name: the benchmark's short name.
         group: ``vqa`` or ``localization``.
         title: name for tables.
         metric: what a score of 1 means, such as ``IoU >= 0.5``.
         baseline: name of the trivial baseline.
-        num_examples: how many were asked; more than are here while the evaluation is unfinished.
-        iou_threshold: overlap from which a box is right; None for answers that are no boxes.
-        mode: how it was asked and scored, ``study`` or ``official``; None in files that do not say.
-        box_frame: frame that boxes are scored in; empty for answers that are no boxes.
-        table: the whole file as a ``pyarrow.Table``.
-        image: ``[n]`` image paths, what resampling keeps together.
+        num_examples: number of examples asked; larger than ``n`` while the evaluation is unfinished.
+        iou_threshold: smallest IoU of a correct box; None if answers are not boxes.
+        mode: how it was asked and scored, ``study`` or ``official``; None if the file does not say.
+        box_frame: frame that boxes are scored in; empty if answers are not boxes.
+        table: the file as a ``pyarrow.Table``.
+        image: ``[n]`` image paths, the units of resampling.
         score: ``[n]`` in 0..1; the mean over seeds where they are pooled.
         baseline_score: ``[n]`` in 0..1, the trivial baseline on the same examples.
-        seed_scores: ``[S, n]``, the scores of each seed; None for a single run.
+        seed_scores: ``[S, n]`` scores of each seed; None for a single run.
     """
 
     path: Path
@@ -230,7 +230,7 @@ class Predictions:
     seed_scores: NDArray[np.float64] | None = None
 
     def pieces(self, weights: Weights = "counts") -> list[Piece]:
-        """Return the pieces that enter averages, weighted by the examples at hand or by the published ones."""
+        """Return the pieces that enter averages, weighted by the examples in the file or by the published counts."""
         score = self.score if self.seed_scores is None else self.seed_scores
         subset = np.asarray(self.column("subset"), np.str_)
         return pieces(self.name, score, self.baseline_score, self.image, subset, weights)
@@ -250,26 +250,26 @@ class Predictions:
 def read_run_predictions(run_dir: Path, asked: Mapping[str, AskedBenchmark] | None = None) -> list[Predictions]:
     """Read the predictions of a run, in the order of ``predictions/benchmarks.json``.
 
-    Of an unfinished evaluation, what is there is read; a benchmark without any answer is left out.
+    If the evaluation is unfinished, the available predictions are read; benchmarks without any are left out.
 
     Args:
         run_dir: the run's folder.
-        asked: the benchmarks to read; all that it was asked by default.
+        asked: the benchmarks to read; by default all that the run was asked.
 
     Raises:
-        DataError: naming file, column or row, when something is missing or out of range.
+        DataError: if something is missing or out of range; the message names file, column or row.
     """
     asked = read_index(RunFolder(run_dir).benchmarks) if asked is None else asked
     if not asked:
-        raise DataError(f"{RunFolder(run_dir).benchmarks}: names no benchmark; evaluate this run again")
-    found = []
-    for name, about in asked.items():
+        raise DataError(f"{RunFolder(run_dir).benchmarks}: lists no benchmark; evaluate this run again")
+    predictions = []
+    for name, benchmark in asked.items():
         try:
-            found.append(_read_predictions(run_dir, name, about))
+            predictions.append(_read_predictions(run_dir, name, benchmark))
         except MissingFileError:
             if not is_unfinished(run_dir):
                 raise
-    return found
+    return predictions
 
 
 def read_scores(path: Path) -> Scores:
@@ -287,7 +287,7 @@ def read_scores(path: Path) -> Scores:
 def score_run(run_dir: Path) -> Scores:
     """Score a run: every benchmark that it was asked, and the weighted averages.
 
-    Of an unfinished evaluation the answers that are there are scored; ``n`` is then less than ``num_examples``.
+    If the evaluation is unfinished, the available predictions are scored; ``n`` is then less than ``num_examples``.
 
     Raises:
         DataError: as `read_run_predictions`.
@@ -307,7 +307,7 @@ def write_scores(run_dir: Path) -> Path:
 
 
 def pool_seeds(runs: Sequence[list[Predictions]]) -> list[Predictions]:
-    """Average the scores of several seeds example by example; the other columns are those of the first seed.
+    """Average the scores of several seeds example by example; all other columns are from the first seed.
 
     Raises:
         DataError: if the runs answered different benchmarks or examples.
@@ -317,23 +317,23 @@ def pool_seeds(runs: Sequence[list[Predictions]]) -> list[Predictions]:
         first = same_benchmark[0]
         for other in same_benchmark[1:]:
             check_paired(first, other)
-        scores = np.stack([run.score for run in same_benchmark])
+        scores = np.stack([predictions.score for predictions in same_benchmark])
         pooled.append(replace(first, score=scores.mean(axis=0), seed_scores=scores))
     return pooled
 
 
 def check_paired(first: Predictions, other: Predictions) -> None:
-    """Check that two files answer the same examples in the same order.
+    """Check that two files have predictions for the same examples in the same order.
 
     Raises:
-        DataError: naming both files and the first row that differs.
+        DataError: if they differ; the message names both files and the first row that differs.
     """
     left, right = first.column("example_id"), other.column("example_id")
     if left != right:
         row = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
         where = f"row {row}: {right[row]} against {left[row]}" if row is not None else f"{len(right)} rows"
         raise DataError(
-            f"{other.path}: other examples than {first.path} ({where}); evaluate both runs on the same split"
+            f"{other.path}: different examples from {first.path} ({where}); evaluate both runs on the same split"
         )
 
 
@@ -345,79 +345,76 @@ def summarize(
     """Return scores, intervals, baselines and gains of benchmarks and weighted averages, in percent.
 
     Args:
-        predictions: of each benchmark.
-        weights: how benchmarks are weighted in averages: by the examples at hand, or by those of the published sets.
-        seeds: benchmark or average to the variance of its training runs, where more is known of it than these tell.
+        predictions: the predictions for each benchmark.
+        weights: weight benchmarks in averages by the examples given, or by those of the published sets.
+        seeds: benchmark or average to the variance between training runs, where it is known from another source.
     """
     benchmarks = {
-        one.name: BenchmarkScore(
-            name=one.name,
-            title=one.title,
-            group=one.group,
-            metric=one.metric,
-            score=_score([one], weights, seeds.get(one.name)),
-            invalid_rate=_percent(np.mean(one.column("invalid"))),
-            subsets=_subsets(one),
-            num_examples=one.num_examples,
-            errors=_num_errors(one),
-            box_frame=one.box_frame,
-            readings=None if one.iou_threshold is None else _readings(one),
+        benchmark.name: BenchmarkScore(
+            name=benchmark.name,
+            title=benchmark.title,
+            group=benchmark.group,
+            metric=benchmark.metric,
+            score=_score([benchmark], weights, seeds.get(benchmark.name)),
+            invalid_rate=_percent(np.mean(benchmark.column("invalid"))),
+            subsets=_subsets(benchmark),
+            num_examples=benchmark.num_examples,
+            errors=_num_errors(benchmark),
+            box_frame=benchmark.box_frame,
+            readings=None if benchmark.iou_threshold is None else _readings(benchmark),
         )
-        for one in predictions
+        for benchmark in predictions
     }
     averages = {
         name: _score([predictions[position] for position in positions], weights, seeds.get(name))
-        for name, positions in members([one.group for one in predictions]).items()
+        for name, positions in members([benchmark.group for benchmark in predictions]).items()
     }
     return Scores(benchmarks, averages)
 
 
-def _num_errors(one: Predictions) -> int:
-    """Return how many examples could not be asked or scored; they count as wrong."""
-    return sum(error is not None for error in one.column("error")) if "error" in one.table.column_names else 0
+def _num_errors(predictions: Predictions) -> int:
+    has_errors = "error" in predictions.table.column_names
+    return sum(error is not None for error in predictions.column("error")) if has_errors else 0
 
 
-def _readings(one: Predictions) -> dict[str, float | None]:
-    """Return the score, in percent, of each way to read a box: in every frame, and by the lenient reader.
-
-    The lenient reader compares in the frame that counts.
-    """
-    threshold = one.iou_threshold or 0.0
-    shares = readings(overlaps_of(one.path.parents[1], one.table), threshold)
-    lenient = one.column("lenient_iou") if "lenient_iou" in one.table.column_names else []
-    right = [overlap is not None and overlap >= threshold for overlap in lenient]
-    known = any(overlap is not None for overlap in lenient)
-    shares["lenient"] = float(np.mean(right)) if known else None
+def _readings(predictions: Predictions) -> dict[str, float | None]:
+    """Return the score of boxes, in percent, in every frame, and with the lenient parser in the frame that counts."""
+    threshold = predictions.iou_threshold or 0.0
+    shares = readings(overlaps_of(predictions.path.parents[1], predictions.table), threshold)
+    lenient = predictions.column("lenient_iou") if "lenient_iou" in predictions.table.column_names else []
+    correct = [overlap is not None and overlap >= threshold for overlap in lenient]
+    is_known = any(overlap is not None for overlap in lenient)
+    shares["lenient"] = float(np.mean(correct)) if is_known else None
     return {name: None if share is None else _percent(share) for name, share in shares.items()}
 
 
-def _score(those: Sequence[Predictions], weights: Weights, seeds: SeedVariance | None) -> Score:
-    """Return the score of some benchmarks together, and its gain over their trivial baselines."""
-    parts = [part for one in those for part in one.pieces(weights)]
-    score, ahead = average(parts, seeds), gain(parts, seeds)
-    names = {one.baseline for one in those}
+def _score(benchmarks: Sequence[Predictions], weights: Weights, seeds: SeedVariance | None) -> Score:
+    """Return the weighted average over some benchmarks, and its gain over their trivial baselines."""
+    parts = [part for benchmark in benchmarks for part in benchmark.pieces(weights)]
+    score, over_baseline = average(parts, seeds), gain(parts, seeds)
+    baseline_names = {benchmark.baseline for benchmark in benchmarks}
     return Score(
-        n=sum(len(one.score) for one in those),
+        n=sum(len(benchmark.score) for benchmark in benchmarks),
         value=_percent(score.value),
         low=_percent(score.low),
         high=_percent(score.high),
-        baseline_name=names.pop() if len(names) == 1 else "trivial baselines",
-        baseline=_percent(score.value - ahead.value),
-        gain=_percent(ahead.value),
-        gain_low=_percent(ahead.low),
-        gain_high=_percent(ahead.high),
+        baseline_name=baseline_names.pop() if len(baseline_names) == 1 else "trivial baselines",
+        baseline=_percent(score.value - over_baseline.value),
+        gain=_percent(over_baseline.value),
+        gain_low=_percent(over_baseline.low),
+        gain_high=_percent(over_baseline.high),
     )
 
 
-def _subsets(one: Predictions) -> dict[str, dict[str, Any]]:
-    subset = np.asarray(one.column("subset"))
+def _subsets(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    subset = np.asarray(predictions.column("subset"))
     return {
-        str(name): {"n": int(np.sum(subset == name)), "score": _percent(one.score[subset == name].mean())}
+        str(name): {"n": int(np.sum(subset == name)), "score": _percent(predictions.score[subset == name].mean())}
         for name in np.unique(subset)
     }
 
 
-def _read_predictions(run_dir: Path, name: str, about: AskedBenchmark) -> Predictions:
+def _read_predictions(run_dir: Path, name: str, asked: AskedBenchmark) -> Predictions:
     path = RunFolder(run_dir).predictions_of(name)
     table = read_predictions(run_dir, name)
     missing = [column for column in NEEDED_COLUMNS if column not in table.column_names]
@@ -431,14 +428,14 @@ def _read_predictions(run_dir: Path, name: str, about: AskedBenchmark) -> Predic
     return Predictions(
         path=path,
         name=name,
-        group=about.group,
-        title=about.title,
-        metric=about.metric,
-        baseline=about.baseline,
-        num_examples=table.num_rows if about.num_examples is None else about.num_examples,
-        iou_threshold=about.iou_threshold,
-        mode=about.mode,
-        box_frame=_box_frame(run_dir, about),
+        group=asked.group,
+        title=asked.title,
+        metric=asked.metric,
+        baseline=asked.baseline,
+        num_examples=table.num_rows if asked.num_examples is None else asked.num_examples,
+        iou_threshold=asked.iou_threshold,
+        mode=asked.mode,
+        box_frame=_box_frame(run_dir, asked),
         table=table,
         image=np.asarray(table.column("image").to_pylist(), dtype=np.str_),
         score=_fractions(path, table, "score"),
@@ -446,10 +443,10 @@ def _read_predictions(run_dir: Path, name: str, about: AskedBenchmark) -> Predic
     )
 
 
-def _box_frame(run_dir: Path, about: AskedBenchmark) -> str:
-    """Return the frame that boxes were scored in; files of earlier versions say it in the run's record alone."""
-    if about.iou_threshold is None or about.box_frame is not None:
-        return about.box_frame or ""
+def _box_frame(run_dir: Path, asked: AskedBenchmark) -> str:
+    """Return the frame that boxes were scored in; older versions recorded it in the run's record only."""
+    if asked.iou_threshold is None or asked.box_frame is not None:
+        return asked.box_frame or ""
     record = record_if_any(run_dir)
     return (record and record.test_box_frame) or "original"
 
@@ -457,9 +454,9 @@ def _box_frame(run_dir: Path, about: AskedBenchmark) -> str:
 def _fractions(path: Path, table: Any, column: str) -> NDArray[np.float64]:
     """Return a column of scores after checking that each lies in 0..1."""
     values = np.asarray(table.column(column).to_pylist(), dtype=np.float64)
-    good = (values >= 0) & (values <= 1)  # false for NaN too
-    if not good.all():
-        row = int(np.argmin(good))
+    in_range = (values >= 0) & (values <= 1)  # false for NaN too
+    if not in_range.all():
+        row = int(np.argmin(in_range))
         raise DataError(f"{path}: row {row}: {column} {values[row]} is not in 0..1")
     return values
 

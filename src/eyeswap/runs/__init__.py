@@ -1,1 +1,1 @@
-"""The run folder: its files, what they record, and whether they are as they were written."""
+"""The run folder: where its files are, what they record, and whether they are unchanged."""

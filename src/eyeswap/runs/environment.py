@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, threads."""
+"""The software and hardware of a run: versions, machine, threads."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers", "safetensor
 
 
 class Environment(Recorded):
-    """What a run ran on, ``environment.json``.
+    """The software and hardware of a run, ``environment.json``.
 
     Attributes:
         eyeswap: version of eyeswap.
-        code_version: digest of its source, see `code_version`.
+        code_version: digest of its source, see `eyeswap.versions.code_version`.
         python: version of Python.
-        packages: versions of what decides numbers; None where one is not installed.
+        packages: versions of the packages that affect results; None where one is not installed.
         platform: operating system.
-        cpu: name of the processor.
-        num_cores: processor cores.
-        num_threads: threads that torch used.
-        gpus: names of the GPUs.
+        cpu: processor model.
+        num_cores: number of processor cores.
+        num_threads: number of threads that torch used.
+        gpus: GPU models.
     """
 
     eyeswap: str | None = None
@@ -39,7 +39,7 @@ class Environment(Recorded):
 
 
 def environment() -> Environment:
-    """Return versions, machine, threads and code version of this process."""
+    """Return the environment of this process."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -57,10 +57,10 @@ def environment() -> Environment:
 
 
 def cpu_model() -> str:
-    """Return the processor's name, as far as the system tells."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+    """Return the processor's model name, as far as the system reports it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

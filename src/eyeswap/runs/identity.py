@@ -1,6 +1,7 @@
-"""What decides a trained model: when a run may go on, be asked more, or is another one that has to be trained anew.
+"""The identity of a trained model: everything that determines it, and nothing that does not.
 
-What is asked of a model decides nothing about it, so adding benchmarks to a study trains nothing.
+It tells whether a run may be resumed or evaluated on more benchmarks, or has to be trained again. Benchmarks do not
+affect the trained model, so adding some to a study trains nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from eyeswap.files import canonical_json, digest
 from eyeswap.recipe import Recipe
 from eyeswap.runs.recorded import Recorded
 
-# Fields that say where bytes lie, by the digest of these bytes, and those that decide how a model is asked.
+# Recipe fields that are mere locations, by the digest of the bytes found there; and those that only affect evaluation.
 LOCATIONS = {"weights.llm": ("recipe.llm",), "data": ("recipe.data.folder", "recipe.data.instruction")}
-ASKING = ("recipe.test_box_frame",)
-_MOST_CHANGES = 4  # in a message
+EVALUATION = ("recipe.test_box_frame",)
+_MAX_CHANGES = 4  # in a message
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Change:
     """One field that differs between two models.
 
     Attributes:
-        field: its place, such as ``recipe.lr``.
-        before: its value in the run that is there.
-        now: its value in the study.
+        field: dotted name, such as ``recipe.lr``.
+        before: value in the existing run.
+        now: value in the study.
     """
 
     field: str
@@ -44,17 +45,17 @@ class Change:
 
 
 class ModelIdentity(Recorded):
-    """Everything that decides a run's trained model, and nothing else.
+    """Everything that determines a run's trained model, and nothing else.
 
     Attributes:
-        recipe: all that the study holds fixed.
-        arm: backbone, connector, wiring, tap and geometry as they apply to the arm; tap and geometry are None where
-            they are the backbone's own. What an older version did not record is left out.
-        seed: of the run.
-        data: sha256 of the file of training conversations; None for the embedded data set, which the recipe decides,
-            and where the file is not at hand.
-        weights: sha256 of the weights of ``backbone`` and ``llm``, and of an own encoder's file, ``encoder_file``; None
-            where there is none, or it is not at hand.
+        recipe: everything that the study holds fixed.
+        arm: backbone, connector, wiring, tap and geometry of the arm; tap and geometry are None where they are the
+            backbone's defaults. Fields that an older version did not record are absent.
+        seed: the run's seed.
+        data: sha256 of the file of training conversations; None for the embedded data set, which the recipe
+            determines, and if the file is unavailable.
+        weights: sha256 of the weights of ``backbone`` and ``llm``, and of a custom encoder's file, ``encoder_file``;
+            None where there is none or it is unavailable.
     """
 
     recipe: dict[str, Any]
@@ -65,21 +66,21 @@ class ModelIdentity(Recorded):
 
     @property
     def digest(self) -> str:
-        """The model digest: the sha256 (hex) of all of it."""
+        """The model digest: the sha256 (hex) of all fields."""
         return digest(self.model_dump(mode="json"))
 
     def with_backbone(self, weights_sha256: str) -> ModelIdentity:
-        """Return the same with the weights of the backbone as they were loaded."""
+        """Return a copy with the digest of the backbone's weights as loaded."""
         return self.model_copy(update={"weights": {**self.weights, "backbone": weights_sha256}})
 
     def changes_to(self, now: ModelIdentity) -> list[Change]:
-        """Return every field that is known of both and differs; where equal bytes lie is no difference."""
+        """Return every field that is known for both and differs; the location of equal bytes is no difference."""
         before, after = dict(_fields(self)), dict(_fields(now))
-        for bytes_of, places in LOCATIONS.items():
-            if bytes_of in before and before[bytes_of] == after.get(bytes_of):
-                for place in places:
-                    before.pop(place, None)
-                    after.pop(place, None)
+        for content, locations in LOCATIONS.items():
+            if content in before and before[content] == after.get(content):
+                for location in locations:
+                    before.pop(location, None)
+                    after.pop(location, None)
         optional = [key for key in before.keys() ^ after.keys() if key.startswith("recipe.")]
         shared = [key for key in after if key in before]
         return [
@@ -90,10 +91,10 @@ class ModelIdentity(Recorded):
 
 
 def backbone_identity(text: str) -> str:
-    """Return a backbone's name without alias and without the folder of an own encoder's file.
+    """Return a backbone's canonical name: aliases resolved, and a custom encoder's file without its folder.
 
     Raises:
-        SpecError: if the text is no name of a backbone.
+        SpecError: if the text is not the name of a backbone.
     """
     name = BackboneName.parse(text)
     if name.file is not None:
@@ -103,22 +104,22 @@ def backbone_identity(text: str) -> str:
 
 
 def training_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a recorded recipe that decide what is learnt, by their place.
+    """Return the fields of a recorded recipe that affect training, by dotted name.
 
-    Those that say where bytes lie and how a model is asked are left out.
+    Locations of data and weights, and fields that only affect evaluation, are left out.
     """
-    places = {place for places in LOCATIONS.values() for place in places}
-    return {place: value for place, value in _recipe_fields(recipe) if place not in places}
+    locations = {location for locations in LOCATIONS.values() for location in locations}
+    return {name: value for name, value in _recipe_fields(recipe) if name not in locations}
 
 
 def in_words(changes: Sequence[Change]) -> str:
-    """Return changes for a message, the first few of many."""
-    more = len(changes) - _MOST_CHANGES
-    return "; ".join(map(str, changes[:_MOST_CHANGES])) + (f"; and {more} more" if more > 0 else "")
+    """Return the changes for a message; only the first few if there are many."""
+    more = len(changes) - _MAX_CHANGES
+    return "; ".join(map(str, changes[:_MAX_CHANGES])) + (f"; and {more} more" if more > 0 else "")
 
 
 def _fields(model: ModelIdentity) -> Iterator[tuple[str, Any]]:
-    """Yield what is known, by its place."""
+    """Yield the known fields by dotted name."""
     yield from _recipe_fields(model.recipe)
     yield from _leaves("arm", model.arm)
     yield "seed", model.seed
@@ -129,18 +130,18 @@ def _fields(model: ModelIdentity) -> Iterator[tuple[str, Any]]:
 
 
 def _recipe_fields(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a recipe that decide training; those that are newer than the record have their defaults."""
-    with contextlib.suppress(ValidationError):  # a newer version wrote it; what it added shows as a difference
+    """Yield the fields of a recipe that affect training; fields newer than the record have their defaults."""
+    with contextlib.suppress(ValidationError):  # written by a newer version; fields it added count as differences
         recipe = Recipe.model_validate(recipe).model_dump(mode="json")
-    yield from ((place, value) for place, value in _leaves("recipe", recipe) if place not in ASKING)
+    yield from ((name, value) for name, value in _leaves("recipe", recipe) if name not in EVALUATION)
 
 
-def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(f"{place}.{key}", inner)
+            yield from _leaves(f"{name}.{key}", inner)
     else:
-        yield place, value
+        yield name, value
 
 
 def _short(value: Any) -> str:

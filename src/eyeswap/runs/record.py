@@ -1,4 +1,4 @@
-"""What a run's JSON files hold, as types: what decided it, what it was asked, and how an evaluation was made."""
+"""The records in a run's folder, as types: the run, the benchmarks it was asked, and how an evaluation was made."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from eyeswap.runs.folder import run_name
 from eyeswap.runs.identity import ModelIdentity
 from eyeswap.runs.recorded import Recorded, first_problem
 
-COLOUR_KEYS = ("mean", "std", "fill")  # an encoder's own normalisation, no part of where pixels go
+COLOUR_KEYS = ("mean", "std", "fill")  # normalisation that belongs to the encoder, not to the placement of pixels
 
 Geometry = Mapping[str, Any]
 TapNorm = Literal["trained", "untrained", "none"]
 
 
 class CanvasUse(Recorded):
-    """How the images of one data set lie on the canvas.
+    """How the images of one data set are placed on the canvas.
 
     Attributes:
         num_images: images in the data set.
         num_measured: images whose size was read, evenly spread over the data set.
-        padding: mean share of the canvas that shows no image.
-        cut: mean share of the image area that lies beyond the canvas.
-        scale: median of canvas pixels an image pixel, the geometric mean of both axes.
-        own_scale: the same with the geometry that the catalog gives these weights; None outside of the catalog.
-        stretch: median of the larger axis' scale over the smaller one's; 1 keeps the aspect ratio.
+        padding: mean share of the canvas without image.
+        cut: mean share of the image area outside the canvas.
+        scale: median scale in canvas pixels per image pixel, the geometric mean of both axes.
+        own_scale: the same with the geometry that the catalog gives for these weights; None outside the catalog.
+        stretch: median ratio of the larger axis' scale to the smaller one's; 1 keeps the aspect ratio.
     """
 
     num_images: int
@@ -43,14 +43,14 @@ class CanvasUse(Recorded):
 
 
 class Observed(Recorded):
-    """What was measured for the audit beyond what was asked for.
+    """Properties of the run that were measured for the audit rather than configured.
 
     Attributes:
-        matched: what the study calls equal in all arms.
-        llm_positions: positions of the language model.
-        tap_norm: which norm the features pass last.
-        parameters_run: parameters of the backbone that take part in a forward pass.
-        canvas: how the images of each data set lie on the canvas.
+        matched: quantities that the study declares equal in all arms.
+        llm_positions: number of positions of the language model.
+        tap_norm: the last norm that features pass.
+        parameters_run: parameters of the backbone that are used in a forward pass.
+        canvas: how the images of each data set are placed on the canvas.
     """
 
     matched: tuple[str, ...] = ()
@@ -65,14 +65,14 @@ class BackboneRecord(Recorded):
 
     Attributes:
         name: catalog name, ``file.py:function`` or ``timm:<model>``.
-        family: family of the network; ``own`` or ``timm`` outside of the catalog.
+        family: architecture family; ``own`` or ``timm`` outside the catalog.
         weights_sha256: digest of its weights.
         embed_dim: width of a visual token.
-        num_parameters: parameters up to the tap.
+        num_parameters: number of parameters up to the tap.
         token_grid: rows and columns of visual tokens.
-        tap: where features are read, in the form of its family.
-        geometry: how images meet it, see `eyeswap.geometry.ImageGeometry.canonical`.
-        frozen_mode: ``eval``, or ``train`` as published.
+        tap: where features are read, in the notation of the family.
+        geometry: how images are placed on the canvas, see `eyeswap.geometry.ImageGeometry.canonical`.
+        frozen_mode: ``eval``, or ``train`` as in the published study.
     """
 
     name: str | None = None
@@ -87,17 +87,17 @@ class BackboneRecord(Recorded):
 
     @property
     def num_tokens(self) -> int | None:
-        """Visual tokens of an image."""
+        """Number of visual tokens per image."""
         return None if self.token_grid is None else self.token_grid[0] * self.token_grid[1]
 
     @property
     def canvas_geometry(self) -> Geometry | None:
-        """The geometry without colours: where pixels go."""
+        """The geometry without colours: the placement of pixels."""
         return self._geometry(colours=False)
 
     @property
     def colours(self) -> Geometry | None:
-        """Mean, standard deviation and fill colour: the encoder's own normalisation."""
+        """Mean, standard deviation and fill colour: the encoder's normalisation."""
         return self._geometry(colours=True)
 
     def _geometry(self, *, colours: bool) -> Geometry | None:
@@ -107,48 +107,48 @@ class BackboneRecord(Recorded):
 
 
 class LanguageModelRecord(Recorded):
-    """The language model: its name, and the digest of its folder's files before training."""
+    """The language model: its name, and the digest of its files before training."""
 
     name: str | None = None
     sha256: str | None = None
 
 
 class ConnectorRecord(Recorded):
-    """The connector: its kind, and the digest of the weights that training began with."""
+    """The connector: its kind, and the digest of its initial weights."""
 
     kind: str | None = None
     init_digest: str | None = None
 
 
 class RunRecord(Recorded):
-    """What decided a run, ``spec.json``.
+    """The configuration and inputs of a run, ``spec.json``.
 
     Attributes:
         arm: the arm's name in the study.
-        seed: of the run.
-        recipe_digest: of `recipe`.
+        seed: the run's seed.
+        recipe_digest: digest of `recipe`.
         backbone: the frozen backbone.
         llm: the language model.
         connector: the network between the two.
         study: the study's name.
-        recipe: all that the study holds fixed.
-        model: what decides the trained model; None in records of versions before the model digest.
-        model_digest: its digest.
-        run_digest: what those versions wrote in its place, see `eyeswap.planning.plan`.
-        data_digest: of the training data.
-        order_digest: of the order of all batches.
-        num_steps: training steps.
-        left_out: how many records and images were not trained on.
-        train_prompt: how training asks for a box, with ``{expression}``; with ``{question}`` where it does not.
-        test_prompt: the same of the benchmarks.
-        train_box_frame: what boxes are fractions of in training: ``original`` image, ``padded-square`` or ``canvas``;
-            None if the study does not say.
+        recipe: everything that the study holds fixed.
+        model: what determines the trained model; None in records that predate the model digest.
+        model_digest: digest of `model`.
+        run_digest: what older versions wrote instead, see `eyeswap.planning.plan`.
+        data_digest: digest of the training data.
+        order_digest: digest of the order of all batches.
+        num_steps: number of training steps.
+        left_out: how many training records and images were skipped.
+        train_prompt: the training prompt for boxes, with ``{expression}``; with ``{question}`` if there are no boxes.
+        test_prompt: the prompt of the benchmarks, likewise.
+        train_box_frame: frame of the boxes in training: ``original`` image, ``padded-square`` or ``canvas``; None if
+            the study does not say.
         test_box_frame: the frame that boxes are scored in, one of these or ``study``.
-        benchmarks: what was asked: names, or files of own benchmarks.
+        benchmarks: the benchmarks asked: names, or files of custom benchmarks.
         may_differ: the factors in which arms may differ.
-        observed: what was measured beyond that.
+        observed: measurements for the audit.
         images: how an evaluation showed images; None in training.
-        image_digests: of the bytes of the images of each data set, see `eyeswap.data.image_digests`.
+        image_digests: digest of the image bytes of each data set, see `eyeswap.data.image_digests`.
     """
 
     arm: str
@@ -183,21 +183,21 @@ class RunRecord(Recorded):
 
 
 class AskedBenchmark(Recorded):
-    """What was asked of one benchmark, an entry of ``predictions/benchmarks.json``.
+    """One benchmark that a run was asked, an entry of ``predictions/benchmarks.json``.
 
     Attributes:
         group: ``vqa`` or ``localization``.
         title: name for tables.
         metric: what a score of 1 means, such as ``IoU >= 0.5``.
         baseline: name of the trivial baseline.
-        num_examples: how many examples were asked.
-        benchmark: what the benchmark is made from: its name, or the file of an own one.
+        num_examples: number of examples asked.
+        benchmark: the benchmark's name, or the file of a custom one.
         mode: ``study`` or ``official``.
-        questions_digest: of the questions and true answers.
-        iou_threshold: overlap from which a box is right; None for answers that are no boxes.
-        identity: what the benchmark is, with a digest of an own one's files; None in what older versions wrote.
-        subset: examples of each part that were asked; None for all of them.
-        box_frame: frame that boxes are scored in; None for answers that are no boxes, and in older files.
+        questions_digest: digest of the questions and answer keys.
+        iou_threshold: smallest IoU of a correct box; None if answers are not boxes.
+        identity: the benchmark's name, and a digest of a custom one's files; None in files of older versions.
+        subset: number of examples per part that were asked; None for all.
+        box_frame: frame that boxes are scored in; None if answers are not boxes, and in older files.
         code_version: digest of the code that asked.
     """
 
@@ -217,11 +217,11 @@ class AskedBenchmark(Recorded):
 
 
 class EvaluationRecord(Recorded):
-    """What an evaluation apart from the study asked and how, ``evaluation.json``.
+    """What a separate evaluation asked and how, ``evaluation.json``.
 
     Attributes:
         images: ``as-is``, ``blanked`` or ``shuffled``.
-        data: root of the official folders.
+        data: root folder of the benchmarks' official files.
     """
 
     images: str = "as-is"
@@ -229,20 +229,20 @@ class EvaluationRecord(Recorded):
 
 
 class ArmRecord(Recorded):
-    """What a study declares of an arm: its backbone, and what it sets in place of the recipe's."""
+    """An arm as the study declares it: its backbone, and what it overrides of the recipe."""
 
     backbone: str | None = None
     connector: str | None = None
 
 
 class StudyRecord(Recorded):
-    """What readers of runs need of a study, ``study.json``.
+    """The parts of a study, ``study.json``, that readers of runs need.
 
     Attributes:
-        arms: by name.
-        recipe: all that is held fixed.
-        benchmarks: names, or files of own benchmarks; None where the study asks none.
-        subset: examples of each benchmark part; None for all of them.
+        arms: the arms by name.
+        recipe: everything that is held fixed.
+        benchmarks: names, or files of custom benchmarks; None if the study has none.
+        subset: number of examples per benchmark part; None for all.
     """
 
     arms: dict[str, ArmRecord] = Field(default_factory=dict)
@@ -252,14 +252,14 @@ class StudyRecord(Recorded):
 
     @property
     def benchmark_names(self) -> tuple[str, ...] | None:
-        """The benchmarks' short names; that of an own one is its file's."""
+        """The benchmarks' short names."""
         if self.benchmarks is None:
             return None
         return tuple(map(benchmark_name, self.benchmarks))
 
 
 def benchmark_name(origin: str) -> str:
-    """Return the short name of a benchmark that a study names; that of an own one is its file's."""
+    """Return the short name of a benchmark in a study; that of a custom one is its file's, without suffix."""
     return Path(origin).stem if origin.endswith((".yaml", ".yml")) else origin
 
 
@@ -267,10 +267,10 @@ _INDEX = TypeAdapter(dict[str, AskedBenchmark])
 
 
 def read_index(path: Path) -> dict[str, AskedBenchmark]:
-    """Read ``predictions/benchmarks.json``: what was asked, by benchmark.
+    """Read ``predictions/benchmarks.json``: the benchmarks asked, by name.
 
     Raises:
-        DataError: naming file, benchmark and field.
+        DataError: if it is not valid; the message names file, benchmark and field.
     """
     try:
         return _INDEX.validate_python(read_json(path))

@@ -1,7 +1,7 @@
-"""How a run's JSON files are read and written as types.
+"""Typed JSON files of a run: the base class of records, and how they are read and written.
 
-Whatever an older version did not record is None. Keys that a newer version may add are kept as they are, so that a
-record that is read and written again loses nothing.
+Fields that an older version did not record are None. Keys added by a newer version are kept, so that reading and
+rewriting a record loses nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eyeswap.files import read_json, write_json
 
 
 class Recorded(BaseModel):
-    """Base of everything read from a run's folder."""
+    """Base class of the records in a run's folder."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -25,10 +25,10 @@ _Record = TypeVar("_Record", bound=Recorded)
 
 
 def read_record(path: Path, kind: type[_Record]) -> _Record:
-    """Read a JSON file of a run.
+    """Read a JSON file of a run as a record of the given type.
 
     Raises:
-        DataError: naming file and field, if the file is missing or not of that kind.
+        DataError: if the file is missing or not such a record; the message names file and field.
     """
     try:
         return kind.model_validate(read_json(path))
@@ -37,14 +37,14 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
 
 
 def write_record(path: Path, record: Recorded) -> None:
-    """Write a record as JSON, atomically; fields that were never set stay out."""
+    """Write a record as JSON, atomically, without the fields that were never set."""
     write_json(path, record.model_dump(mode="json", exclude_unset=True))
 
 
 def first_problem(problem: ValidationError) -> str:
-    """Return the first thing that is wrong with a record, in one line: field and reason."""
+    """Return the first validation error of a record in one line: field and reason."""
     first = problem.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    field = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         reason = "missing"
     elif first["type"] == "literal_error":
@@ -53,4 +53,4 @@ def first_problem(problem: ValidationError) -> str:
         reason = "expected an object"
     else:
         reason = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
-    return f"{place}: {reason}" if place else reason
+    return f"{field}: {reason}" if field else reason

@@ -1,7 +1,8 @@
-"""Are a run's files as they were when it ended? A seal over them: size and sha256 of records, weights, answers, scores.
+"""The seal of a finished run: size and sha256 of its records, weights, predictions and scores.
 
-Whoever can write the folder can write the seal too, so the audit also holds the records against what does not lie in
-the run, see `eyeswap.audit.records`, and against each other, see `eyeswap.audit.answers`.
+It shows whether files have changed since the run ended. Anyone who can write to the folder can write the seal too, so
+the audit also checks the records against sources outside the run (`eyeswap.audit.records`) and against each other
+(`eyeswap.audit.answers`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from eyeswap.errors import DataError
 from eyeswap.files import read_json, sha256_of, write_json
 from eyeswap.runs.folder import RunFolder
 
-LARGE_BYTES = 1 << 28  # files beyond this are compared by size alone, so that an audit takes seconds
+LARGE_BYTES = 1 << 28  # larger files are compared by size only, so that an audit takes seconds
 
 
 def write_seal(run_dir: Path) -> None:
-    """Take down size and sha256 of everything that a finished run consists of."""
+    """Write the seal of a finished run."""
     files = RunFolder(run_dir)
     about = {
         path.relative_to(run_dir).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -28,7 +29,7 @@ def write_seal(run_dir: Path) -> None:
 
 
 def changed_files(run_dir: Path) -> Iterator[str]:
-    """Yield the sealed files that are here and are others.
+    """Yield the sealed files that exist but differ from the seal.
 
     Raises:
         DataError: if the seal is damaged.
@@ -40,7 +41,7 @@ def changed_files(run_dir: Path) -> Iterator[str]:
 
 
 def missing_files(run_dir: Path) -> Iterator[str]:
-    """Yield the sealed files that are gone; those of the model may have stayed at home.
+    """Yield the sealed files that are missing; those of the model may be, because archives do not contain them.
 
     Raises:
         DataError: if the seal is damaged.
@@ -53,7 +54,7 @@ def missing_files(run_dir: Path) -> Iterator[str]:
 
 
 def unsealed_files(run_dir: Path) -> Iterator[str]:
-    """Yield the files of a finished run that its seal does not name.
+    """Yield the files of a finished run that its seal does not list.
 
     Raises:
         DataError: if the seal is damaged.
@@ -72,7 +73,7 @@ def _read(run_dir: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"{path}: expected an object")
     for name, about in seal.items():
         if ".." in Path(name).parts or Path(name).is_absolute() or not isinstance(about, dict):
-            raise DataError(f"{path}: {name}: no file of a run")
+            raise DataError(f"{path}: {name}: not a file of a run")
     return seal
 
 

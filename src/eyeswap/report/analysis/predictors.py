@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from eyeswap.report.analysis.study import StudyResults
 from eyeswap.report.style import listed, percent
-from eyeswap.results.accuracy import FAR_BELOW, IMAGENET, published_accuracy
+from eyeswap.results.published import FAR_BELOW, IMAGENET, published_accuracy
 from eyeswap.statistics.correlation import METHODS, Correlation, correlate
 
 

@@ -1,11 +1,11 @@
-"""Pack a study's results into one file, and merge such a file into the runs of another machine.
+"""Export a study's results to one file, and import such a file into the runs of another machine.
 
-An archive is a zip: what describes, scores and reports the runs, and a manifest with the size and sha256 of every
-file. Weights, tokens and data stay at home. The same results give the same bytes, and so the same digest. An archive
-is opened as if hostile: only names of the known layout are read, no path leads out, nothing may unpack to more than
-it says, nothing of it is run, and the scores must follow from the predictions. Runs appear in the study's folder
-whole, by rename, or not at all. The report in an archive is for who unpacks it by hand: the merged runs need one of
-their own, and a page from elsewhere is not put where one opens pages without a thought.
+An archive is a zip of records, predictions, scores and reports, and a manifest with the size and sha256 of every file.
+Weights, tokens and data are not included. Equal results give equal bytes, and so equal digests. Archives are untrusted:
+only file names of the known layout are accepted, no path may leave the folder, no file may unpack to more than its
+stated size, nothing is executed, and the scores must follow from the predictions. A run appears in the study's folder
+by rename, complete or not at all. The report in an archive is for readers who unpack it by hand and is not imported:
+the merged study needs a report of its own, and an HTML page from elsewhere does not belong among trusted ones.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
-from eyeswap.results.scores import read_scores, score_run
-from eyeswap.results.verify import problems_of
+from eyeswap.results.run import Run
+from eyeswap.results.verify import problems_of, score_differences
 from eyeswap.runs.folder import SEED_PREFIX, RunFolder, StudyFolder
 from eyeswap.unpack import Entry, open_archive, refuse_hostile
 
@@ -38,8 +38,8 @@ FORMAT = 1
 MAX_FILES = 20_000
 MAX_FILE_BYTES = 2 << 30
 MAX_TOTAL_BYTES = 16 << 30
-MAX_RATIO, SMALL_BYTES = 100, 64 << 20  # beyond so many bytes, what unpacks to so many times its size is a bomb
-MAX_ROWS = 5_000_000  # predictions of a benchmark; the largest published one has 214,354
+MAX_RATIO, SMALL_BYTES = 100, 64 << 20  # above this size, an archive with a larger compression ratio is a zip bomb
+MAX_ROWS = 5_000_000  # predictions for a benchmark; the largest published one has 214,354
 SUFFIX = ".eyeswap.zip"
 
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
@@ -55,18 +55,18 @@ _STUDY_FILE = (
     rf"|{_IN_STUDY.report}/[a-z0-9_-]+\.(?:html|md|csv|json|tex|svg|png)"
 )
 _KNOWN = re.compile(rf"(?:{_STUDY_FILE}|{_RUN_FILE})")
-_ADDED_UP = ("arms", "seeds")  # what two parts of one study may have different
+_MERGED = ("arms", "seeds")  # the keys in which two parts of one study may differ
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
+    """The outcome of an import.
 
     Attributes:
         folder: the study's folder.
-        digest: sha256 of the archive's manifest: equal digests, equal results.
+        digest: sha256 of the archive's manifest; equal digests mean equal results.
         added: runs that are new here.
-        known: runs that were here already, byte for byte.
+        known: runs that already existed here with identical results.
     """
 
     folder: Path
@@ -80,22 +80,22 @@ def export_study(study_dir: Path, archive: Path) -> str:
 
     Args:
         study_dir: the study's folder; unfinished runs are left out.
-        archive: the file to write, replaced if it is there.
+        archive: the file to write, replaced if it exists.
 
     Returns:
         The digest of the archive's manifest.
 
     Raises:
-        SpecError: if the folder holds no study, none of its runs is finished, or one of them does not verify.
+        SpecError: if the folder contains no study, none of its runs is finished, or one of them fails verification.
     """
     if not StudyFolder(study_dir).study.is_file():
-        raise SpecError(f"{study_dir}: no study here (study.json is missing); pass a folder such as runs/quickstart")
+        raise SpecError(f"{study_dir}: not a study (study.json is missing); pass a folder such as runs/quickstart")
     finished = {run.path for run in StudyFolder(study_dir).runs() if run.is_scored}
     if not finished:
         raise SpecError(f"{study_dir}: no finished run to export; see `eyeswap study status`")
     for run in sorted(finished):
         for problem in problems_of(run):
-            raise SpecError(f"{run}: not exported, as it does not verify: {problem}; see `eyeswap audit {study_dir}`")
+            raise SpecError(f"{run}: not exported, verification failed: {problem}; see `eyeswap audit {study_dir}`")
     paths = {path.relative_to(study_dir).as_posix(): path for path in sorted(study_dir.rglob("*")) if path.is_file()}
     packed = {
         name: path
@@ -117,8 +117,8 @@ def import_study(archive: Path, runs_dir: Path) -> Imported:
     """Verify an archive and merge its runs into the study of the same name.
 
     Raises:
-        DataError: if the archive is broken, was changed, or holds what no archive holds.
-        SpecError: if a study of that name is here and is another one, or a run of both has different results.
+        DataError: if the archive is damaged, was modified, or contains files that archives do not have.
+        SpecError: if a different study of that name exists, or a run exists with different results.
     """
     runs_dir.mkdir(parents=True, exist_ok=True)
     workplace = Path(tempfile.mkdtemp(dir=runs_dir, prefix=".import-"))
@@ -149,7 +149,7 @@ def import_study(archive: Path, runs_dir: Path) -> Imported:
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    """Return an entry without time and owner, so that equal results give equal bytes."""
+    """Return a zip entry without time and owner, so that equal results give equal bytes."""
     entry = zipfile.ZipInfo(name)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -161,7 +161,7 @@ def _canonical(manifest: dict[str, Any]) -> bytes:
 
 
 def _unpack(archive: Path, workplace: Path) -> tuple[dict[str, Any], str]:
-    """Unpack an archive file by file, each checked against the manifest; return the manifest and its digest."""
+    """Unpack an archive, checking each file against the manifest; return the manifest and its digest."""
     try:
         with open_archive(archive) as entries:
             manifest, digest = _manifest(archive, entries)
@@ -169,12 +169,12 @@ def _unpack(archive: Path, workplace: Path) -> tuple[dict[str, Any], str]:
             by_name = {entry.name: entry for entry in entries}
             for name, stated in manifest["files"].items():
                 if by_name[name].num_bytes > stated["bytes"]:
-                    raise DataError(f"{archive}: {name} unpacks to more than the manifest says; refused")
+                    raise DataError(f"{archive}: {name} unpacks to more bytes than the manifest states; refused")
                 path = workplace / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 by_name[name].copy(path)
                 if sha256_of(path) != stated["sha256"]:
-                    raise DataError(f"{archive}: {name} is not what the manifest says: the archive was changed")
+                    raise DataError(f"{archive}: {name} does not match the manifest: the archive was modified")
                 _check_content(archive, name, path)
     except FileNotFoundError:
         raise DataError(f"{archive}: no such file") from None
@@ -185,23 +185,23 @@ def _manifest(archive: Path, entries: Sequence[Entry]) -> tuple[dict[str, Any], 
     """Read the manifest and compare it with what the archive lists."""
     listed = next((entry for entry in entries if entry.name == MANIFEST), None)
     if listed is None or listed.num_bytes > 64 << 20:
-        raise DataError(f"{archive}: no archive of eyeswap: it has no {MANIFEST}")
+        raise DataError(f"{archive}: not an eyeswap archive: it has no {MANIFEST}")
     content = listed.read()
     try:
         manifest = parse_json(content.decode())
         files = manifest["files"]
-        whole = manifest["format"] == FORMAT and re.fullmatch(_NAME, manifest["study"]) is not None
+        is_valid = manifest["format"] == FORMAT and re.fullmatch(_NAME, manifest["study"]) is not None
         sizes = [stated["bytes"] for stated in files.values()]
-        whole = whole and all(isinstance(size, int) and 0 <= size <= MAX_FILE_BYTES for size in sizes)
+        is_valid = is_valid and all(isinstance(size, int) and 0 <= size <= MAX_FILE_BYTES for size in sizes)
     except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise DataError(f"{archive}: {MANIFEST} is not one of format {FORMAT}; was it made by a newer eyeswap?")
+        is_valid = False
+    if not is_valid:
+        raise DataError(f"{archive}: {MANIFEST} does not have format {FORMAT}; was it written by a newer eyeswap?")
     for name in files:
         if not _KNOWN.fullmatch(name):
-            raise DataError(f"{archive}: holds {name!r}, which no study has; refused")
+            raise DataError(f"{archive}: contains {name!r}, which is not a file of a study; refused")
     if sorted(entry.name for entry in entries) != sorted([MANIFEST, *files]):
-        raise DataError(f"{archive}: its files are not those of its manifest: the archive was changed")
+        raise DataError(f"{archive}: its files are not those of its manifest: the archive was modified")
     is_bomb = sum(sizes) > max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
     if len(files) > MAX_FILES or sum(sizes) > MAX_TOTAL_BYTES or is_bomb:
         raise DataError(f"{archive}: unpacks to {len(files)} files of {sum(sizes):,} bytes; refused as too large")
@@ -209,7 +209,7 @@ def _manifest(archive: Path, entries: Sequence[Entry]) -> tuple[dict[str, Any], 
 
 
 def _check_content(archive: Path, name: str, path: Path) -> None:
-    """Refuse a file that later readers would stumble over."""
+    """Refuse a file that is malformed or too large."""
     try:
         if path.suffix == ".json":
             parse_json(path.read_text(encoding="utf-8"))
@@ -222,13 +222,13 @@ def _check_content(archive: Path, name: str, path: Path) -> None:
 
 
 def _merged_study(archive: Path, workplace: Path, folder: Path) -> dict[str, Any]:
-    """Return the study with the arms and seeds of both sides, or refuse to mix two studies."""
+    """Return the study with the arms and seeds of both sides, or refuse to merge different studies."""
     theirs = _study_of(archive, workplace)
     if not StudyFolder(folder).study.is_file():
         return theirs
     ours: dict[str, Any] = read_json(StudyFolder(folder).study)
     for key in sorted(set(ours) | set(theirs)):
-        if key not in _ADDED_UP and ours.get(key) != theirs.get(key):
+        if key not in _MERGED and ours.get(key) != theirs.get(key):
             there, here = _difference(key, theirs.get(key), ours.get(key))
             raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
     for arm in set(ours["arms"]) & set(theirs["arms"]):
@@ -240,7 +240,7 @@ def _merged_study(archive: Path, workplace: Path, folder: Path) -> dict[str, Any
 
 
 def _difference(path: str, theirs: Any, ours: Any) -> tuple[str, str]:
-    """Return the first place where two values differ, and what stands there, on either side."""
+    """Return the first key in which two values differ, with their value as a phrase, and our value."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         key = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
         return _difference(f"{path}.{key}", theirs.get(key), ours.get(key))
@@ -256,38 +256,33 @@ def _study_of(archive: Path, workplace: Path) -> dict[str, Any]:
         or not isinstance(study.get("arms"), dict)
         or not isinstance(study.get("seeds"), list)
     ):
-        raise DataError(f"{archive}: holds no readable study.json")
+        raise DataError(f"{archive}: contains no valid study.json")
     return study
 
 
 def _check_same(archive: Path, manifest: dict[str, Any], folder: Path, run: str) -> None:
-    """Raise unless a run of the archive is the run that is here."""
-    for name in _decisive(manifest, run):
-        here = folder / name
-        if not here.is_file() or sha256_of(here) != manifest["files"][name]["sha256"]:
+    """Raise unless a run in the archive has the same results as the existing run."""
+    for name in _result_files(manifest, run):
+        existing = folder / name
+        if not existing.is_file() or sha256_of(existing) != manifest["files"][name]["sha256"]:
             raise SpecError(
-                f"{archive}: {name} differs from the one in {folder}: the same run with other results; "
+                f"{archive}: {name} differs from the one in {folder}: the same run with different results; "
                 "use another --runs folder to keep both"
             )
 
 
 def _check_scores(archive: Path, workplace: Path, run: str) -> None:
-    """Score a run's predictions again, and compare with the scores that came with them."""
+    """Raise unless the scores in the archive follow from the predictions in it."""
     try:
-        stored = read_scores(RunFolder(workplace / run).scores).benchmarks
-        scored = score_run(workplace / run).benchmarks
-        same = set(stored) == set(scored) and all(
-            stored[name].score.n == one.score.n and abs(stored[name].score.value - one.score.value) < 1e-6
-            for name, one in scored.items()
-        )
+        differences = score_differences(Run(workplace / run))
     except DataError as problem:
         raise DataError(f"{archive}: {str(problem).replace(f'{workplace}/', '')}") from None
-    if not same:
-        raise DataError(f"{archive}: {run}: scores.json is not what the predictions beside it give; refused")
+    for name, difference in differences.items():
+        raise DataError(f"{archive}: {run}: scores.json: {name}: {difference}; refused")
 
 
-def _decisive(manifest: dict[str, Any], run: str) -> Iterator[str]:
-    """Yield the files of a run that hold its results: all but the machine and the clock."""
+def _result_files(manifest: dict[str, Any], run: str) -> Iterator[str]:
+    """Yield the files of a run that hold its results: all but the environment and the log, which has times."""
     for name in manifest["files"]:
         if name.startswith(f"{run}/") and not name.endswith((str(_IN_RUN.environment), str(_IN_RUN.training_log))):
             yield name
