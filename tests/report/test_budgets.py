@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from eyeswap.report import analyse
 from eyeswap.report.analysis.costs import budgets, frontier
 from eyeswap.report.style import short_names
-from eyeswap.report.writers.matrix import difference_matrix
+from eyeswap.report.writers.page import difference_matrix
 
 
 def test_no_cheaper_arm_beats_one_of_the_front():

@@ -33,7 +33,7 @@ def test_one_arm(make_study):
 
 def test_one_arm_of_two_seeds(make_study):
     analysis, page = written(make_study(arms=("vit",), seeds=(1, 2), num_examples=40))
-    assert "2 seeds an arm" in page
+    assert "2 seeds per arm" in page
     assert "over images and seeds" in page
     assert analysis.results.arms[0].scores.averages["vqa"].low < analysis.results.arms[0].scores.averages["vqa"].value
 
@@ -117,9 +117,9 @@ def test_a_broken_profile_is_named(make_study):
 
 def test_what_would_be_too_long_is_cut_and_said(make_study, monkeypatch):
     monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")
-    monkeypatch.setattr("eyeswap.report.writers.page.MOST_ROWS", 7)
-    monkeypatch.setattr("eyeswap.report.writers.page.MOST_TO_TAKE_ALONG", 10_000)
-    monkeypatch.setattr("eyeswap.report.writers.page.MOST_BYTES", 500_000)
+    monkeypatch.setattr("eyeswap.report.writers.page.MAX_TABLE_ROWS", 7)
+    monkeypatch.setattr("eyeswap.report.writers.page.MAX_DOWNLOAD_CHARS", 10_000)
+    monkeypatch.setattr("eyeswap.report.writers.page.MAX_PAGE_BYTES", 500_000)
     analysis, page = written(make_study(num_examples=80))
     assert len(analysis.averages) == 18
     decided = sum(pair.in_words != "not decided" for pair in analysis.averages)

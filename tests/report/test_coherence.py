@@ -81,5 +81,5 @@ def check_words(verdict, group, pairs, best, over_seeds):
         assert f"**{best[0]}**" in verdict.headline
         assert f"**{best[0]}**" in finding.text
     if not over_seeds:
-        assert not any(word in said for word in ("leads", "lead in", "decided", "would have been found"))
+        assert not any(word in said for word in ("leads", "lead in", "decided", "would be detected"))
         assert all(pair.detectable is None for pair in pairs)

@@ -42,7 +42,7 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"study\.json: no such file"):
         gather(tmp_path)
     write_json(tmp_path / "study.json", {"name": "x", "question": "?"})
-    with pytest.raises(DataError, match="no arms; this is not the folder of a study"):
+    with pytest.raises(DataError, match="no arms; this is not a study's folder"):
         gather(tmp_path)
 
 

@@ -23,7 +23,7 @@ from eyeswap.report.writers.page import render
 
 TWINS = {"encoder-a": "digits-vit", "encoder-b": "digits-vit"}  # one encoder, trained with two seeds
 LUCK = {"encoder-a": (0.75, 0.45), "encoder-b": (0.60, 0.25)}
-FORBIDDEN = re.compile(r"\blead|decided|would have been found", re.IGNORECASE)
+FORBIDDEN = re.compile(r"\blead|decided|would be detected", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_one_encoder_entered_twice_is_not_decided(twins, page_of):
     assert all(pair.detectable is None for pair in (*analysis.averages, *analysis.benchmarks))
     assert analysis.verdict.headline == (
         "In these runs, **encoder-a** scored higher than **encoder-b** on these images in VQA and in localization. "
-        "Of other training runs of the same arms this says nothing."
+        "This says nothing about other training runs of the same arms."
     )
     said = " ".join([analysis.verdict.headline, *(finding.text for finding in analysis.verdict.findings)])
     assert not FORBIDDEN.search(said)
@@ -114,7 +114,7 @@ def test_one_average_alone_may_be_known(twins, tmp_path):
         "**encoder-a** leads in VQA. In these runs, **encoder-a** scored higher"
     )
     texts = [finding.text for finding in analysis.verdict.findings if finding.kind == "warning"]
-    assert any("Nothing is known of localization and the overall score" in text for text in texts)
+    assert any("That variation is unknown for localization and the overall score" in text for text in texts)
 
 
 def test_the_seed_sd_of_another_study_is_measured_there(twins, tmp_path):
@@ -166,7 +166,7 @@ def test_no_spread_and_no_chance_are_no_detectable_difference(make_study):
     pairs = compare_averages(study, spreads=seed_spreads(study))
     assert all(pair.detectable is None for pair in pairs)
     texts = " ".join(finding.text for finding in judge(study, pairs, seeds=seed_spreads(study)).findings)
-    assert "so few seeds and images could show no difference, however large" in texts
+    assert "so few seeds and images could not show any difference, however large" in texts
     for run in (*vit.runs, *vmamba.runs):
         run.predictions = [replace(one, score=one.score * 0 + 1.0) for one in run.predictions]
     assert all(pair.detectable is None for pair in compare_averages(study, spreads=seed_spreads(study)))

@@ -140,15 +140,15 @@ def test_filters_that_fit_nothing_say_so_and_can_be_cleared(page):
     assert page.locator("#counter").inner_text().startswith("1 of 60")
 
 
-def test_a_screen_reader_hears_names_and_right_or_wrong(page):
+def test_a_screen_reader_hears_names_and_correct_or_wrong(page):
     assert page.get_by_role("navigation", name="Sections").count() == 1
-    for name in ("The numbers", "Pair by pair", "Look for yourself", "Training", "What was held fixed"):
+    for name in ("Scores", "Pair by pair", "Look for yourself", "Training", "What was held fixed"):
         assert page.get_by_role("heading", name=name, exact=True).count() == 1
     for name in ("Benchmark", "Arm", "Answer", "only where arms disagree"):
         assert page.get_by_label(name, exact=True).count() == 1
     assert page.get_by_role("button", name="Next example").count() == 1
     marks = page.locator("#answers .mark").all_inner_texts()
-    assert all("right" in mark or "wrong" in mark for mark in marks)
+    assert all("correct" in mark or "wrong" in mark for mark in marks)
     assert page.locator("#picture img").get_attribute("alt").startswith("Image for: ")
     assert page.locator("figure svg:visible").first.get_attribute("aria-label")
 

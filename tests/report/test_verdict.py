@@ -47,7 +47,7 @@ def test_one_leader_everywhere_is_said_once(results, pairs):
 
 def test_one_seed_is_a_caution(results, pairs):
     cautions = [finding.text for finding in judge(results, pairs).findings if finding.kind == "warning"]
-    assert any(text.startswith("One seed an arm") for text in cautions)
+    assert any(text.startswith("One seed per arm") for text in cautions)
 
 
 def test_arms_below_the_baseline_are_named(make_study):
@@ -63,7 +63,7 @@ def test_arms_below_the_baseline_are_named(make_study):
 def test_several_seeds_are_told(make_study):
     results = gather(make_study(arms=("vit", "maxvit"), seeds=(1, 2)))
     texts = [finding.text for finding in judge(results, compare_averages(results)).findings]
-    assert any(text.startswith("2 seeds an arm") for text in texts)
+    assert any(text.startswith("2 seeds per arm") for text in texts)
 
 
 def test_what_few_arms_cannot_show_is_said(results, pairs):

@@ -171,8 +171,8 @@ def test_an_unfinished_study_of_several_seeds_is_reported_as_far_as_it_is(make_s
     page = write_report(analyse(study))["report.html"].read_text()
     assert "Not in this report: " in page
     assert "seed 1: no scores yet (training step 240); seed 2: no scores yet" in page
-    assert "2 seeds an arm" in page
-    assert "Answers are those of the first seed." in page
+    assert "2 seeds per arm" in page
+    assert "Answers are from the first seed." in page
 
 
 def test_what_a_model_says_cannot_become_markup(make_study, no_drawing):

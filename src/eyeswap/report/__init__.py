@@ -1,4 +1,4 @@
-"""Draw a study: terminal table, Markdown, LaTeX, CSV, JSON, one self-contained HTML page."""
+"""The report of a study: terminal tables, Markdown, LaTeX, CSV, JSON and a self-contained HTML page."""
 
 from eyeswap.report.analysis.analysis import analyse
 from eyeswap.report.writers.terminal import terminal_report

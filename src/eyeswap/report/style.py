@@ -1,8 +1,8 @@
-"""One look for everything: a colour and a marker per arm, and how numbers are written.
+"""The style of all outputs: a colour and a marker per arm, and number formats.
 
-The colours start from Okabe and Ito's colour-blind-safe palette, darkened (light page) or lightened (dark
-page) to at least 3:1 contrast. Figures are drawn in the light colours; `themed` turns each into a CSS
-variable, so that the same drawing follows the reader's light or dark mode.
+Colours derive from Okabe and Ito's colour-blind-safe palette, darkened (light page) or lightened (dark page) to a
+contrast of at least 3:1. Figures are drawn in the light colours; `themed` turns each into a CSS variable, so that the
+same drawing follows the reader's light or dark mode.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DARK = {
     "arm-7": "#dc8e98",
 }
 NUM_COLORS = 8
-LONGEST_NAME = 16
+MAX_NAME_LENGTH = 16
 MARKERS = "osD^vPX*"
 
 RC = {
@@ -89,32 +89,33 @@ def color(index: int) -> str:
 
 def marker(index: int) -> str:
     """Return the matplotlib marker of the arm with this position in the study."""
-    return MARKERS[(index + index // NUM_COLORS) % len(MARKERS)]  # shifted where colours start again
+    return MARKERS[(index + index // NUM_COLORS) % len(MARKERS)]  # shifted each time the colours repeat
 
 
 def short_names(names: list[str], keep: Collection[str] = ()) -> dict[str, str]:
-    """Return names for narrow places: without the parts that all can miss and still be told apart.
+    """Return names shortened for narrow spaces, without hyphenated parts that are not needed to distinguish them.
 
-    Short names stay as they are. Parts are what stands between hyphens; the commonest go first, and two are left.
+    Names stay as they are if all are short. The most common parts are dropped first; at least two parts remain.
 
     Args:
         names: the names.
         keep: parts that always stay, such as the families of backbones.
     """
-    parts = {name: name.split("-") for name in names}
-    if max(map(len, names), default=0) <= LONGEST_NAME:
+    if max(map(len, names), default=0) <= MAX_NAME_LENGTH:
         return {name: name for name in names}
-    counted = Counter(part for own in parts.values() for part in set(own))
-    for part, times in counted.most_common():
-        without = {name: [one for one in own if one != part] for name, own in parts.items()}
-        kept = all(len(without[name]) >= min(2, len(own)) for name, own in parts.items())
-        if part not in keep and times > 1 and kept and len({tuple(own) for own in without.values()}) == len(names):
-            parts = without
-    return {name: "-".join(own) for name, own in parts.items()}
+    parts_of = {name: name.split("-") for name in names}
+    counts = Counter(part for parts in parts_of.values() for part in set(parts))
+    for part, times in counts.most_common():
+        shorter = {name: [other for other in parts if other != part] for name, parts in parts_of.items()}
+        long_enough = all(len(shorter[name]) >= min(2, len(parts)) for name, parts in parts_of.items())
+        distinct = len({tuple(parts) for parts in shorter.values()}) == len(names)
+        if part not in keep and times > 1 and long_enough and distinct:
+            parts_of = shorter
+    return {name: "-".join(parts) for name, parts in parts_of.items()}
 
 
 def themed(svg: str) -> str:
-    """Replace every colour of the light palette in an SVG by its CSS variable, and the font by the page's."""
+    """Replace every colour of the light palette in an SVG with its CSS variable, and the font with the page's."""
     for name, value in LIGHT.items():
         svg = re.sub(re.escape(value), f"var(--{name})", svg, flags=re.IGNORECASE)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
@@ -127,33 +128,33 @@ def css_variables(palette: dict[str, str]) -> str:
 
 
 def percent(value: float) -> str:
-    """Write a score in percent with one decimal: ``52.1``."""
+    """Format a score in percent with one decimal: ``52.1``."""
     return f"{value:.1f}".replace("-", MINUS)
 
 
 def points(value: float) -> str:
-    """Write a difference in percentage points with its sign: ``+1.3``."""
+    """Format a difference in percentage points with its sign: ``+1.3``."""
     return f"{value:+.1f}".replace("-", MINUS)
 
 
 def detectable(value: float | None) -> str:
-    """Write a detectable difference; a dash where none is known or possible."""
+    """Format a detectable difference; a dash if there is none."""
     return DASH if value is None else percent(value)
 
 
 def count(value: int) -> str:
-    """Write a count with thin separators: ``214,354``."""
+    """Format a count with separators: ``214,354``."""
     return f"{value:,}"
 
 
 def number(value: int) -> str:
-    """Write a small number as a word, as a sentence does."""
+    """Format a small number as a word, for use in a sentence."""
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return words[value] if value < len(words) else count(value)
 
 
 def size(num_parameters: int | None) -> str:
-    """Write a number of parameters: ``212k``, ``4.3M``, ``98M``; a dash when unknown."""
+    """Format a number of parameters: ``212k``, ``4.3M``, ``98M``; a dash if unknown."""
     if num_parameters is None:
         return DASH
     if num_parameters < 1_000_000:
@@ -163,7 +164,7 @@ def size(num_parameters: int | None) -> str:
 
 
 def cost(kind: str, value: float) -> str:
-    """Write a cost: ``tokens`` as a count, ``parameters``, ``flops`` (``1.3 TFLOPs``) or ``seconds`` (``41 ms``)."""
+    """Format a cost: ``tokens`` as a count, ``parameters``, ``flops`` (``1.3 TFLOPs``) or ``seconds`` (``41 ms``)."""
     if kind == "tokens":
         return count(round(value))
     if kind == "parameters":
@@ -177,10 +178,10 @@ def cost(kind: str, value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """Write a p-value: ``p = 0.012``, ``p < 0.001``."""
+    """Format a p-value: ``p = 0.012``, ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def listed(words: list[str]) -> str:
-    """Join words as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
+    """Join words for use in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

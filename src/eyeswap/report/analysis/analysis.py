@@ -1,4 +1,4 @@
-"""Everything a report says, computed once from a study's folder; the writers only lay it out."""
+"""The analysis of a study: everything a report says, computed once; the writers only format it."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Standing = Literal["best", "level", "behind"]
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a study shows.
+    """The analysis of a study.
 
     Attributes:
-        results: the runs, as their folders tell.
-        margin: loss in points that counts as none.
-        seeds: average or benchmark to how lucky its training runs are, where that is known.
+        results: the arms and their runs.
+        margin: largest loss, in points, that counts as negligible.
+        seeds: average or benchmark to its variation between training runs, where known.
         averages: every pair of arms on every weighted average.
-        benchmarks: every pair on every benchmark.
-        ranks: average to arm to its rank, with the places that it may truly have.
-        predictors: what is known of the arms beforehand, against their scores.
-        budgets: what each arm costs, in four currencies.
-        beside: averages of ours that have a published one.
-        published_points: the published study's Figure 1 beside ours, where arms are of it.
+        benchmarks: every pair of arms on every benchmark.
+        ranks: average to arm to its rank, with an interval.
+        predictors: properties of the arms known before training, correlated with their scores.
+        budgets: the cost of each arm in tokens, FLOPs, seconds and parameters.
+        beside: our averages that have a published counterpart.
+        published_points: points of the published Figure 1, if an arm is among its models.
         grounding: why boxes are wrong; empty without localization benchmarks.
-        collapse: whether each arm's localization has collapsed, with the evidence; empty without localization.
-        profile: latency and memory against resolution, where the study's folder holds it.
+        collapse: whether each arm's localization has collapsed, with evidence; empty without localization benchmarks.
+        profile: latency and memory against resolution, if the study's folder has a profile.
         audit: what was held fixed; None if fewer than two runs are finished.
-        verdict: all of it in words.
+        verdict: the conclusions in words.
     """
 
     results: StudyResults
@@ -69,7 +69,7 @@ class Analysis:
         return self._pairs.get((where, frozenset((one, other))))
 
     def standing(self, where: str, arm: str) -> Standing:
-        """Return how an arm stands in an average or benchmark: best, not told apart from the best, or behind it."""
+        """Return an arm's standing in an average or benchmark: best, not told apart from the best, or behind."""
         rank = self._ranks.get(where, {}).get(arm)
         if rank is None or rank.low > 1:
             return "behind"
@@ -77,7 +77,7 @@ class Analysis:
 
     @property
     def covered(self) -> str:
-        """What the intervals are over."""
+        """The sources of variation that the intervals cover."""
         known = [group in self.seeds for group in self.results.groups]
         return "images and seeds" if all(known) else "images and, where known, seeds" if any(known) else "images alone"
 
@@ -101,18 +101,18 @@ class Analysis:
 
 
 def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
-    """Read a study's folder and work out all that a report shows.
+    """Read a study's folder and compute everything a report shows.
 
     Args:
         study_dir: the study's folder.
-        margin: loss in points that counts as none, for "no worse than".
+        margin: largest loss, in points, that counts as negligible for "no worse than".
 
     Raises:
-        DataError: naming the file that is missing or damaged, or if the margin is not above 0.
+        DataError: if a file is missing or damaged (the message names it), or if the margin is not above 0.
     """
-    gathered = gather(study_dir)
-    seeds = seed_spreads(gathered)
-    results = with_spreads(gathered, seeds)
+    without_seeds = gather(study_dir)
+    seeds = seed_spreads(without_seeds)
+    results = with_spreads(without_seeds, seeds)
     averages = compare_averages(results, margin, seeds)
     profile = find_profile(study_dir)
     audit, known, collapse = audited(results), predictors(results), diagnosed(results)

@@ -1,15 +1,15 @@
-"""Why localization answers are wrong, and the best that an arm's token grid would allow.
+"""Error analysis of localization answers, and the best IoU at the resolution of an arm's token grid.
 
-Every answer has exactly one fate, the first of these that holds:
+Every answer has exactly one outcome ("fate"), the first of these that applies:
 
-* ``right``: the overlap (IoU) reaches the benchmark's threshold,
-* ``unparsed``: the answer is no valid box,
-* ``frame``: scored in another frame (`eyeswap.evaluation.frames`) the same numbers would be right,
-* ``object``: IoU below 0.1, or the centre of the box lies outside the true box,
-* ``loose``: on the object, but the overlap is under the threshold.
+* ``right``: the IoU reaches the benchmark's threshold,
+* ``unparsed``: the answer is not a valid box,
+* ``frame``: the same numbers would be correct in another box frame (`eyeswap.evaluation.frames`),
+* ``object``: the IoU is below 0.1, or the centre of the box lies outside the ground-truth box,
+* ``loose``: on the object, but the IoU is below the threshold.
 
-The ceiling asks how well a box would do whose edges lie on the borders of visual tokens: the largest IoU with each true
-box. Nothing forbids a model to point between two borders, so it is a yardstick and no bound.
+The ceiling is the largest IoU with the ground truth of a box whose edges lie on the borders of visual tokens. A model
+may well predict coordinates between two borders, so it is a reference point, not a bound.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ FATE_TITLES = {
     "frame": "wrong frame",
     "unparsed": "not parsed",
 }
-MISSED = 0.1  # an overlap below this is none to speak of
+MISSED = 0.1  # boxes with a smaller IoU are on another object
 DEFAULT_THRESHOLD = 0.5
-MOST_TRUTHS = 1000  # a benchmark; enough for a mean to within a percent
+MAX_TRUTHS = 1000  # ground-truth boxes per benchmark; enough for a mean to within a percent
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well boxes made of whole tokens fit the true boxes.
+    """How well boxes of whole tokens fit the ground truth.
 
     Attributes:
-        n: true boxes looked at.
-        mean_iou: mean of the best overlaps, in 0..1.
-        reachable: share of true boxes whose best overlap reaches the threshold, %.
+        n: number of ground-truth boxes.
+        mean_iou: mean of their best IoU, in 0..1.
+        reachable: share whose best IoU reaches the threshold, %.
     """
 
     n: int
@@ -65,19 +65,19 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The fates of one arm's answers to one localization benchmark, all seeds together.
+    """The fates of one arm's answers to one localization benchmark, over all seeds.
 
     Attributes:
         arm: the arm's name.
         benchmark: the benchmark's short name.
-        title: its name for tables.
-        threshold: IoU from which a box is right.
-        n: answers.
+        title: the benchmark's name for tables.
+        threshold: smallest IoU of a correct box.
+        n: number of answers.
         shares: fate to its share of the answers, %.
-        lenient: share that would be right with the first box found anywhere in the answer, %; None if not recorded.
-        ceiling: what the token grid allows; None where image sizes or the geometry are not known.
-        box_frame: frame that counts.
-        readings: frame to the score in it, %, all seeds together; None where it is not known.
+        lenient: share that is correct with the first box found anywhere in the answer, %; None if not recorded.
+        ceiling: the best fit at the resolution of the token grid; None if image sizes or geometry are unknown.
+        box_frame: frame that boxes are scored in.
+        readings: frame to the score in it, %; None where it is unknown.
     """
 
     arm: str
@@ -93,101 +93,106 @@ class Grounding:
 
 
 def grounding(results: StudyResults) -> list[Grounding]:
-    """Return the fates of all localization answers, benchmark by benchmark, arms in the order of the study.
+    """Return the fates of all localization answers, by benchmark, arms in the order of the study.
 
     Raises:
-        DataError: if a prediction file lacks the columns of boxes, or a truth is no box.
+        DataError: if a prediction file lacks the columns of boxes, or a ground truth is not a box.
     """
     sizes: dict[str, tuple[int, int] | None] = {}
-    found = []
-    for position, about in enumerate(results.benchmarks):
-        if about.group != "localization":
+    rows = []
+    for position, benchmark in enumerate(results.benchmarks):
+        if benchmark.group != "localization":
             continue
         for arm in results.finished_arms:
-            one = arm.runs[0].predictions[position]
-            threshold = one.iou_threshold or DEFAULT_THRESHOLD
-            counted = Counter(fate for run in arm.runs for fate in fates(run.predictions[position]))
-            n = counted.total()
-            shares = {fate: 100 * counted[fate] / n for fate in FATES}
-            ceiling = _ceiling(one, threshold, arm, results.data_root, sizes)
-            lenient, in_frames = _lenient(arm, position), _readings(arm, position, threshold)
-            found.append(
+            first = arm.runs[0].predictions[position]
+            threshold = first.iou_threshold or DEFAULT_THRESHOLD
+            counts = Counter(fate for run in arm.runs for fate in fates(run.predictions[position]))
+            rows.append(
                 Grounding(
-                    arm.name, one.name, one.title, threshold, n, shares, lenient, ceiling, one.box_frame, in_frames
+                    arm=arm.name,
+                    benchmark=first.name,
+                    title=first.title,
+                    threshold=threshold,
+                    n=counts.total(),
+                    shares={fate: 100 * counts[fate] / counts.total() for fate in FATES},
+                    lenient=_lenient(arm, position),
+                    ceiling=_ceiling(first, threshold, arm, results.data_root, sizes),
+                    box_frame=first.box_frame,
+                    readings=_readings(arm, position, threshold),
                 )
             )
-    return found
+    return rows
 
 
 def _readings(arm: Arm, position: int, threshold: float) -> dict[str, float | None]:
-    """Return the score of an arm in each frame, the mean of its runs, %."""
-    files = [run.predictions[position] for run in arm.runs]
-    shares = [readings(overlaps_of(one.path.parents[1], one.table), threshold) for one in files]
-    found: dict[str, float | None] = {}
+    """Return the score of an arm in each frame, the mean over its runs, %."""
+    predictions = [run.predictions[position] for run in arm.runs]
+    shares = [readings(overlaps_of(of_run.path.parents[1], of_run.table), threshold) for of_run in predictions]
+    means: dict[str, float | None] = {}
     for frame in shares[0]:
-        known = [share for each in shares if (share := each[frame]) is not None]
-        found[frame] = 100 * sum(known) / len(known) if len(known) == len(shares) else None
-    return found
+        known = [share for of_run in shares if (share := of_run[frame]) is not None]
+        means[frame] = 100 * sum(known) / len(known) if len(known) == len(shares) else None
+    return means
 
 
-def frames_table(found: Sequence[Grounding]) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of a table with the score in every frame, %; the frame that counts is marked."""
-    frames = list(found[0].readings)
-    rows = []
-    for one in found:
-        values = (one.readings[frame] for frame in frames)
-        texts = ["not known" if value is None else f"{value:.1f}" for value in values]
-        marks = ["*" if frame == one.box_frame else "" for frame in frames]
-        rows.append([one.title, one.arm, *(text + mark for text, mark in zip(texts, marks, strict=True))])
-    return ["benchmark", "arm", *frames], rows
+def frames_table(rows: Sequence[Grounding]) -> tuple[list[str], list[list[str]]]:
+    """Return head and body of a table with the score in every frame, %; the frame that counts is marked."""
+    frames = list(rows[0].readings)
+    body = []
+    for row in rows:
+        values = (row.readings[frame] for frame in frames)
+        texts = ["unknown" if value is None else f"{value:.1f}" for value in values]
+        marks = ["*" if frame == row.box_frame else "" for frame in frames]
+        body.append([row.title, row.arm, *(text + mark for text, mark in zip(texts, marks, strict=True))])
+    return ["benchmark", "arm", *frames], body
 
 
-def frames_note(found: Sequence[Grounding]) -> str:
-    """Return in which frame boxes are scored, in one sentence; empty without boxes."""
-    frames = list(dict.fromkeys(one.box_frame for one in found if one.box_frame))
+def frames_note(rows: Sequence[Grounding]) -> str:
+    """Return a sentence with the frame that boxes are scored in; empty without boxes."""
+    frames = list(dict.fromkeys(row.box_frame for row in rows if row.box_frame))
     return f"Boxes are scored in the frame {' and '.join(frames)}." if frames else ""
 
 
-def fates(one: Predictions) -> list[str]:
+def fates(predictions: Predictions) -> list[str]:
     """Return the fate of every answer to a localization benchmark.
 
     Raises:
-        DataError: if a column is missing, or a truth is no box.
+        DataError: if a column is missing, or a ground truth is not a box.
     """
-    threshold = one.iou_threshold or DEFAULT_THRESHOLD
-    boxes, overlaps, truths = one.column("box"), one.column("iou"), true_boxes(one)
-    others = overlaps_of(one.path.parents[1], one.table).values()
+    threshold = predictions.iou_threshold or DEFAULT_THRESHOLD
+    boxes, overlaps, truths = predictions.column("box"), predictions.column("iou"), true_boxes(predictions)
+    others = overlaps_of(predictions.path.parents[1], predictions.table).values()
     return [
         _fate(score, box, overlap, max((other[row] or 0.0 for other in others), default=0.0), truth, threshold)
-        for row, (score, box, overlap, truth) in enumerate(zip(one.score, boxes, overlaps, truths, strict=True))
+        for row, (score, box, overlap, truth) in enumerate(zip(predictions.score, boxes, overlaps, truths, strict=True))
     ]
 
 
-def true_boxes(one: Predictions) -> list[Box]:
-    """Return the true boxes of a localization benchmark, in 0..1 of the original image.
+def true_boxes(predictions: Predictions) -> list[Box]:
+    """Return the ground-truth boxes of a localization benchmark, in 0..1 of the original image.
 
     Raises:
-        DataError: naming file and row of the first truth that is no box.
+        DataError: if a ground truth is not a box; the message names file and row.
     """
-    found = []
-    for row, text in enumerate(one.column("truth")):
+    boxes = []
+    for row, text in enumerate(predictions.column("truth")):
         try:
             x1, y1, x2, y2 = (float(value) for value in json.loads(text))
         except (ValueError, TypeError):
-            raise DataError(f"{one.path}: row {row}: truth {text!r} is not a box [x1, y1, x2, y2]") from None
-        found.append((x1, y1, x2, y2))
-    return found
+            raise DataError(f"{predictions.path}: row {row}: truth {text!r} is not a box [x1, y1, x2, y2]") from None
+        boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 def best_aligned_iou(truth: Box, placement: Placement, grid: tuple[int, int]) -> float:
-    """Return the largest IoU of a true box with a box whose edges are borders of visual tokens.
+    """Return the largest IoU of a ground-truth box with a box whose edges lie on the borders of visual tokens.
 
-    Moving an edge towards the true one never hurts, so each edge of the best box is the border just before or just
-    behind the true edge: at most sixteen boxes to try. What sticks out of the image is cut, as an answer cannot.
+    Moving an edge towards the true one never lowers the IoU, so each edge of the best box is the border just before or
+    just after the true edge, which leaves at most sixteen boxes to try. They are clipped to the image.
 
     Args:
-        truth: in 0..1 of the original image.
-        placement: how the image lies on its canvas.
+        truth: box in 0..1 of the original image.
+        placement: placement of the image on its canvas.
         grid: token rows and columns.
     """
     across, down = grid[1], grid[0]
@@ -200,9 +205,9 @@ def best_aligned_iou(truth: Box, placement: Placement, grid: tuple[int, int]) ->
     return float(iou_matrix(np.array([truth]), np.array(aligned)).max()) if aligned else 0.0
 
 
-def _spans(start: float, end: float, most: int) -> list[tuple[int, int]]:
-    """Return the pairs of borders around the two ends of an interval, given in tokens."""
-    first, last = ({min(max(int(np.floor(edge)) + step, 0), most) for step in (0, 1)} for edge in (start, end))
+def _spans(start: float, end: float, num_tokens: int) -> list[tuple[int, int]]:
+    """Return the pairs of borders around the two ends of an interval, in tokens."""
+    first, last = ({min(max(int(np.floor(edge)) + step, 0), num_tokens) for step in (0, 1)} for edge in (start, end))
     return [(a, b) for a, b in product(sorted(first), sorted(last)) if a < b]
 
 
@@ -221,41 +226,41 @@ def _fate(
 
 
 def _lenient(arm: Arm, position: int) -> float | None:
-    files = [run.predictions[position] for run in arm.runs]
-    if any("lenient_iou" not in one.table.column_names for one in files):
+    predictions = [run.predictions[position] for run in arm.runs]
+    if any("lenient_iou" not in of_run.table.column_names for of_run in predictions):
         return None
-    overlaps = [overlap for one in files for overlap in one.column("lenient_iou")]
-    threshold = files[0].iou_threshold or DEFAULT_THRESHOLD
+    overlaps = [overlap for of_run in predictions for overlap in of_run.column("lenient_iou")]
+    threshold = predictions[0].iou_threshold or DEFAULT_THRESHOLD
     return 100 * float(np.mean([(overlap or 0.0) >= threshold for overlap in overlaps]))
 
 
 def _ceiling(
-    one: Predictions, threshold: float, arm: Arm, root: Path, sizes: dict[str, tuple[int, int] | None]
+    predictions: Predictions, threshold: float, arm: Arm, root: Path, sizes: dict[str, tuple[int, int] | None]
 ) -> Ceiling | None:
     geometry, grid = _geometry(arm), arm.backbone.token_grid
     if geometry is None or not grid:
         return None
     best: list[float] = []
-    for row in _some_rows(len(one.score)):
-        image = str(one.image[row])
+    for row in _sampled_rows(len(predictions.score)):
+        image = str(predictions.image[row])
         if image not in sizes:
             sizes[image] = _size(root / image)
         size = sizes[image]
         if size is None:
             return None
-        truth = json.loads(one.table.column("truth")[int(row)].as_py())
+        truth = json.loads(predictions.table.column("truth")[int(row)].as_py())
         best.append(best_aligned_iou(tuple(truth), geometry.placement(*size), (int(grid[0]), int(grid[1]))))
     reachable = 100 * float(np.mean(np.asarray(best) >= threshold))
     return Ceiling(len(best), float(np.mean(best)), reachable)
 
 
-def _some_rows(n: int) -> NDArray[np.int64]:
-    """Return all rows, or the same random ones every time where there are very many."""
-    return np.arange(n) if n <= MOST_TRUTHS else np.sort(np.random.default_rng(0).permutation(n)[:MOST_TRUTHS])
+def _sampled_rows(n: int) -> NDArray[np.int64]:
+    """Return all rows, or a fixed random sample if there are very many."""
+    return np.arange(n) if n <= MAX_TRUTHS else np.sort(np.random.default_rng(0).permutation(n)[:MAX_TRUTHS])
 
 
 def _geometry(arm: Arm) -> ImageGeometry | None:
-    """Return how the arm's images were placed; None if not recorded, or if the token grid varies with the image."""
+    """Return the arm's geometry; None if it was not recorded, or if the token grid varies with the image."""
     try:
         geometry = ImageGeometry.model_validate(arm.backbone.geometry)
     except ValidationError:

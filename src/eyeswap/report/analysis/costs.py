@@ -1,8 +1,8 @@
-"""What each arm costs: tokens, FLOPs, time and parameters, so that scores can be compared at equal budgets.
+"""The cost of each arm in tokens, FLOPs, time and parameters, so that scores can be compared at equal budgets.
 
-FLOPs are counted on paper for one question with its image: backbone, connector and the LLM's reading. Time is that to
-the first token, from a profile of this machine (`eyeswap profile`) in the study's folder; the times noted while
-answering are no substitute, because visual tokens are cached and machines are shared.
+FLOPs are computed analytically for one question with its image: backbone, connector and prefill of the LLM. Time is the
+time to the first token from a profile of this machine (`eyeswap profile`) in the study's folder; the latencies recorded
+during evaluation are no substitute, because visual tokens are cached and machines are shared.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from eyeswap.runs.folder import StudyFolder
 
 @dataclass(frozen=True)
 class Budget:
-    """One kind of cost, over all finished arms.
+    """One kind of cost of all finished arms.
 
     Attributes:
         key: ``tokens``, ``flops``, ``seconds`` or ``parameters``.
-        title: for axes and tables.
-        values: arm to its cost; arms of unknown cost are left out.
-        note: where the numbers come from, or why they are missing.
+        title: name for axes and tables.
+        values: arm to its cost; arms whose cost is unknown are left out.
+        note: the source of the numbers, or why they are missing.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Budget:
 
     @property
     def equal(self) -> bool:
-        """Whether all arms with a known cost have the same."""
+        """Whether all known costs are equal."""
         return len(set(self.values.values())) < 2
 
 
@@ -62,7 +62,7 @@ def budgets(results: StudyResults, profile: list[Cell]) -> list[Budget]:
 
 
 def frontier(costs: dict[str, float], scores: dict[str, float]) -> list[str]:
-    """Return the arms that no other beats at the same or a smaller cost, cheapest first."""
+    """Return the Pareto front: the arms that no other beats at the same or a lower cost, cheapest first."""
     best, front = float("-inf"), []
     for name in sorted(costs, key=lambda arm: (costs[arm], -scores[arm])):
         if scores[name] > best:
@@ -72,10 +72,10 @@ def frontier(costs: dict[str, float], scores: dict[str, float]) -> list[str]:
 
 
 def find_profile(study_dir: Path) -> list[Cell]:
-    """Read the profile that lies in a study's folder; nothing if there is none.
+    """Read the profile in a study's folder; empty if there is none.
 
     Raises:
-        DataError: if it is not what ``eyeswap profile`` writes.
+        DataError: if the file was not written by ``eyeswap profile``.
     """
     path = StudyFolder(study_dir).profile
     return read_csv(path) if path.is_file() else []
@@ -85,27 +85,27 @@ def _flops(results: StudyResults) -> tuple[dict[str, float], str]:
     try:
         study = Study.model_validate(results.study)
     except ValidationError:
-        return {}, "the study was written by another version, so its FLOPs are not counted"
+        return {}, "the study was written by another version, so its FLOPs are unknown"
     llm, notes = known_llm(study.recipe.llm)
     if llm is None:
         return {}, notes[0]
-    found = {}
+    flops = {}
     for arm in results.finished_arms:
-        own = study.arms[arm.name]
-        if BackboneName.parse(own.backbone).kind != "catalog":
-            continue  # a report runs no code of others
+        declared = study.arms[arm.name]
+        if BackboneName.parse(declared.backbone).kind != "catalog":
+            continue  # a report must not run custom code
         try:
-            size = backbone_footprint(own.backbone, study.wiring_of(arm.name), own.tap, own.geometry)
+            size = backbone_footprint(declared.backbone, study.wiring_of(arm.name), declared.tap, declared.geometry)
         except EyeswapError:
             continue
         connector = connector_parameters(study.connector_of(arm.name), size.width, llm.width)
-        found[arm.name] = size.flops + prefill_flops(llm, connector, size.tokens, QUESTION_TOKENS)
-    return found, f"backbone, connector, and {study.recipe.llm} reading image and {QUESTION_TOKENS} text tokens"
+        flops[arm.name] = size.flops + prefill_flops(llm, connector, size.tokens, QUESTION_TOKENS)
+    return flops, f"backbone, connector, and prefill of {study.recipe.llm} with image and {QUESTION_TOKENS} text tokens"
 
 
 def _seconds(arms: list[Arm], profile: list[Cell], study_dir: Path) -> tuple[dict[str, float], str]:
     measured = {(cell.backbone, cell.tokens): cell.end_to_end_s for cell in profile if cell.end_to_end_s}
-    found = {arm.name: measured.get((str(arm.backbone.name), arm.num_tokens)) for arm in arms}
-    if any(found.values()):
-        return {name: seconds for name, seconds in found.items() if seconds}, "by the profile of this machine"
-    return {}, f"not measured; `eyeswap profile --out {study_dir}/profile` measures backbones at the sides asked for"
+    seconds = {arm.name: measured.get((str(arm.backbone.name), arm.num_tokens)) for arm in arms}
+    if any(seconds.values()):
+        return {name: value for name, value in seconds.items() if value}, "from the profile of this machine"
+    return {}, f"not measured; `eyeswap profile --out {study_dir}/profile` measures backbones at the given image sizes"

@@ -1,4 +1,4 @@
-"""What was held fixed and what was not: audit and collapse of the finished runs, laid out for reading."""
+"""What was held fixed: audit and collapse diagnosis of the finished runs, prepared for the writers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from eyeswap.report.style import DASH
 
 @dataclass(frozen=True)
 class Row:
-    """One fact about the runs.
+    """One audited property of the runs.
 
     Attributes:
-        title: what it is.
-        verdict: ``equal``, ``declared`` (differs as the study says), ``undeclared`` or ``unknown``.
-        values: (value, runs that have it); the runs are empty where all share the value.
+        title: name of the property.
+        verdict: ``equal``, ``declared`` (differs as the study declares), ``undeclared`` or ``unknown``.
+        values: (value, runs that have it); without runs if all share the value.
     """
 
     title: str
@@ -37,7 +37,7 @@ def audited(results: StudyResults) -> AuditReport | None:
 
 
 def diagnosed(results: StudyResults) -> list[ArmDiagnosis]:
-    """Ask of every finished arm whether its localization has collapsed; nothing without localization benchmarks.
+    """Diagnose every finished arm for collapsed localization; empty without localization benchmarks.
 
     Raises:
         DataError: as `eyeswap.collapse.verdict.diagnose`.
@@ -48,14 +48,14 @@ def diagnosed(results: StudyResults) -> list[ArmDiagnosis]:
 
 
 def fact_rows(report: AuditReport) -> list[Row]:
-    """Return every audited fact, undeclared differences first."""
+    """Return every audited property, undeclared differences first."""
     named = {"undeclared": report.undeclared, "declared": report.declared, "equal": report.equal}
     rows = [Row(fact.title, verdict, _values(fact)) for verdict, facts in named.items() for fact in facts]
     return rows + [Row(title, "unknown", []) for title in report.unknown]
 
 
 def recipe_rows(results: StudyResults) -> list[tuple[str, str]]:
-    """Return the recipe as (field, value) rows, nested fields as ``data.seed``."""
+    """Return the recipe as (field, value) rows, with nested fields as ``data.seed``."""
     return _flat(results.study.get("recipe", {}))
 
 
@@ -79,7 +79,7 @@ def _values(fact: Fact) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for reading; digests are cut to twelve digits."""
+    """Return a value as text; digests are shortened to twelve digits."""
     if isinstance(value, str) and len(value) == 64 and value.isalnum():
         return value[:12]
     if isinstance(value, list | tuple):

@@ -1,8 +1,9 @@
-"""Every pair of arms, on the same examples: the difference, its interval, and what is decided.
+"""Paired comparisons of all arms: differences, intervals, tests, and ranks.
 
-All pairs and all averages of a study are one family of tests, all pairs and all single benchmarks another; p-values are
-adjusted by Holm within each. Where the luck of training runs is known (`eyeswap.report.analysis.seeds`), a difference
-counts only if it is larger than that; where it is not, two arms are at most told apart in these runs, on these images.
+All pairs of arms on all averages are one family of tests, all pairs on all single benchmarks another; p-values are
+adjusted by Holm within each family. Where the variation between training runs is known
+(`eyeswap.report.analysis.seeds`), intervals and tests cover it; where it is not, the most that can be said is that two
+arms differ in these training runs, on these images.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from eyeswap.report.analysis.seeds import SeedSpread, members, paired_seeds
+from eyeswap.report.analysis.seeds import SeedSpread, benchmark_positions, paired_seeds
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.results.averages import gather_pieces
 from eyeswap.results.scores import Predictions, pool_seeds
@@ -21,29 +22,30 @@ from eyeswap.statistics.ranks import Rank, rank_intervals, with_implied
 from eyeswap.statistics.resampling import LEVEL, Interval
 
 ALPHA = 1 - LEVEL
-RIGHT = 0.5  # an answer with at least this score counts as right where only right or wrong is shown
-MOST_POINTS = 100.0  # between two scores
-MARGIN = 1.0  # points; the loss that counts as none where nothing else is asked for
+RIGHT = 0.5  # answers with at least this score count as correct where only correct or wrong is shown
+MAX_DIFFERENCE = 100.0  # points
+MARGIN = 1.0  # points; the default of the largest loss that counts as negligible
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms on one average or benchmark; ``ahead`` has the higher score. All numbers but p-values are points.
+    """Two arms on one average or benchmark; ``ahead`` has the higher score. All numbers but p-values are in points.
 
     Attributes:
-        where: a group (``vqa``, ``localization``, ``overall``) or a benchmark's short name.
+        where: an average (``vqa``, ``localization``, ``overall``) or a benchmark's short name.
         ahead: name of the arm with the higher score.
         behind: name of the other arm.
         value: the difference, at least 0.
         low: lower end of its 95% interval (of this pair alone, not adjusted).
         high: upper end of the interval.
         raw_p: p-value of "the two are equal", of this pair alone.
-        p: the same, adjusted by Holm within the family; no larger than what other pairs imply.
-        over_seeds: whether interval and p-values cover the luck of training runs; else they are about these runs alone.
-        detectable: smallest true difference that this study finds with a chance of 80% after the correction; None if it
-            does not know the luck of training runs, or finds no difference that is possible.
-        equivalence: is either no worse than the other by the margin? P-values adjusted by Holm within the family.
-        mcnemar: None for averages of several benchmarks, and where scores are not all 0 or 1.
+        p: the same, adjusted by Holm within the family and lowered to what other pairs imply.
+        over_seeds: whether interval and p-values cover variation between training runs, not just the runs at hand.
+        detectable: smallest true difference that this study detects with 80% power after the correction; None if the
+            variation between training runs is unknown, or if no possible difference would be detected.
+        equivalence: non-inferiority in both directions at the margin; p-values adjusted by Holm within the family.
+        mcnemar: McNemar's test of the first seeds, ``ahead`` first; None for averages over several benchmarks, and
+            unless all scores are 0 or 1.
     """
 
     where: str
@@ -61,25 +63,25 @@ class Comparison:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the data tell the two apart: the arms, or else only the training runs at hand."""
+        """Whether the two differ significantly: as arms, or only as the training runs at hand."""
         return self.p < ALPHA
 
     @property
     def decided(self) -> bool:
-        """Whether the data tell the two arms apart, whatever the luck of training runs."""
+        """Whether the two arms differ significantly, variation between training runs included."""
         return self.told_apart and self.over_seeds
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is shown of the two."""
+        """Whether nothing has been shown about the two."""
         return self.in_words in ("not decided", "not told apart")
 
     @property
     def in_words(self) -> str:
-        """What is shown of the two.
+        """What has been shown about the two.
 
-        ``decided``, ``equivalent``, ``no worse`` (the one behind, by the margin) or ``not decided``; where the luck of
-        training runs is not known, ``higher in these runs`` or ``not told apart``.
+        ``decided``, ``equivalent``, ``no worse`` (the one behind, by the margin) or ``not decided``; where the
+        variation between training runs is unknown, ``higher in these runs`` or ``not told apart``.
         """
         if not self.over_seeds:
             return "higher in these runs" if self.told_apart else "not told apart"
@@ -93,32 +95,32 @@ class Comparison:
 def compare_averages(
     results: StudyResults, margin: float = MARGIN, spreads: Mapping[str, SeedSpread] = MappingProxyType({})
 ) -> list[Comparison]:
-    """Compare all pairs of finished arms on all averages, adjusted together.
+    """Compare all pairs of finished arms on all averages, with p-values adjusted together.
 
     Args:
         results: the runs.
-        margin: the loss, in points, that counts as none.
-        spreads: what is known of the luck of training runs.
+        margin: the largest loss, in points, that counts as negligible.
+        spreads: what is known about the variation between training runs.
 
     Raises:
         DataError: if the margin is not above 0.
     """
-    which = {where: found for where, found in members(results).items() if where in results.groups}
-    return _compare(results.finished_arms, which, margin, spreads)
+    averages = {where: found for where, found in benchmark_positions(results).items() if where in results.groups}
+    return _compare(results.finished_arms, averages, margin, spreads)
 
 
 def compare_benchmarks(
     results: StudyResults, margin: float = MARGIN, spreads: Mapping[str, SeedSpread] = MappingProxyType({})
 ) -> list[Comparison]:
-    """Compare all pairs of finished arms on every single benchmark, adjusted together; as `compare_averages`."""
-    which = {where: found for where, found in members(results).items() if where not in results.groups}
-    return _compare(results.finished_arms, which, margin, spreads)
+    """Compare all pairs of finished arms on every single benchmark; otherwise as `compare_averages`."""
+    single = {where: found for where, found in benchmark_positions(results).items() if where not in results.groups}
+    return _compare(results.finished_arms, single, margin, spreads)
 
 
 def rank_arms(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Rank]]:
-    """Return the rank of every arm in every average or benchmark compared, with the places that it may truly have.
+    """Return the rank of every arm, with its interval, in every average or benchmark compared.
 
-    Ranks rest on the scores, seeds and adjusted p-values of the pairs, so the two cannot contradict each other.
+    Ranks are derived from the scores, seeds and adjusted p-values of the pairs, so that the two cannot contradict.
     """
     by_place: dict[str, list[Comparison]] = {}
     for pair in comparisons:
@@ -127,11 +129,11 @@ def rank_arms(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Rank]]:
 
 
 def _ranks(pairs: Sequence[Comparison]) -> dict[str, Rank]:
-    """Return the rank of each arm from all pairs in one place."""
+    """Return the rank of each arm from all pairs on one average or benchmark."""
     losses = {pair.behind for pair in pairs if pair.value > 0}
     best = next(pair.ahead for pair in pairs if pair.ahead not in losses)
     values = {best: 0.0} | {pair.behind: -pair.value for pair in pairs if pair.ahead == best}
-    values |= {pair.ahead: 0.0 for pair in pairs if pair.behind == best}  # as good to the last digit
+    values |= {pair.ahead: 0.0 for pair in pairs if pair.behind == best}  # a tie with the best
     names = list(values)
     p_values = {(names.index(pair.ahead), names.index(pair.behind)): pair.p for pair in pairs}
     return dict(zip(names, rank_intervals(list(values.values()), p_values), strict=True))
@@ -143,26 +145,26 @@ def _compare(
     """Compare pairs of arms on each named list of benchmark positions; the largest difference comes first."""
     if len(arms) < 2:
         return []
-    answered = _on_equal_seeds(arms)
+    predictions = _on_equal_seeds(arms)
     found = []
     for where, positions in which.items():
-        sample = gather_pieces([[piece for i in positions for piece in own[i].pieces()] for own in answered])
+        sample = gather_pieces([[piece for i in positions for piece in of_arm[i].pieces()] for of_arm in predictions])
         has_seeds = sample.values.shape[1] > 1
         stated = None if has_seeds or where not in spreads else spreads[where].variance
         for (i, j), (interval, p) in compare_arms(sample, seeds=stated).items():
             ahead, behind = (i, j) if interval.value >= 0 else (j, i)
             upwards = interval.times(100 if ahead == i else -100)
-            one = _comparison(where, arms[ahead].name, arms[behind].name, upwards, p, margin)
-            one = replace(one, over_seeds=has_seeds or stated is not None)
+            pair = _comparison(where, arms[ahead].name, arms[behind].name, upwards, p, margin)
+            pair = replace(pair, over_seeds=has_seeds or stated is not None)
             if len(positions) == 1:
-                one = replace(one, mcnemar=_mcnemar(*(answered[arm][positions[0]] for arm in (ahead, behind))))
-            found.append((one, upwards))
+                pair = replace(pair, mcnemar=_mcnemar(*(predictions[arm][positions[0]] for arm in (ahead, behind))))
+            found.append((pair, upwards))
     order = list(which)
     return sorted(_adjusted(found), key=lambda pair: (order.index(pair.where), -pair.value))
 
 
 def _on_equal_seeds(arms: Sequence[Arm]) -> list[list[Predictions]]:
-    """Return each arm's predictions over the seeds that all have; over the first of each if they share none."""
+    """Return each arm's predictions pooled over the seeds that all arms have, or of each arm's first seed if none."""
     seeds = paired_seeds(arms)
     if not seeds:
         return [arm.runs[0].predictions for arm in arms]
@@ -187,7 +189,7 @@ def _comparison(where: str, ahead: str, behind: str, interval: Interval, p: floa
 
 
 def _adjusted(found: Sequence[tuple[Comparison, Interval]]) -> list[Comparison]:
-    """Adjust all p-values by Holm, and the detectable difference to the level that the first step of Holm has."""
+    """Adjust all p-values by Holm, and compute detectable differences at the level of Holm's first step."""
     differ = _implied([pair for pair, _ in found], holm([pair.p for pair, _ in found]))
     bounds = holm([p for pair, _ in found for p in (pair.equivalence.p_no_worse, pair.equivalence.p_no_better)])
     return [
@@ -202,7 +204,7 @@ def _adjusted(found: Sequence[tuple[Comparison, Interval]]) -> list[Comparison]:
 
 
 def _implied(pairs: Sequence[Comparison], p_values: Sequence[float]) -> list[float]:
-    """Return the p-values with what pairs of the same average or benchmark imply for each other."""
+    """Return the p-values, lowered to what pairs on the same average or benchmark imply for each other."""
     names = sorted({name for pair in pairs for name in (pair.ahead, pair.behind)})
     by_place: dict[str, dict[tuple[int, int], float]] = {}
     for pair, p in zip(pairs, p_values, strict=True):
@@ -212,12 +214,11 @@ def _implied(pairs: Sequence[Comparison], p_values: Sequence[float]) -> list[flo
 
 
 def _detectable(interval: Interval, alpha: float) -> float | None:
-    """Return the detectable difference in points, if it is one: without any spread, and beyond 100 points, none is."""
+    """Return the detectable difference in points; None without any spread, and above the largest possible."""
     points = minimum_detectable(interval, alpha)
-    return points if 0 < points <= MOST_POINTS else None
+    return points if 0 < points <= MAX_DIFFERENCE else None
 
 
 def _mcnemar(ahead: Predictions, behind: Predictions) -> McNemar | None:
     """Return McNemar's test of the two arms' first seeds."""
-    first, second = (one.score if one.seed_scores is None else one.seed_scores[0] for one in (ahead, behind))
-    return mcnemar(first, second)
+    return mcnemar(*(arm.score if arm.seed_scores is None else arm.seed_scores[0] for arm in (ahead, behind)))

@@ -1,7 +1,7 @@
-"""Does a number known beforehand predict the VLM score? ImageNet accuracy and parameters against each average.
+"""Predictors of VLM scores: rank correlations of ImageNet accuracy and parameter counts with each average.
 
-The arms are what is drawn by chance here, so a study of few arms can show little; every answer says how many there
-were, and what is the least p-value that so many could have reached.
+Here the arms are the random sample, so that a study of few arms can show little; every result says how many there were,
+and the smallest p-value that they could have reached.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from eyeswap.statistics.correlation import METHODS, Correlation, correlate
 
 @dataclass(frozen=True)
 class Predictor:
-    """A number known of arms before a VLM is trained, and how it goes with each average.
+    """A property of the arms that is known before training, and its correlation with each average.
 
     Attributes:
         key: ``accuracy`` or ``parameters``.
-        title: what the number is.
-        values: arm to number; arms without one are left out.
+        title: name of the property.
+        values: arm to value; arms without one are left out.
         correlations: average (``vqa``, ``localization``, ``overall``) to Spearman's and Kendall's correlation.
     """
 
@@ -33,11 +33,11 @@ class Predictor:
 
 
 def predictors(results: StudyResults) -> list[Predictor]:
-    """Return what is known of the finished arms beforehand, and how it goes with their scores."""
+    """Return the predictors of the finished arms' scores."""
     arms = results.finished_arms
-    accuracy = {arm.name: found for arm in arms if (found := published_accuracy(str(arm.backbone.name)))}
+    accuracy = {arm.name: published for arm in arms if (published := published_accuracy(str(arm.backbone.name)))}
     kinds = [kind for kind, _ in accuracy.values()]
-    title = max(set(kinds), key=kinds.count, default=IMAGENET)  # unlike accuracies cannot be set side by side
+    title = max(set(kinds), key=kinds.count, default=IMAGENET)  # accuracies of different kinds are not comparable
     known = {name: value for name, (kind, value) in accuracy.items() if kind == title}
     sizes = {arm.name: float(arm.num_parameters) for arm in arms if arm.num_parameters}
     return [
@@ -47,8 +47,8 @@ def predictors(results: StudyResults) -> list[Predictor]:
 
 
 def weak_weights(known: Sequence[Predictor]) -> list[str]:
-    """Return a caveat if frozen weights of some arms classify far worse than the best: a confound of any comparison."""
-    accuracy = next((one for one in known if one.key == "accuracy" and one.values), None)
+    """Return a caveat if the frozen weights of some arms classify far worse than the best, which is a confound."""
+    accuracy = next((predictor for predictor in known if predictor.key == "accuracy" and predictor.values), None)
     if accuracy is None:
         return []
     best = max(accuracy.values.values())
@@ -57,7 +57,7 @@ def weak_weights(known: Sequence[Predictor]) -> list[str]:
         return []
     return [
         f"The frozen weights of {listed(weak)} classify far worse than the best ({percent(best)}%, {accuracy.title}): "
-        "how well an arm was pretrained is confounded with what it is."
+        "the quality of pretraining is confounded with the backbone."
     ]
 
 
@@ -65,6 +65,6 @@ def _correlations(results: StudyResults, values: dict[str, float]) -> dict[str, 
     scores = {arm.name: arm.scores.averages for arm in results.finished_arms if arm.name in values}
     x = [values[name] for name in scores]
     return {
-        group: [correlate(x, [own[group].value for own in scores.values()], method) for method in METHODS]
+        group: [correlate(x, [averages[group].value for averages in scores.values()], method) for method in METHODS]
         for group in results.groups
     }

@@ -1,7 +1,7 @@
-"""The published study's numbers beside ours, where an arm is one of its models.
+"""Comparison with the published study, for arms that are among its models.
 
-A published average lies *within* our interval or outside of it only if both average the same test sets with the same
-weights and rest on the same language model; where they do not, the report says what differs and decides nothing.
+Whether a published average lies *within* our interval is stated only if both average the same test sets with the same
+weights and use the same language model; otherwise the report says what differs and draws no conclusion.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ LANGUAGE_MODEL = "vicuna-7b-v1.5"
 
 @dataclass(frozen=True)
 class Beside:
-    """One average of one arm, and what was published of it; percent.
+    """One average of one arm and its published counterpart, percent.
 
     Attributes:
         arm: the arm's name.
         group: ``vqa``, ``localization`` or ``overall``.
-        value: ours, with the published weights of the benchmarks.
+        value: our value, with the published weights of the benchmarks.
         low: lower end of its 95% interval.
         high: upper end.
         published: the published value.
         result: the published model, with source and precision.
-        differs: what else differs, so that nothing can be decided; empty if nothing does.
+        differs: what else differs between the two, so that they are not comparable; empty if nothing does.
     """
 
     arm: str
@@ -51,29 +51,29 @@ class Beside:
 
 
 def published_beside(results: StudyResults) -> list[Beside]:
-    """Return every average of ours that has a published one, in the order of the arms."""
+    """Return every average of ours that has a published counterpart, in the order of the arms."""
     recipe = results.study.get("recipe", {})
-    found = []
+    comparisons = []
     for arm in results.finished_arms:
         result = published_for_arm(_declared(results, arm), recipe)
         if result is None:
             continue
-        for group, positions in members([one.group for one in arm.predictions]).items():
+        for group, positions in members([predictions.group for predictions in arm.predictions]).items():
             if group in result.scores:
                 pieces = [piece for i in positions for piece in arm.predictions[i].pieces("published")]
                 ours = average(pieces, arm.seed_variances.get(group))
                 differs = _differs(recipe, group, [arm.predictions[i].name for i in positions], results.study)
                 numbers = (100 * ours.value, 100 * ours.low, 100 * ours.high)
-                found.append(Beside(arm.name, group, *numbers, result.scores[group], result, differs))
-    return found
+                comparisons.append(Beside(arm.name, group, *numbers, result.scores[group], result, differs))
+    return comparisons
 
 
 def published_points(results: StudyResults, beside: list[Beside]) -> list[PublishedResult]:
-    """Return the published models to draw beside ours: those of our arms' objectives, if an arm is among them."""
+    """Return the published models to draw beside ours: those with our arms' objectives, if an arm is among them."""
     if not beside:
         return []
     objectives = {arm.objective for arm in results.finished_arms}
-    return [one for one in published_results() if one.objective in objectives]
+    return [result for result in published_results() if result.objective in objectives]
 
 
 def _declared(results: StudyResults, arm: Arm) -> Mapping[str, Any]:
@@ -82,10 +82,10 @@ def _declared(results: StudyResults, arm: Arm) -> Mapping[str, Any]:
 
 
 def _differs(recipe: Mapping[str, Any], group: str, names: list[str], study: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what keeps an average of ours from being the published one."""
-    wanted = {one.name for one in BENCHMARKS.values() if group in (one.group, "overall")}
+    """Return what differs between our average and the published one."""
+    published = {benchmark.name for benchmark in BENCHMARKS.values() if group in (benchmark.group, "overall")}
     differs = []
-    if set(names) != wanted:
+    if set(names) != published:
         differs.append("other benchmarks")
     if recipe.get("data", {}).get("name") == "digits":
         differs.append("the embedded data")

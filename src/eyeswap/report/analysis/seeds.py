@@ -1,8 +1,8 @@
-"""How lucky training runs are: how much one run's average varies from seed to seed, and where that is known from.
+"""Variation between training runs: how much a run's average varies from seed to seed, and the source of that number.
 
-With several seeds an arm the study shows it itself. With one seed it is known only if the study states it: in numbers,
-or as the folder of another study whose runs are measured. Where it is not known, what a report says is about these
-training runs and no others.
+With several seeds per arm the study itself shows it. With one seed it is known only if the study states it: as numbers,
+or as the folder of another study whose runs are measured. Where it is unknown, a report is about these training runs
+and no others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from eyeswap.errors import DataError
 from eyeswap.planning.spec import AnySeedSd, SeedSd
 from eyeswap.report.analysis.study import Arm, StudyResults, gather
-from eyeswap.results.averages import gather_pieces
+from eyeswap.results.averages import gather_pieces, members
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.statistics.crossed import SeedVariance, pooled_variance
 
@@ -25,12 +25,12 @@ _SEED_SD: TypeAdapter[SeedSd | str | None] = TypeAdapter(AnySeedSd | None)
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How much one run's average or benchmark varies from seed to seed.
+    """How much a single run's score on an average or benchmark varies from seed to seed.
 
     Attributes:
         sd: standard deviation over seeds, percentage points.
-        freedom: its degrees of freedom; None where it is taken as known.
-        source: where it comes from, in words.
+        freedom: its degrees of freedom; None if it is taken as known.
+        source: its source, as a phrase.
     """
 
     sd: float
@@ -39,25 +39,26 @@ class SeedSpread:
 
     @property
     def variance(self) -> SeedVariance:
-        """The same as statistics of fractions take it."""
+        """The variance for statistics of fractions."""
         freedom = float("inf") if self.freedom is None else self.freedom
         return SeedVariance((self.sd / 100) ** 2, freedom)
 
 
 def paired_seeds(arms: Sequence[Arm]) -> list[int]:
-    """Return the seeds that all arms have finished; they are what pairs are compared on."""
-    return [run.seed for run in arms[0].runs if all(run.seed in {own.seed for own in arm.runs} for arm in arms)]
+    """Return the seeds that all arms have finished; arms are compared on these."""
+    finished = [{run.seed for run in arm.runs} for arm in arms]
+    return [run.seed for run in arms[0].runs if all(run.seed in seeds for seeds in finished)]
 
 
 def seed_spreads(results: StudyResults) -> dict[str, SeedSpread]:
-    """Return what is known of the luck of training runs, by average and benchmark; empty if nothing is.
+    """Return the known seed spreads by average and benchmark; empty if none is known.
 
     Raises:
-        DataError: if what the study states is not of its form, or names a study that cannot tell.
+        DataError: if the study's ``seed_sd`` is invalid, or names a study from which it cannot be measured.
     """
     arms = results.finished_arms
     if arms and len(paired_seeds(arms)) > 1:
-        return _measured(arms, members(results), "measured here")
+        return _measured(arms, benchmark_positions(results), "measured here")
     path = StudyFolder(results.folder).study
     try:
         stated = _SEED_SD.validate_python(results.study.get("seed_sd"))
@@ -69,18 +70,15 @@ def seed_spreads(results: StudyResults) -> dict[str, SeedSpread]:
 
 
 def with_spreads(results: StudyResults, spreads: Mapping[str, SeedSpread]) -> StudyResults:
-    """Return the results with the luck of training runs in the intervals of all arms' scores."""
+    """Return the results with the seed spreads included in the intervals of all arms' scores."""
     variances = {where: spread.variance for where, spread in spreads.items()}
     return replace(results, arms=[replace(arm, seed_variances=variances) for arm in results.arms])
 
 
-def members(results: StudyResults) -> dict[str, list[int]]:
-    """Return which benchmarks, by position, each average has, and each benchmark itself."""
-    averages = {
-        group: [i for i, one in enumerate(results.benchmarks) if group in (one.group, "overall")]
-        for group in results.groups
-    }
-    return averages | {one.name: [i] for i, one in enumerate(results.benchmarks)}
+def benchmark_positions(results: StudyResults) -> dict[str, list[int]]:
+    """Return the positions of the benchmarks in each average, and of each benchmark by itself."""
+    averages = members([benchmark.group for benchmark in results.benchmarks])
+    return averages | {benchmark.name: [i] for i, benchmark in enumerate(results.benchmarks)}
 
 
 def _measured(arms: Sequence[Arm], which: Mapping[str, Sequence[int]], source: str) -> dict[str, SeedSpread]:
@@ -97,9 +95,9 @@ def _measured(arms: Sequence[Arm], which: Mapping[str, Sequence[int]], source: s
 
 
 def _stated(results: StudyResults, stated: SeedSd) -> dict[str, SeedSpread]:
-    """Return what a study states; of the overall score, where it says nothing, the most that the others allow."""
+    """Return the spreads that a study states; if it omits the overall score's, the largest that the others allow."""
     known = {group: getattr(stated, group) for group in results.groups if getattr(stated, group) is not None}
-    if "overall" not in known and results.groups and all(one in known for one in results.groups if one != "overall"):
+    if "overall" not in known and results.groups and set(results.groups) - {"overall"} <= set(known):
         arm = results.finished_arms[0].scores.averages
         known["overall"] = sum(arm[group].n * sd for group, sd in known.items()) / arm["overall"].n
     source = "stated in the study" + (f": {stated.source}" if stated.source else "")
@@ -112,9 +110,13 @@ def _elsewhere(results: StudyResults, folder: str, path: Path) -> dict[str, Seed
         other = gather(Path(folder))
     except DataError as problem:
         raise DataError(f"{path}: seed_sd: {problem}") from None
-    theirs, names = members(other), [one.name for one in other.benchmarks]
-    ours = {where: [results.benchmarks[i].name for i in found] for where, found in members(results).items()}
-    shared = {where: found for where, found in theirs.items() if [names[i] for i in found] == ours.get(where)}
+    names, other_names = ([benchmark.name for benchmark in study.benchmarks] for study in (results, other))
+    ours = {where: [names[i] for i in positions] for where, positions in benchmark_positions(results).items()}
+    shared = {
+        where: positions
+        for where, positions in benchmark_positions(other).items()
+        if [other_names[i] for i in positions] == ours.get(where)
+    }
     spreads = _measured(other.finished_arms, shared, f"measured in {folder}")
     if not spreads:
         raise DataError(f"{path}: seed_sd: {folder} has no arm with two finished seeds on these benchmarks")

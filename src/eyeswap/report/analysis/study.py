@@ -1,7 +1,7 @@
-"""Read a study's folder into one typed object: what the report shows, and nothing that it computes.
+"""A study read from its folder: the arms and their runs, before any analysis.
 
-A run counts as finished when it has a ``scores.json``. A study is reported at any time: arms that have not
-started or not finished are listed with what is missing, and the others are compared without them.
+A run counts as finished once it has scores for every benchmark of the study. A study can be reported at any time: runs
+that have not started or finished are listed with what is missing, and the others are compared without them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ class Arm:
     Attributes:
         name: the arm's name in the study.
         runs: finished runs, by seed.
-        missing: one phrase for each run that is not finished.
-        seed_variances: average or benchmark to the variance of training runs, where it is known from elsewhere than
-            this arm.
+        missing: one phrase for each unfinished run.
+        seed_variances: average or benchmark to the variance between training runs, if known from more than this arm.
     """
 
     name: str
@@ -44,7 +43,7 @@ class Arm:
 
     @property
     def finished(self) -> bool:
-        """Whether at least one run has scores."""
+        """Whether at least one run is finished."""
         return bool(self.runs)
 
     @cached_property
@@ -61,34 +60,34 @@ class Arm:
 
     @property
     def backbone(self) -> BackboneRecord:
-        """What its first run recorded of the backbone."""
+        """The backbone as the first run recorded it."""
         return self.runs[0].record.backbone
 
     @cached_property
     def objective(self) -> str:
-        """What the backbone was trained for, as the catalog has it; ``other`` for a backbone of one's own."""
+        """The backbone's pretraining objective according to the catalog; ``other`` for custom backbones."""
         entry = None if self.backbone.name is None else catalog.find(self.backbone.name)
         return "other" if entry is None else entry.objective
 
     @property
     def num_parameters(self) -> int | None:
-        """Parameters of the backbone up to its tap."""
+        """Number of parameters of the backbone up to its tap."""
         return self.backbone.num_parameters
 
     @property
     def num_tokens(self) -> int | None:
-        """Visual tokens of one image."""
+        """Number of visual tokens per image."""
         return self.backbone.num_tokens
 
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as far as it has run.
+    """A study, finished or not.
 
     Attributes:
         folder: the study's folder.
         study: content of ``study.json``.
-        arms: every arm of the study in its order, started or not.
+        arms: every arm of the study in order, started or not.
     """
 
     folder: Path
@@ -97,12 +96,12 @@ class StudyResults:
 
     @property
     def name(self) -> str:
-        """Name of the study."""
+        """The study's name."""
         return str(self.study["name"])
 
     @property
     def question(self) -> str:
-        """What the study asks."""
+        """The research question of the study."""
         return str(self.study["question"])
 
     @property
@@ -112,19 +111,19 @@ class StudyResults:
 
     @property
     def benchmarks(self) -> list[BenchmarkScore]:
-        """The benchmarks, as the first finished arm scored them: for titles, groups, sizes and baselines."""
+        """The benchmarks as scored by the first finished arm, for titles, groups, sizes and baselines."""
         arms = self.finished_arms
         return list(arms[0].scores.benchmarks.values()) if arms else []
 
     @property
     def groups(self) -> list[str]:
-        """The averages that exist, of ``vqa``, ``localization``, ``overall``."""
+        """The averages that exist: some of ``vqa``, ``localization``, ``overall``."""
         arms = self.finished_arms
         return [group for group in GROUP_TITLES if arms and group in arms[0].scores.averages]
 
     @property
     def data_root(self) -> Path:
-        """Where the ``image`` paths of the predictions start."""
+        """The folder that ``image`` paths of predictions are relative to."""
         data = self.study.get("recipe", {}).get("data", {})
         return Path(data["folder"]) if "folder" in data else StudyFolder(self.folder).data
 
@@ -133,13 +132,13 @@ def gather(study_dir: Path) -> StudyResults:
     """Read a study's folder.
 
     Raises:
-        DataError: naming the file that is missing, damaged, or holds other examples than the first arm's.
+        DataError: if a file is missing or damaged, or has different examples from the first arm's; it names the file.
     """
     path = StudyFolder(study_dir).study
     study = read_json(path)
     for key in ("name", "question", "arms", "seeds"):
         if not isinstance(study, dict) or key not in study:
-            raise DataError(f"{path}: no {key}; this is not the folder of a study")
+            raise DataError(f"{path}: no {key}; this is not a study's folder")
     benchmarks = read_record(path, StudyRecord).benchmark_names
     arms = [_gather_arm(study_dir, name, study["seeds"], benchmarks) for name in study["arms"]]
     results = StudyResults(study_dir, study, arms)
@@ -157,7 +156,7 @@ def _gather_arm(study_dir: Path, name: str, seeds: Iterable[int], benchmarks: Se
         elif not files.is_scored:
             step = run.training_rows[-1]["step"] if run.training_rows else 0
             missing.append(f"seed {seed}: no scores yet (training step {step})")
-        elif unasked := [one for one in benchmarks or () if one not in run.stored_scores.benchmarks]:
+        elif unasked := [benchmark for benchmark in benchmarks or () if benchmark not in run.stored_scores.benchmarks]:
             missing.append(f"seed {seed}: not asked yet: {', '.join(unasked)}")
         else:
             runs.append(run)
@@ -168,7 +167,7 @@ def _check_comparable(arms: list[Arm]) -> None:
     """Check that all finished runs answered the same examples in the same order."""
     runs = [run for arm in arms for run in arm.runs]
     for run in runs:
-        names, expected = ([one.name for one in each.predictions] for each in (run, runs[0]))
+        names, expected = ([benchmark.name for benchmark in each.predictions] for each in (run, runs[0]))
         if names != expected:
             raise DataError(f"{run.folder}: benchmarks {', '.join(names)}, expected {', '.join(expected)}")
         for first, other in zip(runs[0].predictions, run.predictions, strict=True):
@@ -182,7 +181,7 @@ RECORD_KEYS = (
 
 
 def score_records(results: StudyResults) -> list[dict[str, Any]]:
-    """Return a record with `RECORD_KEYS` for each run and benchmark or weighted average; scores in percent."""
+    """Return one record with `RECORD_KEYS` per run and benchmark or weighted average; scores in percent."""
     return [record for arm in results.finished_arms for run in arm.runs for record in _records(results.name, run)]
 
 
@@ -190,8 +189,8 @@ def _records(study: str, run: Run) -> list[dict[str, Any]]:
     scores = run.scores
     head = {"study": study, "arm": run.arm, "seed": run.seed, "unit": "%"}
     rows = [
-        head | {"benchmark": one.name, "group": one.group, "metric": one.metric} | _score_record(one.score)
-        for one in scores.benchmarks.values()
+        head | {"benchmark": entry.name, "group": entry.group, "metric": entry.metric} | _score_record(entry.score)
+        for entry in scores.benchmarks.values()
     ]
     rows += [
         head | {"benchmark": "average", "group": group, "metric": "weighted by n"} | _score_record(score)

@@ -1,8 +1,8 @@
-"""The result in words, written from the statistics and from nothing else.
+"""The verdict: the conclusions of a study in words, derived from the statistics alone.
 
-Every sentence says what is decided and what is not. Where the luck of training runs is not known, nothing is: the words
-are then about these training runs on these images. Arm names stand between ``**`` so that Markdown and the page can set
-them apart.
+Every sentence says what is decided and what is not. Where the variation between training runs is unknown, nothing is
+decided, and the sentences are about these training runs on these images. Arm names are between ``**`` so that the
+writers can highlight them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from eyeswap.results.scores import Score
 from eyeswap.statistics.correlation import Correlation
 
 IN_WORDS = {"vqa": "VQA", "localization": "localization", "overall": "the overall score"}
-LISTED_PAIRS = 6
-NAMED_LEADERS = 3
+MAX_LISTED_PAIRS = 6
+MAX_NAMED_LEADERS = 3
 MANY_INVALID = 5.0  # percent of localization answers
-FEWEST_FOR_A_RANKING = 3
-NOTHING_ELSE = "Of other training runs of the same arms this says nothing."
+MIN_ARMS_TO_CORRELATE = 3
+THESE_RUNS_ONLY = "This says nothing about other training runs of the same arms."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence or two of the verdict.
+    """One or two sentences of the verdict.
 
     Attributes:
-        kind: ``decided``, ``open`` (not decided), ``runs`` (about these training runs alone), ``warning`` (reads the
-            numbers with care) or ``note``.
-        text: plain text; arm names between ``**``.
+        kind: ``decided``, ``open`` (not decided), ``runs`` (about these training runs only), ``warning`` (a caveat) or
+            ``note``.
+        text: plain text, with arm names between ``**``.
     """
 
     kind: str
@@ -61,12 +61,12 @@ def judge(
     """Write the verdict of a study.
 
     Args:
-        results: the runs.
-        comparisons: of the averages, all pairs of arms.
-        known: what was known of the arms beforehand.
-        collapse: whether the arms' localization has collapsed.
-        seeds: what is known of the luck of training runs.
-        caveats: whole sentences that no reader of the headline may miss, such as a confound.
+        results: the arms and their runs.
+        comparisons: all pairs of arms on the averages.
+        known: the predictors of scores.
+        collapse: the diagnoses of the arms' localization.
+        seeds: what is known about the variation between training runs.
+        caveats: sentences that belong into the headline, such as a confound.
     """
     findings = []
     groups = [group for group in results.groups if group != "overall"]
@@ -75,7 +75,7 @@ def judge(
     else:
         headline = " ".join([_headline(results, groups, comparisons), *caveats])
         differences = [_difference_finding(results, group, comparisons) for group in groups]
-        findings += sorted(differences, key=lambda finding: finding.kind)  # decided before open
+        findings += sorted(differences, key=lambda finding: finding.kind)  # alphabetical: decided before open
         findings += filter(None, (_equal_finding(groups, comparisons), _prediction_finding(known)))
     if results.finished_arms:
         findings += [_baseline_finding(results, groups), _seed_finding(results, seeds)]
@@ -91,14 +91,14 @@ def judge(
 
 
 def leaders(results: StudyResults, group: str, comparisons: Sequence[Comparison]) -> list[Arm]:
-    """Return the arms that are not told apart from a better one in a group, the best first."""
+    """Return the arms that are not significantly behind any other in a group, the best first."""
     ranks = rank_arms([pair for pair in comparisons if pair.where == group])[group]
     first = [arm for arm in results.finished_arms if ranks[arm.name].low == 1]
     return sorted(first, key=lambda arm: ranks[arm.name].value)
 
 
 def _headline(results: StudyResults, groups: list[str], comparisons: Sequence[Comparison]) -> str:
-    """Say who leads where, then what is not decided, then what can be said of these runs alone."""
+    """Say who leads where, then what is not decided, then what holds for these runs only."""
     decided = _by_leaders(results, groups, comparisons, over_seeds=True)
     parts = [_lead(results, names, " and in ".join(where)) for names, where in decided if names]
     still_open = [group for names, where in decided if not names for group in where]
@@ -112,23 +112,23 @@ def _headline(results: StudyResults, groups: list[str], comparisons: Sequence[Co
         for names, where in _by_leaders(results, groups, comparisons, over_seeds=False)
     ]
     if of_runs:
-        sentences.append(f"In these runs, {'; '.join(of_runs)}. {NOTHING_ELSE}")
+        sentences.append(f"In these runs, {'; '.join(of_runs)}. {THESE_RUNS_ONLY}")
     return " ".join(sentences)
 
 
 def _by_leaders(
     results: StudyResults, groups: list[str], comparisons: Sequence[Comparison], over_seeds: bool
 ) -> list[tuple[tuple[str, ...], list[str]]]:
-    """Return (leading arms, groups where they do) in words; the arms are none where no two are told apart, and last."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    """Return (leading arms, groups where they lead) as names; groups without a significant pair come last, no arms."""
+    groups_by_leaders: dict[tuple[str, ...], list[str]] = {}
     for group in groups:
         pairs = [pair for pair in comparisons if pair.where == group]
         if any(pair.over_seeds for pair in pairs) is not over_seeds:
             continue
         best = {arm.name for arm in leaders(results, group, comparisons)} if _any_apart(pairs) else set()
         named = tuple(arm.name for arm in results.finished_arms if arm.name in best)
-        found.setdefault(named, []).append(IN_WORDS[group])
-    return sorted(found.items(), key=lambda one: not one[0])
+        groups_by_leaders.setdefault(named, []).append(IN_WORDS[group])
+    return sorted(groups_by_leaders.items(), key=lambda item: not item[0])
 
 
 def _any_apart(pairs: Sequence[Comparison]) -> bool:
@@ -136,7 +136,7 @@ def _any_apart(pairs: Sequence[Comparison]) -> bool:
 
 
 def _in_these_runs(results: StudyResults, names: tuple[str, ...], where: str) -> str:
-    """Say which runs scored higher, on the images at hand."""
+    """Say which runs scored higher on these images."""
     if not names:
         return f"no two arms are told apart in {where}"
     behind = [f"**{arm.name}**" for arm in results.finished_arms if arm.name not in names]
@@ -144,12 +144,12 @@ def _in_these_runs(results: StudyResults, names: tuple[str, ...], where: str) ->
     if len(behind) < len(names) and len(names) > 1:
         return f"{listed(behind)} scored lower than the best on these images in {where}"
     than = "the others" if len(behind) > 1 else behind[0]
-    who = listed(best) if len(best) <= NAMED_LEADERS else f"{len(best)} arms"
+    who = listed(best) if len(best) <= MAX_NAMED_LEADERS else f"{len(best)} arms"
     return f"{who} scored higher than {than} on these images in {where}"
 
 
 def _lead(results: StudyResults, names: tuple[str, ...], where: str) -> str:
-    """Say who leads, or who trails where that is shorter."""
+    """Say who leads, or who trails if that is shorter."""
     if len(names) == 1:
         return f"**{names[0]}** leads in {where}"
     behind = [f"**{arm.name}**" for arm in results.finished_arms if arm.name not in names]
@@ -157,7 +157,7 @@ def _lead(results: StudyResults, names: tuple[str, ...], where: str) -> str:
         trail = "trails" if len(behind) == 1 else "trail"
         return f"{listed(behind)} {trail} in {where}; the other {number(len(names))} are not told apart from the best"
     best = [f"**{name}**" for name in names]
-    return f"{listed(best) if len(best) <= NAMED_LEADERS else f'{len(best)} arms'} share the lead in {where}"
+    return f"{listed(best) if len(best) <= MAX_NAMED_LEADERS else f'{len(best)} arms'} share the lead in {where}"
 
 
 def _difference_finding(results: StudyResults, group: str, comparisons: Sequence[Comparison]) -> Finding:
@@ -186,7 +186,7 @@ def _difference_finding(results: StudyResults, group: str, comparisons: Sequence
 
 
 def _open_finding(results: StudyResults, group: str, pairs: Sequence[Comparison], over_seeds: bool) -> Finding:
-    """Say how large a difference the study could have found where it found none."""
+    """Say how large a difference the study could have detected, where it detected none."""
     widest = max(pairs, key=lambda pair: pair.value)
     n = count(results.finished_arms[0].scores.averages[group].n)
     text = (
@@ -197,18 +197,18 @@ def _open_finding(results: StudyResults, group: str, pairs: Sequence[Comparison]
     if not over_seeds:
         return Finding("runs", f"{text}.")
     if widest.detectable is None:
-        return Finding("open", f"{text}; so few seeds and images could show no difference, however large.")
-    found = f"a true difference of {percent(widest.detectable)} would have been found in four of five such studies"
-    return Finding("open", f"{text}; {found}.")
+        return Finding("open", f"{text}; so few seeds and images could not show any difference, however large.")
+    power = f"a true difference of {percent(widest.detectable)} would be detected in four of five such studies"
+    return Finding("open", f"{text}; {power}.")
 
 
 def _pair_list(pairs: Sequence[Comparison], over_seeds: bool) -> str:
-    """Say which pairs are told apart and which are not, or how many where a list would be too long."""
+    """Say which pairs are told apart and which are not, or how many if the list would be too long."""
     decided, undecided = ("decided", "Not decided") if over_seeds else ("told apart", "Not told apart")
     still_open = [f"**{pair.ahead}** against **{pair.behind}**" for pair in pairs if not pair.told_apart]
     if not still_open:
         return f"Every pair of arms is {decided}."
-    if len(pairs) > LISTED_PAIRS:
+    if len(pairs) > MAX_LISTED_PAIRS:
         return f"{len(pairs) - len(still_open)} of {len(pairs)} pairs are {decided}."
     apart: dict[str, list[str]] = {}
     for pair in sorted(pairs, key=lambda pair: pair.value):
@@ -219,25 +219,24 @@ def _pair_list(pairs: Sequence[Comparison], over_seeds: bool) -> str:
 
 
 def _equal_finding(groups: list[str], comparisons: Sequence[Comparison]) -> Finding | None:
-    """Say which arms are shown to be as good as each other, which "not decided" alone never says."""
-    told = []
+    """Say which arms are equivalent or no worse, which "not decided" never implies."""
+    claims = []
     for group in groups:
         pairs = [pair for pair in comparisons if pair.where == group]
         equal = [f"**{pair.ahead}** and **{pair.behind}**" for pair in pairs if pair.in_words == "equivalent"]
         no_worse = [f"**{pair.behind}** than **{pair.ahead}**" for pair in pairs if pair.in_words == "no worse"]
-        told += [f"as good as each other in {IN_WORDS[group]}: {_few(equal)}"] if equal else []
-        told += [f"no worse in {IN_WORDS[group]}: {_few(no_worse)}"] if no_worse else []
-    if not told:
+        claims += [f"as good as each other in {IN_WORDS[group]}: {_few(equal)}"] if equal else []
+        claims += [f"no worse in {IN_WORDS[group]}: {_few(no_worse)}"] if no_worse else []
+    if not claims:
         return None
-    text = "; ".join(told)
     margin = comparisons[0].equivalence.margin
-    return Finding("decided", f"Within {margin:g} points, {text}.")
+    return Finding("decided", f"Within {margin:g} points, {'; '.join(claims)}.")
 
 
 def _prediction_finding(known: Sequence[Predictor]) -> Finding | None:
-    """Answer "does ImageNet accuracy predict it?" with how far so few arms can answer."""
-    accuracy = next((one for one in known if one.key == "accuracy" and len(one.values) >= FEWEST_FOR_A_RANKING), None)
-    if accuracy is None:
+    """Say whether accuracy predicts the scores, as far as so few arms can show it."""
+    accuracy = next((predictor for predictor in known if predictor.key == "accuracy"), None)
+    if accuracy is None or len(accuracy.values) < MIN_ARMS_TO_CORRELATE:
         return None
     parts, decided = [], False
     for group, (spearman, *_) in accuracy.correlations.items():
@@ -252,21 +251,22 @@ def _prediction_finding(known: Sequence[Predictor]) -> Finding | None:
     if smallest >= ALPHA:
         text += f" With {n} arms no order reaches a p-value below {smallest:.2g}, so this cannot be decided."
     elif not decided:
-        text += " Whether one predicts the other is not shown."
+        text += " None of them is significant."
     return Finding("decided" if decided else "open", text)
 
 
-def correlation(one: Correlation) -> str:
-    """Write a rank correlation with its interval and p-value, or why there is none."""
-    if one.value is None:
-        return f"none ({one.why_not})"
-    bounds = "" if one.low is None or one.high is None else f", 95% interval {one.low:+.2f} to {one.high:+.2f}"
-    return f"{one.value:+.2f} ({p_value(one.p or 0.0)}{bounds})".replace("-", MINUS)
+def correlation(result: Correlation) -> str:
+    """Format a rank correlation with its interval and p-value, or the reason why there is none."""
+    if result.value is None:
+        return f"none ({result.why_not})"
+    has_interval = result.low is not None and result.high is not None
+    bounds = f", 95% interval {result.low:+.2f} to {result.high:+.2f}" if has_interval else ""
+    return f"{result.value:+.2f} ({p_value(result.p or 0.0)}{bounds})".replace("-", MINUS)
 
 
 def _few(texts: list[str]) -> str:
-    more = len(texts) - LISTED_PAIRS
-    return listed(texts) if more <= 1 else f"{', '.join(texts[:LISTED_PAIRS])} and {more} more"
+    more = len(texts) - MAX_LISTED_PAIRS
+    return listed(texts) if more <= 1 else f"{', '.join(texts[:MAX_LISTED_PAIRS])} and {more} more"
 
 
 def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
@@ -277,7 +277,7 @@ def _baseline_finding(results: StudyResults, groups: list[str]) -> Finding:
         if not arm.scores.averages[group].beats_baseline
     ]
     if below:
-        return Finding("warning", f"Not above the trivial baseline: {listed(below)}. No claim rests on these scores.")
+        return Finding("warning", f"Not above the trivial baseline: {listed(below)}. These scores support no claim.")
     where = listed([IN_WORDS[group] for group in groups])
     return Finding("note", f"Every arm is above the trivial baseline in {where}.")
 
@@ -288,22 +288,22 @@ def _seed_finding(results: StudyResults, seeds: Mapping[str, SeedSpread]) -> Fin
     if not any(group in seeds for group in results.groups):
         return Finding(
             "warning",
-            f"{number_of} an arm, and no seed s.d. stated: intervals and p-values are about these training runs on "
-            "these images. The same backbone may come out elsewhere with another seed; how far, several seeds or "
-            "`seed_sd` in the study would say.",
+            f"{number_of} per arm and no stated seed s.d.: intervals and p-values describe these training runs on "
+            "these images. With another seed, the same backbone may score differently; several seeds, or `seed_sd` in "
+            "the study file, would show by how much.",
         )
     unknown = [IN_WORDS[group] for group in results.groups if group not in seeds]
     text = (
-        f"{number_of} an arm. Intervals and p-values cover both the choice of test images and the luck of training "
-        f"runs: {spreads_in_words(seeds, results.groups)}."
+        f"{number_of} per arm. Intervals and p-values cover both the choice of test images and the variation between "
+        f"training runs: {spreads_in_words(seeds, results.groups)}."
     )
     if unknown:
-        text += f" Nothing is known of {listed(unknown)}, where they are about these runs alone."
+        text += f" That variation is unknown for {listed(unknown)}, where they describe these runs only."
     return Finding("warning" if unknown else "note", text)
 
 
 def spreads_in_words(seeds: Mapping[str, SeedSpread], groups: Sequence[str]) -> str:
-    """Write the seed s.d. of each average, with its degrees of freedom and its source."""
+    """Format the seed s.d. of each average, with its degrees of freedom and its source."""
     known = {group: seeds[group] for group in groups if group in seeds}
     sizes = [f"{IN_WORDS[group].removeprefix('the ')} {spread.sd:.2g}" for group, spread in known.items()]
     first = next(iter(known.values()))
@@ -312,15 +312,15 @@ def spreads_in_words(seeds: Mapping[str, SeedSpread], groups: Sequence[str]) -> 
 
 
 def _collapse_finding(collapse: Sequence[ArmDiagnosis]) -> Finding | None:
-    told = []
+    unhealthy = []
     for verdict in WORST_FIRST[:-1]:
-        names = [f"**{one.arm}**" for one in collapse if one.verdict == verdict]
+        names = [f"**{diagnosis.arm}**" for diagnosis in collapse if diagnosis.verdict == verdict]
         if names:
-            told.append(f"{listed(names)} ({verdict})")
-    if not told:
+            unhealthy.append(f"{listed(names)} ({verdict})")
+    if not unhealthy:
         return Finding("note", "No arm's localization has collapsed.") if collapse else None
-    kind = "warning" if any(one.verdict in ("collapsed", "wrong frame") for one in collapse) else "note"
-    return Finding(kind, f"Localization is not healthy in every arm: {listed(told)}.")
+    kind = "warning" if any(diagnosis.verdict in ("collapsed", "wrong frame") for diagnosis in collapse) else "note"
+    return Finding(kind, f"Localization is not healthy in every arm: {listed(unhealthy)}.")
 
 
 def _invalid_finding(results: StudyResults) -> Finding | None:
@@ -330,13 +330,13 @@ def _invalid_finding(results: StudyResults) -> Finding | None:
         return None
     return Finding(
         "warning",
-        f"Localization answers without a valid box, counted as wrong: {_few(many)}. Part of their score is "
-        "about format, not sight.",
+        f"Localization answers without a valid box, counted as wrong: {_few(many)}. Their scores partly measure "
+        "format, not vision.",
     )
 
 
 def _size_finding(results: StudyResults) -> Finding | None:
-    """Say that arms differ in parameters or tokens, because then a difference is not one of family alone."""
+    """Say whether arms differ in parameters or tokens, because a difference is then not due to the family alone."""
     arms = [arm for arm in results.finished_arms if arm.num_parameters and arm.num_tokens]
     if len(arms) < 2:
         return None
@@ -351,7 +351,7 @@ def _size_finding(results: StudyResults) -> Finding | None:
         parts.append(f"visual tokens ({count(few)} in **{name}** to {count(many)} in **{other}**)")
     if not parts:
         return None
-    return Finding("note", f"The arms also differ in {listed(parts)}: a difference is one of the whole backbone.")
+    return Finding("note", f"The arms also differ in {listed(parts)}: differences are between whole backbones.")
 
 
 def _missing_finding(results: StudyResults) -> Finding | None:

@@ -1,4 +1,4 @@
-"""The figures of a report, one file a kind; `plots` lists those that an analysis has the numbers for."""
+"""The figures of a report, one module per kind; `plots` returns those for which the analysis has data."""
 
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.figures import budget, errors, learning, prediction, profile, scores
@@ -10,5 +10,6 @@ __all__ = ["NARROW", "WIDE", "Plot", "plots", "svg"]
 def plots(analysis: Analysis) -> dict[str, Plot]:
     """Return every figure that can be drawn, by name."""
     kinds = (scores, budget, prediction, errors, learning, profile)
-    found = [plot for kind in kinds for plot in kind.plots(analysis)] if analysis.results.finished_arms else []
-    return {plot.name: plot for plot in found}
+    if not analysis.results.finished_arms:
+        return {}
+    return {plot.name: plot for kind in kinds for plot in kind.plots(analysis)}

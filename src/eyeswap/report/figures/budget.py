@@ -1,4 +1,4 @@
-"""Score against cost: overall against parameters by objective, and the best arm at every budget."""
+"""Overall score against cost: against parameters by objective, and the Pareto front for every kind of cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from eyeswap.report.style import LIGHT, color, cost, listed, percent, size
 from eyeswap.results.published import PublishedResult
 
 SHAPES = {"classification": "o", "detection": "s", "segmentation": "^", "other": "D"}
-LARGEST, SMALLEST = 15.0, 5.0  # points across a mark
+MAX_MARK, MIN_MARK = 15.0, 5.0  # diameter, points
 
 
 def plots(analysis: Analysis) -> list[Plot]:
@@ -56,21 +56,21 @@ def _size_plot(analysis: Analysis) -> Plot:
         for point in analysis.published_points
     ]  # fmt: skip
     hollow = (
-        " Hollow marks are the published study's, at the parameters that it draws: of detectors and segmentors those "
-        "of the whole network. It has one seed and no intervals; crossed ones it calls collapsed."
+        " Hollow marks are the published study's, at the parameters it draws (for detectors and segmentors those of "
+        "the whole network); they have one seed and no intervals. It calls the crossed ones collapsed."
         if analysis.published_points
         else ""
     )
     return Plot(
-        "size", "Overall score against the parameters of the backbone, by objective",
-        "Overall score with its 95% interval over the parameters of the backbone up to its tap, logarithmic. The shape "
-        f"of a mark is the objective of the pretraining, its area the number of parameters.{hollow}",
+        "size", "Overall score against backbone parameters, by objective",
+        "Overall score with its 95% interval against the parameters of the backbone up to its tap (log scale). The "
+        f"shape of a mark is the pretraining objective, its area the number of parameters.{hollow}",
         overall_against_size, rows,
     )  # fmt: skip
 
 
 def overall_against_size(analysis: Analysis, width: float) -> Figure:
-    """Draw the overall score over the parameters up to the tap, the form of the paper's Figure 1."""
+    """Draw the overall score against the parameters up to the tap, in the form of the paper's Figure 1."""
     arms = [(index, arm) for index, arm in indexed(analysis.results) if arm.num_parameters]
     published = analysis.published_points
     figure = new_figure(width, (4.4 if published else 3.4) if width >= WIDE else 3.4)
@@ -108,7 +108,7 @@ def overall_against_size(analysis: Analysis, width: float) -> Figure:
 
 
 def budgets(analysis: Analysis, width: float) -> Figure:
-    """Draw one panel a cost that differs between arms; the step line joins the arms that no cheaper one beats."""
+    """Draw one panel per cost that differs between arms; the step line is the Pareto front."""
     shown = [budget for budget in analysis.budgets if not budget.equal]
     columns = min(2, len(shown)) if width >= WIDE else 1
     rows = math.ceil(len(shown) / columns)
@@ -144,7 +144,7 @@ def _panel(axes: Any, analysis: Analysis, budget: Budget) -> Named:
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     dots = [
         Dot(analysis.labels[arm.name], budget.values[arm.name], score.value, score.low, score.high)
-        for _, arm in sorted(arms, key=lambda one: one[1].name not in front)  # who leads is named first
+        for _, arm in sorted(arms, key=lambda item: item[1].name not in front)  # arms on the front get names first
         for score in [arm.scores.averages["overall"]]
     ]
     level = [(x, y, x_after, y) for (x, y), (x_after, _) in pairwise(steps)]
@@ -157,11 +157,11 @@ def _budget_plot(analysis: Analysis) -> Plot:
     rows: Rows = [["arm", "overall, %", *known]]
     for arm in analysis.results.finished_arms:
         values = [(budget.key, budget.values.get(arm.name)) for budget in known.values()]
-        texts = [cost(key, value) if value is not None else "not known" for key, value in values]
+        texts = [cost(key, value) if value is not None else "unknown" for key, value in values]
         rows.append([arm.name, percent(arm.scores.averages["overall"].value), *texts])
     return Plot(
-        "budgets", "Overall score against what an arm costs, in each currency",
-        f"Filled marks on the line are the best at their budget: no arm that costs as little or less scores higher. "
+        "budgets", "Overall score against each kind of cost",
+        f"Filled marks on the line are the best at their budget: no arm with the same or a lower cost scores higher. "
         f"Costs are on logarithmic axes. {_budget_notes(analysis.budgets)}",
         budgets, rows,
     )  # fmt: skip
@@ -176,8 +176,8 @@ def _budget_notes(known: Sequence[Budget]) -> str:
 
 
 def _across(parameters: float, biggest: float) -> float:
-    """Return how wide a mark is whose area is in proportion to the parameters."""
-    return max(SMALLEST, LARGEST * math.sqrt(parameters / biggest))
+    """Return the diameter of a mark whose area is proportional to the parameters."""
+    return max(MIN_MARK, MAX_MARK * math.sqrt(parameters / biggest))
 
 
 def _legend(axes: Any, objectives: Sequence[str], published: Sequence[PublishedResult]) -> None:

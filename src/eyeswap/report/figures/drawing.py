@@ -1,7 +1,7 @@
-"""What all figures share: from matplotlib to inline SVG that follows the page's theme, axes, labels that find room.
+"""Shared code of the figures: inline SVG that follows the page's theme, axes, and labels that avoid overlaps.
 
-A figure is a function of the analysis and a width in inches that returns a matplotlib figure. Nothing here goes
-through pyplot, so no figure stays in memory.
+A figure is a function of the analysis and a width in inches that returns a matplotlib figure. Pyplot is not used, so
+that no figure stays in memory.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with all that a reader needs who cannot see it.
+    """A figure with its title, caption and data, which also serve readers who cannot see it.
 
     Attributes:
         name: for ids and file names.
-        title: what it shows, for a screen reader.
+        title: what it shows, for screen readers.
         caption: how to read it.
-        draw: draws it.
-        data: the numbers in it, the first row being the head.
+        draw: the function that draws it.
+        data: its numbers as a table; the first row is the head.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Plot:
 
 
 def svg(plot: Plot, analysis: Analysis, width: float, name: str) -> str:
-    """Draw a figure and return it as one ``<svg>`` element that a screen reader calls by the plot's title."""
+    """Draw a figure and return it as one ``<svg>`` element whose accessible name is the plot's title."""
     with mpl.rc_context(RC):
         figure = plot.draw(analysis, width)
         buffer = io.StringIO()
@@ -59,27 +59,27 @@ def svg(plot: Plot, analysis: Analysis, width: float, name: str) -> str:
     markup = markup[markup.index("<svg") :]
     markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.DOTALL)
     markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.DOTALL)
-    markup = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", markup)  # ids are unique in the page
-    markup = re.sub(r"<style.*?</style>\s*", "", markup, count=1, flags=re.DOTALL)  # it would reach the whole page
+    markup = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", markup)  # ids must be unique in the page
+    markup = re.sub(r"<style.*?</style>\s*", "", markup, count=1, flags=re.DOTALL)  # it would apply to the whole page
     box = re.search(r'viewBox="[^"]*"', markup)
     head = f'<svg role="img" aria-label="{plot.title}" {box.group() if box else ""}>'
     return themed(head + markup[markup.index(">") + 1 :])
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure whose parts make room for each other."""
+    """Return an empty figure with constrained layout."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.07, hspace=0.03)
     return figure
 
 
 def indexed(results: StudyResults) -> list[tuple[int, Arm]]:
-    """Return the finished arms with their position in the study, which decides their colour."""
+    """Return the finished arms with their position in the study, which determines their colour."""
     return [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
 
 
 def set_rows(axes: Any, names: list[str], num_rows: int) -> None:
-    """Set up horizontal rows from top to bottom with names where there are any."""
+    """Set up horizontal rows from top to bottom, with names if there are any."""
     axes.set_ylim(num_rows - 0.4, -0.7)
     axes.set_yticks(range(num_rows), names or [""] * num_rows)
     axes.grid(axis="y", visible=False)
@@ -96,12 +96,12 @@ def set_percent_limits(axes: Any, scores: Sequence[Score]) -> None:
 
 
 def draw_interval(axes: Any, x: float, score: Score, index: int) -> None:
-    """Draw the 95% interval of a score as a line upwards."""
+    """Draw the 95% interval of a score as a vertical line."""
     axes.plot([x, x], [score.low, score.high], color=color(index), linewidth=1.6, solid_capstyle="butt", alpha=0.75)
 
 
 def draw_baseline(axes: Any, baseline: float) -> None:
-    """Draw the trivial baseline across, with its name."""
+    """Draw the trivial baseline as a labelled horizontal line."""
     axes.axhline(baseline, color=LIGHT["muted"], linewidth=1.1, linestyle=DASHED)
     axes.annotate(
         "trivial baseline", (0, baseline), (2, 4), xycoords=("axes fraction", "data"), fontsize=8,
@@ -111,16 +111,16 @@ def draw_baseline(axes: Any, baseline: float) -> None:
 
 @dataclass(frozen=True)
 class Dot:
-    """A mark that wants its name beside it.
+    """A mark with a name to be written beside it.
 
     Attributes:
         name: the name.
-        x: place on the axes.
-        y: place on the axes.
-        low: lower end of the interval through it; ``y`` without one.
+        x: horizontal position, in data coordinates.
+        y: vertical position, in data coordinates.
+        low: lower end of the interval through the mark; ``y`` if there is none.
         high: upper end.
         across: width of the mark, points.
-        color: of the name.
+        color: colour of the name.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Named:
-    """A panel whose dots want names; ``lines`` run level or upright and are kept clear."""
+    """A panel with dots to be named; ``lines`` are horizontal or vertical lines that names must not cross."""
 
     axes: Any
     dots: Sequence[Dot]
@@ -142,36 +142,36 @@ class Named:
 
 
 def name_dots(figure: Figure, panels: Sequence[Named]) -> None:
-    """Write each name beside its dot, in the first place that is free of marks, intervals, lines and other names.
+    """Write each name beside its dot, at the first position free of marks, intervals, lines and other names.
 
-    A name that finds no free place is left out; the table below the figure has it.
+    A name without a free position is omitted; the table below the figure has it.
     """
-    figure.draw_without_rendering()  # so that the axes know where they are
+    figure.draw_without_rendering()  # computes the positions of the axes
     for panel in panels:
         _name_dots(panel, figure.dpi / 72)
 
 
 def _name_dots(panel: Named, pixels: float) -> None:
-    """Name the dots of one panel; ``pixels`` make a point."""
-    place = panel.axes.transData.transform
-    em = 8.5 * pixels
+    """Name the dots of one panel; ``pixels`` is the number of pixels per point."""
+    to_pixels = panel.axes.transData.transform
+    em = 8.5 * pixels  # the font size; 0.6 em is the mean width of a character
     left, bottom, right, top = panel.axes.bbox.extents
-    taken: list[Box] = []
+    occupied: list[Box] = []
     for line in panel.lines:
-        (x1, y1), (x2, y2) = place([line[:2], line[2:]])
-        taken.append((x1 - 2, y1 - 2, x2 + 2, y2 + 2))
+        (x1, y1), (x2, y2) = to_pixels([line[:2], line[2:]])
+        occupied.append((x1 - 2, y1 - 2, x2 + 2, y2 + 2))
     for dot in panel.dots:
-        (x, y), (_, low), (_, high) = place([(dot.x, dot.y), (dot.x, dot.low), (dot.x, dot.high)])
+        (x, y), (_, low), (_, high) = to_pixels([(dot.x, dot.y), (dot.x, dot.low), (dot.x, dot.high)])
         half = dot.across * pixels / 2 + 1
-        taken += [(x - half, y - half, x + half, y + half), (x - 2, low, x + 2, high)]
+        occupied += [(x - half, y - half, x + half, y + half), (x - 2, low, x + 2, high)]
     for dot in panel.dots:
-        x, y = place((dot.x, dot.y))
-        for side, dx, dy in _places(dot):
+        x, y = to_pixels((dot.x, dot.y))
+        for side, dx, dy in _name_positions(dot):
             start = x + dx * pixels - (0.6 * em * len(dot.name) if side == "right" else 0)
             box = (start, y + dy * pixels - em / 2, start + 0.6 * em * len(dot.name), y + dy * pixels + em / 2)
             inside = left <= box[0] and box[2] <= right + 2 * em and bottom <= box[1] and box[3] <= top + em
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            if inside and not any(_overlap(box, other) for other in occupied):
+                occupied.append(box)
                 panel.axes.annotate(
                     dot.name, (dot.x, dot.y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5,
                     color=dot.color,
@@ -179,15 +179,15 @@ def _name_dots(panel: Named, pixels: float) -> None:
                 break
 
 
-def _places(dot: Dot) -> list[tuple[str, float, float]]:
-    """Return where a name may stand: alignment, and offset from the dot in points."""
+def _name_positions(dot: Dot) -> list[tuple[str, float, float]]:
+    """Return the candidate positions of a name: alignment, and offset from the dot in points."""
     away, up = dot.across / 2 + 5, dot.across / 2 + 7
     beside = [("left", away, 0.0), ("right", -away, 0.0)]
     return [*beside, ("left", 5.0, up), ("left", 5.0, -up), ("right", -5.0, up), ("right", -5.0, -up)]
 
 
 def set_size_axis(axes: Any, sizes: Sequence[float]) -> None:
-    """Use a log axis of parameters with a label at 1, 2 and 5 of every decade, and room for names on the right."""
+    """Set up a log axis of parameters with labels at 1, 2 and 5 of every decade, and room for names on the right."""
     low, high = min(sizes) / 1.35, max(sizes) * 1.6
     axes.set_xscale("log")
     axes.set_xlim(low, high)
@@ -195,7 +195,7 @@ def set_size_axis(axes: Any, sizes: Sequence[float]) -> None:
 
 
 def set_log_ticks(axes: Any, low: float, high: float, write: Callable[[float], str]) -> None:
-    """Label a horizontal log axis at 1, 2 and 5 of every decade; at round steps where it spans little."""
+    """Label a horizontal log axis at 1, 2 and 5 of every decade, or at even steps if its range is small."""
     if high / low < 6:
         ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
     else:

@@ -1,4 +1,4 @@
-"""Learning curves: the training loss of every run over its steps."""
+"""Learning curves: the training loss of every run."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def plots(analysis: Analysis) -> list[Plot]:
             rows += [[arm.name, str(run.seed), f"{steps[i]:.0f}", f"{smooth[i]:.3f}"] for i in keep]
     return [
         Plot(
-            "learning", "Training loss of every arm over the steps",
-            "Training loss over optimizer steps: a running mean, the raw values faint behind it.",
+            "learning", "Training loss of every arm over the optimizer steps",
+            "Training loss over optimizer steps: a running mean, with the raw values faint behind it.",
             learning_curves, rows,
         )
     ]  # fmt: skip
 
 
 def learning_curves(analysis: Analysis, width: float) -> Figure:
-    """Draw the training loss of every run over its steps: a running mean, the raw values faint behind it."""
+    """Draw the training loss of every run over its steps: a running mean, with the raw values faint behind it."""
     arms = indexed(analysis.results)
     figure = new_figure(width, 3.0)
     axes = figure.add_subplot()
@@ -60,7 +60,7 @@ def learning_curves(analysis: Analysis, width: float) -> Figure:
         axes.set_ylim(smooth_min - 2 * margin, smooth_max + margin)
         if len(arms) <= 8:
             axes.legend(frameon=False, loc="upper right", labelcolor=LIGHT["ink"])
-        else:  # so many that a legend needs a place of its own
+        else:  # a legend of so many arms needs space of its own
             figure.set_figheight(3.0 + 0.2 * math.ceil(len(arms) / (4 if width > 6 else 2)))
             figure.legend(
                 frameon=False, loc="outside lower center", ncols=4 if width > 6 else 2, fontsize=8,

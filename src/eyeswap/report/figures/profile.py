@@ -1,4 +1,4 @@
-"""Latency and memory of a machine against resolution, in the form of the paper's Figure 4."""
+"""Latency and memory against resolution, in the form of the paper's Figure 4."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PANELS = (
     ("decode_s", "One more token, ms", 1e3),
     ("peak_bytes", "Peak memory, GiB", 2**-30),
 )
-MOST_TICKS = 7
-NARROWEST = 5.0  # largest over smallest number of a panel, at least
+MAX_TICKS = 7
+MIN_RANGE = 5.0  # smallest ratio of the ends of a vertical axis
 
 
 def draw_profile(cells: Sequence[Cell], title: str, path: Path) -> None:
-    """Draw four panels, one line a backbone, and write them as PNG or SVG, by the path's ending."""
+    """Draw four panels with one line per backbone, and write them as PNG or SVG, according to the path's suffix."""
     with mpl.rc_context(RC | {"savefig.facecolor": LIGHT["paper"]}):
         figure = profile_figure(cells, 10.5, columns=2)
         figure.suptitle(title, x=0.01, ha="left")
@@ -35,37 +35,39 @@ def draw_profile(cells: Sequence[Cell], title: str, path: Path) -> None:
             figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
 
 
-def profile_figure(cells: Sequence[Cell], width: float, columns: int, looks: Mapping[str, int] | None = None) -> Figure:
-    """Draw the four panels in so many columns; both axes are logarithmic.
+def profile_figure(
+    cells: Sequence[Cell], width: float, columns: int, indices: Mapping[str, int] | None = None
+) -> Figure:
+    """Draw the four panels; both axes are logarithmic.
 
     Args:
-        cells: what was measured.
-        width: in inches.
-        columns: of panels.
-        looks: backbone to the number that decides its colour and marker; in the order of the cells if not given.
+        cells: the measurements.
+        width: width of the figure, inches.
+        columns: number of columns of panels.
+        indices: backbone to the index of its colour and marker; by default in the order of the cells.
     """
     names = list(dict.fromkeys(cell.backbone for cell in cells))
-    looks = looks or {name: index for index, name in enumerate(names)}
+    indices = indices or {name: index for index, name in enumerate(names)}
     rows, in_legend = math.ceil(len(PANELS) / columns), 5 if columns > 1 else 2
     height = rows * (3.2 if columns > 1 else 2.5) + 0.22 * math.ceil(len(names) / in_legend)
     figure = Figure(figsize=(width, height), layout="constrained")
     sides = sorted({cell.side_px for cell in cells})
-    every = math.ceil(len(sides) / MOST_TICKS)
+    every = math.ceil(len(sides) / MAX_TICKS)
     for position, (field, label, factor) in enumerate(PANELS):
         axes = figure.add_subplot(rows, columns, position + 1)
         for name in names:
-            places = [
+            points = [
                 (cell.side_px, getattr(cell, field) * factor)
                 for cell in cells
                 if cell.backbone == name and getattr(cell, field) is not None
             ]
-            if places:
-                style = "-" if looks[name] < NUM_COLORS else "--"
+            if points:
+                style = "-" if indices[name] < NUM_COLORS else "--"
                 axes.plot(
-                    *zip(*places, strict=True),
+                    *zip(*points, strict=True),
                     style,
-                    color=color(looks[name]),
-                    marker=marker(looks[name]),
+                    color=color(indices[name]),
+                    marker=marker(indices[name]),
                     label=name,
                     ms=4,
                 )
@@ -75,9 +77,9 @@ def profile_figure(cells: Sequence[Cell], width: float, columns: int, looks: Map
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
         low, high = axes.get_ylim()
-        if high / low < NARROWEST:  # else what hardly differs looks far apart, and no round number falls into it
+        if high / low < MIN_RANGE:  # small differences would look large, and no round number would lie on the axis
             middle = math.sqrt(low * high)
-            axes.set_ylim(middle / math.sqrt(NARROWEST), middle * math.sqrt(NARROWEST))
+            axes.set_ylim(middle / math.sqrt(MIN_RANGE), middle * math.sqrt(MIN_RANGE))
         axes.yaxis.set_major_locator(
             LogLocator(subs=(1, 2, 5) if high / low > 100 else (1, 1.5, 2, 3, 5, 7), numticks=12)
         )
@@ -91,7 +93,7 @@ def profile_figure(cells: Sequence[Cell], width: float, columns: int, looks: Map
 
 
 def plots(analysis: Analysis) -> list[Plot]:
-    """Return the figure, if the study's folder holds a profile."""
+    """Return the figure, if the study's folder contains a profile."""
     if not analysis.profile:
         return []
     heads = ["vision, ms", "to the first token, ms", "one more token, ms", "peak, GiB", "why not"]
@@ -108,17 +110,17 @@ def plots(analysis: Analysis) -> list[Plot]:
     return [
         Plot(
             "stages", "Latency of vision, first token and decoding, and peak memory, against image resolution",
-            "Measured by `eyeswap profile` on the machine that its file names, batch 1; both axes are logarithmic. "
-            "Lines end where a cell failed or was left out.",
+            "Measured by `eyeswap profile` at batch size 1 on the machine named in its file; axes are logarithmic. "
+            "Lines end where a measurement failed or was skipped.",
             stages, rows,
         )
     ]  # fmt: skip
 
 
 def stages(analysis: Analysis, width: float) -> Figure:
-    """Draw four panels, one line a backbone, in the colour of its arm where it has one."""
+    """Draw four panels with one line per backbone, in the colour of its arm if it has one."""
     of_arms = {str(arm.backbone.name): index for index, arm in indexed(analysis.results)}
     names = dict.fromkeys(cell.backbone for cell in analysis.profile)
     others = [name for name in names if name not in of_arms]
-    looks = of_arms | {name: len(analysis.results.arms) + number for number, name in enumerate(others)}
-    return profile_figure(analysis.profile, width, 2 if width >= WIDE else 1, looks)
+    indices = of_arms | {name: len(analysis.results.arms) + number for number, name in enumerate(others)}
+    return profile_figure(analysis.profile, width, 2 if width >= WIDE else 1, indices)

@@ -1,4 +1,4 @@
-"""Scores with their intervals: the weighted averages, and every benchmark."""
+"""Scores with intervals: the weighted averages, and every benchmark."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def plots(analysis: Analysis) -> list[Plot]:
     of_benchmarks: Rows = [["benchmark", *HEAD]]
     for arm in results.finished_arms:
         of_groups += [[GROUP_TITLES[group], *_row(arm.name, arm.scores.averages[group])] for group in results.groups]
-        of_benchmarks += [[one.title, *_row(arm.name, one.score)] for one in arm.scores.benchmarks.values()]
+        of_benchmarks += [[entry.title, *_row(arm.name, entry.score)] for entry in arm.scores.benchmarks.values()]
     return [
         Plot(
             "averages", "Weighted averages of all arms with 95% intervals",
-            "Weighted averages over all questions of a group. Bars are 95% intervals; the dashed line is the trivial "
+            "Averages weighted by the number of questions. Bars are 95% intervals; the dashed line is the trivial "
             "baseline. The axes do not start at zero.",
             averages, of_groups,
         ),
         Plot(
             "benchmarks", "Score of every arm on every benchmark with 95% intervals",
-            "Score in percent. The thin line is the 95% interval, the dark tick the trivial baseline.",
+            "Scores in percent. The thin line is the 95% interval, the dark tick the trivial baseline.",
             benchmarks, of_benchmarks,
         ),
     ]  # fmt: skip
 
 
 def averages(analysis: Analysis, width: float) -> Figure:
-    """Draw one row an arm and one panel a group: score, 95% interval, and the trivial baseline as a line."""
+    """Draw one row per arm and one panel per group: score, 95% interval, and the trivial baseline as a line."""
     arms, stacked = indexed(analysis.results), width < WIDE
     groups = [group for group in ("vqa", "localization", "overall") if group in analysis.results.groups]
-    if stacked or len(groups) == 2:  # with one group alone, overall is the same again
+    if stacked or len(groups) == 2:  # with a single group, overall is the same
         groups = groups[:-1]
     rows, columns = (len(groups), 1) if stacked else (1, len(groups))
     figure = new_figure(width, rows * (0.32 * len(arms) + 0.75))
@@ -70,7 +70,7 @@ def averages(analysis: Analysis, width: float) -> Figure:
 
 
 def benchmarks(analysis: Analysis, width: float) -> Figure:
-    """Draw one small panel a benchmark: bars with 95% intervals, the trivial baseline as a dark tick."""
+    """Draw one small panel per benchmark: bars with 95% intervals, the trivial baseline as a dark tick."""
     arms, listed = indexed(analysis.results), analysis.results.benchmarks
     columns = min(3, len(listed)) if width >= WIDE else 1
     rows = math.ceil(len(listed) / columns)
@@ -103,11 +103,11 @@ def _dot(axes: Any, index: int, score: Score, row: int) -> None:
 
 
 def _baseline_label(axes: Any, scores: list[Score]) -> None:
-    """Write "baseline" at the foot of its line, on the side that has room."""
+    """Write "baseline" at the foot of its line, on the side that has more room."""
     left, right = axes.get_xlim()
-    on_the_left_half = scores[0].baseline < (left + right) / 2
+    in_left_half = scores[0].baseline < (left + right) / 2
     axes.annotate(
-        "baseline", (scores[0].baseline, 0), (4 if on_the_left_half else -4, 4),
+        "baseline", (scores[0].baseline, 0), (4 if in_left_half else -4, 4),
         xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=7.5,
-        ha="left" if on_the_left_half else "right", color=LIGHT["muted"],
+        ha="left" if in_left_half else "right", color=LIGHT["muted"],
     )  # fmt: skip

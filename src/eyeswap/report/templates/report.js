@@ -75,7 +75,7 @@
       : answer.score > 0 && answer.score < 100 ? `${answer.score}%` : "";
     const mark = make("span", { class: `mark ${answer.right ? "right" : "wrong"}` },
       make("b", { "aria-hidden": "true" }, answer.right ? "✓" : "✗"),
-      make("span", { class: "hidden" }, answer.right ? "right" : "wrong"), details ? ` ${details}` : "");
+      make("span", { class: "hidden" }, answer.right ? "correct" : "wrong"), details ? ` ${details}` : "");
     return mark;
   };
 
@@ -108,7 +108,7 @@
     const example = examples[shown[at]];
     const benchmark = benchmarks[example.benchmark];
     const numRight = example.answers.filter((answer) => answer.right).length;
-    by("counter").textContent = `${at + 1} of ${shown.length}, ${numRight} of ${arms.length} arms right`;
+    by("counter").textContent = `${at + 1} of ${shown.length}, ${numRight} of ${arms.length} arms correct`;
     by("kind").textContent = [benchmark.title, example.subset, benchmark.metric].filter(Boolean).join(" · ");
     by("question").textContent = example.question;
     by("truth").replaceChildren(
@@ -127,7 +127,7 @@
     const dots = example.answers.map((answer, index) =>
       make("i", { class: answer.right ? "right" : "", style: `--c:${arms[index].color}` }));
     const numRight = example.answers.filter((answer) => answer.right).length;
-    const label = `Example ${position + 1}, ${benchmarks[example.benchmark].title}, ${numRight} of ${arms.length} arms right`;
+    const label = `Example ${position + 1}, ${benchmarks[example.benchmark].title}, ${numRight} of ${arms.length} arms correct`;
     const thumb = make("button", { type: "button", "aria-label": label },
       image ? make("img", { src: image.uri, alt: "", loading: "lazy" }) : make("span", { class: "blank" }),
       make("span", { class: "dots", "aria-hidden": "true" }, ...dots));

@@ -1,4 +1,4 @@
-"""The numbers for programs: CSV in long form, and everything that the report says as JSON."""
+"""Machine-readable results: scores as CSV in long format, and everything in the report as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eyeswap.report.analysis.study import RECORD_KEYS, Arm, StudyResults, score_
 
 
 def long_csv(results: StudyResults) -> str:
-    """Return one line for each run and benchmark or weighted average, scores in percent."""
+    """Return one line per run and benchmark or weighted average, scores in percent."""
     text = io.StringIO()
     writer = csv.DictWriter(text, RECORD_KEYS, lineterminator="\n")
     writer.writeheader()
@@ -23,7 +23,7 @@ def long_csv(results: StudyResults) -> str:
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
-    """Return everything the report says, for programs; scores in percent, differences in points."""
+    """Return everything in the report as JSON content; scores in percent, differences in points."""
     results = analysis.results
     return {
         "study": results.name,
@@ -38,18 +38,18 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
             "benchmarks": [_pair_json(pair) for pair in analysis.benchmarks],
         },
         "ranks": {group: {arm: asdict(rank) for arm, rank in ranks.items()} for group, ranks in analysis.ranks.items()},
-        "predictors": [asdict(one) for one in analysis.predictors],
-        "budgets": [asdict(one) for one in analysis.budgets],
-        "grounding": [asdict(one) for one in analysis.grounding],
-        "collapse": [one.as_dict() for one in analysis.collapse],
-        "published": [_beside_json(one) for one in analysis.beside],
+        "predictors": [asdict(predictor) for predictor in analysis.predictors],
+        "budgets": [asdict(budget) for budget in analysis.budgets],
+        "grounding": [asdict(grounding) for grounding in analysis.grounding],
+        "collapse": [diagnosis.as_dict() for diagnosis in analysis.collapse],
+        "published": [_beside_json(beside) for beside in analysis.beside],
         "profile": [asdict(cell) for cell in analysis.profile],
         "audit": analysis.audit.as_dict() if analysis.audit else None,
     }
 
 
-def _beside_json(one: Beside) -> dict[str, Any]:
-    return asdict(one) | {"result": one.result.as_dict(), "in_words": one.in_words}
+def _beside_json(beside: Beside) -> dict[str, Any]:
+    return asdict(beside) | {"result": beside.result.as_dict(), "in_words": beside.in_words}
 
 
 def _pair_json(pair: Comparison) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The examples that a reader can look at: a balanced, seeded sample with its images inside the page.
+"""The examples in the page: a balanced random sample with embedded images.
 
-Every benchmark gives the same number. Within one, half are drawn from the examples on which the arms disagree
-and half from the others, as far as there are enough: disagreement is what a reader wants to see, and the page
-says so.
+Every benchmark contributes the same number. Within a benchmark, half are drawn from the examples on which the arms
+disagree and half from the others, as far as there are enough: readers want to see disagreement, and the page says that
+it is overrepresented.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from eyeswap.results.scores import Predictions
 NUM_EXAMPLES = 60
 IMAGE_BYTES = 5_000_000  # for all images of a page, before base64
 STEPS = ((640, 85), (480, 80), (360, 75), (256, 70), (192, 60))  # longest side in pixels, JPEG quality
-KEEP_PNG_PX = 320
+MAX_PNG_PX = 320  # images up to this size stay lossless
 
 
 def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: int = IMAGE_BYTES) -> dict[str, Any]:
-    """Return benchmarks, arms, images (as data URIs) and examples, ready for JSON.
+    """Return benchmarks, arms, images (as data URIs) and examples as JSON content.
 
     Args:
-        results: the runs.
-        total: how many examples.
-        image_bytes: what all images together may take before they become text.
+        results: the arms and their runs.
+        total: number of examples.
+        image_bytes: limit for all images together, before base64.
     """
     arms = [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
     runs = [arm.runs[0] for _, arm in arms]
@@ -58,12 +58,12 @@ def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: 
 
 
 def choose_rows(scores: list[Any], share: int, seed: int) -> list[int]:
-    """Choose rows, half of them where arms disagree on right or wrong, as far as there are enough.
+    """Choose random rows, half of them where some arms are correct and others are not, as far as there are enough.
 
     Args:
-        scores: one array ``[n]`` an arm.
-        share: how many rows to choose; fewer are returned if there are fewer.
-        seed: seed of the drawing.
+        scores: one array ``[n]`` per arm.
+        share: number of rows to choose; fewer are returned if there are fewer.
+        seed: random seed.
     """
     right = np.stack(scores) >= RIGHT  # [arms, n]
     generator = np.random.default_rng(seed)
@@ -78,8 +78,8 @@ def choose_rows(scores: list[Any], share: int, seed: int) -> list[int]:
 
 
 def _example(position: int, row: int, paths: list[str], answers: list[Predictions]) -> dict[str, Any]:
-    def cell(name: str, one: Predictions) -> Any:
-        return one.table.column(name)[row].as_py()
+    def cell(name: str, predictions: Predictions) -> Any:
+        return predictions.table.column(name)[row].as_py()
 
     first = answers[0]
     truth_text, truth_box = read_truth(str(cell("truth", first)))
@@ -92,20 +92,20 @@ def _example(position: int, row: int, paths: list[str], answers: list[Prediction
         "truthBox": truth_box,
         "answers": [
             {
-                "text": cell("answer", one),
-                "right": float(one.score[row]) >= RIGHT,
-                "score": round(100 * float(one.score[row])),
-                "box": _rounded(cell("box", one)),
-                "iou": cell("iou", one),
-                "invalid": bool(cell("invalid", one)),
+                "text": cell("answer", of_arm),
+                "right": float(of_arm.score[row]) >= RIGHT,
+                "score": round(100 * float(of_arm.score[row])),
+                "box": _rounded(cell("box", of_arm)),
+                "iou": cell("iou", of_arm),
+                "invalid": bool(cell("invalid", of_arm)),
             }
-            for one in answers
+            for of_arm in answers
         ],
     }
 
 
 def read_truth(truth: str) -> tuple[str, list[float] | None]:
-    """Return the truth of an example as (text, box): a label, counted human answers, or a box in 0..1."""
+    """Return the answer key of an example as (text, box): a label, human answers with counts, or a box in 0..1."""
     try:
         value = json.loads(truth)
     except json.JSONDecodeError:
@@ -127,9 +127,9 @@ def _embedded(path: Path, budget: int) -> dict[str, Any] | None:
     try:
         image = open_image(path)
     except DataError:
-        return None  # predictions may travel without their data set; the page says that the image is missing
+        return None  # predictions may be here without their data set; the page says that the image is missing
     width, height = image.size
-    if max(width, height) <= KEEP_PNG_PX and len(png := _encoded(image, "PNG")) <= budget:
+    if max(width, height) <= MAX_PNG_PX and len(png := _encoded(image, "PNG")) <= budget:
         return {"uri": _data_uri("png", png), "width": width, "height": height}
     for side, quality in STEPS:
         small = image.copy()

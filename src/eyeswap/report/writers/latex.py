@@ -1,7 +1,7 @@
 r"""The scores as two LaTeX tables in booktabs style, ready for ``\input`` in a paper.
 
-Needs ``\usepackage{booktabs}``. The best score of a column is bold, scores that the best does not beat with
-certainty (adjusted by Holm) are underlined: a reader sees at once which differences are decided.
+Needs ``\usepackage{booktabs}``. The best score of a column is bold; scores that are not significantly lower (adjusted
+by Holm) are underlined, so that readers see at once which differences are decided.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
-MOST_IN_A_COLUMN = 6  # more score columns span the page
-_LOOKS = {"best": r"\textbf{%s}", "level": r"\underline{%s}", "behind": "%s"}
+MAX_IN_ONE_COLUMN = 6  # tables with more score columns span both columns of the page
+_STYLES = {"best": r"\textbf{%s}", "level": r"\underline{%s}", "behind": "%s"}
 
 
 def latex(analysis: Analysis) -> str:
@@ -30,7 +30,7 @@ def latex(analysis: Analysis) -> str:
         return "% no finished run yet\n"
     first = results.finished_arms[0].scores
     groups = {group: GROUP_TITLES[group] for group in results.groups}
-    titles = {one.name: one.title for one in results.benchmarks}
+    titles = {benchmark.name: benchmark.title for benchmark in results.benchmarks}
     average = _table(
         analysis, {arm.name: arm.scores.averages for arm in results.finished_arms}, groups,
         {group: first.averages[group].n for group in groups},
@@ -38,10 +38,10 @@ def latex(analysis: Analysis) -> str:
         f"tab:{results.name}-averages", with_interval=True,
     )  # fmt: skip
     by_benchmark = {
-        arm.name: {name: one.score for name, one in arm.scores.benchmarks.items()} for arm in results.finished_arms
+        arm.name: {name: entry.score for name, entry in arm.scores.benchmarks.items()} for arm in results.finished_arms
     }
     single = _table(
-        analysis, by_benchmark, titles, {one.name: one.score.n for one in results.benchmarks},
+        analysis, by_benchmark, titles, {benchmark.name: benchmark.score.n for benchmark in results.benchmarks},
         "Every benchmark, percent.", f"tab:{results.name}-benchmarks", with_interval=False,
     )  # fmt: skip
     return f"% \\usepackage{{booktabs}}\n{average}\n{single}"
@@ -58,7 +58,7 @@ def _table(
 ) -> str:
     arms = analysis.results.finished_arms
     environment, tight = (
-        ("table*", r"\setlength{\tabcolsep}{3.5pt}") if len(titles) > MOST_IN_A_COLUMN else ("table", "")
+        ("table*", r"\setlength{\tabcolsep}{3.5pt}") if len(titles) > MAX_IN_ONE_COLUMN else ("table", "")
     )
     marks = "Bold: best; underlined: not told apart from the best after Holm's correction. $n$: questions."
     marks = f"{marks} {frames_note(analysis.grounding)}".rstrip()
@@ -69,7 +69,7 @@ def _table(
         _row("$n$", [f"{counts[key]:,}".replace(",", "{,}") for key in titles]), r"\midrule",
     ]  # fmt: skip
     for arm in arms:
-        cells = [_LOOKS[analysis.standing(key, arm.name)] % percent(scores[arm.name][key].value) for key in titles]
+        cells = [_STYLES[analysis.standing(key, arm.name)] % percent(scores[arm.name][key].value) for key in titles]
         lines.append(_row(_name(arm), cells))
         if with_interval:
             intervals = (scores[arm.name][key] for key in titles)

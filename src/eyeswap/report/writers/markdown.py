@@ -1,4 +1,4 @@
-"""The whole report as Markdown, for a pull request or a notebook."""
+"""The report as Markdown, for pull requests and notebooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eyeswap.results.scores import Score
 
 
 def markdown(analysis: Analysis) -> str:
-    """Return the whole report, the verdict first."""
+    """Return the report as Markdown, the verdict first."""
     results, verdict = analysis.results, analysis.verdict
     parts = [f"# {' '.join(results.question.split())}", f"Study `{results.name}`.", f"**Verdict.** {verdict.headline}"]
     parts.append("\n".join(f"- {finding.text}" for finding in verdict.findings))
@@ -23,22 +23,22 @@ def markdown(analysis: Analysis) -> str:
         parts += ["## Pairs of arms", _pairs(analysis)]
         parts += ["## What predicts the scores", _predictors(analysis)]
     if analysis.grounding:
-        parts += ["## What became of the boxes", _grounding(analysis)]
+        parts += ["## Where boxes go wrong", _grounding(analysis)]
     if analysis.collapse:
         parts += ["## Has localization collapsed?", _collapse(analysis)]
     if analysis.beside:
-        parts += ["## Beside the published study", _beside(analysis)]
+        parts += ["## Comparison with the published study", _beside(analysis)]
     parts += ["## Held fixed", _fixed(analysis)]
     return _inert("\n\n".join(parts)) + "\n"
 
 
 def _inert(text: str) -> str:
-    """Return Markdown in which text of users can neither open an HTML tag, nor be a link or an image, nor hide."""
+    """Return Markdown in which no user-supplied text acts as an HTML tag, a link or an image, or hides."""
     return visible(text).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def pipes(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -47,18 +47,18 @@ def _scores(analysis: Analysis) -> str:
     results = analysis.results
     first = results.finished_arms[0].scores
     columns = {group: GROUP_TITLES[group] for group in results.groups} | {
-        one.name: one.title for one in results.benchmarks
+        benchmark.name: benchmark.title for benchmark in results.benchmarks
     }
-    counts = [score.n for score in first.averages.values()] + [one.score.n for one in results.benchmarks]
+    counts = [score.n for score in first.averages.values()] + [entry.score.n for entry in results.benchmarks]
     rows = [["n", *map(count, counts), "", "", ""]]
     for arm in results.finished_arms:
-        scores = arm.scores.averages | {name: one.score for name, one in arm.scores.benchmarks.items()}
+        scores = arm.scores.averages | {name: entry.score for name, entry in arm.scores.benchmarks.items()}
         cells = [_score(analysis, name, arm.name, scores[name]) for name in columns]
         invalid, tokens = arm.scores.invalid_boxes, arm.num_tokens
-        about = ["" if invalid is None else percent(invalid), size(arm.num_parameters)]
-        rows.append([arm.name, *cells, *about, DASH if tokens is None else count(tokens)])
+        backbone = ["" if invalid is None else percent(invalid), size(arm.num_parameters)]
+        rows.append([arm.name, *cells, *backbone, DASH if tokens is None else count(tokens)])
     baselines = [score.baseline for score in first.averages.values()] + [
-        one.score.baseline for one in results.benchmarks
+        entry.score.baseline for entry in results.benchmarks
     ]
     rows.append(["trivial baseline", *map(percent, baselines), "", "", ""])
     note = f"Percent, with 95% intervals over {analysis.covered}."
@@ -70,22 +70,22 @@ def _scores(analysis: Analysis) -> str:
 
 def _score(analysis: Analysis, where: str, arm: str, score: Score) -> str:
     value = percent(score.value) + ("" if score.beats_baseline else BELOW)
-    around = {"best": "**", "level": "*", "behind": ""}[analysis.standing(where, arm)]
+    emphasis = {"best": "**", "level": "*", "behind": ""}[analysis.standing(where, arm)]
     rank = analysis.ranks.get(where, {}).get(arm)
     place = f", rank {rank.value}" if rank else ""
     if rank and rank.low != rank.high:
         place += f" ({rank.low}{DASH}{rank.high})"
-    return f"{around}{value}{around} [{percent(score.low)}, {percent(score.high)}]{place}"
+    return f"{emphasis}{value}{emphasis} [{percent(score.low)}, {percent(score.high)}]{place}"
 
 
 def _costs(analysis: Analysis) -> str:
     rows = [
         [arm.name, arm.objective]
-        + [cost(one.key, one.values[arm.name]) if arm.name in one.values else DASH for one in analysis.budgets]
+        + [cost(kind.key, kind.values[arm.name]) if arm.name in kind.values else DASH for kind in analysis.budgets]
         for arm in analysis.results.finished_arms
     ]
-    notes = " ".join(f"{one.title[0].upper()}{one.title[1:]}: {one.note}." for one in analysis.budgets if one.note)
-    return f"{pipes(['arm', 'objective', *(one.title for one in analysis.budgets)], rows)}\n\n{notes}"
+    notes = " ".join(f"{kind.title[0].upper()}{kind.title[1:]}: {kind.note}." for kind in analysis.budgets if kind.note)
+    return f"{pipes(['arm', 'objective', *(kind.title for kind in analysis.budgets)], rows)}\n\n{notes}"
 
 
 def _pairs(analysis: Analysis) -> str:
@@ -102,52 +102,53 @@ def _pairs(analysis: Analysis) -> str:
     ]
     note = (
         f"Points, with 95% intervals of the paired difference over {analysis.covered}; p-values are adjusted by Holm "
-        "over this table. Detectable: the true difference found in four of five such studies. Equivalent, no worse: by "
-        f"a margin of {analysis.margin:g} points."
+        "over this table. Detectable: the true difference that four of five such studies would detect. Equivalent, no "
+        f"worse: with a margin of {analysis.margin:g} points."
     )
     return f"{pipes(['average', 'pair', 'difference', 'p', 'detectable', 'result'], rows)}\n\n{note}"
 
 
 def _predictors(analysis: Analysis) -> str:
     rows = [
-        [one.title, str(len(one.values)), GROUP_TITLES[group], correlation(spearman), correlation(kendall)]
-        for one in analysis.predictors
-        for group, (spearman, kendall) in one.correlations.items()
+        [predictor.title, str(len(predictor.values)), GROUP_TITLES[group], correlation(spearman), correlation(kendall)]
+        for predictor in analysis.predictors
+        for group, (spearman, kendall) in predictor.correlations.items()
     ]
-    return pipes(["known beforehand", "arms", "average", "Spearman", "Kendall"], rows)
+    return pipes(["predictor", "arms", "average", "Spearman", "Kendall"], rows)
 
 
 def _grounding(analysis: Analysis) -> str:
     rows = []
-    for one in analysis.grounding:
-        reachable = DASH if one.ceiling is None else percent(one.ceiling.reachable)
-        rows.append([one.title, one.arm, *(percent(one.shares[fate]) for fate in FATES), reachable])
-    heads = ["benchmark", "arm", *(FATE_TITLES[fate] for fate in FATES), "reachable by whole tokens"]
+    for grounding in analysis.grounding:
+        reachable = DASH if grounding.ceiling is None else percent(grounding.ceiling.reachable)
+        shares = (percent(grounding.shares[fate]) for fate in FATES)
+        rows.append([grounding.title, grounding.arm, *shares, reachable])
+    heads = ["benchmark", "arm", *(FATE_TITLES[fate] for fate in FATES), "reachable with whole tokens"]
     return f"{pipes(heads, rows)}\n\nPercent of all answers.\n\n{_in_frames(analysis)}"
 
 
 def _in_frames(analysis: Analysis) -> str:
     head, rows = frames_table(analysis.grounding)
-    return f"{pipes(head, rows)}\n\nThe same answers scored in every frame of boxes, percent; * counts."
+    return f"{pipes(head, rows)}\n\nThe same answers scored in every box frame, percent; * is the frame that counts."
 
 
 def _collapse(analysis: Analysis) -> str:
-    return "\n".join(f"- {one.arm}: **{one.verdict}**. {'; '.join(one.reasons)}." for one in analysis.collapse)
+    return "\n".join(f"- {arm.arm}: **{arm.verdict}**. {'; '.join(arm.reasons)}." for arm in analysis.collapse)
 
 
 def _beside(analysis: Analysis) -> str:
     rows = [
         [
-            one.arm,
-            GROUP_TITLES[one.group],
-            f"{percent(one.value)} [{percent(one.low)}, {percent(one.high)}]",
-            f"{one.published:.2f}",
-            one.in_words + (f" ({', '.join(one.differs)})" if one.differs else ""),
-            f"{one.result.model}, {one.result.source}",
+            ours.arm,
+            GROUP_TITLES[ours.group],
+            f"{percent(ours.value)} [{percent(ours.low)}, {percent(ours.high)}]",
+            f"{ours.published:.2f}",
+            ours.in_words + (f" ({', '.join(ours.differs)})" if ours.differs else ""),
+            f"{ours.result.model}, {ours.result.source}",
         ]
-        for one in analysis.beside
+        for ours in analysis.beside
     ]
-    note = "Ours with the published weights of the benchmarks; published values are of one seed."
+    note = "Our averages use the published weights of the benchmarks; published values are from one seed."
     return f"{pipes(['arm', 'average', 'ours', 'published', 'published lies', 'source'], rows)}\n\n{note}"
 
 
@@ -159,5 +160,5 @@ def _fixed(analysis: Analysis) -> str:
         [row.title, row.verdict, "; ".join(f"{value} ({runs})" if runs else value for value, runs in row.values)]
         for row in fact_rows(analysis.audit)
     ]
-    warnings = "\n".join(f"- {one.severity}: {one} ({one.docs})" for one in analysis.audit.warnings)
-    return "\n\n".join(part for part in (pipes(["what", "between runs", "value"], rows), warnings, recipe) if part)
+    warnings = "\n".join(f"- {warning.severity}: {warning} ({warning.docs})" for warning in analysis.audit.warnings)
+    return "\n\n".join(part for part in (pipes(["property", "runs", "value"], rows), warnings, recipe) if part)

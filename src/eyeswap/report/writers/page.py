@@ -1,8 +1,8 @@
-"""The report as one HTML file that needs nothing else: no network, no fonts, no framework.
+"""The report as one self-contained HTML file: no network, no fonts, no framework.
 
-Style sheet, script, figures (SVG), images and downloads (data URIs) are all inside; a content security policy in the
-page forbids every request. Whatever comes from data or models is escaped by the templates or set as text by the
-script. ``templates/report.html.j2`` is the page, ``templates/sections`` has one file a section.
+Style sheet, script, figures (SVG), images and downloads (data URIs) are embedded; a content security policy in the page
+forbids every request. Everything that comes from data or models is escaped by the templates or set as text by the
+script. ``templates/report.html.j2`` is the page, ``templates/sections`` has one file per section.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,14 @@ from eyeswap.report.analysis.verdict import correlation
 from eyeswap.report.figures import NARROW, WIDE, Plot, plots, svg
 from eyeswap.report.writers.data import as_json, long_csv
 from eyeswap.report.writers.examples import IMAGE_BYTES, example_data
-from eyeswap.report.writers.matrix import difference_matrix
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 STYLES = ("page.css", "tables.css", "examples.css", "screens.css")
-MOST_BYTES = 8_000_000  # of a page
-ROOM_FOR_TEXT = 400_000  # questions and answers of the examples
-MOST_ROWS = 400  # of a table of pairs
-MOST_TO_TAKE_ALONG = 1_000_000  # bytes of a file that the page carries
-EXAMPLES_GO_HERE = "examples-go-here"
+MAX_PAGE_BYTES = 8_000_000
+EXAMPLE_TEXT_BYTES = 400_000  # reserved for questions and answers of the examples
+MAX_TABLE_ROWS = 400  # of pairs
+MAX_DOWNLOAD_CHARS = 1_000_000  # of a file that is embedded as a download
+EXAMPLES_PLACEHOLDER = "examples-go-here"
 KIND_LABELS = {"decided": "Decided", "open": "Open", "runs": "These runs", "warning": "Caution", "note": "Note"}
 FACT_LABELS = {
     "undeclared": "differs, not declared",
@@ -45,14 +45,62 @@ FACT_LABELS = {
 }
 
 
+MARKS = {
+    "decided": "*", "equivalent": "=", "no worse": "\N{ALMOST EQUAL TO}", "not decided": "",
+    "higher in these runs": "*", "not told apart": "",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm minus another in a matrix of differences, points.
+
+    Attributes:
+        value: the difference.
+        low: lower end of its 95% interval.
+        high: upper end.
+        in_words: see `eyeswap.report.analysis.pairs.Comparison.in_words`.
+        strength: the absolute difference relative to the largest in the matrix, 0..1.
+    """
+
+    value: float
+    low: float
+    high: float
+    in_words: str
+    strength: float
+
+    @property
+    def mark(self) -> str:
+        """The sign after the number."""
+        return MARKS[self.in_words]
+
+
+def difference_matrix(analysis: Analysis, where: str) -> list[tuple[str, list[Cell | None]]]:
+    """Return one row per arm, the best first, with a cell for each arm in the same order; None on the diagonal."""
+    arms = sorted(analysis.results.finished_arms, key=lambda arm: -arm.scores.averages[where].value)
+    names = [arm.name for arm in arms]
+    largest = max((pair.value for pair in analysis.averages if pair.where == where), default=0.0) or 1.0
+    return [(row, [_cell(analysis, where, row, column, largest) for column in names]) for row in names]
+
+
 def render(analysis: Analysis) -> str:
     """Return the whole page."""
     page = _without_examples(analysis)
     if not analysis.results.finished_arms:
         return page
-    room = (MOST_BYTES - len(page.encode())) * 3 // 4 - ROOM_FOR_TEXT  # base64 makes four bytes of three
-    examples = example_data(analysis.results, image_bytes=min(max(room, 0), IMAGE_BYTES))
-    return page.replace(EXAMPLES_GO_HERE, _script_json(examples))
+    image_bytes = (MAX_PAGE_BYTES - len(page.encode())) * 3 // 4 - EXAMPLE_TEXT_BYTES  # base64: 4 bytes for each 3
+    examples = example_data(analysis.results, image_bytes=min(max(image_bytes, 0), IMAGE_BYTES))
+    return page.replace(EXAMPLES_PLACEHOLDER, _script_json(examples))
+
+
+def _cell(analysis: Analysis, where: str, row: str, column: str, largest: float) -> Cell | None:
+    pair = analysis.pair(where, row, column)
+    if row == column or pair is None:
+        return None
+    strength = pair.value / largest
+    if pair.ahead == row:
+        return Cell(pair.value, pair.low, pair.high, pair.in_words, strength)
+    return Cell(-pair.value, -pair.high, -pair.low, pair.in_words, strength)
 
 
 def _without_examples(analysis: Analysis) -> str:
@@ -64,19 +112,19 @@ def _without_examples(analysis: Analysis) -> str:
         .render(
             analysis=analysis,
             results=results,
-            titles=GROUP_TITLES | {one.name: one.title for one in results.benchmarks},
+            titles=GROUP_TITLES | {benchmark.name: benchmark.title for benchmark in results.benchmarks},
             colors=colors,
             figures=_figures(analysis),
             matrices={group: difference_matrix(analysis, group) for group in results.groups if analysis.averages},
             facts=fact_rows(analysis.audit) if analysis.audit else [],
             recipe=recipe_rows(results),
-            most_rows=MOST_ROWS,
+            max_rows=MAX_TABLE_ROWS,
             kind_labels=KIND_LABELS,
             fact_labels=FACT_LABELS,
             box_frames=frames_table(analysis.grounding) if analysis.grounding else None,
             frames_note=frames_note(analysis.grounding),
             fates={fate: FATE_TITLES[fate] for fate in FATES},
-            examples=Markup(EXAMPLES_GO_HERE) if results.finished_arms else None,
+            examples=Markup(EXAMPLES_PLACEHOLDER) if results.finished_arms else None,
             downloads=_downloads(analysis) if results.finished_arms else [],
             css=Markup(_css()),
             js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
@@ -116,7 +164,7 @@ def _css() -> str:
 
 
 def _figures(analysis: Analysis) -> dict[str, tuple[Plot, dict[str, Markup]]]:
-    """Return each figure with its drawings as SVG, for a wide and for a narrow page."""
+    """Return each figure with its SVG drawings for wide and for narrow pages."""
     return {
         name: (
             plot,
@@ -130,13 +178,17 @@ def _figures(analysis: Analysis) -> dict[str, tuple[Plot, dict[str, Markup]]]:
 
 
 def _downloads(analysis: Analysis) -> list[tuple[str, str, str]]:
-    """Return (file name, what it is, data URI) of the files that lie beside the page, if they are not too long."""
+    """Return (file name, description, data URI) of the data files, without those that are too long."""
     content = json.dumps(as_json(analysis), ensure_ascii=False)
     files = [
         ("results.csv", "every score of every run", "text/csv", long_csv(analysis.results)),
         ("results.json", "everything on this page", "application/json", content),
     ]
-    return [(name, what, _data_uri(kind, text)) for name, what, kind, text in files if len(text) <= MOST_TO_TAKE_ALONG]
+    return [
+        (name, description, _data_uri(kind, text))
+        for name, description, kind, text in files
+        if len(text) <= MAX_DOWNLOAD_CHARS
+    ]
 
 
 def _data_uri(kind: str, content: str) -> str:
@@ -144,21 +196,21 @@ def _data_uri(kind: str, content: str) -> str:
 
 
 def _with_arms(text: str, colors: Mapping[str, str]) -> Markup:
-    """Turn ``**name**`` into the arm's mark: its colour as a dot, its name in bold."""
+    """Turn ``**name**`` into an arm's name in bold with a dot in its colour."""
 
     def mark(match: re.Match[str]) -> str:
         name = match.group(1)
         return str(Markup('<b class="arm" style="--c:{}">{}</b>').format(colors.get(name, "currentColor"), name))
 
-    whole = str(escape(text)).replace("p = ", "p&nbsp;=&nbsp;")
-    return Markup(re.sub(r"\*\*(.+?)\*\*", mark, whole))
+    escaped = str(escape(text)).replace("p = ", "p&nbsp;=&nbsp;")
+    return Markup(re.sub(r"\*\*(.+?)\*\*", mark, escaped))
 
 
 def _caption(text: str) -> Markup:
-    """Set what stands between backticks as code, and apostrophes as type does."""
+    """Set text between backticks as code, and use typographic apostrophes."""
     return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text.replace("'", "’")))))  # noqa: RUF001
 
 
 def _script_json(value: Any) -> str:
-    """Return JSON that cannot end the script element it stands in."""
+    """Return JSON that cannot end the script element around it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-BENCHMARKS_A_TABLE = 5
-LOOKS = {"best": "bold", "level": "underline", "behind": ""}
+BENCHMARKS_PER_TABLE = 5
+STYLES = {"best": "bold", "level": "underline", "behind": ""}
 
 
 def terminal_report(analysis: Analysis) -> Group:
@@ -34,15 +34,15 @@ def terminal_report(analysis: Analysis) -> Group:
             sign = {"decided": "+", "open": "?", "runs": "~", "warning": "!"}[finding.kind]
             parts.append(Text(f"{sign} ").append_text(_in_colour(analysis, finding.text)))
     if results.finished_arms:
-        names = [one.name for one in results.benchmarks]
-        starts = range(0, len(names), BENCHMARKS_A_TABLE)
+        names = [benchmark.name for benchmark in results.benchmarks]
+        starts = range(0, len(names), BENCHMARKS_PER_TABLE)
         parts.append(_average_table(analysis))
-        parts += [_benchmark_table(analysis, names[start : start + BENCHMARKS_A_TABLE]) for start in starts]
+        parts += [_benchmark_table(analysis, names[start : start + BENCHMARKS_PER_TABLE]) for start in starts]
         marks = "Bold: best; underlined: not told apart from the best. " if analysis.averages else ""
         note = frames_note(analysis.grounding)
         spread = f" ({spreads_in_words(analysis.seeds, results.groups)})" if analysis.seeds else ""
-        over = f"Percent, 95% intervals over {analysis.covered}{spread}."
-        parts.append(Text(f"{over} {marks}{BELOW} {BELOW_NOTE}. {note}".rstrip(), style="dim"))
+        unit = f"Percent, 95% intervals over {analysis.covered}{spread}."
+        parts.append(Text(f"{unit} {marks}{BELOW} {BELOW_NOTE}. {note}".rstrip(), style="dim"))
     return Group(*parts)
 
 
@@ -59,8 +59,8 @@ def _average_table(analysis: Analysis) -> Table:
             continue
         scores = [_with_interval(analysis, group, arm.name, arm.scores.averages[group]) for group in results.groups]
         invalid, tokens = arm.scores.invalid_boxes, arm.num_tokens
-        about = (DASH if invalid is None else percent(invalid), size(arm.num_parameters))
-        table.add_row(_name(arm.name, index), *scores, *about, DASH if tokens is None else count(tokens))
+        backbone = (DASH if invalid is None else percent(invalid), size(arm.num_parameters))
+        table.add_row(_name(arm.name, index), *scores, *backbone, DASH if tokens is None else count(tokens))
     table.add_section()
     table.add_row("baseline", *(percent(first.averages[group].baseline) for group in results.groups))
     return table
@@ -86,7 +86,7 @@ def _empty_table() -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm", overflow="fold")  # the one column that gives way on a narrow terminal
+    table.add_column("arm", overflow="fold")  # the only column that shrinks on a narrow terminal
     return table
 
 
@@ -104,7 +104,7 @@ def _marked(analysis: Analysis, where: str, arm: str, score: Score) -> Text:
     from rich.text import Text
 
     return Text(
-        percent(score.value) + ("" if score.beats_baseline else BELOW), style=LOOKS[analysis.standing(where, arm)]
+        percent(score.value) + ("" if score.beats_baseline else BELOW), style=STYLES[analysis.standing(where, arm)]
     )
 
 
@@ -116,11 +116,11 @@ def _with_interval(analysis: Analysis, where: str, arm: str, score: Score) -> Te
 
 
 def _in_colour(analysis: Analysis, text: str, style: str = "") -> Text:
-    """Return a text whose arm names, between ``**``, have the arms' colours."""
+    """Return a text with the arm names, between ``**``, in the arms' colours."""
     from rich.text import Text
 
-    places = {arm.name: index for index, arm in enumerate(analysis.results.arms)}
-    whole = Text(style=style)
+    index_of = {arm.name: index for index, arm in enumerate(analysis.results.arms)}
+    coloured = Text(style=style)
     for position, part in enumerate(re.split(r"\*\*(.+?)\*\*", text)):
-        whole.append(part, style=color(places[part]) if position % 2 and part in places else "")
-    return whole
+        coloured.append(part, style=color(index_of[part]) if position % 2 and part in index_of else "")
+    return coloured

@@ -1,4 +1,4 @@
-"""Write a study's report: everything in ``<study>/report``, from the run folders alone."""
+"""Write a study's report: all files of ``<study>/report``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = ("report.html", "report.md", "tables.tex", "results.csv", "results.json"
 
 
 def write_report(analysis: Analysis) -> dict[str, Path]:
-    """Write ``report.html``, ``report.md``, ``tables.tex``, ``results.csv``, ``results.json``; return paths by name."""
+    """Write the files of the report; return their paths by name."""
     folder = StudyFolder(analysis.results.folder).report
     paths = {name: folder / name for name in FILES}
     write_json(paths["results.json"], as_json(analysis))
