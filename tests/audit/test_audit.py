@@ -209,7 +209,7 @@ def test_the_findings_are_plain_data(tmp_path: Path) -> None:
         "key": "single-seed",
         "severity": "warning",
         "runs": ["vit/seed-7", "vmamba/seed-7"],
-        "message": "one seed: the spread between training runs is not in the intervals",
+        "message": "one seed: the intervals do not cover variation between training runs",
         "evidence": {"seeds": [7]},
         "together": True,
         "docs": "docs/audit.md#single-seed",

@@ -86,7 +86,7 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "early-tap",
         "warning",
         {"backbone__family": "mambavision", "backbone__name": "digits-mambavision", "backbone__tap": [1, "after"]},
-        "digits-mambavision is read at level 1, after its downsampling, before its first mixer (level 2)",
+        "digits-mambavision is tapped at level 1, after its downsampling, before its first mixer (level 2)",
     ),
     "untrained norm": ("tap-norm", "warning", {"observed__tap_norm": "untrained"}, "never trained"),
     "no norm": ("tap-norm", "note", {"observed__tap_norm": "none"}, "no norm follows the tap"),
@@ -96,18 +96,18 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"backbone__name": "in1k-384px-maxvit-t-s3"},
         "the weights of in1k-384px-maxvit-t-s3 were trained with mean 0.5/0.5/0.5",
     ),
-    "idle layers": ("idle-parameters", "warning", {"observed__parameters_run": 600}, "vmamba 600 of 31,000,000 do"),
+    "idle layers": ("idle-parameters", "warning", {"observed__parameters_run": 600}, "vmamba 600 of 31,000,000"),
     "empty corner": (
         "padding",
         "warning",
         {"observed__canvas": {"training": USE, "ocid-ref": USE | {"padding": 0.71}}},
-        "71% of the canvas is padding in ocid-ref",
+        "in ocid-ref, 71% of the canvas is padding",
     ),
     "never enlarged": (
         "object-scale",
         "warning",
         {"observed__canvas": {"training": USE | {"scale": 1.0, "own_scale": 1.6667}}},
-        "objects are 0.60 times as large as these weights know them in training",
+        "in training, objects appear at 0.60x the scale that the pretrained weights saw",
     ),
     "two scales": (
         "object-scale",
@@ -119,19 +119,19 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "stretch",
         "warning",
         {"observed__canvas": {"training": USE | {"stretch": 1.333}}},
-        "stretched by 1.33 along one side",
+        "stretched 1.33x along one axis",
     ),
     "crop": (
         "crop-loss",
         "warning",
         {"observed__canvas": {"training": USE | {"cut": 0.184}, "ocid-ref": USE | {"cut": 0.25}}},
-        "25.0% of the image lies beyond the canvas in ocid-ref (and much in training)",
+        "in ocid-ref, 25.0% of the image is outside the canvas (also affected: training)",
     ),
     "no position left": (
         "beyond-positions",
         "warning",
         {"backbone__token_grid": [50, 84], "observed__matched": []},
-        "visual tokens fill all 4,096 positions of the LLM: vmamba 4,200",
+        "visual tokens take up all 4,096 positions of the LLM: vmamba 4,200",
     ),
     "texts too long": (
         "beyond-positions",
@@ -149,13 +149,13 @@ FLAWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "box-frame-mismatch",
         "warning",
         {"test_box_frame": "canvas"},
-        "learnt as fractions of the original image and read as fractions of the canvas",
+        "trained as fractions of the original image but are scored as fractions of the canvas",
     ),
     "matched in name": (
         "unequal-tokens",
         "warning",
         {"backbone__token_grid": [7, 7]},
-        "arms called matched in tokens give the LLM unequal numbers of visual tokens",
+        "arms declared matched in tokens pass unequal numbers of visual tokens to the LLM",
     ),
 }  # fmt: skip
 
@@ -194,7 +194,7 @@ def test_sizes_within_ten_percent_are_equal(matched: list[str], severity: str) -
 def test_what_the_published_study_counts_is_told() -> None:
     (finding,) = findings(planted(backbone__name="vmamba-small-s2l15"), OTHER_ARM, OTHER_SEED)
     assert (finding.key, finding.severity) == ("idle-parameters", "note")
-    assert "counts 50M parameters for vmamba-small-s2l15, of which 31.0M run" in finding.message
+    assert "counts 50M parameters for vmamba-small-s2l15, of which 31.0M are used" in finding.message
 
 
 BOX_GEOMETRY = {"strategy": "corner-letterbox", "canvas": [512, 512]}

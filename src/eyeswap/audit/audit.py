@@ -1,9 +1,9 @@
-"""Prove from run folders what was held fixed, and find every difference that the study did not declare.
+"""Audit of run folders: prove what was held fixed, and list every difference that the study did not declare.
 
-The audit believes digests, not intentions. Every fact about a run has factors that may decide it. A difference is
-*declared* if the factors that ``may_differ`` names explain it: runs with equal factors agree. Any other difference is
-*undeclared*. Findings are facts that weaken a comparison although they are equal or declared, and records that do
-not fit their files; ``docs/audit.md`` explains each.
+The audit relies on digests, not on intentions. Every audited property (fact) of a run depends on certain factors. A
+difference is *declared* if the factors in ``may_differ`` explain it, that is, if runs with equal factors agree. Any
+other difference is *undeclared*. Findings are issues that weaken a comparison even though they are equal or declared,
+and records that contradict their files; ``docs/audit.md`` explains each of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
 from eyeswap.audit.answers import check_answers, check_errors
 from eyeswap.audit.finding import Finding, Records, merged
-from eyeswap.audit.records import check_files
-from eyeswap.audit.training_log import check_training_log
+from eyeswap.audit.records import check_files, check_training_log
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
 from eyeswap.results.run import Run, named
@@ -28,8 +27,8 @@ __all__ = ["AuditReport", "Fact", "Finding", "audit"]
 
 CHECKS = (*audit_backbones.CHECKS, *audit_canvas.CHECKS, *audit_design.CHECKS)
 
-# Each factor, as a run's record has it. Seed and token width are always allowed to explain a difference: seeds are
-# drawn on purpose, and a width is a fact of its own.
+# The factors, as read from a run's record. Seed and token width may always explain a difference: seeds differ by
+# design, and the width is audited itself.
 FACTORS: dict[str, Callable[[RunRecord], Any]] = {
     "backbone": lambda record: record.backbone.name,
     "connector": lambda record: record.connector.kind,
@@ -41,9 +40,9 @@ FACTORS: dict[str, Callable[[RunRecord], Any]] = {
 }
 ALWAYS_ALLOWED = ("seed", "width")
 
-PACKAGES, IMAGE_FILES = "packages", "image files"  # each a mapping; what all runs recorded of it is compared
+PACKAGES, IMAGE_FILES = "packages", "image files"  # mappings, of which the keys that all runs have are compared
 
-# What is compared: title, the fact of a run, and the factors that may decide it.
+# What is compared: title, value of a run, and the factors that it may depend on.
 FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
     ("recipe", lambda run: run.record.recipe_digest, ()),
     ("training data", lambda run: run.record.data_digest, ()),
@@ -87,12 +86,12 @@ FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact, compared between runs.
+    """One property of the runs, compared between them.
 
     Attributes:
-        title: what it is.
+        title: name of the property.
         values: run (``arm/seed-n``) to value.
-        explained_by: the allowed factors that may decide it; empty if it has to be equal.
+        explained_by: the allowed factors that it may depend on; empty if it must be equal.
     """
 
     title: str
@@ -102,17 +101,17 @@ class Fact:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
         runs: names of the runs compared, ``arm/seed-n``.
-        may_differ: factors that the study declared.
+        may_differ: factors in which the study declares that arms may differ.
         equal: facts on which all runs agree.
         declared: differences that allowed factors explain.
-        undeclared: every other difference.
-        unknown: titles of facts that no run recorded, so that nothing is proven about them.
-        warnings: what else a reader must know, errors first; see `Finding`.
-        canvas: run to data set to how its images lie on the canvas, see `eyeswap.runs.record.CanvasUse`.
+        undeclared: all other differences.
+        unknown: titles of facts that no run recorded, and that are therefore not verified.
+        warnings: all findings, errors first.
+        canvas: run to data set to the placement of its images, see `eyeswap.runs.record.CanvasUse`.
     """
 
     runs: tuple[str, ...]
@@ -126,11 +125,11 @@ class AuditReport:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """The findings that make the records themselves doubtful."""
+        """The findings that cast doubt on the records themselves."""
         return tuple(finding for finding in self.warnings if finding.severity == "error")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the findings as plain data for JSON."""
+        """Return the report as JSON content."""
         canvas = {
             run: {data: use.model_dump(mode="json") for data, use in uses.items()} for run, uses in self.canvas.items()
         }
@@ -138,7 +137,7 @@ class AuditReport:
 
 
 def audit(runs: Iterable[Run]) -> AuditReport:
-    """Compare runs fact by fact.
+    """Compare runs fact by fact, and check each run's records.
 
     Raises:
         DataError: if a record is missing or damaged, or fewer than two different runs are given.
@@ -147,7 +146,7 @@ def audit(runs: Iterable[Run]) -> AuditReport:
     if len(by_name) < 2:
         raise DataError(f"{next(iter(by_name), 'nothing')}: an audit compares at least two runs")
     records = {name: run.record for name, run in by_name.items()}
-    may_differ = tuple(factor for factor in FACTORS if all(factor in one.may_differ for one in records.values()))
+    may_differ = tuple(factor for factor in FACTORS if all(factor in record.may_differ for record in records.values()))
     facts: dict[str, list[Fact]] = {"equal": [], "declared": [], "undeclared": []}
     unknown = []
     for title, value_of, factors in FACTS:
@@ -156,7 +155,7 @@ def audit(runs: Iterable[Run]) -> AuditReport:
             unknown.append(title)
             continue
         if title in (PACKAGES, IMAGE_FILES):
-            values = _of_all(values)
+            values = _shared_keys(values)
         fact = Fact(title, values, tuple(name for name in factors if name in (*may_differ, *ALWAYS_ALLOWED)))
         facts[_verdict(fact, records)].append(fact)
     findings = [finding for check in CHECKS for finding in check(records)]
@@ -176,15 +175,16 @@ def audit(runs: Iterable[Run]) -> AuditReport:
 
 
 def _questions(run: Run) -> dict[str, str | None] | None:
-    """Return the digest of the questions and true answers of each benchmark; None before any was asked."""
-    return {name: about.questions_digest for name, about in run.asked.items()} or None
+    """Return the digest of the questions and answer keys of each benchmark; None before any was asked."""
+    return {name: benchmark.questions_digest for name, benchmark in run.asked.items()} or None
 
 
-def _of_all(values: Mapping[str, Mapping[str, str | None] | None]) -> dict[str, Any]:
-    """Return what every run recorded: newer versions record more packages, later runs are asked more benchmarks."""
-    shared = set.intersection(*(set(one) for one in values.values() if one is not None))
+def _shared_keys(values: Mapping[str, Mapping[str, str | None] | None]) -> dict[str, Any]:
+    """Keep the keys that all runs recorded: newer versions record more packages, later runs have more benchmarks."""
+    shared = set.intersection(*(set(recorded) for recorded in values.values() if recorded is not None))
     return {
-        run: None if one is None else {key: one[key] for key in one if key in shared} for run, one in values.items()
+        run: None if recorded is None else {key: value for key, value in recorded.items() if key in shared}
+        for run, recorded in values.items()
     }
 
 
@@ -198,9 +198,9 @@ def _verdict(fact: Fact, records: Records) -> str:
         return "equal"
     if not fact.explained_by:
         return "undeclared"
-    seen: dict[str, str] = {}
+    value_by_levels: dict[str, str] = {}
     for name, record in records.items():
         levels = canonical_json([FACTORS[factor](record) for factor in fact.explained_by])
-        if seen.setdefault(levels, texts[name]) != texts[name]:
+        if value_by_levels.setdefault(levels, texts[name]) != texts[name]:
             return "undeclared"  # the factors are equal, the fact is not
     return "declared"

@@ -1,6 +1,6 @@
-"""Warnings about how frozen backbones were run and read: mode, weights, tap, norm, colours, parameters that do nothing.
+"""Findings about frozen backbones: mode, weights, tap, norm, normalisation, unused parameters, accuracy.
 
-What is right for a backbone comes from its catalog entry; of encoders from outside the catalog nothing is claimed.
+The catalog entry of a backbone says how it should be run; encoders outside the catalog are not judged.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.results.published import FAR_BELOW, published_accuracy, published_for
 from eyeswap.runs.record import RunRecord
 
-_WHOLE_NETWORK = 1.2  # times what runs; less is a matter of rounding
+_ROUNDING = 1.2  # ratio of published parameters to ours that rounding and counting rules may explain
 WITH_BATCH_NORM = ("maxvit", "mambavision", "vit-adapter", "spatial-mamba")
-FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are convolutions alone; all other families mix from the start
+FIRST_MIXING_LEVEL = {"mambavision": 2}  # levels 0 and 1 are purely convolutional; all other families mix throughout
 
 
 def not_frozen(records: Records) -> Iterator[Finding]:
-    """A frozen backbone that drew drop paths or moved its batch statistics while its tokens were made."""
+    """Find frozen backbones in training mode, with active drop path or changing batch statistics."""
     for name, record in records.items():
         mode = record.backbone.frozen_mode
         if mode in (None, "eval"):
@@ -30,21 +30,21 @@ def not_frozen(records: Records) -> Iterator[Finding]:
         rate = None if entry is None else entry.as_published.get("architecture", {}).get("drop_path_rate")
         has_norms = entry is not None and entry.family in WITH_BATCH_NORM
         noise = [f"drop path {rate} was active"] if rate else []
-        noise += ["BatchNorm followed each batch"] if has_norms else []
+        noise += ["BatchNorm used batch statistics"] if has_norms else []
         harmless = entry is not None and not noise
         if harmless:
-            noise = ["it has neither drop path nor BatchNorm, so its tokens are the same"]
+            noise = ["it has neither drop path nor BatchNorm, so its tokens are unaffected"]
         yield Finding(
             "train-mode",
             "note" if harmless else "warning",
             (name,),
-            "; ".join(["the frozen backbone was not in eval mode while its tokens were made", *noise]),
+            "; ".join(["the frozen backbone was not in eval mode when its tokens were computed", *noise]),
             {"frozen_mode": mode, "drop_path_rate": rate, "batch_norm": has_norms},
         )
 
 
 def unknown_weights(records: Records) -> Iterator[Finding]:
-    """A backbone whose weights nobody recorded."""
+    """Find backbones whose weights were not recorded."""
     for name, record in records.items():
         if record.backbone.name and record.backbone.weights_sha256 is None:
             yield Finding(
@@ -57,7 +57,7 @@ def unknown_weights(records: Records) -> Iterator[Finding]:
 
 
 def early_tap(records: Records) -> Iterator[Finding]:
-    """Features read before any of the blocks that give the family its name."""
+    """Find features that are tapped before the first of the blocks that the family is named for."""
     for name, record in records.items():
         first = FIRST_MIXING_LEVEL.get(str(record.backbone.family))
         tap = record.backbone.tap
@@ -66,79 +66,80 @@ def early_tap(records: Records) -> Iterator[Finding]:
                 "early-tap",
                 "warning",
                 (name,),
-                f"{record.backbone.name} is read at {_tap(tap)}, before its first mixer (level {first}): only "
-                "convolutions ran",
+                f"{record.backbone.name} is tapped at {_tap(tap)}, before its first mixer (level {first}): the "
+                "features are purely convolutional",
                 {"tap": tap, "first_mixing_level": first},
             )
 
 
 def norm_at_tap(records: Records) -> Iterator[Finding]:
-    """A norm that no one trained, or none, between the features and the connector."""
+    """Find an untrained norm, or no norm, between features and connector."""
     for name, record in records.items():
         norm = record.observed.tap_norm
-        about = {"norm": norm, "tap": record.backbone.tap, "backbone": record.backbone.name}
+        evidence = {"norm": norm, "tap": record.backbone.tap, "backbone": record.backbone.name}
         if norm == "untrained":
-            yield Finding("tap-norm", "warning", (name,), "the norm at the tap was never trained", about)
+            yield Finding("tap-norm", "warning", (name,), "the norm at the tap was never trained", evidence)
         elif norm == "none":
-            message = "no norm follows the tap: the connector meets features of whatever size they have"
+            message = "no norm follows the tap: the connector receives features of arbitrary magnitude"
             yield Finding("tap-norm", "note", (name,), message, {"norm": norm})
 
 
 def other_colours(records: Records) -> Iterator[Finding]:
-    """Images normalised otherwise than those the weights were trained on."""
+    """Find images that are normalised differently from those in pretraining."""
     for name, record in records.items():
         entry, colours = _entry(record), record.backbone.colours
         if entry is None or colours is None:
             continue
         trained = {"mean": list(entry.geometry.mean), "std": list(entry.geometry.std)}
         used = {key: [float(value) for value in colours.get(key, trained[key])] for key in trained}
-        if any(not _alike(used[key], trained[key]) for key in trained):
+        if any(not _is_close(used[key], trained[key]) for key in trained):
             yield Finding(
                 "normalisation",
                 "warning",
                 (name,),
-                f"images have mean {_colour(used['mean'])} and std {_colour(used['std'])}, the weights of "
-                f"{entry.name} were trained with mean {_colour(trained['mean'])} and std {_colour(trained['std'])}",
+                f"images are normalised with mean {_colour(used['mean'])} and std {_colour(used['std'])}, but the "
+                f"weights of {entry.name} were trained with mean {_colour(trained['mean'])} and std "
+                f"{_colour(trained['std'])}",
                 {"used": used, "trained": trained},
             )
 
 
 def idle_parameters(records: Records) -> Iterator[Finding]:
-    """Parameters that are counted as the backbone's and take part in nothing."""
-    seen: dict[str, tuple[int, int]] = {}
+    """Find backbones with parameters that are counted but not used in a forward pass."""
+    idle: dict[str, tuple[int, int]] = {}
     for record in records.values():
-        counted, run = record.backbone.num_parameters, record.observed.parameters_run
-        if counted and run and run < counted:
-            seen[record.arm] = (counted, run)
-    if seen:
-        told = "; ".join(f"{arm} {run:,} of {counted:,}" for arm, (counted, run) in seen.items())
+        counted, used = record.backbone.num_parameters, record.observed.parameters_run
+        if counted and used and used < counted:
+            idle[record.arm] = (counted, used)
+    if idle:
+        counts = "; ".join(f"{arm} {used:,} of {counted:,}" for arm, (counted, used) in idle.items())
         yield Finding(
             "idle-parameters",
             "warning",
-            runs_of(records, seen),
-            f"parameters are counted that do not run: {told} do",
-            {arm: {"counted": counted, "run": run} for arm, (counted, run) in seen.items()},
+            runs_of(records, idle),
+            f"not all counted parameters are used: {counts}",
+            {arm: {"counted": counted, "run": used} for arm, (counted, used) in idle.items()},
             together=True,
         )
 
 
 def published_sizes(records: Records) -> Iterator[Finding]:
-    """Backbones for which the published study counts the whole network, detector and head included."""
+    """Find backbones for which the published study counts the whole network, including detector and head."""
     for name, record in records.items():
-        published, run = published_for(str(record.backbone.name)), record.backbone.num_parameters
-        if published is not None and run and published.parameters_m * 1e6 > _WHOLE_NETWORK * run:
+        published, used = published_for(str(record.backbone.name)), record.backbone.num_parameters
+        if published is not None and used and published.parameters_m * 1e6 > _ROUNDING * used:
             yield Finding(
                 "idle-parameters",
                 "note",
                 (name,),
                 f"the published study counts {published.parameters_m:g}M parameters for {published.backbone}, of which "
-                f"{run / 1e6:.1f}M run up to the tap",
-                {"published": published.parameters_m * 1e6, "run": run},
+                f"{used / 1e6:.1f}M are used up to the tap",
+                {"published": published.parameters_m * 1e6, "run": used},
             )
 
 
 def _entry(record: RunRecord) -> BackboneEntry | None:
-    """Return the catalog entry of a run's backbone; None outside of the catalog."""
+    """Return the catalog entry of a run's backbone; None outside the catalog."""
     return catalog.find(str(record.backbone.name))
 
 
@@ -147,8 +148,8 @@ def _tap(tap: list[Any]) -> str:
     return f"level {level}, {point} its downsampling" if point in ("before", "after") else f"{tap}"
 
 
-def _alike(first: list[float], second: list[float]) -> bool:
-    """Whether two colours are equal, up to the digits in which they are published."""
+def _is_close(first: list[float], second: list[float]) -> bool:
+    """Whether two colours are equal to the precision in which they are published."""
     return len(first) == len(second) and all(
         math.isclose(a, b, abs_tol=5e-3) for a, b in zip(first, second, strict=True)
     )
@@ -159,7 +160,7 @@ def _colour(values: list[float]) -> str:
 
 
 def unequal_accuracy(records: Records) -> Iterator[Finding]:
-    """Frozen weights that classify far worse than those of the other arms: a difference of training, not of family."""
+    """Find arms whose frozen weights classify far worse than the others': a confound of training and family."""
     by_kind: dict[str, dict[str, float]] = {}
     for record in records.values():
         known = None if record.backbone.name is None else published_accuracy(record.backbone.name)
@@ -171,13 +172,13 @@ def unequal_accuracy(records: Records) -> Iterator[Finding]:
         if far:
             others = [value for arm, value in accuracy.items() if arm not in far]
             spread = f"{min(others):.1f} to {best:.1f}" if len(others) > 1 else f"{best:.1f}"
-            told = "; ".join(f"{arm} {value:.1f}%" for arm, value in far.items())
+            values = "; ".join(f"{arm} {value:.1f}%" for arm, value in far.items())
             yield Finding(
                 "unequal-accuracy",
                 "warning",
                 runs_of(records, far),
-                f"frozen weights classify far worse than the others' ({spread}%): {told} ({kind}); what their arms "
-                "lack may be training, not a better family",
+                f"frozen weights classify far worse than the others' ({spread}%): {values} ({kind}); their arms may "
+                "score lower because of pretraining, not because of the family",
                 {"accuracy": accuracy, "kind": kind},
                 together=True,
             )

@@ -1,6 +1,6 @@
-"""What a run must record for the audit beyond what was asked for: how images truly met their canvas, and the like.
+"""Measurements that a run records for the audit, such as the actual placement of images on the canvas.
 
-All of it is measured, on the images that the run sees and on the network that it runs.
+They are taken on the run's own images and network, not derived from its configuration.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from eyeswap.planning.count import measure
 from eyeswap.planning.spec import Study
 from eyeswap.runs.record import CanvasUse, Observed, TapNorm
 
-MOST_IMAGES = 2000  # of each data set; more would not move a share by a percent
+MAX_IMAGES = 2000  # of each data set; more would not change a share by a percent
 
 
 def observed(
     study: Study, loaded: LoadedBackbone, root: Path, image_sets: Mapping[str, Sequence[str]], positions: int | None
 ) -> Observed:
-    """Return what goes under ``observed`` in a run's record.
+    """Return the content of ``observed`` in a run's record.
 
     Args:
         study: the study.
         loaded: the frozen backbone with its geometry.
         root: folder that image paths are relative to.
         image_sets: images of the training data and of each benchmark, by name.
-        positions: positions of the language model; None if it has no limit.
+        positions: number of positions of the language model; None if it has no limit.
     """
     return Observed(
         matched=study.matched,
@@ -47,55 +47,54 @@ def observed(
 def canvas_of(
     geometry: ImageGeometry, backbone: str, root: Path, image_sets: Mapping[str, Sequence[str]]
 ) -> dict[str, CanvasUse]:
-    """Return how data sets lie on a canvas; those without a readable image are left out.
+    """Return the placement of each data set on a canvas, without data sets that have no readable image.
 
     Args:
-        geometry: how images meet the canvas.
-        backbone: its name; in the catalog it has a geometry of its own to compare the scale with.
+        geometry: the geometry that is used.
+        backbone: name of the backbone; if the catalog has it, scales are compared with those of its own geometry.
         root: folder that image paths are relative to.
         image_sets: images of each data set.
     """
     entry = catalog.find(backbone)
-    own = None if entry is None else entry.geometry
-    uses = {name: canvas_use(geometry, own, root, images) for name, images in image_sets.items()}
+    reference = None if entry is None else entry.geometry
+    uses = {name: canvas_use(geometry, reference, root, images) for name, images in image_sets.items()}
     return {name: use for name, use in uses.items() if use is not None}
 
 
 def canvas_use(
-    geometry: ImageGeometry, own: ImageGeometry | None, root: Path, images: Sequence[str]
+    geometry: ImageGeometry, reference: ImageGeometry | None, root: Path, images: Sequence[str]
 ) -> CanvasUse | None:
-    """Measure how images lie on a canvas, from their sizes alone.
+    """Measure the placement of images on a canvas from their sizes.
 
     Args:
-        geometry: how images meet the canvas.
-        own: the geometry to compare the scale with.
+        geometry: the geometry that is used.
+        reference: the geometry to compare the scale with.
         root: folder that paths are relative to.
-        images: paths; of many, an even part is measured.
+        images: image paths; if there are many, an evenly spaced sample is measured.
 
     Returns:
         None if no image can be read.
     """
     distinct = list(dict.fromkeys(images))
-    picks = np.linspace(0, len(distinct) - 1, min(len(distinct), MOST_IMAGES)).round().astype(int)
-    found = [_size(root / distinct[pick]) for pick in picks]
-    sizes = [size for size in found if size is not None]
+    picks = np.linspace(0, len(distinct) - 1, min(len(distinct), MAX_IMAGES)).round().astype(int)
+    sizes = [size for pick in picks if (size := _size(root / distinct[pick])) is not None]
     if not sizes:
         return None
     placements = [geometry.placement(*size) for size in sizes]
-    stretches = [max(one.scale) / min(one.scale) for one in placements]
+    stretches = [max(placement.scale) / min(placement.scale) for placement in placements]
     return CanvasUse(
         num_images=len(distinct),
         num_measured=len(sizes),
-        padding=_rounded(np.mean([1 - _shown(one) / _area(one.canvas_size) for one in placements])),
-        cut=_rounded(np.mean([1 - _shown(one) / _drawn(one) for one in placements])),
-        scale=_rounded(np.median([_scale(one) for one in placements])),
-        own_scale=None if own is None else _rounded(np.median([_scale(own.placement(*size)) for size in sizes])),
+        padding=_rounded(np.mean([1 - _visible_area(it) / _area(it.canvas_size) for it in placements])),
+        cut=_rounded(np.mean([1 - _visible_area(it) / _scaled_area(it) for it in placements])),
+        scale=_rounded(np.median([_scale(placement) for placement in placements])),
+        own_scale=None if reference is None else _rounded(np.median([_scale(reference.placement(*s)) for s in sizes])),
         stretch=_rounded(np.median(stretches)),
     )
 
 
 def tap_norm(loaded: LoadedBackbone) -> TapNorm | None:
-    """Return which norm the features pass last; None for networks outside of the catalog, whose norms are unknown."""
+    """Return the last norm that features pass; None for networks outside the catalog, whose norms are unknown."""
     if loaded.entry is None:
         return None
     entry = loaded.entry
@@ -112,10 +111,10 @@ def tap_norm(loaded: LoadedBackbone) -> TapNorm | None:
 
 
 def parameters_run(loaded: LoadedBackbone) -> int | None:
-    """Return how many parameters take part in a forward pass; None if that cannot be found out."""
+    """Return the number of parameters used in a forward pass; None if it cannot be determined."""
     try:
         return measure(loaded.network, loaded.geometry).parameters_run
-    except Exception:  # an encoder of one's own may do what tensors without numbers cannot; the run must go on
+    except Exception:  # a custom encoder may do what FakeTensors do not support; the run must go on
         return None
 
 
@@ -124,14 +123,14 @@ def _size(path: Path) -> tuple[int, int] | None:
     return image_size(path)
 
 
-def _shown(placement: Placement) -> float:
-    """Return the area of the canvas that shows the image, square pixels."""
+def _visible_area(placement: Placement) -> float:
+    """Return the area of the canvas that shows the image, in square pixels."""
     x1, y1, x2, y2 = placement.content_box
     return max(x2 - x1, 0.0) * max(y2 - y1, 0.0)
 
 
-def _drawn(placement: Placement) -> float:
-    """Return the area that the whole image would take, square canvas pixels."""
+def _scaled_area(placement: Placement) -> float:
+    """Return the area of the whole scaled image, in square canvas pixels."""
     return _area(placement.image_size) * placement.scale[0] * placement.scale[1]
 
 

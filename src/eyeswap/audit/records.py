@@ -1,16 +1,19 @@
-"""Do a run's records say what happened? Its seal, and its records held against what they can be made from again.
+"""Checks of a run's records: its seal, its training log, and its records against their sources.
 
-The records are compared with the study, the catalog, the packaged weights, and a connector drawn again from its seed.
+The sources are the study, the catalog, the packaged weights, and a connector initialized again from the seed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from eyeswap.audit.finding import Finding
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.backbones.state import state_digest
+from eyeswap.errors import DataError
 from eyeswap.files import digest, sha256_of
 from eyeswap.recipe import Wiring
 from eyeswap.results.run import Run
@@ -19,14 +22,15 @@ from eyeswap.runs.identity import backbone_identity, training_fields
 from eyeswap.runs.record import COLOUR_KEYS, Geometry, StudyRecord
 from eyeswap.runs.recorded import Recorded, read_record
 from eyeswap.runs.seal import changed_files, missing_files, unsealed_files
+from eyeswap.training.step import learning_rate
 from eyeswap.versions import code_version
 from eyeswap.vlm.connector import build_connector
 
-_MOST_CONNECTOR = 50_000_000  # parameters of a connector that is drawn again
+_MAX_CONNECTOR = 50_000_000  # parameters; larger connectors are not initialized again
 
 
 def check_files(name: str, run: Run) -> Iterator[Finding]:
-    """Yield what does not fit in a run's folder.
+    """Yield findings about a run's seal, and about records that contradict their sources.
 
     Args:
         name: the run's name in findings.
@@ -38,11 +42,11 @@ def check_files(name: str, run: Run) -> Iterator[Finding]:
     if run.files.seal.is_file():
         yield from _seal_findings(name, run)
     elif run.files.is_scored:
-        message = "the run was never sealed, so nothing shows whether its files were changed since it ended"
+        message = "the run was never sealed, so changes to its files since it ended cannot be detected"
         yield Finding("changed-files", "note", (name,), message, {"changed": None})
     reasons = dict(contradictions(run))
     if reasons:
-        words = "; ".join(f"{place} {why}" for place, why in reasons.items())
+        words = "; ".join(f"{field} {reason}" for field, reason in reasons.items())
         message = f"the record contradicts itself or its sources: {words}"
         yield Finding("contradiction", "error", (name,), message, reasons)
 
@@ -50,7 +54,7 @@ def check_files(name: str, run: Run) -> Iterator[Finding]:
 def _seal_findings(name: str, run: Run) -> Iterator[Finding]:
     checks = {
         "changed": ("files changed since the run ended", changed_files),
-        "missing": ("files are missing that the run ended with", missing_files),
+        "missing": ("files of the finished run are missing", missing_files),
         "unsealed": ("files of the run are not in its seal", unsealed_files),
     }
     for kind, (words, check) in checks.items():
@@ -60,16 +64,16 @@ def _seal_findings(name: str, run: Run) -> Iterator[Finding]:
 
 
 def contradictions(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield places in a run's record that cannot be true, each with the reason."""
+    """Yield the fields of a run's record that cannot be true, each with the reason."""
     record = run.record
     if record.recipe is not None and digest(record.recipe) != record.recipe_digest:
-        yield "recipe_digest", "is not that of the recipe beside it"
+        yield "recipe_digest", "is not the digest of the recipe in the record"
     if run.files.is_of_a_study:
         arm, seed = run.folder.parent.name, run.folder.name.removeprefix(SEED_PREFIX)
         if record.arm != arm:
-            yield "arm", f"is {record.arm}, its folder says {arm}"
+            yield "arm", f"is {record.arm}, but the folder is named {arm}"
         if str(record.seed) != seed:
-            yield "seed", f"is {record.seed}, its folder says {seed}"
+            yield "seed", f"is {record.seed}, but the folder is named {SEED_PREFIX}{seed}"
         if run.files.study.study.is_file():
             yield from _against_study(run, read_record(run.files.study.study, StudyRecord))
     yield from _against_catalog(run)
@@ -79,22 +83,22 @@ def contradictions(run: Run) -> Iterator[tuple[str, str]]:
 def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
     record = run.record
     if record.recipe is not None and training_fields(study.recipe or {}) != training_fields(record.recipe):
-        yield "recipe", "is not that of study.json"
+        yield "recipe", "differs from that of study.json"
     arm = study.arms.get(record.arm)
     if arm is None:
-        return  # another part of the study, pooled from elsewhere
+        return  # the run was imported from another part of the study
     connector = arm.connector or (study.recipe or {}).get("connector")
     if record.connector.kind not in (None, connector):
-        yield "connector.kind", f"is {record.connector.kind}, study.json says {connector}"
+        yield "connector.kind", f"is {record.connector.kind}, but {connector} in study.json"
     if record.backbone.name is None or arm.backbone is None:
         return
-    recorded, wanted = map(backbone_identity, (record.backbone.name, arm.backbone))
-    if recorded != wanted:
-        yield "backbone.name", f"is {recorded}, study.json says {wanted}"
+    recorded, declared = map(backbone_identity, (record.backbone.name, arm.backbone))
+    if recorded != declared:
+        yield "backbone.name", f"is {recorded}, but {declared} in study.json"
 
 
 def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
-    """Compare with width, parameters and token grid of a catalog entry, and with its weights where they are known."""
+    """Compare with width, parameters and token grid of the catalog entry, and with its weights if they are known."""
     backbone = run.record.backbone
     entry = None if backbone.name is None else catalog.find(backbone.name)
     if entry is None:
@@ -108,16 +112,16 @@ def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
         }
         for key, (recorded, expected) in sizes.items():
             if recorded not in (None, expected):
-                yield f"backbone.{key}", f"is {_in_words(recorded)}, that of {entry.name} is {_in_words(expected)}"
+                yield f"backbone.{key}", f"is {_in_words(recorded)}, but {_in_words(expected)} for {entry.name}"
     known = entry.weights.sha256
     if known is None and entry.weights.packaged and _is_of_this_code(run) and entry.weights.packaged_path().is_file():
         known = sha256_of(entry.weights.packaged_path())
     if known is not None and backbone.weights_sha256 not in (None, known):
-        yield "backbone.weights_sha256", f"is not that of the weights of {entry.name}"
+        yield "backbone.weights_sha256", f"is not the digest of the weights of {entry.name}"
 
 
 def _canvas_geometry(entry: BackboneEntry) -> Geometry:
-    """Return where an entry puts pixels, as a record has it."""
+    """Return an entry's geometry without colours, in the form of a record."""
     return {key: value for key, value in entry.geometry.canonical().items() if key not in COLOUR_KEYS}
 
 
@@ -126,7 +130,7 @@ def _in_words(value: int | Sequence[int]) -> str:
 
 
 def _against_connector(run: Run) -> Iterator[tuple[str, str]]:
-    """Draw the connector's first weights again from the seed, where that is a matter of a moment."""
+    """Initialize the connector again from the seed, if it is small, and compare the digests."""
     connector, backbone = run.record.connector, run.record.backbone
     width, config = backbone.embed_dim, run.files.model_config
     if connector.kind is None or connector.init_digest is None or width is None:
@@ -134,16 +138,59 @@ def _against_connector(run: Run) -> Iterator[tuple[str, str]]:
     if not config.is_file() or not _is_of_this_code(run):
         return
     llm_width = read_record(config, _ModelConfig).text_config.hidden_size
-    if llm_width is None or (4 * width + llm_width) * (llm_width + width) > _MOST_CONNECTOR:
+    if llm_width is None or (4 * width + llm_width) * (llm_width + width) > _MAX_CONNECTOR:
         return
     wiring: Wiring = "as-published" if backbone.frozen_mode == "train" else "controlled"
-    drawn = build_connector(connector.kind, width, llm_width, run.record.seed, wiring)
-    if state_digest(drawn.state_dict()) != connector.init_digest:
-        yield "connector.init_digest", f"is not that of a {connector.kind} drawn with seed {run.record.seed}"
+    fresh = build_connector(connector.kind, width, llm_width, run.record.seed, wiring)
+    if state_digest(fresh.state_dict()) != connector.init_digest:
+        yield "connector.init_digest", f"is not that of {connector.kind} initialized with seed {run.record.seed}"
+
+
+def check_training_log(name: str, run: Run) -> Iterator[Finding]:
+    """Yield a finding if the training log does not match the record: missing steps, or another learning rate.
+
+    Args:
+        name: the run's name in findings.
+        run: the run.
+    """
+    if run.record.num_steps is None or run.record.images is not None or not run.files.is_scored:
+        return  # the version recorded no steps, or this is an evaluation, or the run is unfinished
+    try:
+        problem = _log_problem(run, run.record.num_steps)
+    except DataError as error:
+        problem = str(error)
+    if problem:
+        message = f"the training log does not match the record: {problem}"
+        yield Finding("training-log", "error", (name,), message, {"problem": problem})
+
+
+def _log_problem(run: Run, num_steps: int) -> str:
+    rows = run.training_rows
+    if not rows:
+        return "it is missing or empty" if num_steps else ""
+    for row_number, row in enumerate(rows):
+        if row_number >= num_steps:
+            return f"it continues after {num_steps:,} steps"
+        if row.get("step") != row_number:
+            return f"row {row_number} is of step {row.get('step')}"
+    if len(rows) < num_steps:
+        return f"it ends after {len(rows):,} of {num_steps:,} steps"
+    return _rate_problem(rows, run.record.recipe or {}, num_steps)
+
+
+def _rate_problem(rows: list[dict[str, Any]], recipe: dict[str, Any], num_steps: int) -> str:
+    """Return the first step with a learning rate other than the recipe's; empty if there is none."""
+    if "lr" not in recipe or "warmup_fraction" not in recipe:
+        return ""
+    for step, row in enumerate(rows):
+        expected, rate = learning_rate(step, num_steps, recipe["lr"], recipe["warmup_fraction"]), row.get("lr")
+        if not isinstance(rate, int | float) or not math.isclose(rate, expected, rel_tol=1e-6, abs_tol=1e-15):
+            return f"step {step} has a learning rate of {rate}, but {expected:.6g} according to the recipe"
+    return ""
 
 
 def _is_of_this_code(run: Run) -> bool:
-    """Whether a run was made by this very code, so that what it made can be made again."""
+    """Whether the run was made by this version of the code, so that its initialization can be reproduced."""
     return run.environment.code_version == code_version()
 
 
@@ -152,6 +199,6 @@ class _TextConfig(Recorded):
 
 
 class _ModelConfig(Recorded):
-    """What is needed of the ``config.json`` of a trained VLM."""
+    """The parts of a trained VLM's ``config.json`` that are needed here."""
 
     text_config: _TextConfig = _TextConfig()

@@ -7,7 +7,7 @@ first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,12 @@ class Joined:
         return self.first.score[self.rows[:, 0]], self.second.score[self.rows[:, 1]]
 
     @property
-    def pieces(self) -> tuple[list[Piece], list[Piece]]:
-        """What the first and the second run contribute to averages."""
+    def pieces(self) -> list[Piece]:
+        """The second run's pieces of an average, with the first run's scores as the baseline."""
         rows = self.rows[:, 1]
         subset = np.asarray(self.second.column("subset"), np.str_)[rows]
-        baseline, image = self.second.baseline_score[rows], self.second.image[rows]
-        first, second = (pieces(self.second.name, score, baseline, image, subset) for score in self.scores)
-        return first, second
+        first, second = self.scores
+        return pieces(self.second.name, second, first, self.second.image[rows], subset)
 
 
 def compare_runs(first: Path, second: Path, names: Iterable[str] = (), num_examples: int = 3) -> dict[str, Any]:
@@ -143,8 +142,8 @@ def _questions(predictions: Predictions) -> list[tuple[Any, ...]]:
 
 def _difference(joined: Sequence[Joined]) -> dict[str, Any]:
     """Return the paired difference of the average over some benchmarks, in percentage points."""
-    first, second = ([piece for both in joined for piece in both.pieces[run]] for run in (0, 1))
-    sample = gather_pieces([second, first])
+    second = [piece for both in joined for piece in both.pieces]
+    sample = gather_pieces([second, [replace(piece, score=piece.baseline) for piece in second]])
     interval, p = compare_arms(sample)[0, 1]
     points = interval.times(100)
     second_score, first_score = (100 * float(value) for value in sample.values.mean(axis=1))

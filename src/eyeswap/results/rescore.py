@@ -113,18 +113,11 @@ def rescore_benchmarks(
             raise SpecError(f"{run_dir}: no predictions for {name!r}. {nearest(name, stored)}")
     index = read_index(RunFolder(run_dir).benchmarks)
     chosen = list(names) or list(stored)
-    return [_rescore(_in_frame(stored[name], box_frame), index[name], mode, root) for name in chosen]
+    return [rescore_predictions(_in_frame(stored[name], box_frame), index[name], mode, root) for name in chosen]
 
 
-def _in_frame(stored: Predictions, frame: TestBoxFrame | None) -> Predictions:
-    if frame in (None, stored.box_frame) or stored.iou_threshold is None:
-        return stored
-    if frame not in overlaps_of(stored.path.parents[1], stored.table):
-        raise SpecError(f"{stored.path}: the frame {frame} requires image sizes and geometry, which were not recorded")
-    return replace(stored, box_frame=frame)
-
-
-def _rescore(stored: Predictions, asked: AskedBenchmark, mode: Mode, root: Path | None) -> Rescored:
+def rescore_predictions(stored: Predictions, asked: AskedBenchmark, mode: Mode, root: Path | None = None) -> Rescored:
+    """Score the predictions for one benchmark again; arguments and errors as `rescore`."""
     benchmark = get_benchmark(asked.benchmark or stored.name, mode)
     rows = stored.table.to_pylist()
     if isinstance(benchmark, Grounding):
@@ -143,6 +136,14 @@ def _rescore(stored: Predictions, asked: AskedBenchmark, mode: Mode, root: Path 
     if mode == "official" and by_probability and benchmark.answer_kind == "text":
         note = "the answers are the more probable of Yes and No; the official script scores generated text"
     return Rescored(benchmark, replace(stored, score=scores), outcomes, num_changed, has_details, note)
+
+
+def _in_frame(stored: Predictions, frame: TestBoxFrame | None) -> Predictions:
+    if frame in (None, stored.box_frame) or stored.iou_threshold is None:
+        return stored
+    if frame not in overlaps_of(stored.path.parents[1], stored.table):
+        raise SpecError(f"{stored.path}: the frame {frame} requires image sizes and geometry, which were not recorded")
+    return replace(stored, box_frame=frame)
 
 
 def _outcome(
