@@ -73,9 +73,9 @@ def among_peers(one: Signs) -> Diagnosis:
     ("over", "verdict", "words"),
     [
         (gain(25), "healthy", "25.0 points [23.0, 27.0] over the best constant box"),
-        (gain(6), "weak", "by less than 10 points"),
-        (gain(0), "collapsed", "not above zero, and under half of the 10.0 expected"),
-        (gain(-8), "collapsed", "not above zero"),
+        (gain(6), "weak", "but less than 10 points"),
+        (gain(0), "collapsed", "not significantly above zero, and below half of the 10.0 expected"),
+        (gain(-8), "collapsed", "not significantly above zero"),
         (gain(8, 12), "cannot tell", "ask more examples"),
     ],
 )
@@ -100,7 +100,7 @@ def test_peers_say_what_to_expect(over: Gain, verdict: Verdict) -> None:
 
 def test_an_arm_far_below_its_peers_has_collapsed_although_it_beats_the_constant_box() -> None:
     assert alone(signs(over=gain(8))).verdict == "weak"
-    assert "far below the 24.0 that its peers lead to expect" in among_peers(signs(over=gain(8))).reasons[0]
+    assert "far below the 24.0 that its peers predict" in among_peers(signs(over=gain(8))).reasons[0]
 
 
 def test_a_collapsed_peer_does_not_lower_what_is_expected() -> None:
@@ -144,14 +144,14 @@ def test_boxes_that_hardly_vary_decide_where_the_score_cannot() -> None:
     found = alone(signs(over=gain(3, 6), boxes=one_box))
     assert found.verdict == "collapsed"
     assert "boxes hardly vary" in found.reasons[0]
-    assert "0.4 bits, the true ones 6.5; 90% are one and the same" in found.reasons[-1]
+    assert "0.4 bits of entropy, the ground truth 6.5; 90% are identical" in found.reasons[-1]
 
 
 def test_most_answers_being_one_box_is_never_healthy() -> None:
     mostly = Boxes(400, 0.0, 0.71, 2.6, 6.5)
     found = alone(signs(over=gain(14), boxes=mostly))
     assert found.verdict == "weak"
-    assert "but 71% of its boxes are one and the same" in found.reasons[0]
+    assert "but 71% of its boxes are identical" in found.reasons[0]
     assert alone(signs(over=gain(14), boxes=replace(mostly, true_entropy_bits=2.7))).verdict == "healthy"
 
 
@@ -162,7 +162,7 @@ def test_the_floor_of_ten_points_counts_among_scattered_peers_too() -> None:
     assert found.expected.low is not None
     assert found.expected.low < 8.8
     assert found.verdict == "weak"
-    assert "by less than 10 points" in found.reasons[0]
+    assert "but less than 10 points" in found.reasons[0]
 
 
 def located(title: str, over: Gain, **changes: Any) -> Located:
@@ -225,7 +225,7 @@ def test_right_boxes_in_another_frame_are_no_collapse() -> None:
     other = {"padded-square": reading(52, 46, gain(46)), TRUE_SIZES: reading(60, 40, gain(54))}
     found = alone(signs(over=gain(0), readings=other))
     assert found.verdict == "wrong frame"
-    assert found.reasons[0] == "localization would score 52.0 in the padded square, and scores 6.0"
+    assert found.reasons[0] == "localization scores 6.0, but would score 52.0 in the padded square"
     partly = alone(signs(over=gain(30), readings={"canvas": reading(42, 36, gain(6))}))
     assert partly.verdict == "wrong frame"
 
@@ -238,7 +238,7 @@ def test_a_frame_that_is_not_healthy_or_not_surely_better_is_no_excuse(over: flo
 def test_right_places_and_wrong_sizes_are_loose_boxes() -> None:
     found = alone(signs(over=gain(-2), readings={TRUE_SIZES: reading(40, 28, gain(36))}))
     assert found.verdict == "loose boxes"
-    assert found.reasons[0].startswith("localization would score 40.0 if its boxes had the true sizes, and scores 4.0")
+    assert found.reasons[0].startswith("localization scores 4.0, but would score 40.0 if its boxes had the true sizes")
     assert alone(signs(over=gain(25), readings={TRUE_SIZES: reading(40, 28, gain(9))})).verdict == "healthy"
 
 
@@ -275,7 +275,7 @@ def test_circumstances_are_told_and_decide_nothing() -> None:
     found = among_peers(one)
     assert found.verdict == "healthy"
     text = "; ".join(found.reasons)
-    for words in ("70% of the answers are no box", "3 spikes", "ends at 1.200, that of its peers at 0.800"):
+    for words in ("70% of the answers are not boxes", "3 spikes", "final loss is 1.200, its peers' 0.800"):
         assert words in text
 
 
@@ -306,7 +306,7 @@ def test_weak_peers_make_no_arm_healthy() -> None:
     found = judge([signs(over=gain(4)), *peers])[0]
     assert found.verdict == "weak"
     assert found.expected is not None
-    assert found.expected.why == "the 5 peers gain under 10 points at its VQA"
+    assert found.expected.why == "the 5 peers predict under 10 points at its VQA"
 
 
 def test_the_worst_seed_is_the_arms_verdict() -> None:
@@ -375,7 +375,7 @@ def test_runs_are_measured_from_their_files(tmp_path: Path) -> None:
     assert measured.boxes is not None
     assert (measured.boxes.commonest_share, measured.boxes.entropy_bits) == (1.0, 0.0)
     assert measured.losses == Losses(2.0, 0, 1)
-    assert any("100% of the answers are no box" in reason for reason in found["silent"].reasons)
+    assert any("100% of the answers are not boxes" in reason for reason in found["silent"].reasons)
 
 
 def test_frames_and_places_are_read_from_the_stored_answers(tmp_path: Path) -> None:
@@ -392,9 +392,13 @@ def test_frames_and_places_are_read_from_the_stored_answers(tmp_path: Path) -> N
     loose = write_run(tmp_path, "loose", large)
     found = {arm.arm: arm for arm in diagnose(map(Run, [misread, loose]))}
     assert found["misread"].verdict == "wrong frame"
-    assert found["misread"].reasons[0] == "localization would score 93.8 in the padded square, and scores 0.0"
+    assert found["misread"].reasons[0] == "localization scores 0.0, but would score 93.8 in the padded square"
     assert found["loose"].verdict == "loose boxes"
-    assert found["loose"].reasons[0].startswith("localization would score 100.0 if its boxes had the true sizes")
+    assert (
+        found["loose"]
+        .reasons[0]
+        .endswith("would score 100.0 if its boxes had the true sizes: they are in the right places")
+    )
 
 
 def test_without_a_constant_box_from_training_the_best_one_for_these_examples_is_found(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Judge whether localization works at all, and what cures it."""
+"""Diagnosis of localization collapse: measurements, verdicts, and a study of remedies."""

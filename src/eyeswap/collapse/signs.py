@@ -1,9 +1,9 @@
-"""The signs of a localization collapse in one run, measured from its folder: gains, boxes, other readings, losses.
+"""The signs of localization collapse in one run: gains, box statistics, alternative readings, training losses.
 
-All scores and gains are percent and percentage points. A gain is a paired difference on the same examples with an
-interval that resamples images: over the best constant box, and over the same model shown blanked or shuffled images
-(`eyeswap eval RUN --images ...`), which is what the image itself is worth. Everything is measured of each benchmark and
-of all together.
+Scores are in percent, gains in percentage points. A gain is a paired difference on the same examples with an interval
+that resamples images: over the best constant box, and over the same model with blanked or shuffled images
+(`eyeswap eval RUN --images ...`), which measures what the image contributes. Everything is measured for each benchmark
+and for all benchmarks together.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from eyeswap.results.scores import Predictions
 CONSTANT_BOX = "best constant box"
 PROBES = {"blanked": "blanked images", "shuffled": "shuffled images"}
 LOCALIZATION = "localization"  # all benchmarks together
-MATERIAL = 1.1  # times as much as the score that counts, for another reading to be kept
-_CELLS = 8  # along each axis, for the centre of a box
-_SIZES = np.array([1 / 64, 1 / 16, 1 / 4])  # shares of the image that part boxes into four sizes
-_RECENT, _JUMP, _WARM_UP = 50, 2.0, 0.1
+MATERIAL = 1.1  # a reading is kept if it scores at least this many times the score that counts
+_CELLS = 8  # bins along each axis for the centre of a box
+_SIZES = np.array([1 / 64, 1 / 16, 1 / 4])  # areas relative to the image that separate four bins of sizes
+_RECENT, _JUMP, _WARM_UP = 50, 2.0, 0.1  # a spike: twice the median of the 50 steps before, after a tenth of training
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how many points one score lies above another on the same examples, with its paired 95% interval.
+    """A paired difference of two scores on the same examples, with its 95% interval.
 
     Attributes:
-        value: points.
-        low: lower end.
+        value: difference, points.
+        low: lower end of the interval.
         high: upper end.
-        n: examples.
+        n: number of examples.
     """
 
     value: float
@@ -49,14 +49,14 @@ class Gain:
 
 @dataclass(frozen=True)
 class Boxes:
-    """What the predicted boxes look like together.
+    """Statistics of predicted boxes.
 
     Attributes:
-        n: answers.
-        invalid_rate: share of the answers that are no box.
-        commonest_share: share of the boxes that are the most frequent one.
-        entropy_bits: of the boxes over 8 x 8 places of the centre and 4 sizes.
-        true_entropy_bits: of the true boxes of the same examples.
+        n: number of answers.
+        invalid_rate: share of the answers that are not boxes.
+        commonest_share: share of the most frequent box among the boxes.
+        entropy_bits: entropy of the boxes over 8 x 8 bins of the centre and 4 bins of size.
+        true_entropy_bits: the same of the ground-truth boxes.
     """
 
     n: int
@@ -67,18 +67,18 @@ class Boxes:
 
     @property
     def diversity(self) -> float:
-        """Entropy as a share of that of the true boxes; 0 for one constant box."""
+        """Entropy relative to that of the ground-truth boxes; 0 for one constant box."""
         return self.entropy_bits / self.true_entropy_bits if self.true_entropy_bits else 1.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The same answers, read in another way.
+    """The same answers under another reading.
 
     Attributes:
-        score: percent.
-        lead: over the score that counts.
-        gains: as those of `Located`.
+        score: score, percent.
+        lead: gain over the score that counts.
+        gains: see `Located`.
     """
 
     score: float
@@ -88,13 +88,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Located:
-    """What was measured of the answers to one benchmark, or to all of them together.
+    """Measurements of the answers to one benchmark, or to all of them together.
 
     Attributes:
         title: name of the benchmark, or `LOCALIZATION`.
-        score: percent.
-        gains: what the score is compared with to the gain; `CONSTANT_BOX` and, where probed, `PROBES`.
-        boxes: what they look like.
+        score: score, percent.
+        gains: reference to the gain over it: `CONSTANT_BOX` and, if probed, the titles in `PROBES`.
+        boxes: statistics of the boxes.
         readings: key of `FRAMES`, or `TRUE_SIZES`, to readings that score at least `MATERIAL` times as much.
     """
 
@@ -107,12 +107,12 @@ class Located:
 
 @dataclass(frozen=True)
 class Losses:
-    """How training went.
+    """Statistics of the training loss.
 
     Attributes:
         final: mean loss over the last tenth of the steps.
-        spikes: steps after the first tenth whose loss is over twice the median of the 50 before.
-        num_steps: steps taken.
+        spikes: number of steps after the first tenth whose loss is more than twice the median of the 50 steps before.
+        num_steps: number of steps.
     """
 
     final: float
@@ -122,20 +122,20 @@ class Losses:
 
 @dataclass(frozen=True)
 class Signs:
-    """What was measured of one run.
+    """Measurements of one run.
 
     Attributes:
-        run: its name, ``arm/seed-n``.
-        arm: its arm.
-        seed: its seed.
+        run: the run's name, ``arm/seed-n``.
+        arm: the run's arm.
+        seed: the run's seed.
         vqa: weighted VQA score, percent; None if it was not asked.
         localization: weighted localization score, percent; None if it was not asked.
-        gains: as those of `Located`, of all benchmarks that ask for boxes together; empty if there is none.
-        vqa_gains: VQA: `PROBES` to the gain.
-        boxes: those of all benchmarks together; None without localization answers.
-        losses: None without a training log.
-        readings: as those of `Located`, of all benchmarks together.
-        benchmarks: short name to what was measured of each benchmark that asks for boxes.
+        gains: see `Located`, for all box benchmarks together; empty if there are none.
+        vqa_gains: probe title to the gain in VQA.
+        boxes: box statistics over all benchmarks; None without localization answers.
+        losses: loss statistics; None without a training log.
+        readings: see `Located`, for all benchmarks together.
+        benchmarks: measurements of each box benchmark, by short name.
     """
 
     run: str
@@ -152,7 +152,7 @@ class Signs:
 
     @property
     def parts(self) -> dict[str, Located]:
-        """All benchmarks together under `LOCALIZATION` and, where there are several, each; empty without boxes."""
+        """All benchmarks together as `LOCALIZATION` and, if there are several, each of them; empty without boxes."""
         if self.localization is None or self.boxes is None:
             return {}
         together = Located(LOCALIZATION, self.localization, self.gains, self.boxes, self.readings)
@@ -161,11 +161,11 @@ class Signs:
 
 @dataclass(frozen=True)
 class Probed:
-    """The answers to one benchmark, and those that the same model gave to a part of it about other images.
+    """The answers to one benchmark, and the same model's answers to part of it with blanked or shuffled images.
 
     Attributes:
-        answers: to all examples.
-        without: title of the probe to (the answers about other images, those about the right ones), row by row.
+        answers: the answers to all examples.
+        without: probe title to (answers without the right image, answers with it), on the same examples.
     """
 
     answers: Answers
@@ -173,58 +173,58 @@ class Probed:
 
 
 def measure_run(run: Run) -> Signs:
-    """Measure a finished run, with whatever probes lie in its ``evaluations``.
+    """Measure a finished run, with the probes in its ``evaluations``.
 
     Raises:
         DataError: if a file is missing or damaged.
     """
-    vqa, localization = ([one for one in run.predictions if one.group == group] for group in averages.GROUPS)
+    vqa, localization = ([each for each in run.predictions if each.group == group] for group in averages.GROUPS)
     probes = {title: list(_probes(run, probe)) for probe, title in PROBES.items()}
-    boxed = [_probed(one, probes) for one in localization if one.iou_threshold is not None]
+    boxed = [_probed(predictions, probes) for predictions in localization if predictions.iou_threshold is not None]
     together = locate(LOCALIZATION, boxed) if boxed else None
     return Signs(
         run=run.name,
         arm=run.arm,
         seed=run.seed,
-        vqa=_score([piece for one in vqa for piece in one.pieces()]),
-        localization=_score([piece for one in localization for piece in one.pieces()]),
+        vqa=_score([piece for predictions in vqa for piece in predictions.pieces()]),
+        localization=_score([piece for predictions in localization for piece in predictions.pieces()]),
         gains=together.gains if together else {},
         vqa_gains={title: gain_of(pieces) for title, folders in probes.items() if (pieces := _pieces(vqa, folders))},
         boxes=together.boxes if together else None,
         losses=describe_losses([row["loss"] for row in run.training_rows]),
         readings=together.readings if together else {},
-        benchmarks={one.answers.name: locate(one.answers.title, [one]) for one in boxed},
+        benchmarks={probed.answers.name: locate(probed.answers.title, [probed]) for probed in boxed},
     )
 
 
-def locate(title: str, those: Sequence[Probed]) -> Located:
+def locate(title: str, benchmarks: Sequence[Probed]) -> Located:
     """Measure the answers to some benchmarks together."""
-    boxes = np.concatenate([one.answers.box for one in those])
-    truth = np.concatenate([one.answers.truth for one in those])
-    readings = [*(frame for frame in FRAMES if any(frame in one.answers.frames for one in those)), TRUE_SIZES]
-    found = {name: reading for name in readings if (reading := _reading(name, those)) is not None}
+    boxes = np.concatenate([probed.answers.box for probed in benchmarks])
+    truth = np.concatenate([probed.answers.truth for probed in benchmarks])
+    frames = [frame for frame in FRAMES if any(frame in probed.answers.frames for probed in benchmarks)]
+    readings = {name: reading for name in [*frames, TRUE_SIZES] if (reading := _reading(name, benchmarks)) is not None}
     return Located(
         title=title,
-        score=100 * averages.average(_over_constant_box(those)).value,
-        gains=_gains(those),
+        score=100 * averages.average(_over_constant_box(benchmarks)).value,
+        gains=_gains(benchmarks),
         boxes=describe_boxes(boxes[~np.isnan(boxes[:, 0])], truth, len(truth)),
-        readings=found,
+        readings=readings,
     )
 
 
 def gain_of(parts: Sequence[Piece]) -> Gain:
-    """Return by how much the scores of some pieces lie above their baselines, in points."""
-    found = averages.gain(parts)
-    return Gain(100 * found.value, 100 * found.low, 100 * found.high, sum(len(part.image) for part in parts))
+    """Return the paired difference between the scores of some pieces and their baselines, in points."""
+    points = averages.gain(parts).times(100)
+    return Gain(points.value, points.low, points.high, sum(len(part.image) for part in parts))
 
 
 def describe_boxes(boxes: Sequence[Sequence[float]] | Floats, true_boxes: Sequence[Any] | Floats, n: int) -> Boxes:
-    """Describe predicted boxes.
+    """Return the statistics of predicted boxes.
 
     Args:
-        boxes: ``[k, 4]``, ``(x1, y1, x2, y2)`` in 0..1 of the image; the valid answers alone.
-        true_boxes: ``[n, 4]``.
-        n: answers, valid or not.
+        boxes: ``[k, 4]``, ``(x1, y1, x2, y2)`` in 0..1 of the image; valid answers only.
+        true_boxes: ``[n, 4]`` ground truth.
+        n: number of answers, valid or not.
     """
     rounded = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).round(2)
     commonest = int(np.unique(rounded, axis=0, return_counts=True)[1].max()) if len(rounded) else 0
@@ -238,7 +238,7 @@ def describe_boxes(boxes: Sequence[Sequence[float]] | Floats, true_boxes: Sequen
 
 
 def box_entropy(boxes: Floats) -> float:
-    """Return the entropy in bits of boxes ``[n, 4]`` over places of their centre and sizes; 0 for none."""
+    """Return the entropy in bits of boxes ``[n, 4]`` over bins of centre and size; 0 without boxes."""
     if not len(boxes):
         return 0.0
     centres = np.clip((boxes[:, :2] + boxes[:, 2:]) / 2, 0, 1 - 1e-9)
@@ -250,7 +250,7 @@ def box_entropy(boxes: Floats) -> float:
 
 
 def describe_losses(losses: Sequence[float]) -> Losses | None:
-    """Describe a training log; None if it is empty."""
+    """Return the statistics of a training loss; None without steps."""
     values = np.asarray(losses, dtype=np.float64)
     if not len(values):
         return None
@@ -263,70 +263,69 @@ def _score(parts: Sequence[Piece]) -> float | None:
     return 100 * averages.average(parts).value if parts else None
 
 
-def _over_constant_box(those: Sequence[Probed]) -> list[Piece]:
-    return [piece for one in those for piece in one.answers.pieces(one.answers.constant)]
+def _over_constant_box(benchmarks: Sequence[Probed]) -> list[Piece]:
+    return [piece for probed in benchmarks for piece in probed.answers.pieces(probed.answers.constant)]
 
 
-def _gains(those: Sequence[Probed]) -> dict[str, Gain]:
-    """Return the gains over the best constant box and over the probes of some benchmarks together."""
-    gains = {CONSTANT_BOX: gain_of(_over_constant_box(those))}
+def _gains(benchmarks: Sequence[Probed]) -> dict[str, Gain]:
+    """Return the gains over the best constant box and over the probes, for some benchmarks together."""
+    gains = {CONSTANT_BOX: gain_of(_over_constant_box(benchmarks))}
     for title in PROBES.values():
-        pairs = [one.without[title] for one in those if title in one.without]
+        pairs = [probed.without[title] for probed in benchmarks if title in probed.without]
         if pairs:
-            gains[title] = gain_of([piece for other, own in pairs for piece in own.pieces(other.score)])
+            gains[title] = gain_of([piece for blind, seeing in pairs for piece in seeing.pieces(blind.score)])
     return gains
 
 
-def _reading(name: str, those: Sequence[Probed]) -> Reading | None:
-    """Measure answers in another reading; None if it is not materially better than the one that counts."""
+def _reading(name: str, benchmarks: Sequence[Probed]) -> Reading | None:
+    """Measure answers under another reading; None if it is not materially better than the one that counts."""
     lead = [
         piece
-        for one in those
-        for piece in replace(one.answers, score=one.answers.scores(name)).pieces(one.answers.score)
+        for probed in benchmarks
+        for piece in replace(probed.answers, score=probed.answers.scores(name)).pieces(probed.answers.score)
     ]
-    before, after = (
-        sum(piece.weight * float(scores.mean()) for piece, scores in pairs)
-        for pairs in ([(piece, piece.baseline) for piece in lead], [(piece, piece.score) for piece in lead])
-    )
-    if after == 0 or after < MATERIAL * before:
+    counted = sum(piece.weight * float(piece.baseline.mean()) for piece in lead)
+    read = sum(piece.weight * float(piece.score.mean()) for piece in lead)
+    if read == 0 or read < MATERIAL * counted:
         return None
-    gains = _gains([_read(one, name) for one in those])
+    gains = _gains([_read(probed, name) for probed in benchmarks])
     return Reading(100 * averages.average(lead).value, gain_of(lead), gains)
 
 
-def _read(one: Probed, name: str) -> Probed:
-    """Return answers and probes in another reading, as far as each has it."""
-    own = replace(one.answers, score=one.answers.scores(name), constant=one.answers.baseline(name))
+def _read(probed: Probed, name: str) -> Probed:
+    """Return answers and probes under another reading, as far as each has it."""
+    answers = probed.answers
     without = {
-        title: (replace(other, score=other.scores(name)), replace(part, score=part.scores(name)))
-        for title, (other, part) in one.without.items()
+        title: (replace(blind, score=blind.scores(name)), replace(seeing, score=seeing.scores(name)))
+        for title, (blind, seeing) in probed.without.items()
     }
-    return Probed(own, without)
+    return Probed(replace(answers, score=answers.scores(name), constant=answers.baseline(name)), without)
 
 
 def _probes(run: Run, probe: str) -> Iterator[dict[str, Predictions]]:
-    """Yield the predictions of each finished evaluation of a kind of images, by benchmark."""
+    """Yield the predictions of each finished evaluation with a kind of images, by benchmark."""
     for evaluation in run.evaluations:
         if evaluation.evaluation is not None and evaluation.evaluation.images == probe:
-            yield {one.name: one for one in evaluation.predictions}
+            yield {predictions.name: predictions for predictions in evaluation.predictions}
 
 
-def _joined(one: Predictions, folders: Sequence[Mapping[str, Predictions]]) -> Joined | None:
-    """Join a benchmark with the largest of its probes."""
-    found = [join(folder[one.name], one) for folder in folders if one.name in folder]
-    return max(found, key=lambda joined: len(joined.rows), default=None)
+def _joined(predictions: Predictions, evaluations: Sequence[Mapping[str, Predictions]]) -> Joined | None:
+    """Join a benchmark with the largest of its probes; None if it was not probed."""
+    name = predictions.name
+    joins = [join(evaluation[name], predictions) for evaluation in evaluations if name in evaluation]
+    return max(joins, key=lambda joined: len(joined.rows), default=None)
 
 
-def _pieces(those: Sequence[Predictions], folders: Sequence[Mapping[str, Predictions]]) -> list[Piece]:
-    found = [_joined(one, folders) for one in those]
-    return [piece for joined in found if joined is not None for piece in joined.pieces]
+def _pieces(benchmarks: Sequence[Predictions], evaluations: Sequence[Mapping[str, Predictions]]) -> list[Piece]:
+    joins = [_joined(predictions, evaluations) for predictions in benchmarks]
+    return [piece for joined in joins if joined is not None for piece in joined.pieces]
 
 
-def _probed(one: Predictions, probes: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> Probed:
-    answers, without = Answers.of(one), {}
-    for title, folders in probes.items():
-        joined = _joined(one, folders)
+def _probed(predictions: Predictions, probes: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> Probed:
+    answers, without = Answers.of(predictions), {}
+    for title, evaluations in probes.items():
+        joined = _joined(predictions, evaluations)
         if joined is not None:
-            before, after = joined.rows.T
-            without[title] = (Answers.of(joined.first).take(before), answers.take(after))
+            blind_rows, rows = joined.rows.T
+            without[title] = (Answers.of(joined.first).take(blind_rows), answers.take(rows))
     return Probed(answers, without)
