@@ -1,11 +1,11 @@
-"""How often the verdicts of `eyeswap.collapse.verdict` are right, on made-up arms whose truth is known.
+"""Accuracy of the verdicts of `eyeswap.collapse.verdict` on simulated arms of known kind.
 
     python -m benchmarks.validity.collapse 100
 
-prints the table of ``docs/collapse.md``. A study has five healthy arms, whose localization follows their VQA score
-with some scatter, and one arm of another kind. Each answers four benchmarks with boxes: true ones of RefCOCO's and
-of OCID-Ref's sizes, on images of COCO's shapes. Questions about one image share its difficulty. The boxes are scored
-and measured by the same functions as a run's files are.
+prints the table of ``docs/collapse.md``. A study has five healthy arms, whose localization follows their VQA score with
+some scatter, and one arm of another kind. Each answers four benchmarks with boxes; the ground truth has the box sizes
+of RefCOCO and OCID-Ref on images of COCO's shapes. Questions about one image share its difficulty. Boxes are scored and
+measured by the same functions as those of real runs.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from eyeswap.evaluation.baselines import best_constant_box
 from eyeswap.geometry import Frame, ImageGeometry
 
 Floats = NDArray[np.float64]
-Arm = tuple[str, Signs]  # what it truly is, and what was measured of it
+Arm = tuple[str, Signs]  # its kind, and its measurements
 
-# What an arm truly is, and the verdicts that are right for it.
+# The kinds of arms, and the verdicts that are correct for them.
 KINDS: dict[str, tuple[Verdict, ...]] = {
     "healthy": ("healthy",),
-    "weak": ("weak",),  # locates, but 0.62 of what its VQA promises
-    "one box": ("collapsed",),  # answers nine times in ten with one box, else with one from where boxes usually are
+    "weak": ("weak",),  # locates 0.62 times as many objects as its VQA score predicts
+    "one box": ("collapsed",),  # answers nine times in ten with the same box, otherwise with one from the prior
     "71% one box": ("weak", "collapsed"),  # the other answers are those of a healthy arm
     "one benchmark": ("collapsed",),  # "one box" in OCID-Ref, healthy elsewhere
-    "position prior": ("collapsed",),  # draws a fresh box from where boxes usually are
-    "lucky": ("collapsed",),  # knows from the question alone where to guess: well above the best constant box
+    "position prior": ("collapsed",),  # draws boxes from the prior of positions
+    "lucky": ("collapsed",),  # guesses from the question alone, well above the best constant box
     "canvas": ("wrong frame",),  # healthy in fractions of its canvas, 800 x 1333, small images not enlarged
     "padded square": ("wrong frame",),  # healthy in fractions of the padded square
     "loose": ("loose boxes",),  # healthy centres, boxes 1.75 times too large
@@ -48,28 +48,28 @@ GEOMETRIES = {
     "canvas": ImageGeometry(strategy="corner-letterbox", canvas=(800, 1333), enlarge=False),
     "padded-square": ImageGeometry(strategy="letterbox", canvas=(224, 224)),
 }
-# IoU that counts, and the least and largest side of a true box: a median of 10% and of 2% of the image.
+# Threshold of the IoU, and the smallest and largest side of a ground-truth box: a median of 10% and 2% of the image.
 BENCHMARKS = {
     "refcoco": (0.5, 0.12, 0.52),
     "refcoco+": (0.5, 0.12, 0.52),
     "refcocog": (0.5, 0.12, 0.52),
     "ocid-ref": (0.25, 0.08, 0.20),
 }
-_LEVEL, _SLOPE = 0.33, 0.015  # share of objects found at 60% VQA, and more by a point of VQA
+_LEVEL, _SLOPE = 0.33, 0.015  # share of objects found at 60% VQA, and its increase per point of VQA
 _WEAK, _LUCKY, _MOSTLY, _LARGE = 0.62, 0.18, 0.71, 1.75
-_SCATTER = {"close": 0.02, "scattered": 0.06, "none": 0.02}  # of arms around their line; half of it again by benchmark
-_EDGE = 0.06  # error of an edge, in sides of the box
-_VQA_ERROR = 0.7  # points, of a measured VQA score
-_SAME_GUESS = 0.9  # how often the reader of questions says the same of another image
+_SCATTER = {"close": 0.02, "scattered": 0.06, "none": 0.02}  # of arms around their line; half as much per benchmark
+_EDGE = 0.06  # error of an edge, relative to the side of the box
+_VQA_ERROR = 0.7  # standard error of a measured VQA score, points
+_SAME_GUESS = 0.9  # how often a "lucky" arm gives the same answer about another image
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study has at hand.
+    """The circumstances of a study.
 
     Attributes:
-        num_examples: questions of each of the four benchmarks.
-        probed: whether images were blanked and shuffled, for a quarter of the questions.
+        num_examples: number of questions in each of the four benchmarks.
+        probed: whether a quarter of the questions were asked again with blanked and shuffled images.
         peers: whether arms lie close to their line or scattered; ``none`` if they lie close and each is judged alone.
     """
 
@@ -92,10 +92,10 @@ class Asked:
 
     Attributes:
         name: the benchmark.
-        image: ``[n]`` number of each example's image.
-        shape: ``[n]`` its place in `SHAPES`.
-        hardness: ``[n]`` of its image, -0.5 to 0.5.
-        truth: ``[n, 4]``.
+        image: ``[n]`` index of each example's image.
+        shape: ``[n]`` index of the image's shape in `SHAPES`.
+        hardness: ``[n]`` effect of the image on the share of objects found, -0.5 to 0.5.
+        truth: ``[n, 4]`` ground-truth boxes.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Asked:
 
 @cache
 def simulate(num_examples: int, scatter: float, num_studies: int, seed: int) -> list[list[Arm]]:
-    """Make up healthy arms and one of each other kind, many times, all probed; return kinds with signs."""
+    """Simulate studies of healthy arms and one arm of each other kind, all probed."""
     generator = np.random.default_rng([seed, num_examples, round(1000 * scatter)])
     kinds = ["healthy"] * NUM_HEALTHY + [kind for kind in KINDS if kind != "healthy"]
     studies = []
@@ -124,33 +124,33 @@ def try_setting(
     seed: int = 0,
     verdicts: Callable[[Sequence[Signs]], Sequence[Verdict]] | None = None,
 ) -> dict[str, Counter[Verdict]]:
-    """Judge many made-up studies; return the verdicts of each kind of arm.
+    """Judge many simulated studies; return the verdicts on each kind of arm.
 
     Args:
-        setting: what a study has at hand.
-        num_studies: how many.
-        seed: of all that is drawn.
-        verdicts: judges the arms of a study; `judge` by default.
+        setting: the circumstances of the studies.
+        num_studies: number of studies.
+        seed: random seed.
+        verdicts: the function that judges the arms of a study; `judge` by default.
     """
-    found: dict[str, Counter[Verdict]] = {kind: Counter() for kind in KINDS}
+    counts: dict[str, Counter[Verdict]] = {kind: Counter() for kind in KINDS}
     for arms in simulate(setting.num_examples, _SCATTER[setting.peers], num_studies, seed):
         for group in _studies(arms, setting.peers):
-            signs = [one if setting.probed else _unprobed(one) for _, one in group]
-            told = verdicts(signs) if verdicts else [one.verdict for one in judge(signs)]
-            for (kind, _), verdict in zip(group, told, strict=True):
-                found[kind][verdict] += 1
-    return found
+            signs = [of_arm if setting.probed else _unprobed(of_arm) for _, of_arm in group]
+            judged = verdicts(signs) if verdicts else [diagnosis.verdict for diagnosis in judge(signs)]
+            for (kind, _), verdict in zip(group, judged, strict=True):
+                counts[kind][verdict] += 1
+    return counts
 
 
 def _studies(arms: Sequence[Arm], peers: str) -> list[Sequence[Arm]]:
-    """Return the groups in which arms are judged: each alone, or each other kind beside the healthy ones."""
+    """Return the groups in which arms are judged: each alone, or each other kind with the healthy ones."""
     if peers == "none":
         return [[arm] for arm in arms]
     return [[*arms[:NUM_HEALTHY], other] for other in arms[NUM_HEALTHY:]]
 
 
 def _unprobed(signs: Signs) -> Signs:
-    """Return the signs of a run as they would be without probes."""
+    """Return the measurements of a run without its probes."""
     parts = {name: replace(part, **_without_probes(part)) for name, part in signs.benchmarks.items()}
     return replace(signs, benchmarks=parts, **_without_probes(signs))
 
@@ -171,9 +171,9 @@ def _ask(name: str, n: int, generator: np.random.Generator) -> Asked:
 
 
 def _prior(name: str, n: int, generator: np.random.Generator) -> Floats:
-    """Draw boxes ``[n, 4]`` from where those of a benchmark usually are."""
-    _, least, most = BENCHMARKS[name]
-    sides = generator.uniform(least, most, (n, 2))
+    """Draw boxes ``[n, 4]`` from a benchmark's prior of sizes and positions."""
+    _, smallest, largest = BENCHMARKS[name]
+    sides = generator.uniform(smallest, largest, (n, 2))
     corners = generator.uniform(0, 1, (n, 2)) * (1 - sides)
     return np.hstack([corners, corners + sides])
 
@@ -185,7 +185,7 @@ def _constant_box(name: str) -> Floats:
 
 
 def _arm(name: str, kind: str, scatter: float, asked: Sequence[Asked], generator: np.random.Generator) -> Signs:
-    """Make up one arm's answers and measure them."""
+    """Simulate one arm's answers and measure them."""
     vqa = generator.uniform(55, 65)
     ability = _LEVEL + _SLOPE * (vqa - 60) + generator.normal(0, scatter)
     boxed = [_answer_all(kind, part, ability + generator.normal(0, scatter / 2), generator) for part in asked]
@@ -201,12 +201,12 @@ def _arm(name: str, kind: str, scatter: float, asked: Sequence[Asked], generator
         boxes=together.boxes,
         losses=None,
         readings=together.readings,
-        benchmarks={one.answers.name: locate(one.answers.title, [one]) for one in boxed},
+        benchmarks={probed.answers.name: locate(probed.answers.title, [probed]) for probed in boxed},
     )
 
 
 def _answer_all(kind: str, asked: Asked, ability: float, generator: np.random.Generator) -> Probed:
-    """Answer a benchmark, and a quarter of it about other images."""
+    """Answer a benchmark, and a quarter of it with other images."""
     boxes = _answer(kind, asked, ability, generator)
     answers = _scored(kind, asked, boxes)
     rows = np.arange(max(5, len(boxes) // 4))
@@ -222,19 +222,19 @@ def _answer_all(kind: str, asked: Asked, ability: float, generator: np.random.Ge
 
 
 def _answer(kind: str, asked: Asked, ability: float, generator: np.random.Generator) -> Floats:
-    """Return the boxes ``[n, 4]`` that an arm has in mind, in 0..1 of the original image.
+    """Return the boxes ``[n, 4]`` that an arm means, in 0..1 of the original image.
 
     Args:
-        kind: what the arm truly is.
+        kind: the arm's kind.
         asked: the questions.
-        ability: share of the objects that a healthy arm of its VQA score finds; 0 about other images.
-        generator: draws.
+        ability: share of objects that a healthy arm with its VQA score finds; 0 with other images.
+        generator: source of random numbers.
     """
     n, is_stuck = len(asked.truth), kind == "one box" or (kind == "one benchmark" and asked.name == "ocid-ref")
     if is_stuck or kind == "position prior":
         ability = 0.0
-    found = {"weak": _WEAK * ability, "lucky": _LUCKY}.get(kind, ability)
-    sees = generator.random(n) < np.clip(found * (1 + asked.hardness), 0, 1)
+    share_found = {"weak": _WEAK * ability, "lucky": _LUCKY}.get(kind, ability)
+    sees = generator.random(n) < np.clip(share_found * (1 + asked.hardness), 0, 1)
     sides = asked.truth[:, 2:] - asked.truth[:, :2]
     seen = asked.truth + generator.normal(0, _EDGE, (n, 4)) * np.tile(sides, 2)
     boxes = np.where(sees[:, None], seen, _prior(asked.name, n, generator))
@@ -247,7 +247,7 @@ def _answer(kind: str, asked: Asked, ability: float, generator: np.random.Genera
 
 
 def _scored(kind: str, asked: Asked, boxes: Floats) -> Answers:
-    """Write boxes as an arm of some kind does, in two decimals, and read them in each frame."""
+    """Write boxes with two decimals in the arm's frame, and score them in each frame."""
     written_in = {"canvas": "canvas", "padded square": "padded-square"}.get(kind, "original")
     written = _moved(boxes, asked.shape, written_in, "image-unit", "canvas-unit").round(2)
     threshold = BENCHMARKS[asked.name][0]
@@ -268,7 +268,7 @@ def _scored(kind: str, asked: Asked, boxes: Floats) -> Answers:
 
 
 def _moved(boxes: Floats, shapes: NDArray[np.int64], frame: str, source: Frame, target: Frame) -> Floats:
-    """Move boxes ``[n, 4]`` between the original image and a frame."""
+    """Convert boxes ``[n, 4]`` between the original image and a frame."""
     if frame == "original":
         return boxes
     moved = np.empty_like(boxes)
@@ -281,16 +281,17 @@ def _moved(boxes: Floats, shapes: NDArray[np.int64], frame: str, source: Frame, 
 
 
 def _right(boxes: Floats, truth: Floats, threshold: float) -> Floats:
-    """Return which boxes ``[n, 4]`` overlap the true ones enough."""
+    """Return which boxes ``[n, 4]`` reach the threshold of the IoU with the ground truth."""
     shared = np.clip(np.minimum(boxes, truth)[:, 2:] - np.maximum(boxes, truth)[:, :2], 0, None).prod(1)
     areas = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(1) for box in (boxes, truth)]
     return np.asarray(shared >= threshold * (areas[0] + areas[1] - shared), dtype=np.float64)
 
 
-def shares(found: Mapping[str, Counter[Verdict]], kind: str) -> tuple[float, float]:
-    """Return how often, in percent, a kind of arm was judged rightly, and how often "cannot tell" was said."""
-    total = found[kind].total()
-    return 100 * sum(found[kind][right] for right in KINDS[kind]) / total, 100 * found[kind]["cannot tell"] / total
+def shares(counts: Mapping[str, Counter[Verdict]], kind: str) -> tuple[float, float]:
+    """Return the percentages of correct verdicts and of "cannot tell" for a kind of arm."""
+    total = counts[kind].total()
+    correct = sum(counts[kind][verdict] for verdict in KINDS[kind])
+    return 100 * correct / total, 100 * counts[kind]["cannot tell"] / total
 
 
 def rows(num_studies: int, settings: Sequence[Setting] = SETTINGS) -> Iterator[str]:
@@ -298,11 +299,11 @@ def rows(num_studies: int, settings: Sequence[Setting] = SETTINGS) -> Iterator[s
     yield "| examples | probed | peers | " + " | ".join(KINDS) + " | healthy called collapsed |"
     yield "|--:|---|---|" + "--:|" * (len(KINDS) + 1)
     for setting in settings:
-        found = try_setting(setting, num_studies)
-        cells = ["{:.0f} ({:.0f})".format(*shares(found, kind)) for kind in KINDS]
-        alarms = 100 * found["healthy"]["collapsed"] / found["healthy"].total()
-        said = ["yes" if setting.probed else "no", setting.peers]
-        yield f"| {setting.num_examples:,} | {' | '.join(said)} | {' | '.join(cells)} | {alarms:.1f} |"
+        counts = try_setting(setting, num_studies)
+        cells = ["{:.0f} ({:.0f})".format(*shares(counts, kind)) for kind in KINDS]
+        alarms = 100 * counts["healthy"]["collapsed"] / counts["healthy"].total()
+        circumstances = ["yes" if setting.probed else "no", setting.peers]
+        yield f"| {setting.num_examples:,} | {' | '.join(circumstances)} | {' | '.join(cells)} | {alarms:.1f} |"
 
 
 def main(num_studies: int) -> None:

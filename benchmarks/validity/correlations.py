@@ -1,6 +1,6 @@
-"""Try the rank correlations on made-up arms: do their intervals hold the truth, does the test raise false alarms?
+"""Simulate rank correlations: coverage of their intervals, and false alarms of the permutation test.
 
-Two numbers of each arm are drawn from a normal distribution with a known correlation ``r``, for which the true rank
+Two variables of each arm are drawn from a normal distribution with a known correlation ``r``, for which the true rank
 correlations are known: ``6 / pi * arcsin(r / 2)`` (Spearman) and ``2 / pi * arcsin(r)`` (Kendall).
 """
 
@@ -18,18 +18,18 @@ from eyeswap.statistics.tails import Floats
 
 ARMS = (6, 10, 15, 30)
 TRUTHS = (0.0, 0.5, 0.8)
-MOST_TESTED = 6  # arms; the permutation test tries all orders, which takes long for more
-_AT_ONCE = 1000
+MAX_TESTED = 6  # arms; the permutation test enumerates all orders, which is slow for more
+_BLOCK = 1000  # studies
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What many studies of ``num_arms`` arms showed; shares of studies.
+    """The outcome of many studies of ``num_arms`` arms, as shares of studies.
 
     Attributes:
-        num_arms: arms in a study.
+        num_arms: number of arms in a study.
         truth: correlation of the normal distribution.
-        held: method to the share of intervals that hold the truth.
+        held: method to the share of intervals that contain the truth.
         false_alarms: method to the share of true nulls rejected; empty if there is a correlation, or for many arms.
     """
 
@@ -40,7 +40,7 @@ class Coverage:
 
 
 def try_correlation(num_arms: int, truth: float, num_studies: int = 2000, seed: int = 0) -> Coverage:
-    """Make up studies and count how often intervals and permutation tests are right."""
+    """Simulate studies and count how often intervals contain the truth and tests reject a true null."""
     generator = np.random.default_rng([seed, num_arms, round(1000 * truth)])
     x = generator.standard_normal((num_studies, num_arms))
     y = truth * x + math.sqrt(1 - truth**2) * generator.standard_normal((num_studies, num_arms))
@@ -49,10 +49,10 @@ def try_correlation(num_arms: int, truth: float, num_studies: int = 2000, seed: 
     for method in METHODS:
         values = _spearman(x, y) if method == "spearman" else _kendall(x, y)
         bounds = [interval(float(value), num_arms, method) for value in values]
-        held[method] = float(np.mean([found is not None and found[0] <= true[method] <= found[1] for found in bounds]))
-        if truth == 0 and num_arms <= MOST_TESTED:
+        held[method] = float(np.mean([ends is not None and ends[0] <= true[method] <= ends[1] for ends in bounds]))
+        if truth == 0 and num_arms <= MAX_TESTED:
             tested = [correlate(list(a), list(b), method) for a, b in zip(x, y, strict=True)]
-            alarms[method] = float(np.mean([one.p is not None and one.p < 1 - LEVEL for one in tested]))
+            alarms[method] = float(np.mean([result.p is not None and result.p < 1 - LEVEL for result in tested]))
     return Coverage(num_arms, truth, held, alarms)
 
 
@@ -65,21 +65,21 @@ def _spearman(x: Floats, y: Floats) -> Floats:
 
 def _kendall(x: Floats, y: Floats) -> Floats:
     """Return Kendall's correlation of each row, ``[studies]``; no ties."""
-    found = []
-    for start in range(0, len(x), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
-        a, b = (np.sign(one[some, :, np.newaxis] - one[some, np.newaxis]) for one in (x, y))
-        found.append((a * b).sum(axis=(1, 2)) / (x.shape[1] * (x.shape[1] - 1)))
-    return np.concatenate(found)
+    taus = []
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        a, b = (np.sign(values[rows, :, np.newaxis] - values[rows, np.newaxis]) for values in (x, y))
+        taus.append((a * b).sum(axis=(1, 2)) / (x.shape[1] * (x.shape[1] - 1)))
+    return np.concatenate(taus)
 
 
 def print_table(num_studies: int) -> None:
-    """Print what rank correlations are worth as Markdown."""
+    """Print the coverage and false alarms of rank correlations as a Markdown table."""
     print("| arms | true r | Spearman held | Kendall held | Spearman false alarms | Kendall false alarms |")
     print("|--:|--:|--:|--:|--:|--:|")
     for num_arms in ARMS:
         for truth in TRUTHS:
-            one = try_correlation(num_arms, truth, num_studies)
-            shares = [*one.held.values(), *(one.false_alarms.get(method) for method in METHODS)]
+            coverage = try_correlation(num_arms, truth, num_studies)
+            shares = [*coverage.held.values(), *(coverage.false_alarms.get(method) for method in METHODS)]
             cells = " | ".join("" if share is None else f"{100 * share:.1f}" for share in shares)
             print(f"| {num_arms} | {truth:g} | {cells} |", flush=True)

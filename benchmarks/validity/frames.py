@@ -1,11 +1,10 @@
-"""What a model scores that answers in one frame of boxes and is scored in another, for all pairs of frames.
+"""Scores of a model that answers in one box frame and is scored in another, for all pairs of frames.
 
     python -m benchmarks.validity.frames
 
-prints the tables of ``docs/collapse.md``. Nothing is drawn at random: image sizes have stated shares; areas, aspect
-ratios and places of boxes are the midpoints of equal parts of stated distributions; edges are off by stated amounts.
-Every mean is over all combinations, so the numbers are exact for these distributions. Frames are those that eyeswap
-scores in.
+prints the tables of ``docs/collapse.md``. Nothing is random: image sizes have fixed shares; areas, aspect ratios and
+positions of boxes are the midpoints of equal parts of fixed distributions; edges are off by fixed amounts. Every mean
+is over all combinations, so the numbers are exact for these distributions. The frames are those that eyeswap scores in.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from eyeswap.geometry import ImageGeometry, Placement
 
 Floats = NDArray[np.float64]
 
-# Common sizes of COCO photographs, (width, height), and the shares taken for them.
+# Common sizes of COCO photographs, (width, height), and the shares assumed for them.
 COCO_SIZES = {
     (640, 480): 0.35,
     (640, 427): 0.25,
@@ -32,26 +31,27 @@ COCO_SIZES = {
     (427, 640): 0.10,
     (640, 640): 0.05,
 }
-PARTS = 9  # that each distribution of boxes is cut into; 4 for imprecise answers, of which each box has 256
-FEWER_PARTS = 4
-ASPECT_SPREAD = 0.5  # standard deviation of the logarithm of width over height, in pixels
-LARGEST = 0.98  # of a side of the image
+PARTS = 9  # equal parts of each distribution of boxes
+FEWER_PARTS = 4  # the same for imprecise answers, because each box then has 256 answers
+ASPECT_SPREAD = 0.5  # standard deviation of the logarithm of the aspect ratio, width over height in pixels
+LARGEST = 0.98  # side of the largest box, relative to that of the image
 EDGE_STEPS = tuple(stats.norm.ppf((np.arange(4) + 0.5) / 4))  # four equally likely errors of standard deviation near 1
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Boxes of one kind.
+    """The distribution of images and boxes in one kind of benchmark.
 
     Attributes:
-        title: for tables.
+        title: name for tables.
         sizes: image sizes and their shares.
-        median_area: median share of the image that a box covers.
-        area_spread: standard deviation of the logarithm of that share.
-        aspect: median of width over height, in pixels.
-        crowding: how much places crowd in the middle of the image: both parameters of a beta distribution, 1 for none.
-        threshold: IoU from which an answer is right.
-        weight: examples of the full set.
+        median_area: median area of a box relative to the image.
+        area_spread: standard deviation of the logarithm of that area.
+        aspect: median aspect ratio, width over height in pixels.
+        crowding: concentration of positions in the middle of the image: both parameters of a beta distribution, 1 for
+            none.
+        threshold: smallest IoU of a correct answer.
+        weight: number of examples of the full set.
     """
 
     title: str
@@ -66,7 +66,7 @@ class Benchmark:
 
 REFCOCO = Benchmark("RefCOCO-like", COCO_SIZES, 0.10, 0.9, 0.75, 1.0, 0.5, 26_488)
 OCID = Benchmark("OCID-like", {(640, 480): 1.0}, 0.02, 0.7, 1.0, 3.0, 0.25, 18_342)
-LOCALIZATION_WEIGHT = (REFCOCO.weight + OCID.weight) / sum(one.num_published for one in BENCHMARKS.values())
+LOCALIZATION_WEIGHT = (REFCOCO.weight + OCID.weight) / sum(each.num_published for each in BENCHMARKS.values())
 
 
 def _corner(canvas: tuple[int, int], *, enlarge: bool) -> ImageGeometry:
@@ -83,7 +83,7 @@ FRAMES = ("original image", "padded square", *CORNERS, "centre crop")
 
 
 def placement(frame: str, size: tuple[int, int]) -> Placement:
-    """Return where an image lies in a frame."""
+    """Return the placement of an image in a frame."""
     if frame == "original image":
         return Placement.of_image(size)
     if frame == "padded square":
@@ -109,18 +109,18 @@ def true_boxes(kind: Benchmark, size: tuple[int, int], count: int) -> Floats:
 
 
 def in_frame(boxes: Floats, frame: str, size: tuple[int, int]) -> Floats:
-    """Return pixel boxes ``[n, 4]`` in 0..1 of a frame, cut at its edges as true boxes are."""
-    one = placement(frame, size)
-    moved = boxes * np.tile(one.scale, 2) + np.tile(one.offset, 2)
-    return np.clip(moved / np.tile(one.canvas_size, 2), 0.0, 1.0)
+    """Return pixel boxes ``[n, 4]`` in 0..1 of a frame, clipped to it like ground-truth boxes."""
+    placed = placement(frame, size)
+    moved = boxes * np.tile(placed.scale, 2) + np.tile(placed.offset, 2)
+    return np.clip(moved / np.tile(placed.canvas_size, 2), 0.0, 1.0)
 
 
 def answers(truth: Floats, error: float) -> Floats:
-    """Return what a model answers to true boxes ``[n, 4]`` of its frame, in two decimals: ``[k, n, 4]``.
+    """Return a model's answers to ground-truth boxes ``[n, 4]`` in its frame, with two decimals: ``[k, n, 4]``.
 
     Args:
-        truth: boxes.
-        error: standard deviation of each edge's error, as a share of the box's side; at 0 ``k`` is 1, else 256.
+        truth: ground-truth boxes.
+        error: standard deviation of each edge's error relative to the box's side; ``k`` is 1 for 0 and 256 otherwise.
     """
     steps = np.array(list(product(EDGE_STEPS, repeat=4))) if error else np.zeros((1, 4))
     sides = np.tile(truth[:, 2:] - truth[:, :2], 2)
@@ -128,12 +128,12 @@ def answers(truth: Floats, error: float) -> Floats:
     return moved
 
 
-def share_right(told: Floats, truth: Floats, threshold: float) -> float:
-    """Return the share of answers ``[k, n, 4]`` whose IoU with the true boxes ``[n, 4]`` reaches a threshold."""
-    sides = np.minimum(told[..., 2:], truth[:, 2:]) - np.maximum(told[..., :2], truth[:, :2])
+def share_correct(predicted: Floats, truth: Floats, threshold: float) -> float:
+    """Return the share of answers ``[k, n, 4]`` whose IoU with the ground truth ``[n, 4]`` reaches a threshold."""
+    sides = np.minimum(predicted[..., 2:], truth[:, 2:]) - np.maximum(predicted[..., :2], truth[:, :2])
     overlap = np.clip(sides, 0, None).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (told, truth)]
-    valid = (told[..., 2:] > told[..., :2]).all(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (predicted, truth)]
+    valid = (predicted[..., 2:] > predicted[..., :2]).all(-1)
     union = areas[0] + areas[1] - overlap
     return float((valid & (overlap >= threshold * union) & (union > 0)).mean())
 
@@ -142,23 +142,23 @@ def scores(kind: Benchmark, answered: str, error: float = 0.0, parts: int = PART
     """Return the score in percent, in each frame, of a model that always finds the object.
 
     Args:
-        kind: what is asked.
+        kind: the kind of benchmark.
         answered: frame of the answers.
-        error: of each edge, as a share of the box's side.
-        parts: that each distribution of boxes is cut into.
+        error: standard deviation of each edge's error relative to the box's side.
+        parts: equal parts of each distribution of boxes.
     """
-    found = dict.fromkeys(FRAMES, 0.0)
+    percent = dict.fromkeys(FRAMES, 0.0)
     for size, share in kind.sizes.items():
         boxes = true_boxes(kind, size, parts)
-        rounded = in_frame(boxes, FRAMES[0], size).round(2) * np.tile(size, 2)  # the truth of full sets
-        told = answers(in_frame(boxes, answered, size), error)
+        rounded = in_frame(boxes, FRAMES[0], size).round(2) * np.tile(size, 2)  # as the ground truth of full sets
+        predicted = answers(in_frame(boxes, answered, size), error)
         for scored in FRAMES:
-            found[scored] += 100 * share * share_right(told, in_frame(rounded, scored, size), kind.threshold)
-    return found
+            percent[scored] += 100 * share * share_correct(predicted, in_frame(rounded, scored, size), kind.threshold)
+    return percent
 
 
 def pairs_table(title: str, error: float, parts: int) -> list[str]:
-    """Return a Markdown table: answers in the frame of the row, true boxes in that of the column."""
+    """Return a Markdown table: answers in the frame of the row, ground truth in that of the column."""
     lines = [f"| {title} | " + " | ".join(FRAMES) + " |", "|---|" + "--:|" * len(FRAMES)]
     for answered in FRAMES:
         refcoco, ocid = (scores(kind, answered, error, parts) for kind in (REFCOCO, OCID))
@@ -168,7 +168,7 @@ def pairs_table(title: str, error: float, parts: int) -> list[str]:
 
 
 def sizes_table() -> list[str]:
-    """Return a Markdown table of what the two likely frames cost at each image size."""
+    """Return a Markdown table of the cost of confusing the two likely frames, by image size."""
     lines = [
         f"| image | {FRAMES[0]}, scored in the {FRAMES[1]} | {FRAMES[1]}, scored in the {FRAMES[0]} |",
         "|---|--:|--:|",
@@ -186,19 +186,19 @@ FOUND = 0.75  # share of objects that an imprecise model finds
 
 
 def losses_table() -> list[str]:
-    """Return a Markdown table of the localization score that a mismatch of the two likely frames costs."""
+    """Return a Markdown table of the localization score lost by confusing the two likely frames."""
     lines = ["| error of an edge | same frame | other frame | lost | lost overall |", "|--:|--:|--:|--:|--:|"]
     weights = [REFCOCO.weight, OCID.weight]
     for error in ERRORS:
-        found = [scores(kind, FRAMES[1], error, FEWER_PARTS) for kind in (REFCOCO, OCID)]
-        same, other = (FOUND * np.average([one[frame] for one in found], weights=weights) for frame in FRAMES[1::-1])
+        by_kind = [scores(kind, FRAMES[1], error, FEWER_PARTS) for kind in (REFCOCO, OCID)]
+        same, other = (FOUND * np.average([of[frame] for of in by_kind], weights=weights) for frame in FRAMES[1::-1])
         lost = same - other
         lines.append(f"| {error:.0%} | {same:.1f} | {other:.1f} | {lost:.1f} | {LOCALIZATION_WEIGHT * lost:.1f} |")
     return lines
 
 
 def tables() -> list[str]:
-    """Return all that ``docs/collapse.md`` shows, line by line."""
+    """Return the lines of the tables in ``docs/collapse.md``."""
     return [
         *pairs_table("perfect answers in", 0.0, PARTS),
         "",

@@ -14,7 +14,7 @@ from benchmarks.validity.frames import (
     answers,
     pairs_table,
     scores,
-    share_right,
+    share_correct,
     sizes_table,
 )
 
@@ -45,4 +45,4 @@ def test_right_answers_are_those_of_the_scorer() -> None:
     truth = np.random.default_rng(0).uniform(0.1, 0.4, (50, 4)) + np.array([0, 0, 0.4, 0.4])
     told = answers(truth, 0.3)
     expected = np.mean([[iou(box, true) >= 0.5 for box, true in zip(each, truth, strict=True)] for each in told[::16]])
-    assert share_right(told[::16], truth, 0.5) == pytest.approx(expected)
+    assert share_correct(told[::16], truth, 0.5) == pytest.approx(expected)
