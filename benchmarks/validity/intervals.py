@@ -1,8 +1,8 @@
-"""Try the statistics on made-up studies whose truth is known: do 95% intervals hold the truth in 95 of 100 studies?
+"""Simulate studies with known truth: coverage of 95% intervals, and error rates and power of tests.
 
-`python -m benchmarks.validity.intervals` prints the tables of ``docs/statistics.md``. Each made-up study draws its own
-images, with unequal numbers of questions and of unequal difficulty, and lets two arms answer them. Many studies with
-the same layout of questions are computed as the arms of one `Sample`, by the code that real studies go through.
+`python -m benchmarks.validity.intervals` prints the tables of ``docs/statistics.md``. Each simulated study draws images
+of unequal difficulty with unequal numbers of questions, which two arms answer. Many studies with the same layout of
+questions are computed as the arms of one `Sample`, by the code that analyses real studies.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from eyeswap.statistics.resampling import LEVEL, Sample
 from eyeswap.statistics.tails import Floats
 
 ALPHA = 1 - LEVEL
-_AT_ONCE = 250  # studies with one layout of questions
+_BLOCK = 250  # studies with the same layout of questions
 _NUM_FLIPS = 1999
-_SPREAD = 0.25  # largest distance of an image's difficulty from the mean
+_SPREAD = 0.25  # largest deviation of an image's difficulty from the mean
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of made-up study.
+    """One kind of simulated study.
 
     Attributes:
-        title: for tables.
-        num_images: images in a study.
+        title: name for tables.
+        num_images: number of images in a study.
         sizes: draws the number of questions about each image.
-        p: chance of a right answer.
-        unlike: the second arm finds all images equally hard, the first does not.
-        crowded: images with many questions are harder.
-        second_benchmark: half of the images serve a second benchmark, with a third of the weight.
+        p: probability of a correct answer.
+        unlike: whether all images are equally hard for the second arm, but not for the first.
+        crowded: whether images with many questions are harder.
+        second_benchmark: whether half of the images also belong to a second benchmark, with a third of the weight.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Scenario:
 
     @property
     def truth(self) -> float:
-        """The true score: over questions, so that crowded images count for more."""
+        """The true score over questions, to which crowded images contribute more."""
         if not self.crowded:
             return self.p
         sizes = np.arange(1, 9)
@@ -96,7 +96,7 @@ SCENARIOS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Which question is about which image: of each benchmark ``[n_b]``, and the benchmarks' weights."""
+    """The image of each question, ``[n_b]`` per benchmark, and the benchmarks' weights."""
 
     clusters: list[NDArray[np.int64]]
     sizes: NDArray[np.int64]
@@ -104,7 +104,7 @@ class Layout:
 
 
 def layout(scenario: Scenario, generator: Generator) -> Layout:
-    """Draw which questions a study asks."""
+    """Draw the questions of a study."""
     sizes = scenario.sizes(generator, scenario.num_images)
     clusters = [np.repeat(np.arange(scenario.num_images), sizes)]
     if not scenario.second_benchmark:
@@ -116,41 +116,41 @@ def layout(scenario: Scenario, generator: Generator) -> Layout:
 def answers(
     scenario: Scenario, where: Layout, num_studies: int, generator: Generator, loss: float = 0.0, num_arms: int = 2
 ) -> list[Floats]:
-    """Draw right and wrong answers of all arms in many studies: of each benchmark ``[num_arms * num_studies, n_b]``.
+    """Draw the scores of all arms in many studies, ``[num_arms * num_studies, n_b]`` per benchmark.
 
-    The arms share half of the difficulty of an image. The first is worse than the others by ``loss``.
+    The arms share half of the difficulty of an image. The first arm is worse than the others by ``loss``.
     """
     p = _crowded(scenario.p, where.sizes) if scenario.crowded else np.full(scenario.num_images, scenario.p)
     spread = np.minimum(_SPREAD, np.minimum(p, 1 - p))  # [m]
     shape = (num_studies, scenario.num_images)
     shared = generator.uniform(-1, 1, shape)
-    found: list[list[Floats]] = [[] for _ in where.clusters]
+    scores: list[list[Floats]] = [[] for _ in where.clusters]
     for arm in range(num_arms):
-        own = np.where(generator.random(shape) < 0.5, shared, generator.uniform(-1, 1, shape))
-        hardness = np.zeros(shape) if scenario.unlike and arm else own
+        half_shared = np.where(generator.random(shape) < 0.5, shared, generator.uniform(-1, 1, shape))
+        hardness = np.zeros(shape) if scenario.unlike and arm else half_shared
         chance = p + spread * hardness  # [studies, m]
         if arm == 0:
             chance = chance * (1 - loss / scenario.truth)
         for benchmark, images in enumerate(where.clusters):
             right = generator.random((num_studies, len(images))) < chance[:, images]
-            found[benchmark].append(right.astype(np.float64))
-    return [np.concatenate(rows) for rows in found]
+            scores[benchmark].append(right.astype(np.float64))
+    return [np.concatenate(rows) for rows in scores]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What many studies of one scenario showed; all numbers are shares of studies.
+    """The outcome of many studies of one scenario, as shares of studies.
 
     Attributes:
-        scenario: its title.
-        num_studies: how many studies were made up.
-        score: intervals of a score that hold the truth.
-        difference: intervals of a difference that hold the truth.
+        scenario: title of the scenario.
+        num_studies: number of studies.
+        score: intervals of a score that contain the truth.
+        difference: intervals of a difference that contain the truth.
         sign_flip: true nulls rejected by the sign-flip test.
-        interval: true nulls rejected because the interval leaves out zero.
+        interval: true nulls rejected because the interval excludes zero.
         mcnemar: true nulls rejected by McNemar's test on the questions.
-        no_worse: arms called "no worse" though worse by just the margin.
-        power: differences found that are as large as the minimum detectable one.
+        no_worse: arms called "no worse" that are worse by exactly the margin.
+        power: detected differences of the minimum detectable size.
     """
 
     scenario: str
@@ -165,55 +165,55 @@ class Outcome:
 
 
 def try_scenario(scenario: Scenario, num_studies: int = 2000, seed: int = 0) -> Outcome:
-    """Make up studies of one kind and count how often intervals and tests are right."""
+    """Simulate studies of one kind and count how often intervals and tests are correct."""
     generator = np.random.default_rng([seed, *scenario.title.encode()])
-    pairs = [(study, study + _AT_ONCE) for study in range(_AT_ONCE)]
+    pairs = [(study, study + _BLOCK) for study in range(_BLOCK)]
     shares = []
-    for number in range(-(-num_studies // _AT_ONCE)):
+    for number in range(-(-num_studies // _BLOCK)):
         where = layout(scenario, generator)
-        rows = answers(scenario, where, _AT_ONCE, generator)
+        rows = answers(scenario, where, _BLOCK, generator)
         equal = Sample(rows, where.clusters, where.weights)
-        scores = sample_intervals(equal, seed=number)[:_AT_ONCE]
+        scores = sample_intervals(equal, seed=number)[:_BLOCK]
         differences = list(sample_differences(equal, seed=number, pairs=pairs).values())
         flips = sign_flips(equal, _NUM_FLIPS, number, pairs)
-        margin = float(np.mean([minimum_detectable(one) for one in differences]))
-        rows_worse = answers(scenario, where, _AT_ONCE, generator, loss=margin)
+        margin = float(np.mean([minimum_detectable(interval) for interval in differences]))
+        rows_worse = answers(scenario, where, _BLOCK, generator, loss=margin)
         unequal = Sample(rows_worse, where.clusters, where.weights)
         worse = list(sample_differences(unequal, seed=number, pairs=pairs).values())
         shares.append(
             [
-                np.mean([one.low <= scenario.truth <= one.high for one in scores]),
-                np.mean([one.low <= -margin <= one.high for one in worse]),
+                np.mean([interval.low <= scenario.truth <= interval.high for interval in scores]),
+                np.mean([interval.low <= -margin <= interval.high for interval in worse]),
                 np.mean([p < ALPHA for p in flips.values()]),
-                np.mean([abs(one.value) > one.half_width() for one in differences]),
+                np.mean([abs(interval.value) > interval.half_width() for interval in differences]),
                 np.mean(_mcnemar(np.concatenate(rows, axis=1)) < ALPHA),
-                np.mean([equivalence(one, margin).p_no_worse < ALPHA for one in worse]),
-                np.mean([abs(one.value) > one.half_width() for one in worse]),
+                np.mean([equivalence(interval, margin).p_no_worse < ALPHA for interval in worse]),
+                np.mean([abs(interval.value) > interval.half_width() for interval in worse]),
             ]
         )
     return Outcome(
         scenario.title,
-        len(shares) * _AT_ONCE,
+        len(shares) * _BLOCK,
         *(float(share) for share in np.array(shares, dtype=np.float64).mean(axis=0)),
     )
 
 
 def _mcnemar(rows: Floats) -> Floats:
-    """Return McNemar's p-value of each study; rows ``[2 * studies, n]``, as `differences.mcnemar`."""
-    a, b = rows[:_AT_ONCE], rows[_AT_ONCE:]
+    """Return McNemar's p-value of each study, as `differences.mcnemar`, from scores ``[2 * studies, n]``."""
+    a, b = rows[:_BLOCK], rows[_BLOCK:]
     only_a, only_b = (a > b).sum(axis=1), (b > a).sum(axis=1)
     return np.asarray(np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5)))
 
 
 @dataclass(frozen=True)
 class Family:
-    """What many studies of six arms showed; shares of studies.
+    """The outcome of many studies of six arms, as shares of studies.
 
     Attributes:
-        title: how good the arms truly are.
-        num_studies: how many studies were made up.
-        any_wrong: two arms that are equal are told apart, or two are put in the wrong order, anywhere in the study.
-        all_ranks: the intervals of all ranks hold the truth at once.
+        title: the true scores of the arms.
+        num_studies: number of studies.
+        any_wrong: studies in which any two equal arms are told apart, or any two arms are put in the wrong order.
+        all_ranks: studies in which the intervals of all ranks contain the truth.
     """
 
     title: str
@@ -230,7 +230,7 @@ FAMILIES = {
 
 
 def try_family(title: str, num_studies: int = 2000, seed: int = 0) -> Family:
-    """Make up studies of six arms and count how often Holm's correction and the rank intervals are right."""
+    """Simulate studies of six arms and count how often Holm's correction and the rank intervals are correct."""
     truth = np.array(FAMILIES[title])
     generator = np.random.default_rng([seed, *title.encode()])
     wrong, held, at_once, arms = 0, 0, 50, len(truth)
@@ -245,20 +245,20 @@ def try_family(title: str, num_studies: int = 2000, seed: int = 0) -> Family:
         pairs = [(study * arms + i, study * arms + j) for study in range(at_once) for i, j in within]
         p_values = list(sign_flips(sample, _NUM_FLIPS, number, pairs).values())
         for study in range(at_once):
-            own = p_values[study * len(within) : (study + 1) * len(within)]
+            of_study = p_values[study * len(within) : (study + 1) * len(within)]
             values = sample.values[study * arms : (study + 1) * arms, 0]
-            adjusted = dict(zip(within, holm(own), strict=True))
-            found = [pair for pair, p in adjusted.items() if p < ALPHA]
-            wrong += any((values[i] - values[j]) * (truth[i] - truth[j]) <= 0 for i, j in found)
+            adjusted = dict(zip(within, holm(of_study), strict=True))
+            told_apart = [pair for pair, p in adjusted.items() if p < ALPHA]
+            wrong += any((values[i] - values[j]) * (truth[i] - truth[j]) <= 0 for i, j in told_apart)
             ranks = rank_intervals(list(values), adjusted)
             best, worst = _true_ranks(truth)
-            held += all(one.low <= worst[i] and best[i] <= one.high for i, one in enumerate(ranks))
+            held += all(rank.low <= worst[i] and best[i] <= rank.high for i, rank in enumerate(ranks))
     total = -(-num_studies // at_once) * at_once
     return Family(title, total, wrong / total, held / total)
 
 
 def _true_ranks(truth: Floats) -> tuple[Floats, Floats]:
-    """Return the best and the worst place of each arm; equals may stand in any order."""
+    """Return the best and the worst true rank of each arm; equal arms may be in any order."""
     return 1 + (truth > truth[:, np.newaxis]).sum(axis=1), (truth >= truth[:, np.newaxis]).sum(axis=1)
 
 
@@ -267,10 +267,10 @@ def main(num_studies: int) -> None:
     print("| studies | score | difference | sign flip | interval | McNemar | no worse | power |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for scenario in SCENARIOS:
-        one = try_scenario(scenario, num_studies)
-        shares = (one.score, one.difference, one.sign_flip, one.interval, one.mcnemar, one.no_worse, one.power)
+        it = try_scenario(scenario, num_studies)
+        shares = (it.score, it.difference, it.sign_flip, it.interval, it.mcnemar, it.no_worse, it.power)
         cells = " | ".join(f"{100 * share:.1f}" for share in shares)
-        print(f"| {one.scenario} | {cells} |", flush=True)
+        print(f"| {it.scenario} | {cells} |", flush=True)
     print("\n| six arms, 15 pairs | any wrong | all ranks |")
     print("|---|--:|--:|")
     for title in FAMILIES:
