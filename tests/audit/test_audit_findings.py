@@ -222,7 +222,10 @@ def test_a_setting_that_gives_each_arm_a_frame_of_its_own_is_named() -> None:
     native = boxes("native", 8, "study", "vmamba-tiny-s1l8-maskrcnn-1x", canvas=[800, 1333])
     mismatch, between = frame_findings(square, native)
     assert (mismatch.key, mismatch.runs) == ("box-frame-mismatch", ("square/seed-7",))
-    assert "learnt as fractions of the padded square and read as fractions of the original image" in mismatch.message
+    assert (
+        "trained as fractions of the padded square but are scored as fractions of the original image"
+        in mismatch.message
+    )
     assert (between.key, between.together) == ("box-frames-of-arms", True)
     assert between.evidence["frames"] == {"square": "original image", "native": "padded square"}
     assert "(original image: square; padded square: native)" in between.message
