@@ -77,8 +77,8 @@ def test_many_arms_have_short_names_in_figures_and_whole_ones_in_tables(many):
 
 def test_published_models_stand_beside_and_what_cannot_be_compared_is_said(many):
     analysis, page = many
-    assert {one.arm for one in analysis.beside} == set(PAPER)
-    assert all(one.in_words == "not comparable" for one in analysis.beside)
+    assert {one.arm for one in analysis.published} == set(PAPER)
+    assert all(one.in_words == "not comparable" for one in analysis.published)
     assert "not comparable: other benchmarks, the embedded data, language model digits-llm" in page
     assert len(analysis.published_points) == 15  # of classification
     assert "Hollow marks are the published study" in page

@@ -15,7 +15,7 @@ from eyeswap.report.analysis.costs import Budget, budgets, find_profile
 from eyeswap.report.analysis.fixed import audited, diagnosed
 from eyeswap.report.analysis.pairs import MARGIN, Comparison, compare_averages, compare_benchmarks, rank_arms
 from eyeswap.report.analysis.predictors import Predictor, predictors, weak_weights
-from eyeswap.report.analysis.published import Beside, published_beside, published_points
+from eyeswap.report.analysis.published import PublishedComparison, compare_with_published, published_points
 from eyeswap.report.analysis.seeds import SeedSpread, seed_spreads, with_spreads
 from eyeswap.report.analysis.study import StudyResults, gather, score_records
 from eyeswap.report.analysis.verdict import Verdict, judge
@@ -39,7 +39,7 @@ class Analysis:
         ranks: average to arm to its rank, with an interval.
         predictors: properties of the arms known before training, correlated with their scores.
         budgets: the cost of each arm in tokens, FLOPs, seconds and parameters.
-        beside: our averages that have a published counterpart.
+        published: our averages that have a published counterpart.
         published_points: points of the published Figure 1, if an arm is among its models.
         grounding: why boxes are wrong; empty without localization benchmarks.
         collapse: whether each arm's localization has collapsed, with evidence; empty without localization benchmarks.
@@ -56,7 +56,7 @@ class Analysis:
     ranks: dict[str, dict[str, Rank]]
     predictors: list[Predictor]
     budgets: list[Budget]
-    beside: list[Beside]
+    published: list[PublishedComparison]
     published_points: list[PublishedResult]
     grounding: list[Grounding]
     collapse: list[ArmDiagnosis]
@@ -116,7 +116,7 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
     averages = compare_averages(results, margin, seeds)
     profile = find_profile(study_dir)
     audit, known, collapse = audited(results), predictors(results), diagnosed(results)
-    beside = published_beside(results)
+    published = compare_with_published(results)
     return Analysis(
         results=results,
         margin=margin,
@@ -126,8 +126,8 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
         ranks=rank_arms(averages),
         predictors=known,
         budgets=budgets(results, profile) if results.finished_arms else [],
-        beside=beside,
-        published_points=published_points(results, beside),
+        published=published,
+        published_points=published_points(results, published),
         grounding=grounding(results),
         collapse=collapse,
         profile=profile,

@@ -105,7 +105,8 @@ def compare_averages(
     Raises:
         DataError: if the margin is not above 0.
     """
-    averages = {where: found for where, found in benchmark_positions(results).items() if where in results.groups}
+    positions = benchmark_positions(results)
+    averages = {where: positions[where] for where in positions if where in results.groups}
     return _compare(results.finished_arms, averages, margin, spreads)
 
 
@@ -113,7 +114,8 @@ def compare_benchmarks(
     results: StudyResults, margin: float = MARGIN, spreads: Mapping[str, SeedSpread] = MappingProxyType({})
 ) -> list[Comparison]:
     """Compare all pairs of finished arms on every single benchmark; otherwise as `compare_averages`."""
-    single = {where: found for where, found in benchmark_positions(results).items() if where not in results.groups}
+    positions = benchmark_positions(results)
+    single = {where: positions[where] for where in positions if where not in results.groups}
     return _compare(results.finished_arms, single, margin, spreads)
 
 
@@ -140,27 +142,39 @@ def _ranks(pairs: Sequence[Comparison]) -> dict[str, Rank]:
 
 
 def _compare(
-    arms: Sequence[Arm], which: Mapping[str, Sequence[int]], margin: float, spreads: Mapping[str, SeedSpread]
+    arms: Sequence[Arm], averages: Mapping[str, Sequence[int]], margin: float, spreads: Mapping[str, SeedSpread]
 ) -> list[Comparison]:
-    """Compare pairs of arms on each named list of benchmark positions; the largest difference comes first."""
+    """Compare pairs of arms on the average over each named list of benchmarks; the largest difference comes first."""
     if len(arms) < 2:
         return []
     predictions = _on_equal_seeds(arms)
-    found = []
-    for where, positions in which.items():
+    comparisons = []
+    for where, positions in averages.items():
         sample = gather_pieces([[piece for i in positions for piece in of_arm[i].pieces()] for of_arm in predictions])
         has_seeds = sample.values.shape[1] > 1
         stated = None if has_seeds or where not in spreads else spreads[where].variance
         for (i, j), (interval, p) in compare_arms(sample, seeds=stated).items():
             ahead, behind = (i, j) if interval.value >= 0 else (j, i)
-            upwards = interval.times(100 if ahead == i else -100)
-            pair = _comparison(where, arms[ahead].name, arms[behind].name, upwards, p, margin)
-            pair = replace(pair, over_seeds=has_seeds or stated is not None)
-            if len(positions) == 1:
-                pair = replace(pair, mcnemar=_mcnemar(*(predictions[arm][positions[0]] for arm in (ahead, behind))))
-            found.append((pair, upwards))
-    order = list(which)
-    return sorted(_adjusted(found), key=lambda pair: (order.index(pair.where), -pair.value))
+            points = interval.times(100 if ahead == i else -100)
+            comparison = Comparison(
+                where=where,
+                ahead=arms[ahead].name,
+                behind=arms[behind].name,
+                value=points.value,
+                low=points.low,
+                high=points.high,
+                raw_p=p,
+                p=p,
+                over_seeds=has_seeds or stated is not None,
+                detectable=None,
+                equivalence=equivalence(points, margin),
+                mcnemar=_mcnemar(*(predictions[arm][positions[0]] for arm in (ahead, behind)))
+                if len(positions) == 1
+                else None,
+            )
+            comparisons.append((comparison, points))
+    order = list(averages)
+    return sorted(_adjusted(comparisons), key=lambda pair: (order.index(pair.where), -pair.value))
 
 
 def _on_equal_seeds(arms: Sequence[Arm]) -> list[list[Predictions]]:
@@ -171,35 +185,19 @@ def _on_equal_seeds(arms: Sequence[Arm]) -> list[list[Predictions]]:
     return [pool_seeds([run.predictions for run in arm.runs if run.seed in seeds]) for arm in arms]
 
 
-def _comparison(where: str, ahead: str, behind: str, interval: Interval, p: float, margin: float) -> Comparison:
-    return Comparison(
-        where=where,
-        ahead=ahead,
-        behind=behind,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        raw_p=p,
-        p=p,
-        over_seeds=False,
-        detectable=None,
-        equivalence=equivalence(interval, margin),
-        mcnemar=None,
-    )
-
-
-def _adjusted(found: Sequence[tuple[Comparison, Interval]]) -> list[Comparison]:
+def _adjusted(family: Sequence[tuple[Comparison, Interval]]) -> list[Comparison]:
     """Adjust all p-values by Holm, and compute detectable differences at the level of Holm's first step."""
-    differ = _implied([pair for pair, _ in found], holm([pair.p for pair, _ in found]))
-    bounds = holm([p for pair, _ in found for p in (pair.equivalence.p_no_worse, pair.equivalence.p_no_better)])
+    pairs = [pair for pair, _ in family]
+    p_values = _implied(pairs, holm([pair.p for pair in pairs]))
+    bounds = holm([p for pair in pairs for p in (pair.equivalence.p_no_worse, pair.equivalence.p_no_better)])
     return [
         replace(
             pair,
             p=p,
-            detectable=_detectable(interval, ALPHA / len(found)) if pair.over_seeds else None,
+            detectable=_detectable(interval, ALPHA / len(family)) if pair.over_seeds else None,
             equivalence=replace(pair.equivalence, p_no_worse=no_worse, p_no_better=no_better),
         )
-        for (pair, interval), p, no_worse, no_better in zip(found, differ, bounds[::2], bounds[1::2], strict=True)
+        for (pair, interval), p, no_worse, no_better in zip(family, p_values, bounds[::2], bounds[1::2], strict=True)
     ]
 
 
@@ -209,7 +207,7 @@ def _implied(pairs: Sequence[Comparison], p_values: Sequence[float]) -> list[flo
     by_place: dict[str, dict[tuple[int, int], float]] = {}
     for pair, p in zip(pairs, p_values, strict=True):
         by_place.setdefault(pair.where, {})[names.index(pair.ahead), names.index(pair.behind)] = p
-    implied = {where: with_implied(found) for where, found in by_place.items()}
+    implied = {where: with_implied(of_place) for where, of_place in by_place.items()}
     return [implied[pair.where][names.index(pair.ahead), names.index(pair.behind)] for pair in pairs]
 
 

@@ -19,7 +19,7 @@ LANGUAGE_MODEL = "vicuna-7b-v1.5"
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedComparison:
     """One average of one arm and its published counterpart, percent.
 
     Attributes:
@@ -50,7 +50,7 @@ class Beside:
         return "within" if within((self.low, self.high), self.published, self.result.precision) else "outside"
 
 
-def published_beside(results: StudyResults) -> list[Beside]:
+def compare_with_published(results: StudyResults) -> list[PublishedComparison]:
     """Return every average of ours that has a published counterpart, in the order of the arms."""
     recipe = results.study.get("recipe", {})
     comparisons = []
@@ -64,13 +64,15 @@ def published_beside(results: StudyResults) -> list[Beside]:
                 ours = average(pieces, arm.seed_variances.get(group))
                 differs = _differs(recipe, group, [arm.predictions[i].name for i in positions], results.study)
                 numbers = (100 * ours.value, 100 * ours.low, 100 * ours.high)
-                comparisons.append(Beside(arm.name, group, *numbers, result.scores[group], result, differs))
+                comparisons.append(
+                    PublishedComparison(arm.name, group, *numbers, result.scores[group], result, differs)
+                )
     return comparisons
 
 
-def published_points(results: StudyResults, beside: list[Beside]) -> list[PublishedResult]:
+def published_points(results: StudyResults, comparisons: list[PublishedComparison]) -> list[PublishedResult]:
     """Return the published models to draw beside ours: those with our arms' objectives, if an arm is among them."""
-    if not beside:
+    if not comparisons:
         return []
     objectives = {arm.objective for arm in results.finished_arms}
     return [result for result in published_results() if result.objective in objectives]

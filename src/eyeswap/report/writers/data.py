@@ -9,7 +9,7 @@ from typing import Any
 
 from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.pairs import Comparison
-from eyeswap.report.analysis.published import Beside
+from eyeswap.report.analysis.published import PublishedComparison
 from eyeswap.report.analysis.study import RECORD_KEYS, Arm, StudyResults, score_records
 
 
@@ -42,14 +42,14 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "budgets": [asdict(budget) for budget in analysis.budgets],
         "grounding": [asdict(grounding) for grounding in analysis.grounding],
         "collapse": [diagnosis.as_dict() for diagnosis in analysis.collapse],
-        "published": [_beside_json(beside) for beside in analysis.beside],
+        "published": [_published_json(comparison) for comparison in analysis.published],
         "profile": [asdict(cell) for cell in analysis.profile],
         "audit": analysis.audit.as_dict() if analysis.audit else None,
     }
 
 
-def _beside_json(beside: Beside) -> dict[str, Any]:
-    return asdict(beside) | {"result": beside.result.as_dict(), "in_words": beside.in_words}
+def _published_json(comparison: PublishedComparison) -> dict[str, Any]:
+    return asdict(comparison) | {"result": comparison.result.as_dict(), "in_words": comparison.in_words}
 
 
 def _pair_json(pair: Comparison) -> dict[str, Any]:

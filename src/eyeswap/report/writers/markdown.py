@@ -26,8 +26,8 @@ def markdown(analysis: Analysis) -> str:
         parts += ["## Where boxes go wrong", _grounding(analysis)]
     if analysis.collapse:
         parts += ["## Has localization collapsed?", _collapse(analysis)]
-    if analysis.beside:
-        parts += ["## Comparison with the published study", _beside(analysis)]
+    if analysis.published:
+        parts += ["## Comparison with the published study", _published(analysis)]
     parts += ["## Held fixed", _fixed(analysis)]
     return _inert("\n\n".join(parts)) + "\n"
 
@@ -136,7 +136,7 @@ def _collapse(analysis: Analysis) -> str:
     return "\n".join(f"- {arm.arm}: **{arm.verdict}**. {'; '.join(arm.reasons)}." for arm in analysis.collapse)
 
 
-def _beside(analysis: Analysis) -> str:
+def _published(analysis: Analysis) -> str:
     rows = [
         [
             ours.arm,
@@ -146,7 +146,7 @@ def _beside(analysis: Analysis) -> str:
             ours.in_words + (f" ({', '.join(ours.differs)})" if ours.differs else ""),
             f"{ours.result.model}, {ours.result.source}",
         ]
-        for ours in analysis.beside
+        for ours in analysis.published
     ]
     note = "Our averages use the published weights of the benchmarks; published values are from one seed."
     return f"{pipes(['arm', 'average', 'ours', 'published', 'published lies', 'source'], rows)}\n\n{note}"
