@@ -53,7 +53,7 @@ def test_nothing_is_saved_if_there_is_no_box(monkeypatch: pytest.MonkeyPatch, im
     drawn = tmp_path / "drawn.png"
     result = ask(monkeypatch, Answer("left", None), "run", image, "Where?", "--save", drawn)
     assert result.exit_code == 1
-    assert result.stderr == f"error: {drawn} was not written: the answer holds no box to draw\n"
+    assert result.stderr == f"error: {drawn} was not written: the answer contains no box to draw\n"
     assert not drawn.exists()
 
 

@@ -116,8 +116,8 @@ def test_the_json_of_an_entry_has_all_a_machine_needs():
     [
         (["list", "nonsense"], 'no backbone has "nonsense" in its name'),
         (["list", "deit-t"], "left out: vit-adapter-upernet-deit-t-ade20k-512: the authors' download"),
-        (["list", "--family", "vmanba"], "--family vmanba: no such thing. Did you mean vmamba?"),
-        (["list", "--objective", "detect"], "Did you mean detection?"),
+        (["list", "--family", "vmanba"], "--family vmanba: no such family. Did you mean vmamba?"),
+        (["list", "--objective", "detect"], "'detect' is not one of 'classification', 'detection'"),
         (["show", "vmamba-tny"], "did you mean"),
         (["show", "vit-adapter-upernet-deit-t-ade20k-512"], "download link is dead"),
     ],
@@ -152,7 +152,7 @@ def test_show_tells_where_weights_are_and_what_they_may_be_used_for(monkeypatch,
         "82.3 IN1K top-1 (MambaVision README)",
         "CC-BY-NC-SA-4.0: for non-commercial use only",
         "tap 1,after; the frozen network follows train()",
-        "not on this machine; would lie at",
+        "not on this machine; would be stored at",
     ):
         assert words in flat, words
 
@@ -261,7 +261,7 @@ def test_check_with_fresh_weights_downloads_nothing(monkeypatch):
     ("arguments", "words"),
     [
         (["absent.py"], "absent.py: no such file"),
-        (["digits-vit", "--device", "nowhere"], "--device nowhere: torch cannot use it here"),
+        (["digits-vit", "--device", "nowhere"], "--device nowhere: torch cannot use this device"),
         (["digits-vit", "--weights", "absent.pth"], "absent.pth: no such weights file"),
         (["no-such-name"], "no backbone 'no-such-name' in the catalog"),
     ],

@@ -79,7 +79,7 @@ def test_an_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("eyeswap.study.execute.run_study", interrupt)
     result = invoke("study", "run", study)
     assert result.exit_code == 130
-    assert result.stderr.strip() == "interrupted; run the same command again to go on"
+    assert result.stderr.strip() == "interrupted; run the same command again to resume"
 
 
 def test_a_plan_lists_the_runs_and_starts_nothing(study: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_real_interrupt_leaves_one_line_and_nothing_half_written(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
-    assert complaint.strip().endswith("interrupted; run the same command again to go on")
+    assert complaint.strip().endswith("interrupted; run the same command again to resume")
     assert "Traceback" not in complaint
     assert not list(out.rglob("*.tmp"))
 
@@ -191,7 +191,7 @@ def test_a_real_interrupt_leaves_one_line_and_nothing_half_written(tmp_path: Pat
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "text that is not valid Unicode", 2),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply", 2),
         (MemoryError(), "out of memory", 2),
-        (KeyError("arm"), "KeyError: 'arm'; this is a bug, run again with --debug", 70),
+        (KeyError("arm"), "KeyError: 'arm'; this is a bug; run again with --debug", 70),
     ],
 )
 def test_an_error_of_any_kind_is_one_line(
@@ -211,9 +211,16 @@ def test_an_error_of_any_kind_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["no-such-command"], ["study", "plan"], ["study", "plan", "x", "--gpus", "many"]]
+    ("arguments", "line"),
+    [
+        (["no-such-command"], "No such command 'no-such-command'; see `eyeswap --help`"),
+        (["study", "plan"], "Missing argument 'FILE'; see `eyeswap study plan --help`"),
+        (["study", "plan", "x", "--gpus", "many"], "Invalid value for '--gpus': "),
+        (["study", "plan", "x", "--runs", __file__], "Invalid value for '--runs': "),
+    ],
 )
-def test_a_mistake_on_the_command_line_is_no_bug(arguments: list[str]) -> None:
+def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], line: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert "bug" not in result.output
+    assert result.output.startswith(f"error: {line}")
+    assert result.output.count("\n") == 1

@@ -82,7 +82,7 @@ def test_probes_ask_a_part_of_each_runs_questions_twice(folder: Path, monkeypatc
 def test_a_run_without_its_model_cannot_be_probed(folder: Path) -> None:
     result = invoke("collapse", folder, "--probe", 9)
     assert result.exit_code == 2
-    assert result.stderr.strip().endswith("has no trained model to probe (model/ is missing)")
+    assert result.stderr.strip().endswith("there is no trained model to probe (model/ is missing)")
 
 
 def test_unfinished_runs_are_left_out(folder: Path) -> None:

@@ -113,4 +113,4 @@ def test_the_list_of_images_is_of_one_file(tmp_path: Path) -> None:
 def test_training_data_need_no_preparation(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["data", "prepare", "llava-v1.5-instruct", "--root", str(tmp_path)])
     assert shown.exit_code == 2
-    assert "look at them with `eyeswap data check llava-v1.5-instruct`" in shown.stderr
+    assert "check them with `eyeswap data check llava-v1.5-instruct`" in shown.stderr

@@ -49,7 +49,7 @@ def test_benchmarks_are_asked_scored_and_shown(saved: Path):
     frames = {"original", "study", "padded-square", "canvas"}
     assert set(scores["benchmarks"]["refcoco"]["readings"]) == {*frames, "lenient"}
     assert scores["benchmarks"]["refcoco"]["box_frame"] == "original"
-    assert "boxes in every frame, percent; * counts" in result.stdout
+    assert "boxes in every frame, percent; * is the reported score" in result.stdout
     again = run(saved, "--benchmarks", NAMES, "--subset", "4", "--out", str(saved / "four"), "--json")
     assert json.loads(again.stdout)["benchmarks"] == scores["benchmarks"]
     rescored = CliRunner().invoke(app, ["score", str(saved / "four"), "--json"])
@@ -156,7 +156,7 @@ def test_broken_images_are_counted_and_named(saved: Path, tmp_path: Path):
     assert result.exit_code == 0, result.output
     scores = read_json(tmp_path / "out" / "scores.json")
     assert scores["errors"] > 0
-    assert f"{scores['errors']} questions could not be asked or scored, and count as wrong:" in result.stdout
+    assert f"{scores['errors']} questions could not be asked or scored and count as wrong:" in result.stdout
     assert "not a readable image" in result.stdout
 
 
@@ -165,7 +165,10 @@ def test_broken_images_are_counted_and_named(saved: Path, tmp_path: Path):
     [
         (["--benchmarks", "vqav3"], 'unknown benchmark "vqav3". Did you mean vqav2?'),
         (["--benchmarks", "pope", "--subset", "some"], "--subset some: write slim"),
-        (["--benchmarks", "pope", "--mode", "officiall"], "--mode officiall: Did you mean official?"),
+        (
+            ["--benchmarks", "pope", "--mode", "officiall"],
+            "'--mode': 'officiall' is not one of 'study', 'official'",
+        ),
         (["--benchmarks", "gqa"], "testdev_balanced_questions.json"),
         ([], "belongs to no study; name --benchmarks and --data"),
     ],
@@ -205,4 +208,4 @@ def test_blanked_and_shuffled_images_are_evaluations_of_their_own(saved: Path, t
 def test_images_are_as_is_blanked_or_shuffled(saved: Path):
     result = run(saved, "--benchmarks", "pope", "--images", "blank")
     assert result.exit_code == 2
-    assert "--images blank: Did you mean blanked?" in result.stderr
+    assert "'blank' is not one of 'as-is', 'blanked', 'shuffled'" in result.stderr

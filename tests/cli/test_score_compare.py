@@ -56,8 +56,8 @@ def test_compare_prints_what_it_gives_as_json(runs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("score", "{a}", "--mode", "oficial"), "--mode oficial: Did you mean official? Allowed: study, official."),
-        (("score", "{a}", "--weights", "x"), "--weights x: Allowed: counts, published."),
+        (("score", "{a}", "--mode", "oficial"), "'--mode': 'oficial' is not one of 'study', 'official'"),
+        (("score", "{a}", "--weights", "x"), "'--weights': 'x' is not one of 'counts', 'published'"),
         (("score", "{a}/predictions"), "no predictions; pass the folder of a run"),
         (("compare", "{a}", "{a}/none"), "no predictions; pass the folder of a run"),
         (("compare", "{a}", "{b}", "--benchmark", "ocid-ref"), "did not both answer 'ocid-ref'"),

@@ -31,7 +31,7 @@ def run(*words: object) -> Result:
 def test_a_dry_run_says_cost_and_saving_and_writes_nothing(data: Path, tmp_path: Path):
     result = run("--backbone", "digits-vit", "--data", data, "--out", tmp_path / "tokens", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"{len(images_of(data)[1])}, of which 0 are known to be stored" in result.output
+    assert f"{len(images_of(data)[1])}, of which 0 are already stored" in result.output
     assert "64 tokens x 128 x 2 bytes = 16.4 KB" in result.output
     assert f"{len(images_of(data)[1]) * 64 * 128 * 2 / 1000:.1f} KB (" in result.output
     assert "of digits-vit in every later pass" in result.output
@@ -86,8 +86,11 @@ def test_mistakes_are_one_line(data: Path, tmp_path: Path):
     for words, told in [
         (("--backbone", "digits-vti", "--data", data), "did you mean digits-vit"),
         (("--backbone", "digits-vit", "--data", tmp_path / "no"), "no such file or folder"),
-        (("--backbone", "digits-vit", "--data", tmp_path), "refers to no image, and holds none"),
-        (("--backbone", "digits-vit", "--data", data, "--wiring", "controled"), "Did you mean controlled"),
+        (("--backbone", "digits-vit", "--data", tmp_path), "contains and names no images"),
+        (
+            ("--backbone", "digits-vit", "--data", data, "--wiring", "controled"),
+            "'controled' is not one of 'controlled', 'as-published'",
+        ),
     ]:
         result = run(*words, "--out", tmp_path / "tokens")
         assert result.exit_code == 2

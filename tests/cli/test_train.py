@@ -51,7 +51,7 @@ def test_a_dry_run_says_what_it_takes_and_touches_nothing(recipe: Path, tmp_path
     words = ("--backbone", "vmamba-small-s2l15", "--runs", tmp_path / "runs", "--dry-run", "--gpu", "h100")
     result = run("train", recipe, *words)
     assert result.exit_code == 0, result.output
-    assert "no weights and no images are loaded, nothing is written" in result.stdout
+    assert "no weights or images are loaded, and nothing is written" in result.stdout
     assert "2 steps over 8 conversations" in result.stdout
     assert not (tmp_path / "runs").exists()
     numbers = json.loads(run("train", recipe, *words, "--json").stdout)

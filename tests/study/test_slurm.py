@@ -142,7 +142,7 @@ def test_the_command_submits_what_is_not_done_and_says_where_to_look(slurm: Path
     command = ["study", "run", str(file), "--runs", str(runs), "--launcher", "slurm"]
     told = CliRunner().invoke(app, [*command, "--slurm-partition", "gpu", "--slurm-option", "account=vision"])
     assert told.exit_code == 0, told.output
-    assert "1 of 2 runs to do, shared by 1 job: 4711\n" in told.stdout
+    assert "1 of 2 runs left, shared by 1 job: 4711\n" in told.stdout
     assert str(logs(file, runs)) in told.stdout
     assert directives(slurm)["partition"].strip("\"'") == "gpu"
     (slurm / "script.sh").unlink()

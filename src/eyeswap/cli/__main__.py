@@ -1,4 +1,4 @@
-"""Lets `python -m eyeswap.cli` stand for the `eyeswap` command."""
+"""Makes `python -m eyeswap.cli` the same as `eyeswap`, for torchrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`eyeswap audit RUNS...`: prove from the run folders what was held fixed, and list what was not."""
+"""`eyeswap audit RUNS...`: verify from the run folders what was held fixed, and list what was not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eyeswap.cli.options import JsonOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from eyeswap.audit.audit import AuditReport, Fact
 
+EXAMPLE = "Example: eyeswap audit runs/quickstart"
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
@@ -20,12 +23,13 @@ def audit(
         list[Path],
         typer.Argument(metavar="RUNS...", help="Run folders, or a study's folder for all of its runs."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Prove what was equal between runs, and list every difference, declared or not, and whatever weakens the proof.
+    """Verify what was held fixed between runs, and list every difference.
 
-    Exits with 1 if runs differ in anything that the study did not declare, or files do not fit their record. What each
-    warning means, why it matters and how to remove it stands in docs/audit.md.
+    Also lists whatever weakens the evidence. Exits with 1 if runs differ in anything that the study did not declare, or
+    if files do not match their records. docs/audit.md explains each warning: what it means, why it matters and how to
+    resolve it.
     """
     from eyeswap.audit.audit import audit as audit_runs
     from eyeswap.console import open_console
@@ -42,7 +46,7 @@ def audit(
 
 
 def show(findings: AuditReport, console: Console) -> None:
-    """Print an audit: the facts with their verdicts, the warnings, and one line that sums up."""
+    """Print an audit: the facts with their verdicts, the warnings, and a one-line summary."""
     from rich.table import Table
     from rich.text import Text
 
@@ -65,14 +69,14 @@ def show(findings: AuditReport, console: Console) -> None:
     summary += f" (arms may differ in {declared}), {len(findings.undeclared)} undeclared"
     if findings.errors:
         doubtful = sorted({run for finding in findings.errors for run in finding.runs})
-        summary += f"; records and files do not fit each other in {', '.join(doubtful)}"
+        summary += f"; files do not match their records in {', '.join(doubtful)}"
     console.print(
         summary, style="bold red" if findings.undeclared or findings.errors else "bold green", highlight=False
     )
 
 
 def _values(fact: Fact) -> str:
-    """Return the value if all runs share it, else one line for each value and the runs that have it."""
+    """Return the value if all runs share it, otherwise one line per value with the runs that have it."""
     runs_by_value: dict[str, list[str]] = {}
     for run, value in fact.values.items():
         runs_by_value.setdefault(_short(value), []).append(run)

@@ -1,4 +1,4 @@
-"""`eyeswap backbones list|show|check|convert` and `eyeswap check`: the catalog, weights, and encoders of your own."""
+"""`eyeswap backbones list|show|check|convert` and `eyeswap check`: the catalog, its weights, and your own encoders."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from eyeswap.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,25 +19,26 @@ if TYPE_CHECKING:
     from eyeswap.backbones.catalog import BackboneEntry
     from eyeswap.backbones.conformance import Finding
 
-app = typer.Typer(no_args_is_help=True, help="Look at the backbones of the catalog, and check their weights.")
-WIDE = 136  # columns of a terminal in which these fit too for most families
+app = typer.Typer(no_args_is_help=True, help="List the backbones of the catalog, and check or convert their weights.")
+WIDE = 136  # terminal width from which WIDE_ONLY fits too, for most families
 WIDE_ONLY = ("tap", "geometry", "trained on")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from the catalog.")]
 
 
 @app.command("list", epilog="Example: eyeswap backbones list tiny --family vmamba")
 def list_all(
-    part: Annotated[str, typer.Argument(metavar="[PART]", help="Only names that contain this.")] = "",
-    family: Annotated[str | None, typer.Option("--family", metavar="F", help="Only this family.")] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option("--objective", metavar="O", help="Only classification, detection or segmentation."),
+    part: Annotated[str, typer.Argument(metavar="PART", help="Only names that contain this text.")] = "",
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="NAME", help="Only this family, such as vmamba.")
     ] = None,
-    as_json: Json = False,
+    objective: Annotated[
+        Literal["classification", "detection", "segmentation"] | None,
+        typer.Option("--objective", help="Only backbones pretrained for this task."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the backbones of the catalog: tokens, size, published accuracy, geometry, licence of the weights."""
+    """List the backbones of the catalog: tokens, size, published accuracy, geometry and licence."""
     from rich.text import Text
 
     from eyeswap.console import open_console
@@ -46,18 +49,18 @@ def list_all(
         return
     console = open_console()
     is_wide = console.width >= WIDE
-    for one in dict.fromkeys(entry.family for entry in entries):
-        members = [entry for entry in entries if entry.family == one]
+    for name in dict.fromkeys(entry.family for entry in entries):
+        members = [entry for entry in entries if entry.family == name]
         table, licences = _fitted(members, console)
-        console.print(Text.assemble("\n", (one, "bold"), f" ({len(members)}){licences}"))
+        console.print(Text.assemble("\n", (name, "bold"), f" ({len(members)}){licences}"))
         console.print(table)
     for line in _footnotes(entries, is_wide):
         console.print(line, style="dim", highlight=False)
 
 
 @app.command(epilog="Example: eyeswap backbones show vmamba-tiny-s1l8")
-def show(name: Name, as_json: Json = False) -> None:
-    """Print all that the catalog says about one backbone."""
+def show(name: Name, as_json: JsonOption = False) -> None:
+    """Print everything the catalog has about one backbone."""
     from eyeswap.backbones import catalog
     from eyeswap.cli.tables import print_field
     from eyeswap.console import open_console
@@ -79,13 +82,14 @@ def check_file(
     name: Name,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="FILE", help="The official file, or a folder that holds it."),
+        typer.Option("--weights", metavar="FILE", help="The official file, or a folder that contains it."),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Load the official weights of a backbone strictly and run it once: file, licence, keys, tokens.
+    """Check the official weights file of a backbone: digest, licence, keys, and one forward pass.
 
-    Without --weights the file is downloaded, once. `eyeswap check NAME` looks at the network's conduct instead.
+    The file is loaded strictly. Without --weights it is downloaded, once. To check how a network behaves as an encoder
+    instead, use `eyeswap check NAME`.
     """
     from eyeswap.backbones.conformance import check_weights
 
@@ -97,22 +101,22 @@ def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: .pth, .pkl or .safetensors.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     key: Annotated[
-        str, typer.Option("--key", metavar="KEY", help="Where the weights lie, dots between nested dictionaries.")
+        str, typer.Option("--key", metavar="KEY", help="Key of the weights; dots separate nested dictionaries.")
     ] = "",
     strip: Annotated[
-        str, typer.Option("--strip", metavar="PREFIX", help="What their names begin with; others are left out.")
+        str, typer.Option("--strip", metavar="PREFIX", help="Remove this prefix; drop weights that do not have it.")
     ] = "",
 ) -> None:
-    """Take the weights of a network out of a training checkpoint, without running any code of it.
+    """Extract the weights of a network from a training checkpoint, without executing any code in it.
 
-    What --weights then reads is a plain safetensors file, a fraction of a checkpoint that holds an optimizer too.
+    The result is a plain safetensors file for --weights, much smaller than a checkpoint with optimizer state.
     """
     from eyeswap.backbones.state import repack
     from eyeswap.errors import SpecError
     from eyeswap.files import write_safetensors
 
     if out.suffix != ".safetensors":
-        raise SpecError(f"{out}: name it .safetensors, which is what is written")
+        raise SpecError(f"{out}: the output is a safetensors file; give it the suffix .safetensors")
     tensors = repack(file, key, strip)
     write_safetensors(out, tensors)
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -127,22 +131,22 @@ def check(
         str,
         typer.Argument(
             metavar="ENCODER",
-            help="A file with an encoder of your own (my_encoder.py or my_encoder.py:function), timm:NAME, or a name "
-            "of the catalog.",
+            help="Your own encoder (my_encoder.py or my_encoder.py:function), timm:NAME, or a name from the catalog.",
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="Weights to load, by default the encoder's own.")
+        Path | None, typer.Option("--weights", metavar="FILE", help="Weights file; by default the encoder's own.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Check the network with fresh weights: nothing is downloaded.")
+        bool, typer.Option("--fresh", help="Use randomly initialized weights; nothing is downloaded.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:1.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: JsonOption = False,
 ) -> None:
-    """Check that an encoder can be an arm of a study: its tokens, grid, determinism, frozenness, pixels and speed.
+    """Check that an encoder can be an arm of a study.
 
-    One line a check, with what to do where one fails; exit code 1 if any does.
+    Checks tokens, grid, determinism, frozen weights, pixels and speed. Prints one line per check, with a remedy for
+    each failure; exits with 1 if any check fails.
     """
     from eyeswap.backbones.conformance import check_backbone
     from eyeswap.backbones.weights import build_backbone, load_backbone
@@ -162,21 +166,21 @@ def report_findings(findings: Iterable[Finding], title: str, as_json: bool) -> N
 
     from eyeswap.console import open_console
 
-    done: list[Finding] = []
+    seen: list[Finding] = []
     console = open_console()
     if not as_json:
         console.print(title, style="bold", highlight=False)
     for finding in findings:
-        done.append(finding)
+        seen.append(finding)
         if not as_json:
             _print_finding(console, finding)
-    failed = [finding.check for finding in done if finding.status == "failed"]
+    failed = [finding.check for finding in seen if finding.status == "failed"]
     if as_json:
-        plain = [dataclasses.asdict(finding) for finding in done]
+        plain = [dataclasses.asdict(finding) for finding in seen]
         typer.echo(json.dumps({"encoder": title, "ok": not failed, "findings": plain}, indent=1))
     else:
         verdict = f"failed: {', '.join(failed)}" if failed else "all checks passed"
-        verdict += " (the other checks need it first)" if failed == ["tokens"] == [one.check for one in done] else ""
+        verdict += " (the other checks need it first)" if failed == ["tokens"] and len(seen) == 1 else ""
         console.print(verdict, style="bold red" if failed else "bold green", highlight=False)
     if failed:
         raise typer.Exit(1)
@@ -191,7 +195,11 @@ def _print_finding(console: Console, finding: Finding) -> None:
 
 
 def _check_device(device: str) -> None:
-    """Raise EnvironmentProblem where torch has no such device."""
+    """Check that torch can use a device.
+
+    Raises:
+        EnvironmentProblem: if it cannot.
+    """
     import torch
 
     from eyeswap.errors import EnvironmentProblem
@@ -200,11 +208,11 @@ def _check_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise EnvironmentProblem(f"--device {device}: torch cannot use it here: {reason}") from None
+        raise EnvironmentProblem(f"--device {device}: torch cannot use this device: {reason}") from None
 
 
 def about(entry: BackboneEntry) -> dict[str, Any]:
-    """Return what `--json` prints about an entry."""
+    """Return a catalog entry as `--json` prints it."""
     from eyeswap.backbones.fetch import address
 
     size = entry.measured()
@@ -220,20 +228,16 @@ def about(entry: BackboneEntry) -> dict[str, Any]:
 
 
 def _chosen(part: str, family: str | None, objective: str | None) -> list[BackboneEntry]:
-    """Return the entries asked for.
+    """Return the entries that match all options.
 
     Raises:
-        SpecError: if there is no such family or objective, or no entry is left.
+        SpecError: if there is no such family, or no entry matches.
     """
-    from typing import get_args
-
     from eyeswap.backbones import catalog
     from eyeswap.errors import SpecError, nearest
 
-    objectives = get_args(catalog.Objective)
-    for option, value, allowed in (("--family", family, catalog.FAMILIES), ("--objective", objective, objectives)):
-        if value is not None and value not in allowed:
-            raise SpecError(f"{option} {value}: no such thing. {nearest(value, allowed)}")
+    if family is not None and family not in catalog.FAMILIES:
+        raise SpecError(f"--family {family}: no such family. {nearest(family, catalog.FAMILIES)}")
     chosen = [
         entry
         for entry in catalog.entries().values()
@@ -244,14 +248,14 @@ def _chosen(part: str, family: str | None, objective: str | None) -> list[Backbo
     if not chosen:
         missing = [f"{name}: {why}" for name, why in catalog.left_out().items() if part and part in name]
         raise SpecError(
-            f'no backbone has "{part}" in its name{" with these options" if family or objective else ""}; '
-            + (f"left out: {missing[0]}" if missing else "`eyeswap backbones list` shows all, timm:<name> opens others")
+            f'no backbone{" that matches these options" if family or objective else ""} has "{part}" in its name; '
+            + (f"left out: {missing[0]}" if missing else "`eyeswap backbones list` lists all; timm:NAME loads others")
         )
     return chosen
 
 
 def _fitted(entries: list[BackboneEntry], console: Console) -> tuple[Table, str]:
-    """Return the fullest table that fits the terminal, and the licences where it has no room for them."""
+    """Return the fullest table that fits the terminal, and the licences if there is no room for them in the table."""
     endless = console.options.update(max_width=1000)
     for left_out in ((), WIDE_ONLY, (*WIDE_ONLY, "licence")):
         table = _table(entries, left_out)
@@ -292,15 +296,15 @@ def _licence(entry: BackboneEntry) -> str:
 def _footnotes(entries: list[BackboneEntry], is_wide: bool) -> list[str]:
     from eyeswap.backbones import catalog
 
-    lines = ["", "params: of the part that runs, up to the tap. quality: of the whole published network, percent"]
+    lines = ["", "params: of the part that runs, up to the tap. quality: of the complete published network, percent"]
     lines[-1] += " (top-1 on IN1K, box AP on COCO, mIoU on ADE20K)."
     if not all(entry.weights.commercial_use for entry in entries):
         lines.append("* for non-commercial use only.")
     if any(entry.family == "vit-adapter" for entry in entries):
-        lines.append(f"Not here, of the published study: {len(catalog.left_out())}; `eyeswap backbones")
-        lines[-1] += " show NAME` says why: " + ", ".join(catalog.left_out()) + "."
+        lines.append(f"{len(catalog.left_out())} backbones of the published study are not in the catalog; `eyeswap")
+        lines[-1] += " backbones show NAME` says why: " + ", ".join(catalog.left_out()) + "."
     if not is_wide:
-        lines.append(f"A terminal of {WIDE} columns shows tap, geometry and data too; so do --json and show NAME.")
+        lines.append(f"A terminal of {WIDE} columns also shows tap, geometry and data; so do --json and show NAME.")
     return lines
 
 
@@ -318,7 +322,7 @@ def _facts(entry: BackboneEntry) -> list[tuple[str, str]]:
         ("geometry", entry.geometry.describe()),
         ("architecture", _plain(entry.architecture)),
         ("weights", _whereabouts(entry)),
-        ("", f"{'at' if path.is_file() else 'not on this machine; would lie at'} {path}"),
+        ("", f"{'at' if path.is_file() else 'not on this machine; would be stored at'} {path}"),
         ("sha256", source.sha256 or "not published"),
         ("licence", entry.licence + ("" if source.commercial_use else ": for non-commercial use only")),
         ("as published", _as_published(entry)),
@@ -333,12 +337,12 @@ def _whereabouts(entry: BackboneEntry) -> str:
 
     if not entry.weights.packaged:
         return str(address(entry.weights))
-    made = entry.weights.packaged_path().is_file()
-    return "in this package" if made else f"`eyeswap pretrain {entry.name}` makes them"
+    is_packaged = entry.weights.packaged_path().is_file()
+    return "in this package" if is_packaged else f"made by `eyeswap pretrain {entry.name}`"
 
 
 def tap(entry: BackboneEntry) -> str:
-    """Return an entry's tap as the command line and study files write it."""
+    """Return an entry's tap in the notation of study files and the command line."""
     return str(entry.tap) if isinstance(entry.tap, int) else ",".join(map(str, entry.tap))
 
 
@@ -357,7 +361,7 @@ def _quality(entry: BackboneEntry, *, with_source: bool = False) -> str:
 
 
 def _as_published(entry: BackboneEntry) -> str:
-    """Return what the wiring `as-published` changes, the frozen network's mode included."""
+    """Return what the wiring `as-published` changes, including the mode of the frozen network."""
     changed = dict(entry.as_published)
     if "tap" in changed:
         changed["tap"] = tap(entry.wired("as-published"))

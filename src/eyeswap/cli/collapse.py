@@ -1,4 +1,4 @@
-"""`eyeswap collapse RUNS...`: has an arm's localization collapsed, what says so, and which cures to try."""
+"""`eyeswap collapse RUNS...`: whether an arm's localization has collapsed, the evidence, and remedies to try."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from eyeswap.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,21 +36,26 @@ def collapse(
     probe: Annotated[
         int,
         typer.Option(
-            "--probe", min=0, metavar="N", help="First ask N examples of each part again, images blanked and shuffled."
+            "--probe",
+            min=0,
+            metavar="N",
+            help="First repeat N questions of each benchmark part with blanked and with shuffled images.",
         ),
     ] = 0,
     stabilized: Annotated[
         Path | None,
-        typer.Option("--write-stabilized", metavar="FILE", help="Write a study of the collapsed arms and their cures."),
+        typer.Option(
+            "--write-stabilized", metavar="FILE", help="Write a study that tries the remedies on the collapsed arms."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print verdicts and evidence as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Judge the localization of trained runs, benchmark by benchmark, with the evidence; the worst verdict counts.
+    """Judge whether the localization of trained runs works, with the evidence.
 
-    Healthy, weak, loose boxes (right places, wrong sizes), wrong frame (right boxes as fractions of something else),
-    collapsed or cannot tell. A localization has collapsed if it is no better than the best constant box or than the
-    same model on other images, or far below what its VQA score predicts from its peers; docs/collapse.md has the
-    definition.
+    Each benchmark gets a verdict, and the worst one counts: healthy, weak, loose boxes (right places, wrong sizes),
+    wrong frame (right boxes relative to another frame), collapsed, or cannot tell. Localization has collapsed if it is
+    no better than the best constant box or than the same model on shuffled images, or far below what the run's VQA
+    score predicts from its peers. docs/collapse.md has the definition.
     """
     from eyeswap.collapse.verdict import diagnose
     from eyeswap.console import open_console
@@ -74,11 +81,11 @@ def _check(runs: Sequence[Path], finished: Sequence[Run]) -> None:
     from eyeswap.errors import SpecError
 
     if not finished:
-        raise SpecError(f"{runs[0]}: no finished run here (a finished run has a scores.json)")
+        raise SpecError(f"{runs[0]}: no finished run here; a finished run has a scores.json")
 
 
 def _probe(runs: Sequence[Run], subset: int) -> None:
-    """Ask every run a part of its questions again, without the right images; done once."""
+    """Ask every run a part of its questions again with blanked and shuffled images, unless already done."""
     from eyeswap.console import open_console
     from eyeswap.errors import SpecError
     from eyeswap.progress import progress
@@ -88,7 +95,7 @@ def _probe(runs: Sequence[Run], subset: int) -> None:
         for run in runs:
             data, _, names = study_settings(run.folder)
             if data is None:
-                raise SpecError(f"{run.folder}: has no trained model to probe (model/ is missing)")
+                raise SpecError(f"{run.folder}: there is no trained model to probe (model/ is missing)")
             for images in ("blanked", "shuffled"):
                 settings = Settings.model_validate({"data": data, "subset": subset, "images": images})
                 evaluate_run(run.folder, names, settings, board)
@@ -102,7 +109,7 @@ def _stabilize(path: Path, runs: Sequence[Run], arms: Sequence[ArmDiagnosis]) ->
     studies = {run.files.study for run in runs}
     study = next(iter(studies)).study
     if len(studies) > 1 or not study.is_file():
-        raise SpecError("--write-stabilized: needs the runs of one study, with its study.json")
+        raise SpecError("--write-stabilized: the runs must belong to one study that has its study.json")
     write_stabilized(path, read_json(study), [arm.arm for arm in arms if arm.verdict == "collapsed"])
 
 
@@ -126,7 +133,7 @@ def _show(arms: Sequence[ArmDiagnosis], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "percent and points; boxes: entropy as a share of the true boxes'; see docs/collapse.md",
+        "percent and points; boxes: entropy relative to that of the ground-truth boxes; see docs/collapse.md",
         style="dim",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""`eyeswap compare RUN_A RUN_B`: the paired difference of any two runs, and examples where they disagree."""
+"""`eyeswap compare RUN_A RUN_B`: paired differences of two runs, with examples on which they disagree."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eyeswap.cli.options import JsonOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXAMPLE = "Example: eyeswap compare runs/quickstart/vit/seed-7 runs/quickstart/vmamba/seed-7 --examples 5"
-_WIDEST = 60
+_MOST_CHARACTERS = 60  # in a cell
 _LEVEL = 0.05
 
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run's folder.")],
-    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run that is compared with it.")],
-    benchmark: Annotated[list[str] | None, typer.Option("--benchmark", help="Only this one; may be repeated.")] = None,
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="The folder of the run to compare with it.")],
+    benchmark: Annotated[
+        list[str] | None, typer.Option("--benchmark", metavar="NAME", help="Only this benchmark; repeatable.")
+    ] = None,
     examples: Annotated[
-        int, typer.Option("--examples", min=0, help="Examples to list of each benchmark where the runs disagree.")
+        int, typer.Option("--examples", min=0, metavar="N", help="Disagreements to print per benchmark.")
     ] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Join two runs example by example and print the difference B - A with its interval, for every benchmark."""
+    """Print the paired difference B - A of two runs, with its interval, for every benchmark."""
     import json
 
     from eyeswap.console import open_console
@@ -38,7 +42,7 @@ def compare(
     console.print(_differences(content))
     console.print(_in_words(content), highlight=False)
     console.print(
-        "p: sign-flip test by image, adjusted by Holm over benchmarks and over averages; McNemar's p is exact, takes "
+        "p: sign-flip test by image, Holm-adjusted over benchmarks and over averages; McNemar's p is exact, treats "
         "questions as independent and is not adjusted",
         style="dim",
     )
@@ -50,13 +54,13 @@ def compare(
 
 
 def _in_words(content: dict[str, Any]) -> str:
-    """Say which run is ahead where, and what is not decided."""
+    """Return one sentence: where each run is ahead, and what is not decided."""
     entries = {**content["averages"], **{entry["title"]: entry for entry in content["benchmarks"].values()}}
-    told: dict[str, list[str]] = {"B is ahead in": [], "A is ahead in": [], "not decided:": []}
+    outcomes: dict[str, list[str]] = {"B is ahead in": [], "A is ahead in": [], "not decided:": []}
     for title, entry in entries.items():
         ahead = "B is ahead in" if entry["difference"] > 0 else "A is ahead in"
-        told[ahead if entry["p_holm"] < _LEVEL else "not decided:"].append(title)
-    return "; ".join(f"{what} {', '.join(titles)}" for what, titles in told.items() if titles)
+        outcomes[ahead if entry["p_holm"] < _LEVEL else "not decided:"].append(title)
+    return "; ".join(f"{outcome} {', '.join(titles)}" for outcome, titles in outcomes.items() if titles)
 
 
 def _differences(content: dict[str, Any]) -> Any:
@@ -98,21 +102,25 @@ def _print_examples(entry: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("example", "image", "question", "truth", "A", "B", title=entry["title"], title_justify="left")
+    table = Table("example", "image", "question", "ground truth", "A", "B", title=entry["title"], title_justify="left")
     for row in entry["examples"]:
         answers = [f"{text} ({score:.2g})" for text, score in zip(row["answers"], row["scores"], strict=True)]
         image = Path(row.get("image", "")).name
         cells = [row["example_id"], image, row.get("question", ""), _truth(row.get("truth", "null")), *answers]
-        table.add_row(*(Text(cell if len(cell) <= _WIDEST else cell[: _WIDEST - 3] + "...") for cell in cells))
+        table.add_row(*(Text(_shortened(cell)) for cell in cells))
     console.print(table)
 
 
+def _shortened(cell: str) -> str:
+    return cell if len(cell) <= _MOST_CHARACTERS else cell[: _MOST_CHARACTERS - 3] + "..."
+
+
 def _truth(text: str) -> str:
-    """Show ten human answers by how often each was given, a box or a label as it is."""
+    """Return the ground truth as text: ten human answers with their counts, anything else as it is stored."""
     import json
     from collections import Counter
 
     truth = json.loads(text)
-    if isinstance(truth, list) and truth and all(isinstance(one, str) for one in truth):
+    if isinstance(truth, list) and truth and all(isinstance(answer, str) for answer in truth):
         return ", ".join(f"{answer} x{count}" for answer, count in Counter(truth).most_common())
     return truth if isinstance(truth, str) else json.dumps(truth)

@@ -1,4 +1,4 @@
-"""`eyeswap data list|fetch|check|prepare|make`: the official files of all data sets, and the embedded one."""
+"""`eyeswap data list|fetch|check|prepare|make`: official data sets, and the embedded one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eyeswap.cli.options import JsonOption
 from eyeswap.errors import SpecError
 
 if TYPE_CHECKING:
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
 _MOST_FOLDERS = 20
 _MOST_WARNINGS = 3
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: what they are, get them, check what is on disk; make one.")
+app = typer.Typer(no_args_is_help=True, help="List, download and check data sets, or draw the embedded one.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, a benchmark, or all.")]
-Root = Annotated[Path, typer.Option("--root", help="Data root; files lie below DIR/download/FAMILY.", metavar="DIR")]
-OpenImages = Annotated[bool, typer.Option("--check-images", help="Also decode every image and compare its size.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, a benchmark, or `all`.")]
+Root = Annotated[
+    Path,
+    typer.Option("--root", metavar="DIR", file_okay=False, help="Data root; files belong in DIR/download/FAMILY."),
+]
+CheckImages = Annotated[bool, typer.Option("--check-images", help="Also decode every image and compare its size.")]
 
 
 @app.command("list", epilog="Example: eyeswap data list --root data")
-def list_sets(root: Root = Path("data"), as_json: AsJson = False) -> None:
-    """List the data sets that eyeswap reads, with licence and size, and which of their files are on disk."""
+def list_sets(root: Root = Path("data"), as_json: JsonOption = False) -> None:
+    """List the supported data sets with licence and size, and how many of their files are on disk."""
     import json
 
     from rich.table import Table
@@ -45,23 +48,24 @@ def list_sets(root: Root = Path("data"), as_json: AsJson = False) -> None:
     from eyeswap.data.official.instruction_check import described
     from eyeswap.data.official.prepare import Inspection
 
-    found = [(one, look(one, root)) for one in sets_named("all")]
+    files_of_sets = [(data_set, look(data_set, root)) for data_set in sets_named("all")]
     if as_json:
         rows = [
-            Inspection(one, files).as_json() if isinstance(one, Family) else described(one, files)
-            for one, files in found
+            Inspection(data_set, files).as_json() if isinstance(data_set, Family) else described(data_set, files)
+            for data_set, files in files_of_sets
         ]
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table("name", "benchmarks", "examples", "downloads", "licence", "on disk", title=f"below {root}")
-    for one, files in found:
-        if isinstance(one, Family):
-            use, counts = ", ".join(one.benchmarks), [sum(counts.values()) for counts in one.counts]
+    table = Table("name", "benchmarks", "examples", "downloads", "licence", "on disk", title=f"files below {root}")
+    for data_set, files in files_of_sets:
+        if isinstance(data_set, Family):
+            use, counts = ", ".join(data_set.benchmarks), [sum(counts.values()) for counts in data_set.counts]
         else:
-            use, counts = "(training)", [sum(one.counts.values())]
-        sizes = " + ".join(dict.fromkeys(source.size for source in one.sources if source.size)) or "not stated"
-        here = f"{sum(file.exists for file in files)} of {len(files)}"
-        table.add_row(one.name, use, " or ".join(f"{count:,}" for count in counts), sizes, one.licence, here)
+            use, counts = "(training)", [sum(data_set.counts.values())]
+        sizes = " + ".join(dict.fromkeys(source.size for source in data_set.sources if source.size)) or "not stated"
+        on_disk = f"{sum(file.exists for file in files)} of {len(files)}"
+        examples = " or ".join(f"{count:,}" for count in counts)
+        table.add_row(data_set.name, use, examples, sizes, data_set.licence, on_disk)
     open_console().print(table)
 
 
@@ -71,10 +75,10 @@ def fetch(
     root: Root = Path("data"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
 ) -> None:
-    """Download the official files of a data set into their folders; what is there already is kept.
+    """Download the official files of a data set into their places; existing files are kept.
 
-    A download that was cut goes on where it ended. Images that several sets share are downloaded once and linked.
-    What only a person can get (a form, a page that asks) is named with what to do.
+    Interrupted downloads are resumed. Images that several sets share are downloaded once and linked. Files that must be
+    downloaded by hand (behind a form, for example) are listed with instructions.
     """
     from eyeswap.data.official.catalogue import sets_named
 
@@ -87,51 +91,57 @@ def prepare(
     name: Name,
     root: Root = Path("data"),
     slim: Annotated[
-        str, typer.Option("--slim", help="Sizes of the slim sets, by commas; 16384 is added for VQA v2.")
+        str,
+        typer.Option(
+            "--slim", metavar="LIST", help="Sizes of the slim sets, separated by commas; VQA v2 also gets 16384."
+        ),
     ] = "1024,8192",
-    check_images: OpenImages = False,
-    as_json: AsJson = False,
+    check_images: CheckImages = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a benchmark's official files, and write its full, subsampled and slim index files.
 
-    What is missing is named with the place where it is published; `eyeswap data fetch` gets it. Index files go to
-    DIR/datasets/FAMILY in the layout of the published evaluation suite; those that are there already are kept.
+    Missing files are listed with their source; `eyeswap data fetch` downloads them. Index files are written to
+    DIR/datasets/FAMILY in the layout of the published evaluation suite; existing ones are kept.
     """
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in slim.split(",")] if slim else []
     if 0 in sizes:
-        raise SpecError(f"--slim {slim}: sizes are whole numbers above 0, such as 1024,8192")
+        raise SpecError(f"--slim {slim}: sizes must be positive integers, such as 1024,8192")
     from eyeswap.data.official.catalogue import sets_named
     from eyeswap.data.official.families import Family
 
-    families = [one for one in sets_named(name) if isinstance(one, Family)]
+    families = [data_set for data_set in sets_named(name) if isinstance(data_set, Family)]
     if not families:
-        raise SpecError(f"{name}: training data need no preparation; look at them with `eyeswap data check {name}`")
+        raise SpecError(f"{name}: training data need no preparation; check them with `eyeswap data check {name}`")
     _finish(_inspect(families, root, sizes, check_images, as_json), [], None, as_json)
 
 
 @app.command(epilog="Example: eyeswap data check all --root data --check-images")
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|FILE", help="A data set, a benchmark, all, or an instruction file.")
+        str, typer.Argument(metavar="NAME|FILE", help="A data set, a benchmark, `all`, or an instruction file.")
     ],
     root: Annotated[
         Path | None,
         typer.Option(
             "--root",
             metavar="DIR",
-            help="Data root (data); of a FILE, the folder that image names are relative to (its own).",
+            file_okay=False,
+            help="Data root, by default ./data. For a FILE: the folder of its image paths, by default its own.",
         ),
     ] = None,
-    check_images: OpenImages = False,
+    check_images: CheckImages = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write missing and broken training images to FILE.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="List the missing and undecodable training images in FILE."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check official files, or instruction data of your own, before hours are spent on them; changes nothing.
+    """Check official files or your own instruction data before spending hours on them.
 
-    Benchmark files are read and compared with what was published. Of instruction data every record is checked, and its
-    image is looked for and, with --check-images, decoded. Leaves with 1 if something is missing or differs.
+    Benchmark files are parsed and compared with the published counts. In instruction data every record is checked, and
+    its image is looked up and, with --check-images, decoded. Changes nothing; exits with 1 if something is missing or
+    differs.
     """
     from eyeswap.data.official.catalogue import sets_named
     from eyeswap.data.official.families import Family
@@ -140,82 +150,83 @@ def check(
 
     if Path(name).suffix == ".json" or Path(name).is_file():
         with progress() as board:
-            own = check_instruction_file(Path(name), root or Path(name).parent, check_images, board)
-        _finish([], [own], out, as_json)
+            checked = check_instruction_file(Path(name), root or Path(name).parent, check_images, board)
+        _finish([], [checked], out, as_json)
         return
     root, sets = root or Path("data"), sets_named(name)
     if out is not None and (len(sets) > 1 or isinstance(sets[0], Family)):
         raise SpecError("--out lists the images of one instruction file: name a training set or a file")
-    families = [one for one in sets if isinstance(one, Family)]
-    found = _inspect(families, root, None, check_images, as_json)
+    families = [data_set for data_set in sets if isinstance(data_set, Family)]
+    inspections = _inspect(families, root, None, check_images, as_json)
+    training_sets = [data_set for data_set in sets if not isinstance(data_set, Family)]
     with progress() as board:
-        trained = [check_training_set(one, root, check_images, board) for one in sets if not isinstance(one, Family)]
-    _finish(found, trained, out, as_json)
+        checks = [check_training_set(data_set, root, check_images, board) for data_set in training_sets]
+    _finish(inspections, checks, out, as_json)
 
 
 def _inspect(
     families: list[Family], root: Path, sizes: list[int] | None, check_images: bool, as_json: bool
 ) -> list[Inspection]:
-    """Inspect benchmark files and print each as soon as it is done."""
+    """Inspect benchmark files, and print the result of each family as soon as it is known."""
     from eyeswap.console import open_console
     from eyeswap.data.official.prepare import SUBSAMPLED_SIZES, inspect
     from eyeswap.progress import progress
 
     console = open_console()
-    found = []
+    inspections = []
     with progress() as board:
         for family in families:
-            own = None if sizes is None else [*sizes, *SUBSAMPLED_SIZES.get(family.name, ())]
-            found.append(inspect(family, root, own, check_images, board))
+            all_sizes = None if sizes is None else [*sizes, *SUBSAMPLED_SIZES.get(family.name, ())]
+            inspections.append(inspect(family, root, all_sizes, check_images, board))
             if not as_json:
-                _print(found[-1], console)
-    return found
+                _print(inspections[-1], console)
+    return inspections
 
 
-def _finish(benchmarks: list[Inspection], trained: list[InstructionCheck], out: Path | None, as_json: bool) -> None:
-    """Print what is not printed yet, write the list of images, and leave with 1 if something is missing or differs."""
+def _finish(inspections: list[Inspection], checks: list[InstructionCheck], out: Path | None, as_json: bool) -> None:
+    """Print what is not printed yet, write the list of images, and exit with 1 if something is missing or differs."""
     import json
 
     from eyeswap.console import open_console
     from eyeswap.data.official.instruction_check import write_unusable
 
-    everything: list[Inspection | InstructionCheck] = [*benchmarks, *trained]
+    results: list[Inspection | InstructionCheck] = [*inspections, *checks]
     if as_json:
-        typer.echo(json.dumps([one.as_json() for one in everything], indent=1))
+        typer.echo(json.dumps([result.as_json() for result in results], indent=1))
     else:
-        for one in trained:
-            print_check(one, open_console())
+        for check in checks:
+            print_check(check, open_console())
     if out is not None:
-        count = write_unusable(out, trained[0])
+        count = write_unusable(out, checks[0])
         typer.echo(f"{out}: {count:,} images", err=True)
-    if any(one.complaints for one in everything):
+    if any(result.complaints for result in results):
         raise typer.Exit(1)
 
 
-def _print(found: Inspection, console: Console) -> None:
-    """Print one family: what it is, its files, its counts, what is wrong, what was written."""
+def _print(inspection: Inspection, console: Console) -> None:
+    """Print one benchmark family: description, files, counts, index files and complaints."""
     from rich.text import Text
 
-    family = found.family
+    family = inspection.family
     title = Text.assemble((family.title, "bold"), f" ({', '.join(family.benchmarks)}): {family.about}")
     lines: list[str | Text] = [title, f"  licence: {family.licence}"]
-    lines += [f"  {file_line(file)}" for file in found.files]
-    if found.counts:
-        parts = " + ".join(f"{name} {count:,}".strip() for name, count in found.counts.items())
-        total = sum(found.counts.values())
-        published = sum(found.published.values())
-        lines.append(f"  {total:,} examples ({parts}), published {published:,}; {found.num_images:,} images")
-    if found.splits:
-        lines.append("  carried: " + ", ".join(f"{name} {count:,}" for name, count in found.splits.items()))
-    kept = sum(told == "kept" for told in found.written.values())
-    written = sum(told == "written" for told in found.written.values())
-    if found.written:
+    lines += [f"  {file_line(file)}" for file in inspection.files]
+    if inspection.counts:
+        parts = " + ".join(f"{name} {count:,}".strip() for name, count in inspection.counts.items())
+        total = sum(inspection.counts.values())
+        published = sum(inspection.published.values())
+        lines.append(f"  {total:,} examples ({parts}), published {published:,}; {inspection.num_images:,} images")
+    if inspection.splits:
+        lines.append("  also read: " + ", ".join(f"{name} {count:,}" for name, count in inspection.splits.items()))
+    outcomes = inspection.written
+    if outcomes:
+        kept, written = (sum(outcome == word for outcome in outcomes.values()) for word in ("kept", "written"))
         folder = f"datasets/{family.name}"
         lines.append(f"  index files in {folder}: {written} written, {kept} kept")
         lines += [
-            f"  {folder}/{name}: {told}" for name, told in found.written.items() if told not in ("written", "kept")
+            f"  {folder}/{name}: {outcome}" for name, outcome in outcomes.items() if outcome not in ("written", "kept")
         ]
-    verdict = [_complaint(line) for line in found.complaints] or [Text("  complete, as published", "green")]
+    verdict = [_complaint(line) for line in inspection.complaints] or [Text("  complete, as published", "green")]
     _print_lines(console, [*lines, *verdict])
     console.print()
 
@@ -223,13 +234,15 @@ def _print(found: Inspection, console: Console) -> None:
 @app.command(epilog="Example: eyeswap data make digits --out data/digits --train 400 --val 100")
 def make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: digits.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed that draws the scenes.")] = 0,
-    train: Annotated[int, typer.Option(min=1, help="Number of training images.")] = 4000,
-    val: Annotated[int, typer.Option(min=1, help="Number of validation images.")] = 400,
-    turns: Annotated[int, typer.Option(min=1, help="Question-answer turns in each conversation.")] = 10,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder to write.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed of the scenes.")] = 0,
+    train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Number of training images.")] = 4000,
+    val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Number of validation images.")] = 400,
+    turns: Annotated[
+        int, typer.Option("--turns", min=1, metavar="N", help="Question-answer turns per conversation.")
+    ] = 10,
 ) -> None:
-    """Draw the embedded data set and write it as the official sets are written."""
+    """Draw the embedded data set and write it in the official formats."""
     from eyeswap.errors import nearest
 
     if name != "digits":
@@ -239,52 +252,52 @@ def make(
 
     size = DigitsSize(seed, train, val, turns)
     with progress() as board:
-        digest = write_digits(out, size, board.task("draw the data set", num_scenes(size)).advance)
+        digest = write_digits(out, size, board.task("drawing the data set", num_scenes(size)).advance)
     typer.echo(f"data: {out}, digest {digest[:12]}")
 
 
 def fetch_sets(sets: Sequence[DataSet], root: Path, yes: bool) -> list[str]:
-    """Plan, ask, download; return what went wrong, one line each.
+    """Show the plan, ask for confirmation, download; return the failures, one line each.
 
     Raises:
-        SpecError: if nobody can be asked.
-        EnvironmentProblem: if the disk has no room.
+        SpecError: if there is no terminal to ask for confirmation.
+        EnvironmentProblem: if there is not enough disk space.
     """
     from eyeswap.data.official.fetch import check_plan_fits, fetch, plan_fetch
 
-    for one in sets:
-        typer.echo(f"{one.title} ({one.name}): {one.about}; licence: {one.licence}")
+    for data_set in sets:
+        typer.echo(f"{data_set.title} ({data_set.name}): {data_set.about}; licence: {data_set.licence}")
     plan = plan_fetch(sets, root)
-    for line in _planned(plan):
+    for line in _plan_lines(plan):
         typer.echo(line)
     check_plan_fits(plan, root)
     reachable = [url for url in plan.downloads if url not in plan.unreachable]
     if reachable and not yes:
         if not sys.stdin.isatty():
             raise SpecError("nothing was downloaded; pass --yes to start")
-        typer.confirm("Start?", abort=True)
+        typer.confirm("Start downloading?", abort=True)
     problems = fetch(plan, root)
     for problem in problems:
         typer.echo(f"failed: {problem}", err=True)
     if problems:
-        typer.echo("run the same command again to go on with what failed", err=True)
+        typer.echo("run the same command again to retry what failed", err=True)
     if reachable or plan.links:
-        for one in sets:
-            typer.echo(f"look at what is there now: eyeswap data check {one.name} --root {root}")
+        for data_set in sets:
+            typer.echo(f"to check the files: eyeswap data check {data_set.name} --root {root}")
     return problems
 
 
-def _planned(plan: FetchPlan) -> list[str]:
-    lines = [f"here      {found.path}" for found in plan.here]
-    lines += [f"link      {found.path} -> {target}" for found, target in plan.links]
-    for url, wanted in plan.downloads.items():
+def _plan_lines(plan: FetchPlan) -> list[str]:
+    lines = [f"exists    {file.path}" for file in plan.here]
+    lines += [f"link      {file.path} -> {target}" for file, target in plan.links]
+    for url, files in plan.downloads.items():
         size = (plan.unreachable.get(url) and "no answer") or _size(plan.num_bytes.get(url))
-        lines += [f"download  {found.path} <- {url} ({size})" for found in wanted]
-    for found in plan.by_hand:
-        lines.append(f"by hand   {found.path} <- {found.source.url}")
-        lines.append(f"          {found.source.manual}")
+        lines += [f"download  {file.path} <- {url} ({size})" for file in files]
+    for file in plan.by_hand:
+        lines.append(f"by hand   {file.path} <- {file.source.url}")
+        lines.append(f"          {file.source.manual}")
     unknown = len(plan.downloads) - len(plan.num_bytes) - len(plan.unreachable)
-    total = f"{_size(plan.total_bytes)} to download" + (f", and {unknown} of unknown size" if unknown else "")
+    total = f"{_size(plan.total_bytes)} to download" + (f", and {unknown} files of unknown size" if unknown else "")
     return [*lines, total if plan.downloads else "nothing to download"]
 
 
@@ -295,7 +308,7 @@ def _size(num_bytes: int | None) -> str:
 
 
 def file_line(file: FoundFile) -> str:
-    """Return what is known of a source: whether it is there and in which version, or where and how to get it."""
+    """Return one line about a source file: its path and version if it exists, otherwise where and how to get it."""
     source = file.source
     if file.exists:
         return f"found{f', {file.version}' if file.version else ''}".ljust(8) + f" {file.path}"
@@ -315,22 +328,22 @@ def _print_lines(console: Console, lines: Sequence[str | Text]) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_check(found: InstructionCheck, console: Console) -> None:
-    """Print what was found of an instruction file: its files, records, folders of images, what is wrong, what to do."""
+def print_check(check: InstructionCheck, console: Console) -> None:
+    """Print the check of an instruction file: files, records, image folders, complaints and remedy."""
     from rich.text import Text
 
-    lines: list[str | Text] = [Text(str(found.path), "bold")]
-    if found.data_set is not None:
-        data_set = found.data_set
+    lines: list[str | Text] = [Text(str(check.path), "bold")]
+    if check.data_set is not None:
+        data_set = check.data_set
         lines = [Text.assemble((data_set.title, "bold"), f" ({data_set.name}): {data_set.about}")]
-        lines.append(f"  licence: {found.data_set.licence}")
-    lines += [f"  {file_line(file)}" for file in found.files]
-    if found.preflight is not None:
-        preflight = found.preflight
-        shown = preflight.num_records - preflight.num_text_only
+        lines.append(f"  licence: {data_set.licence}")
+    lines += [f"  {file_line(file)}" for file in check.files]
+    if check.preflight is not None:
+        preflight = check.preflight
+        num_with_image = preflight.num_records - preflight.num_text_only
         lines.append(
-            f"  {preflight.num_records:,} records ({shown:,} with an image, {preflight.num_text_only:,} text only), "
-            f"{preflight.num_turns:,} turns"
+            f"  {preflight.num_records:,} records ({num_with_image:,} with an image, "
+            f"{preflight.num_text_only:,} text only), {preflight.num_turns:,} turns"
         )
         worst_first = sorted(preflight.sources, key=lambda source: -len(source.missing) - len(source.undecodable))
         for source in worst_first[:_MOST_FOLDERS]:
@@ -339,18 +352,18 @@ def print_check(found: InstructionCheck, console: Console) -> None:
             lines.append(f"  {source.folder}: {source.num_records:,} records, {source.num_images:,} images{bad}")
         if len(worst_first) > _MOST_FOLDERS:
             lines.append(f"  and {len(worst_first) - _MOST_FOLDERS:,} more folders; --json lists them all")
-    lines += [f"  {one}" for one in found.boxes]
-    if found.box_frame:
-        lines.append(f"  to say so in a study: `box_frame: {found.box_frame}` in recipe.data")
-    lines += [f"  {line}" for line in found.warnings[:_MOST_WARNINGS]]
-    if len(found.warnings) > _MOST_WARNINGS:
-        lines.append(f"  and {len(found.warnings) - _MOST_WARNINGS:,} more such records; --json lists them all")
-    lines += [_complaint(line) for line in found.complaints]
-    if found.remedy:
-        lines.append(f"  {found.remedy}")
-    if not found.complaints:
-        looked = found.preflight is not None and found.preflight.decoded
-        hint = "" if looked else "; --check-images also decodes every image"
+    lines += [f"  {line}" for line in check.boxes]
+    if check.box_frame:
+        lines.append(f"  to declare this in a study: `box_frame: {check.box_frame}` in recipe.data")
+    lines += [f"  {line}" for line in check.warnings[:_MOST_WARNINGS]]
+    if len(check.warnings) > _MOST_WARNINGS:
+        lines.append(f"  and {len(check.warnings) - _MOST_WARNINGS:,} more such records; --json lists them all")
+    lines += [_complaint(line) for line in check.complaints]
+    if check.remedy:
+        lines.append(f"  {check.remedy}")
+    if not check.complaints:
+        decoded = check.preflight is not None and check.preflight.decoded
+        hint = "" if decoded else "; --check-images also decodes every image"
         lines.append(Text.assemble(("  complete", "green"), hint))
     _print_lines(console, lines)
     console.print()

@@ -1,4 +1,4 @@
-"""`eyeswap doctor`: what this machine offers, which kernels run, and what would get in the way."""
+"""`eyeswap doctor`: what this machine has, which kernels it runs, and what is missing or broken."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def doctor() -> None:
-    """Print the devices, kernels, memory and packages found, one line each, with remedies where needed."""
+    """Check this machine: devices, kernels, memory and packages, with a remedy for each problem."""
     for name, finding in findings():
         typer.echo(f"{name:<15}{finding}")
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """Yield ``(what was looked at, what was found)``."""
+    """Yield ``(subject, finding)`` pairs."""
     import torch
 
     from eyeswap.files import free_bytes
@@ -37,19 +37,19 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "processor", f"{cpu_model()}, torch uses {torch.get_num_threads()} threads"
     yield "GPU", _gpus()
     yield "memory", _memory()
-    yield "disk", f"{free_bytes(Path.cwd()) / GIB:.1f} GiB free here"
+    yield "disk", f"{free_bytes(Path.cwd()) / GIB:.1f} GiB free in this folder"
     yield "selective scan", _selective_scan()
     yield "C core of SS2D", _c_core()
     yield "torchvision", _torchvision()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     yield (
         "browser",
-        browser or "no Chromium; only the tests of the report page need one (apt-get install chromium)",
+        browser or "no Chromium; only the tests of the report page need it (apt-get install chromium)",
     )
-    yield "Slurm", shutil.which("srun") or "no srun here; `eyeswap study run --launcher slurm` needs it"
+    yield "Slurm", shutil.which("srun") or "no srun; `eyeswap study run --launcher slurm` needs it"
     for extra, package in EXTRAS.items():
-        found = version_of(package)
-        yield f"extra {extra}", f"{package} {found}" if found else f"absent (pip install 'eyeswap[{extra}]')"
+        version = version_of(package)
+        yield f"extra {extra}", f"{package} {version}" if version else f"not installed (pip install 'eyeswap[{extra}]')"
 
 
 def _gpus() -> str:
@@ -71,7 +71,7 @@ def _memory() -> str:
 
 
 def _selective_scan() -> str:
-    """Time one small scan on the path that a run on this machine takes."""
+    """Time a small scan with the implementation that a run on this machine would use."""
     import time
 
     import torch
@@ -105,14 +105,14 @@ def _c_core() -> str:
 
 
 def _torchvision() -> str:
-    """Try torchvision in a process of its own: one that does not fit its torch breaks transformers too."""
+    """Import torchvision in a subprocess: a build that does not match torch breaks transformers too."""
     from eyeswap.versions import version_of
 
-    found = version_of("torchvision")
-    if found is None:
-        return "absent, as it should be (nothing here needs it)"
+    version = version_of("torchvision")
+    if version is None:
+        return "not installed, as it should be (nothing here needs it)"
     trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
     if trial.returncode == 0:
-        return f"{found}, can be imported"
+        return f"{version}, can be imported"
     reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"BROKEN ({found}: {reason}); transformers will fail. Remedy: pip uninstall torchvision"
+    return f"BROKEN ({version}: {reason}); transformers will fail. Remedy: pip uninstall torchvision"

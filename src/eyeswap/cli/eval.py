@@ -1,11 +1,13 @@
-"""`eyeswap eval|score|ask RUN`: ask a trained VLM benchmarks or a question, and score its answers, also again."""
+"""`eyeswap eval|score|ask RUN`: evaluate a trained VLM, rescore its answers, or ask it a question."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from eyeswap.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,78 +15,77 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from eyeswap.evaluation.benchmark import Mode
-    from eyeswap.recipe import TestBoxFrame
-    from eyeswap.results.averages import Weights
-
 EXAMPLE = "Example: eyeswap eval runs/quickstart/vit/seed-7 --benchmarks vqav2,refcoco --subset slim"
-_CHOICES = {
-    "--split": ("eval", "train"),
-    "--mode": ("study", "official"),
-    "--box-frame": ("", "original", "study", "padded-square", "canvas"),
-    "--precision": ("auto", "fp32", "bf16"),
-    "--images": ("as-is", "blanked", "shuffled"),
-}
-_MOST_ERRORS = 5  # shown; scores.json has the number, predictions/*.parquet all of them
+SCORE_EXAMPLE = "Example: eyeswap score runs/quickstart/vit/seed-7 --mode official"
+ASK_EXAMPLE = 'Example: eyeswap ask runs/quickstart/vmamba/seed-7 scene.png "How many digits are there?"'
+_MOST_ERRORS = 5  # printed; scores.json has the number, predictions/*.parquet all of them
+
+BoxFrameOption = Annotated[
+    Literal["original", "study", "padded-square", "canvas"] | None,
+    typer.Option("--box-frame", help="Frame in which boxes are scored; by default that of the run's study."),
+]
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or that of any saved VLM.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of any saved VLM.")],
     benchmarks: Annotated[
-        str, typer.Option("--benchmarks", help="Names, or YAML files of your own, by commas; the study's by default.")
-    ] = "",
-    subset: Annotated[
-        str, typer.Option("--subset", help="slim (1024 of each part), a number, or full; the study's by default.")
-    ] = "",
-    split: Annotated[
-        str, typer.Option("--split", help="eval, or train. Other test splits are benchmarks: refcoco-testA, ...")
-    ] = "eval",
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Root of the official folders; the study's by default.")
-    ] = None,
-    mode: Annotated[
-        str, typer.Option("--mode", help="study: asked and scored as published; official: as the benchmarks' own.")
-    ] = "study",
-    box_frame: Annotated[
         str,
         typer.Option(
-            "--box-frame", help="original, study, padded-square or canvas: where boxes are scored; as the run's study."
+            "--benchmarks",
+            metavar="LIST",
+            help="Names or YAML files of benchmarks, separated by commas; by default the study's.",
         ),
     ] = "",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions answered together; changes no answer.")] = 128,
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 on a GPU.")] = "auto",
-    images: Annotated[
+    subset: Annotated[
         str,
-        typer.Option("--images", help="as-is; blanked or shuffled show what the image is worth (eyeswap collapse)."),
+        typer.Option(
+            "--subset",
+            metavar="SUBSET",
+            help="slim (1024 examples per part), a number per part, or full; by default the study's.",
+        ),
+    ] = "",
+    split: Annotated[
+        Literal["eval", "train"],
+        typer.Option("--split", help="Other test splits are benchmarks of their own, such as refcoco-testA."),
+    ] = "eval",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", file_okay=False, help="Data root; by default the study's."),
+    ] = None,
+    mode: Annotated[
+        Literal["study", "official"],
+        typer.Option(
+            "--mode", help="study: prompts and scores of the published study; official: those of each benchmark."
+        ),
+    ] = "study",
+    box_frame: BoxFrameOption = None,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, metavar="N", help="Batch size; does not change any answer.")
+    ] = 128,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 on a GPU, fp32 on a CPU.")
+    ] = "auto",
+    images: Annotated[
+        Literal["as-is", "blanked", "shuffled"],
+        typer.Option("--images", help="blanked or shuffled: measure how much the answers depend on the image."),
     ] = "as-is",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the result; RUN/evaluations/... by default.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", file_okay=False, help="Output folder; by default RUN/evaluations/..."),
     ] = None,
     show_prompts: Annotated[
-        int, typer.Option("--show-prompts", min=0, metavar="N", help="Print N prompts of each benchmark, and stop.")
+        int, typer.Option("--show-prompts", min=0, metavar="N", help="Print N prompts of each benchmark and exit.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a trained VLM; an interrupted evaluation goes on where it was.
+    """Evaluate a trained VLM on benchmarks.
 
-    Under torchrun the processes share the work: torchrun --nproc-per-node 4 -m eyeswap.cli eval RUN
+    After an interruption the same command resumes the evaluation. On several GPUs the processes share the work:
+    `torchrun --nproc-per-node 4 -m eyeswap.cli eval RUN`.
     """
     import json
 
     from eyeswap.console import open_console
-    from eyeswap.errors import SpecError, nearest
-
-    given = {
-        "--split": split,
-        "--mode": mode,
-        "--box-frame": box_frame,
-        "--precision": precision,
-        "--images": images,
-    }
-    for option, value in given.items():
-        if value not in _CHOICES[option]:
-            raise SpecError(f"{option} {value}: {nearest(value, filter(None, _CHOICES[option]))}")
-
     from eyeswap.files import read_json
     from eyeswap.processes import join
     from eyeswap.progress import progress
@@ -99,13 +100,13 @@ def evaluate(
         subset=subset,
         split=split,
         mode=mode,
-        box_frame=box_frame,
+        box_frame=box_frame or "",
         precision=precision,
         images=images,
     )
     if show_prompts:
-        found = prompts_of(run, names, settings, show_prompts)
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n\n".join(map(_prompt, found)))
+        prompts = prompts_of(run, names, settings, show_prompts)
+        typer.echo(json.dumps(prompts, indent=1, ensure_ascii=False) if as_json else "\n\n".join(map(_prompt, prompts)))
         return
     with join() as workers:
         with progress(open_console(stderr=True, quiet=not workers.is_first)) as board:
@@ -120,12 +121,12 @@ def evaluate(
 
 
 def _prompt(about: Mapping[str, Any]) -> str:
-    """Return a prompt with a line above it that says what becomes of it."""
-    wanted = " or ".join(about["choices"][:2]) + (" or ..." if len(about["choices"]) > 2 else "")
+    """Return a prompt under a heading that names its example and the form of the answer."""
+    answer = " or ".join(about["choices"][:2]) + (" or ..." if len(about["choices"]) > 2 else "")
     if not about["choices"]:
-        wanted = f"at most {about['max_new_tokens']} tokens"
+        answer = f"at most {about['max_new_tokens']} tokens"
     tokens = f"{about['visual_tokens']} visual tokens" if about["visual_tokens"] else "visual tokens"
-    head = f"--- {about['benchmark']} {about['example_id']}, {about['image']} ({tokens} first), answered by {wanted}"
+    head = f"--- {about['benchmark']} {about['example_id']}, {about['image']} ({tokens} first), answered by {answer}"
     return f"{head}\n{about['prompt']}"
 
 
@@ -135,7 +136,7 @@ def _print_scores(folder: Path, scores: dict[str, Any], mode: str, console: Cons
     _print_tables(f"{folder}, mode {mode}, percent", scores, console)
     if scores["errors"]:
         console.print(
-            f"{scores['errors']:,} questions could not be asked or scored, and count as wrong:", highlight=False
+            f"{scores['errors']:,} questions could not be asked or scored and count as wrong:", highlight=False
         )
         for line in _errors(folder, scores):
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
@@ -143,7 +144,7 @@ def _print_scores(folder: Path, scores: dict[str, Any], mode: str, console: Cons
 
 
 def _errors(folder: Path, scores: dict[str, Any]) -> list[str]:
-    """Return the first few errors."""
+    """Return the first few errors, one line each."""
     from eyeswap.evaluation.predictions import read_predictions
 
     lines = [
@@ -157,50 +158,37 @@ def _errors(folder: Path, scores: dict[str, Any]) -> list[str]:
     return lines[:_MOST_ERRORS] + more
 
 
-MODES: dict[str, Mode] = {"study": "study", "official": "official"}
-WEIGHTS: dict[str, Weights] = {"counts": "counts", "published": "published"}
-BOX_FRAMES: dict[str, TestBoxFrame] = {
-    "original": "original",
-    "study": "study",
-    "padded-square": "padded-square",
-    "canvas": "canvas",
-}
-SCORE_EXAMPLE = "Example: eyeswap score runs/quickstart/vit/seed-7 --mode official"
-ASK_EXAMPLE = 'Example: eyeswap ask runs/quickstart/vmamba/seed-7 scene.png "How many digits are there?"'
-
-
 def score(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, its evaluation finished or not.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, even with an unfinished evaluation.")],
     mode: Annotated[
-        str, typer.Option("--mode", help="study: the published pipeline's scores; official: the benchmarks' own.")
+        Literal["study", "official"],
+        typer.Option("--mode", help="study: scores of the published study; official: those of each benchmark."),
     ] = "study",
-    benchmarks: Annotated[str, typer.Option("--benchmarks", help="Only these, by commas.")] = "",
+    benchmarks: Annotated[
+        str, typer.Option("--benchmarks", metavar="LIST", help="Only these benchmarks, separated by commas.")
+    ] = "",
     root: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Data root, for answers stored without their details.")
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", file_okay=False, help="Data root, for predictions stored without their details."
+        ),
     ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", help="Of the averages: counts at hand, or those of the published sets.")
+        Literal["counts", "published"],
+        typer.Option("--weights", help="Weights of the averages: examples in this run, or in the published sets."),
     ] = "counts",
-    box_frame: Annotated[
-        str, typer.Option("--box-frame", help="original, study, padded-square or canvas; as it was scored by default.")
-    ] = "",
-    details: Annotated[bool, typer.Option("--details", help="Also print every further metric.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    box_frame: BoxFrameOption = None,
+    details: Annotated[bool, typer.Option("--details", help="Also print all further metrics.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Score the stored predictions of a run again; nothing is written, no model is loaded."""
+    """Rescore the stored predictions of a run; nothing is written and no model is loaded."""
     import json
 
     from eyeswap.console import open_console
-    from eyeswap.errors import SpecError, nearest
-
-    given = ("--mode", mode, tuple(MODES)), ("--weights", weights, tuple(WEIGHTS))
-    for option, value, allowed in (*given, ("--box-frame", box_frame, ("", *BOX_FRAMES))):
-        if value not in allowed:
-            raise SpecError(f"{option} {value}: {nearest(value, filter(None, allowed))}")
     from eyeswap.results.rescore import rescore
 
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
-    content = rescore(run, MODES[mode], names, root, WEIGHTS[weights], BOX_FRAMES.get(box_frame))
+    content = rescore(run, mode, names, root, weights, box_frame)
     if as_json:
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
         return
@@ -214,7 +202,7 @@ def _print_tables(title: str, content: dict[str, Any], console: Console) -> None
 
 
 def scores_table(title: str, content: dict[str, Any]) -> Table:
-    """Return benchmarks and averages as a table; ``content`` is as ``scores.json``."""
+    """Return benchmarks and averages as a table; ``content`` has the form of ``scores.json``."""
     from rich.table import Table
     from rich.text import Text
 
@@ -240,30 +228,30 @@ def scores_table(title: str, content: dict[str, Any]) -> Table:
 
 
 def readings_table(content: dict[str, Any]) -> Table | None:
-    """Return the score of every box benchmark in each frame, the one that counts marked; None without boxes."""
+    """Return a table of every box benchmark's score in each frame, or None if there are no boxes."""
     from rich.table import Table
 
     boxed = [entry for entry in content["benchmarks"].values() if "readings" in entry]
     if not boxed:
         return None
     names = list(boxed[0]["readings"])
-    table = Table(title="boxes in every frame, percent; * counts", title_justify="left")
+    table = Table(title="boxes in every frame, percent; * is the reported score", title_justify="left")
     table.add_column("benchmark")
     for name in names:
         table.add_column(name, justify="right")
     for entry in boxed:
-        shown = ["not known" if (value := entry["readings"][name]) is None else f"{value:.2f}" for name in names]
+        scores = ["unknown" if (value := entry["readings"][name]) is None else f"{value:.2f}" for name in names]
         marks = ["*" if name == entry["box_frame"] else "" for name in names]
-        table.add_row(entry["title"], *(value + mark for value, mark in zip(shown, marks, strict=True)))
+        table.add_row(entry["title"], *(score + mark for score, mark in zip(scores, marks, strict=True)))
     return table
 
 
 def _print_rescored(run: Path, content: dict[str, Any], details: bool, console: Console) -> None:
     _print_tables(f"{run}, mode {content['mode']}, percent", content, console)
     for name, entry in content["benchmarks"].items():
-        changed = entry["changed"]
-        if changed and content["mode"] == "study":
-            console.print(f"{name}: {changed:,} scores differ from those stored", highlight=False)
+        num_changed = entry["changed"]
+        if num_changed and content["mode"] == "study":
+            console.print(f"{name}: {num_changed:,} scores differ from those stored", highlight=False)
         if entry["note"]:
             console.print(f"{name}: {entry['note']}", highlight=False)
         if details:
@@ -297,11 +285,14 @@ def ask(
         typer.Option(
             "--save",
             metavar="PNG",
-            help="Where to save the picture with the box drawn; by default <image>-answer.png in this folder.",
+            help="Where to save the image with the box drawn; by default IMAGE-answer.png in this folder.",
         ),
     ] = None,
 ) -> None:
-    """Ask a trained VLM about one image; a box is also given in pixels and drawn into a copy of the image."""
+    """Ask a trained VLM a question about one image.
+
+    If the answer is a box, it is also printed in pixels and drawn into a copy of the image.
+    """
     from eyeswap.api import ask as ask_run
     from eyeswap.console import visible
     from eyeswap.errors import RunError
@@ -315,7 +306,7 @@ def ask(
         draw_box(image, answer.box_px, target)
         typer.echo(f"saved: {target}")
     elif save is not None:
-        raise RunError(f"{save} was not written: the answer holds no box to draw")
+        raise RunError(f"{save} was not written: the answer contains no box to draw")
 
 
 def draw_box(image: Path, box_px: tuple[float, float, float, float], to: Path) -> None:

@@ -1,8 +1,8 @@
-"""The `eyeswap` command: gathers the subcommands and turns errors into one line and an exit code.
+"""The `eyeswap` command: collects the subcommands and turns errors into one line and an exit code.
 
-Command files import nothing heavy at the top, so that help appears at once; the library is imported inside
-the functions. Exit codes: 0 done, 1 a run failed or an audit found undeclared differences, 2 a mistake in
-what was asked for, 70 a bug, 130 interrupted.
+Command files import nothing heavy at the top, so that help appears at once; the library is imported inside the
+functions. Exit codes: 0 success, 1 a run failed or a check found something wrong, 2 bad input, 70 a bug, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -31,36 +31,14 @@ from eyeswap.cli import (
 )
 from eyeswap.errors import EyeswapError
 
-ORDER = (
-    "study",
-    "train",
-    "report",
-    "audit",
-    "collapse",
-    "eval",
-    "score",
-    "compare",
-    "published",
-    "ask",
-    "backbones",
-    "check",
-    "models",
-    "data",
-    "tokens",
-    "pretrain",
-    "profile",
-    "export",
-    "import",
-    "doctor",
-)
-
-
 BUG = 70  # EX_SOFTWARE of sysexits.h
-_TYPERS_OWN: tuple[type[BaseException], ...] = (
-    typer.Exit,
-    typer.Abort,
-    typer.BadParameter.__mro__[2],
-)  # the last is the base of all usage errors
+_UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
+_STUDIES, _MODELS, _PARTS = "Studies", "Single models", "Encoders, checkpoints, data and this machine"
+_ORDER = (
+    *("study", "report", "audit", "collapse", "compare", "published", "export", "import"),
+    *("train", "eval", "score", "ask"),
+    *("backbones", "check", "models", "data", "tokens", "pretrain", "profile", "doctor"),
+)
 
 
 class _Commands(TyperGroup):
@@ -68,19 +46,26 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands in the order in which a newcomer needs them."""
-        return list(ORDER)
+        return list(_ORDER)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("\ninterrupted; run the same command again to go on", err=True)
+            typer.echo("\ninterrupted; run the same command again to resume", err=True)
             raise typer.Exit(130) from None
-        except _TYPERS_OWN:
+        except (typer.Exit, typer.Abort):
             raise
+        except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                raise
+            where = (getattr(error, "ctx", None) or ctx).command_path
+            message = _one_line(error.format_message()).replace("Value error, ", "").rstrip(".")
+            typer.echo(f"error: {message}; see `{where} --help`", err=True)
+            raise typer.Exit(2) from None
         except Exception as error:
-            if ctx.params.get("debug") or getattr(error, "errno", None) == errno.EPIPE:  # typer knows about pipes
+            if ctx.params.get("debug") or getattr(error, "errno", None) == errno.EPIPE:  # typer handles closed pipes
                 raise
             line, exit_code = describe_error(error)
             from eyeswap.console import visible
@@ -92,10 +77,10 @@ class _Commands(TyperGroup):
 def describe_error(error: Exception) -> tuple[str, int]:
     """Return one line about an error, and the exit code.
 
-    What a path or file of the user's can cause anywhere (it is missing, a folder, not text, nested too deeply, too
-    large for this machine) is the user's to mend; whatever else escapes is a mistake of eyeswap's.
+    What a user's path or file can cause anywhere (it is missing, a folder, not text, nested too deeply, too large for
+    this machine) is for the user to fix; any other exception that gets here is a bug in eyeswap.
     """
-    text = " ".join(str(error).split())
+    text = _one_line(str(error))
     match error:
         case EyeswapError():
             return text, error.exit_code
@@ -106,11 +91,15 @@ def describe_error(error: Exception) -> tuple[str, int]:
         case UnicodeError():
             return f"text that is not valid Unicode: {text}", 2
         case RecursionError():
-            return "nested too deeply to be read", 2
+            return "the input is nested too deeply to be read", 2
         case MemoryError():
             return f"out of memory{f': {text}' if text else ''}", 2
         case _:
-            return f"{type(error).__name__}: {text}; this is a bug, run again with --debug and report it", BUG
+            return f"{type(error).__name__}: {text}; this is a bug; run again with --debug and report it", BUG
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _show_version(wanted: bool) -> None:
@@ -127,6 +116,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: eyeswap study run studies/quickstart.yaml",
 )
@@ -136,33 +126,33 @@ app = typer.Typer(
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
     """Swap the vision backbone of a VLM, keep everything else fixed, and measure what it did."""
 
 
-app.add_typer(study.app, name="study")
-app.command("train", epilog=train.EXAMPLE)(train.train)
-app.command("audit", epilog="Example: eyeswap audit runs/quickstart")(audit.audit)
-app.command("collapse", epilog=collapse.EXAMPLE)(collapse.collapse)
-app.command("report", epilog="Example: eyeswap report runs/quickstart")(report.report)
-app.command("eval", epilog=eval.EXAMPLE)(eval.evaluate)
-app.command("score", epilog=eval.SCORE_EXAMPLE)(eval.score)
-app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
-app.command("published", epilog=report.PUBLISHED_EXAMPLE)(report.published)
-app.command("ask", epilog=eval.ASK_EXAMPLE)(eval.ask)
-app.command("pretrain", epilog="Example: eyeswap pretrain digits-vmamba --out checkpoints")(train.pretrain)
-app.add_typer(backbones.app, name="backbones")
-app.command("check", epilog=backbones.CHECK_EXAMPLE)(backbones.check)
-app.add_typer(models.app, name="models")
-app.add_typer(data.app, name="data")
-app.add_typer(tokens.app, name="tokens")
-app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
-app.command("export", epilog=report.EXPORT_EXAMPLE)(report.export)
-app.command("import", epilog=report.IMPORT_EXAMPLE)(report.import_)
-app.command("doctor", epilog="Example: eyeswap doctor")(doctor.doctor)
+app.add_typer(study.app, name="study", rich_help_panel=_STUDIES)
+app.command("report", rich_help_panel=_STUDIES, epilog=report.REPORT_EXAMPLE)(report.report)
+app.command("audit", rich_help_panel=_STUDIES, epilog=audit.EXAMPLE)(audit.audit)
+app.command("collapse", rich_help_panel=_STUDIES, epilog=collapse.EXAMPLE)(collapse.collapse)
+app.command("compare", rich_help_panel=_STUDIES, epilog=compare.EXAMPLE)(compare.compare)
+app.command("published", rich_help_panel=_STUDIES, epilog=report.PUBLISHED_EXAMPLE)(report.published)
+app.command("export", rich_help_panel=_STUDIES, epilog=report.EXPORT_EXAMPLE)(report.export)
+app.command("import", rich_help_panel=_STUDIES, epilog=report.IMPORT_EXAMPLE)(report.import_)
+app.command("train", rich_help_panel=_MODELS, epilog=train.EXAMPLE)(train.train)
+app.command("eval", rich_help_panel=_MODELS, epilog=eval.EXAMPLE)(eval.evaluate)
+app.command("score", rich_help_panel=_MODELS, epilog=eval.SCORE_EXAMPLE)(eval.score)
+app.command("ask", rich_help_panel=_MODELS, epilog=eval.ASK_EXAMPLE)(eval.ask)
+app.add_typer(backbones.app, name="backbones", rich_help_panel=_PARTS)
+app.command("check", rich_help_panel=_PARTS, epilog=backbones.CHECK_EXAMPLE)(backbones.check)
+app.add_typer(models.app, name="models", rich_help_panel=_PARTS)
+app.add_typer(data.app, name="data", rich_help_panel=_PARTS)
+app.add_typer(tokens.app, name="tokens", rich_help_panel=_PARTS)
+app.command("pretrain", rich_help_panel=_PARTS, epilog=train.PRETRAIN_EXAMPLE)(train.pretrain)
+app.command("profile", rich_help_panel=_PARTS, epilog=profile.EXAMPLE)(profile.profile)
+app.command("doctor", rich_help_panel=_PARTS, epilog="Example: eyeswap doctor")(doctor.doctor)
 
 
 def main() -> None:

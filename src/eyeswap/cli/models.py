@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eyeswap.cli.options import JsonOption
+
 if TYPE_CHECKING:
     from eyeswap.vlm.released.catalog import ReleasedModel
 
-app = typer.Typer(no_args_is_help=True, help="Use the released VLM checkpoints of the study.")
+app = typer.Typer(no_args_is_help=True, help="List, download and convert the published study's VLM checkpoints.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelId = Annotated[str, typer.Argument(metavar="ID", help="A model id from `eyeswap models list`.")]
 
 
 @app.command("list", epilog="Example: eyeswap models list --json")
-def list_all(as_json: AsJson = False) -> None:
-    """List the released checkpoints with their published scores, weighted averages in percent."""
+def list_all(as_json: JsonOption = False) -> None:
+    """List the released checkpoints with their published scores (weighted averages, percent)."""
     from eyeswap.vlm.released.catalog import released_models
 
     models = list(released_models().values())
@@ -39,10 +41,10 @@ def list_all(as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: eyeswap models show vmamba-s-in1k-224-s3")
 def show(
-    name: Annotated[str, typer.Argument(metavar="ID", help="A public id, see `eyeswap models list`.")],
-    as_json: AsJson = False,
+    name: ModelId,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print all that is known of one released checkpoint, and the backbone it was trained with."""
+    """Print everything known about one released checkpoint and its backbone."""
     import yaml
 
     from eyeswap.backbones import catalog
@@ -55,16 +57,21 @@ def show(
         return
     entry = catalog.entry(model.backbone).wired("as-published")
     typer.echo(f"# backbone as published: {entry.name}, tap {entry.tap}, {entry.geometry.describe()}")
-    typer.echo(f"# weights of the backbone: {entry.licence}; of the LLM in the archive: Llama 2 community licence")
+    typer.echo(f"# licence of the backbone's weights: {entry.licence}; of the LLM in the archive: Llama 2 community")
     typer.echo(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @app.command(epilog="Example: eyeswap models fetch vmamba-s-in1k-224-s3 --out released")
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="ID", help="A public id, see `eyeswap models list`.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for <ID>/config.json and its weights.")],
+    name: ModelId,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The checkpoint is written to DIR/ID.")
+    ],
 ) -> None:
-    """Get a released checkpoint (27 GB, twice that on disk): resumed after a cut, checked, unpacked."""
+    """Download a released checkpoint (27 GB, needs twice that on disk), verify it and unpack it.
+
+    An interrupted download is resumed.
+    """
     from eyeswap.vlm.released.catalog import fetch_archive, released_model, unpack_archive
 
     model = released_model(name)
@@ -73,21 +80,28 @@ def fetch(
 
 @app.command("import", epilog="Example: eyeswap models import vmamba-s-in1k-224-s3 models/vmamba-s")
 def import_(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A public id, a .tar archive, or an unpacked folder.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model id, a .tar archive, or an unpacked folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     llm: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub name with config and tokenizer of the LLM; weights are not needed."),
+        typer.Option(
+            "--llm",
+            metavar="NAME",
+            help="Folder or Hub name of the LLM's config and tokenizer; needs no weights.",
+        ),
     ] = None,
-    tap: Annotated[str | None, typer.Option(help="Read the backbone elsewhere than the published code did.")] = None,
-    geometry: Annotated[str | None, typer.Option(help="Show images otherwise than the published code did.")] = None,
+    tap: Annotated[
+        str | None, typer.Option("--tap", metavar="TAP", help="Where to read the features, if not as published.")
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option("--geometry", metavar="NAME", help="Image geometry, if not as published.")
+    ] = None,
     sha256: Annotated[
-        str | None, typer.Option(help="Check the archive or the weights file against this digest.")
+        str | None,
+        typer.Option("--sha256", metavar="HEX", help="Digest that the archive or the weights file must have."),
     ] = None,
 ) -> None:
-    """Turn a released checkpoint into a VLM that `eyeswap ask` and transformers open."""
+    """Convert a released checkpoint into a VLM that `eyeswap ask` and transformers can load."""
     import tempfile
 
     from eyeswap.progress import progress
@@ -110,10 +124,10 @@ def import_(
 
 @app.command(epilog="Example: eyeswap models export models/vmamba-s released/vmamba-s-again")
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `eyeswap models import` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by `eyeswap models import`.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
 ) -> None:
-    """Turn an imported checkpoint back into the released layout, without loss."""
+    """Convert an imported checkpoint back into the released layout, losslessly."""
     from eyeswap.vlm.released.convert import export_released
 
     export_released(folder, out)
@@ -121,7 +135,7 @@ def export(
 
 
 def _unpacked(source: str, scratch: Path, sha256: str | None) -> tuple[Path, ReleasedModel | None]:
-    """Return the folder of a public id, an archive or a folder, checked, and what the catalog says of it."""
+    """Return the verified, unpacked folder of an id, archive or folder, and its catalog entry if it has one."""
     from eyeswap.errors import CheckpointError
     from eyeswap.vlm.released.catalog import (
         WEIGHTS_FILE,
@@ -144,6 +158,6 @@ def _unpacked(source: str, scratch: Path, sha256: str | None) -> tuple[Path, Rel
             check_archive(path, digest)
         return unpack_archive(path, scratch / path.stem), model
     if path.suffix == ".tar" or len(path.parts) > 1:
-        raise CheckpointError(f"{source}: no such folder or archive; ids are listed by `eyeswap models list`")
+        raise CheckpointError(f"{source}: no such folder or archive; `eyeswap models list` lists the ids")
     model = released_model(source)
     return unpack_archive(fetch_archive(model), scratch / model.id), model

@@ -1,4 +1,4 @@
-"""What a study or a recipe will take, as tables and JSON: steps, tokens, FLOPs, memory and time."""
+"""The cost of a study or a recipe as tables and JSON: steps, tokens, FLOPs, memory and time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,27 +20,13 @@ if TYPE_CHECKING:
     from eyeswap.planning.spec import Study
     from eyeswap.recipe import Recipe
 
-GpuOption = Annotated[
-    str, typer.Option("--gpu", metavar="NAME", help="h200, h100, a100, b200, ..., or <TFLOP/s>:<GiB> such as 71:24.")
-]
-GpusOption = Annotated[int, typer.Option("--gpus", help="GPUs that train one run together.")]
-MfuOption = Annotated[
-    float,
-    typer.Option("--mfu", help="Model FLOPs utilization: the share of the GPU's bf16 peak that training reaches."),
-]
-TextOption = Annotated[
-    float | None,
-    typer.Option("--text-tokens", help="Mean text tokens of a conversation; 300 for real data unless given."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
-
 TOKEN_COUNTS = (49, 196, 576, 1024, 2048, 4096)
 
 UNKNOWN = "?"
-# Heading of each column, and its rank: where a table is too wide, columns of the highest rank are left out first.
+# Heading and rank of each column: if the table is too wide, columns of the highest rank are dropped first.
 NUMBERS = {
-    "tokens": 0, "at tap": 1, "connector": 4, "FLOP a sample": 4, "FLOP a run": 3, "GiB a GPU": 2, "GPU time": 0,
-    "questions": 2,
+    "tokens": 0, "params": 1, "connector": 4, "FLOPs/sample": 4, "FLOPs/run": 3, "GiB/GPU": 2, "GPU time": 0,
+    "eval time": 2,
 }  # fmt: skip
 
 
@@ -48,8 +34,8 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
     """Print the plan of a study, as tables or as JSON.
 
     Raises:
-        SpecError: if the LLM is on this machine and cannot be taught or asked what the study wants.
-        typer.Exit: with 2, after all is printed, if an arm cannot run as it is.
+        SpecError: if the LLM is on this machine and cannot take the study's training text or questions.
+        typer.Exit: with code 2, after everything is printed, if an arm cannot run as specified.
     """
     from eyeswap.cli.tables import fitted_table
     from eyeswap.console import open_console
@@ -61,7 +47,7 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
     check_llm(study)
     planned = plan_runs(study, runs_dir)
     with progress() as board:
-        estimate = estimate_study(study, assumptions, board.task("measure the backbones", len(study.arms)).advance)
+        estimate = estimate_study(study, assumptions, board.task("measuring backbones", len(study.arms)).advance)
     if as_json:
         _print_json(_as_dict(study, planned, estimate))
     else:
@@ -87,7 +73,7 @@ def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: b
 
 
 def show_recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: bool) -> None:
-    """Print what a recipe, which names no backbone, will take for several numbers of visual tokens."""
+    """Print the cost of training by a recipe, which names no backbone, for several numbers of visual tokens."""
     from eyeswap.cli.tables import fitted_table
     from eyeswap.console import open_console
     from eyeswap.planning.estimate import estimate_recipe, workload
@@ -99,11 +85,11 @@ def show_recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: b
         _print_json({"recipe": recipe.digest, "assumptions": assumptions, "workload": work, "arms": arms})
         return
     console = open_console()
-    console.print(f"{file}: what a backbone costs by its visual tokens", style="bold", highlight=False)
-    numbers = dict(list(NUMBERS.items())[2:-1])  # without those of a backbone and of questions
+    console.print(f"{file}: cost by the backbone's number of visual tokens", style="bold", highlight=False)
+    numbers = dict(list(NUMBERS.items())[2:-1])  # without the backbone's own columns and evaluation
     rows = [[estimate.arm, *_cells(estimate)[2:-1]] for estimate in estimates]
     console.print(fitted_table({"backbone with": 0, **numbers}, rows, console.width))
-    for line in (*_assumed(work, assumptions), *_memory(estimates, assumptions)):
+    for line in (*_assumption_lines(work, assumptions), *_memory_lines(estimates, assumptions)):
         console.print(line, highlight=False)
     for estimate in estimates:
         for problem in estimate.problems:
@@ -111,20 +97,20 @@ def show_recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: b
 
 
 def _summary(study: Study, planned: list[PlannedRun], estimate: StudyEstimate) -> list[str]:
-    """Return the sums and what they assume."""
+    """Return the lines below the table: totals, assumptions and memory."""
     states = Counter[str](run.state() for run in planned)
-    left = [estimate.arms[run.arm] for run in planned if run.state() != "done"]
+    unfinished = [estimate.arms[run.arm] for run in planned if run.state() != "done"]
     seeds = ", ".join(map(str, study.seeds))
     lines = [f"{len(planned)} runs, seed {seeds}: {', '.join(f'{count} {state}' for state, count in states.items())}"]
     if len(study.seeds) == 1 and study.seed_sd is None:
         lines.append(
-            "one seed an arm and no seed_sd: this can show how these runs differ on these images; which arm is better, "
-            "it cannot decide"
+            "one seed per arm and no seed_sd: this study can show how these runs differ on these images, but it cannot "
+            "decide which arm is better"
         )
-    if left:
-        lines.append(_sum_line(left, "what is not done"))
-    lines += _assumed(estimate.workload, estimate.assumptions)
-    lines += _memory(estimate.arms.values(), estimate.assumptions)
+    if unfinished:
+        lines.append(_total_line(unfinished))
+    lines += _assumption_lines(estimate.workload, estimate.assumptions)
+    lines += _memory_lines(estimate.arms.values(), estimate.assumptions)
     lines.append(f"benchmarks: {', '.join(study.benchmarks)}")
     lines.append(f"recipe {study.recipe.digest[:8]}; arms may differ in {', '.join(study.may_differ)}")
     return lines
@@ -161,7 +147,7 @@ def _as_dict(study: Study, planned: list[PlannedRun], estimate: StudyEstimate) -
 
 
 def _cells(estimate: ArmEstimate) -> list[str]:
-    """Return the numbers of one arm, in the order of `NUMBERS`; what is not known is a question mark."""
+    """Return the numbers of one arm in the order of `NUMBERS`, with a question mark for each unknown one."""
     footprint, memory = estimate.footprint, estimate.memory
     return [
         UNKNOWN if footprint is None else f"{footprint.tokens:,}",
@@ -175,51 +161,52 @@ def _cells(estimate: ArmEstimate) -> list[str]:
     ]
 
 
-def _sum_line(estimates: Sequence[ArmEstimate], what: str) -> str:
-    """Return how much GPU time some runs take together, and what of it is not known."""
-    train = [one.train_gpu_hours for one in estimates if one.train_gpu_hours is not None]
-    asked = [one.eval_gpu_hours for one in estimates if one.eval_gpu_hours is not None]
+def _total_line(estimates: Sequence[ArmEstimate]) -> str:
+    """Return the total GPU time of unfinished runs, and how many of them have no estimate."""
+    train = [arm.train_gpu_hours for arm in estimates if arm.train_gpu_hours is not None]
+    evaluation = [arm.eval_gpu_hours for arm in estimates if arm.eval_gpu_hours is not None]
     if not train:
-        return f"GPU time of {what}: not known"
-    questions = f", and {duration(sum(asked))} for reading the questions" if asked else ""
+        return "GPU time of unfinished runs: unknown"
+    prefill = f" and {duration(sum(evaluation))} of evaluation (prefill only)" if evaluation else ""
     unknown = len(estimates) - len(train)
-    return f"GPU time of {what}: {duration(sum(train))} of training{questions}" + (
-        f"; {unknown} of {len(estimates)} runs are not known and not in it" if unknown else ""
+    return f"GPU time of unfinished runs: {duration(sum(train))} of training{prefill}" + (
+        f"; {unknown} of {len(estimates)} runs are unknown and not included" if unknown else ""
     )
 
 
-def _assumed(work: Workload, assumptions: Assumptions) -> list[str]:
-    """Return what an estimate assumes, in sentences."""
-    given, gpu = assumptions, assumptions.gpu
+def _assumption_lines(work: Workload, assumptions: Assumptions) -> list[str]:
+    """Return the assumptions behind an estimate, one line each."""
+    gpu = assumptions.gpu
     steps = "an unknown number of steps" if work.steps is None else f"{work.steps:,} steps"
     conversations = "" if work.conversations is None else f" over {work.conversations:,} conversations"
     return [
-        f"a run: {steps}{conversations}, {work.text_tokens:.0f} text tokens each (--text-tokens)",
-        f"{given.num_gpus} x {gpu.name} for a run: {gpu.peak_tflops:,.0f} TFLOP/s bf16 at {given.mfu:.0%}, "
-        f"{gpu.memory_gib:.0f} GiB (--gpu --gpus --mfu); 16 bytes a trained parameter, shared out",
+        f"per run: {steps}{conversations}, {work.text_tokens:.0f} text tokens each (--text-tokens)",
+        f"{assumptions.num_gpus} x {gpu.name} per run: {gpu.peak_tflops:,.0f} TFLOP/s bf16 at {assumptions.mfu:.0%}, "
+        f"{gpu.memory_gib:.0f} GiB (--gpu --gpus --mfu); 16 bytes per trained parameter, sharded",
     ]
 
 
-def _memory(estimates: Iterable[ArmEstimate], assumptions: Assumptions) -> list[str]:
-    """Return whether training fits into the memory, judged by the arm that needs most."""
-    memories = [one.memory for one in estimates if one.memory is not None]
+def _memory_lines(estimates: Iterable[ArmEstimate], assumptions: Assumptions) -> list[str]:
+    """Return whether training fits into GPU memory, judged by the arm that needs most."""
+    memories = [arm.memory for arm in estimates if arm.memory is not None]
     if not memories:
         return []
     worst = min(memories, key=lambda memory: memory.free_gib)
     if worst.free_gib > 0 and worst.checkpointed_tokens:
         return [
-            f"memory: {worst.free_gib:.0f} GiB beside the states hold {worst.plain_tokens:,} tokens of a pass, "
-            f"{worst.elementwise_tokens:,} with elementwise parts recomputed, {worst.checkpointed_tokens:,} with all"
+            f"memory: {worst.free_gib:.0f} GiB are left for activations, enough for {worst.plain_tokens:,} tokens per "
+            f"forward pass, {worst.elementwise_tokens:,} if elementwise operations are recomputed, "
+            f"{worst.checkpointed_tokens:,} if whole layers are"
         ]
-    fewest = "no number of them" if worst.fewest_gpus is None else f"at least {worst.fewest_gpus} of them"
+    remedy = "no number of them suffices" if worst.fewest_gpus is None else f"at least {worst.fewest_gpus} are needed"
     return [
-        f"memory: {worst.states_gib:.0f} GiB of states do not fit on {assumptions.num_gpus} x "
-        f"{assumptions.gpu.name}: it takes {fewest}"
+        f"memory: {worst.states_gib:.0f} GiB of weights, gradients and optimizer state do not fit on "
+        f"{assumptions.num_gpus} x {assumptions.gpu.name}: {remedy}"
     ]
 
 
 def _print_notes(console: Console, estimate: StudyEstimate) -> None:
-    """Print what to know, one line for all arms that share it, and then what stops arms."""
+    """Print notes, each once for all arms that share it, and then the problems that stop arms."""
     arms_by_note: dict[str, list[str]] = {}
     for arm in estimate.arms.values():
         for note in arm.notes:
@@ -227,8 +214,8 @@ def _print_notes(console: Console, estimate: StudyEstimate) -> None:
     for note in estimate.notes:
         _print_note(console, note)
     for note, arms in arms_by_note.items():
-        who = ", ".join(arms) if len(arms) <= 3 else f"{len(arms)} arms ({arms[0]}, ...)"
-        _print_note(console, f"{who}: {note}")
+        names = ", ".join(arms) if len(arms) <= 3 else f"{len(arms)} arms ({arms[0]}, ...)"
+        _print_note(console, f"{names}: {note}")
     for problem in estimate.problems:
         _print_note(console, problem, "problem", "red")
 
@@ -240,7 +227,7 @@ def _print_note(console: Console, note: str, label: str = "note", style: str = "
 
 
 def _estimate_as_dict(estimate: ArmEstimate) -> dict[str, Any]:
-    """Return an arm's estimate as plain data; FLOPs, hours and bytes in the units that the keys name."""
+    """Return an arm's estimate as plain data; each key names its unit."""
     plain = asdict(estimate)
     if estimate.footprint is not None:
         plain["visual_tokens"] = estimate.footprint.tokens
@@ -250,13 +237,13 @@ def _estimate_as_dict(estimate: ArmEstimate) -> dict[str, Any]:
 def _print_json(value: dict[str, Any]) -> None:
     """Print plain data and dataclasses as JSON."""
     plain = {
-        key: asdict(part) if is_dataclass(part) and not isinstance(part, type) else part for key, part in value.items()
+        key: asdict(item) if is_dataclass(item) and not isinstance(item, type) else item for key, item in value.items()
     }
     typer.echo(json.dumps(plain, indent=1, ensure_ascii=False))
 
 
 def scaled(value: float | None, prefixes: str) -> str:
-    """Return a number with three digits that count and a prefix for its thousands, such as ``31.3M``."""
+    """Return a number to three significant digits with an SI-style prefix, such as ``31.3M``."""
     if value is None:
         return UNKNOWN
     power = 0 if value < 1 else min(int(math.log10(value)) // 3, len(prefixes))
@@ -266,7 +253,7 @@ def scaled(value: float | None, prefixes: str) -> str:
 
 
 def duration(hours: float | None) -> str:
-    """Return hours in the unit that reads best."""
+    """Return a number of hours as seconds, minutes or hours, whichever reads best."""
     if hours is None:
         return UNKNOWN
     for unit, size, limit in (("s", 3600, 1 / 60), ("min", 60, 1)):

@@ -1,4 +1,4 @@
-"""`eyeswap profile`: latency and memory of vision, connector, prefill and decoding against resolution."""
+"""`eyeswap profile`: latency and memory of vision, connector, prefill and decoding by image resolution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from eyeswap.cli.options import RunsOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,30 +21,52 @@ CPU_LONGEST_S, GPU_LONGEST_S = 5.0, 20.0
 
 
 def profile(
-    backbone: Annotated[list[str] | None, typer.Option(help="Catalog name; repeat it. Default: Figure 4's.")] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option("--backbone", metavar="NAME", help="Catalog name; repeatable. By default those of Figure 4."),
+    ] = None,
     side: Annotated[
-        list[int] | None, typer.Option(min=32, help="Pixels; repeat it. Default: Figure 4's, 224 to 6144.")
+        list[int] | None,
+        typer.Option(
+            "--side", min=32, metavar="PX", help="Image side; repeatable. By default those of Figure 4, 224 to 6144."
+        ),
     ] = None,
     study: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Measure a study's arms; its report will show the result.")
+        Path | None,
+        typer.Option("--study", metavar="FILE", help="Measure this study's arms; its report will show the result."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all studies' runs, for --study.")] = Path("runs"),
+    runs: RunsOption = Path("runs"),
     llm: Annotated[
         str | None,
-        typer.Option(help='LLM of this shape, fresh weights. Default: "vicuna-7b" on a GPU, else "digits-llm".'),
+        typer.Option(
+            "--llm", metavar="NAME", help="Architecture of the LLM: vicuna-7b (default on a GPU) or digits-llm."
+        ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images of the throughput measurement.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size of the throughput measurement.")
+    ] = None,
     longest: Annotated[
         float | None,
-        typer.Option(help="Leave out larger images once a cell took longer, seconds. Default: 20, or 5 on a CPU."),
+        typer.Option(
+            "--longest",
+            metavar="S",
+            help="Skip larger images once a measurement took longer than S seconds; 20 on a GPU, 5 on a CPU.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where profile.csv and profile.png go; ./profile, or the study's folder.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="Folder for profile.csv and profile.png; by default ./profile, or the study's folder.",
+        ),
     ] = None,
 ) -> None:
-    """Measure this machine: vision, connector, prefill, decoding, memory and throughput against resolution.
+    """Measure latency, memory and throughput on this machine by image resolution.
 
-    On a CPU the default is a part of Figure 4's grid that ends in minutes.
+    Covers vision encoder, connector, prefill and decoding, with random weights for the LLM. On a CPU the default is the
+    part of Figure 4's grid that finishes within minutes.
     """
     import torch
 
@@ -68,50 +92,50 @@ def profile(
     device, dtype = (torch.device("cuda"), torch.bfloat16) if on_gpu else (torch.device("cpu"), torch.float32)
     longest = longest or (GPU_LONGEST_S if on_gpu else CPU_LONGEST_S)
     setting = Setting(device, dtype, batch or (8 if on_gpu else 2), longest_s=longest)
-    shape = llm or ("vicuna-7b" if on_gpu else "digits-llm")
+    llm_name = llm or ("vicuna-7b" if on_gpu else "digits-llm")
     names: tuple[str, ...] = BACKBONES if on_gpu else CPU_BACKBONES
     sides: tuple[int, ...] = SIDES if on_gpu else CPU_SIDES
     folder = out or Path("profile")
     console = open_console()
     if study is not None:
-        asked = load_study(study)
-        names, sides = study_grid(asked)
-        folder = out or runs / asked.name
+        profiled = load_study(study)
+        names, sides = study_grid(profiled)
+        folder = out or runs / profiled.name
     elif not (on_gpu or backbone or side):
         console.print(
             f"on a CPU: {len(names)} of Figure 4's {len(BACKBONES)} backbones, up to {sides[-1]:,} of "
-            f"{SIDES[-1]:,} px; others with --backbone and --side",
+            f"{SIDES[-1]:,} px; choose others with --backbone and --side",
             highlight=False,
         )
     names, sides = tuple(backbone or names), tuple(side or sides)
-    where = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {torch.get_num_threads()} threads"
-    title = f"{where}; torch {torch.__version__}, {str(dtype).removeprefix('torch.')}, LLM {shape}, batch 1"
+    machine = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {torch.get_num_threads()} threads"
+    title = f"{machine}; torch {torch.__version__}, {str(dtype).removeprefix('torch.')}, LLM {llm_name}, batch 1"
     cells: list[Cell] = []
     with progress(console) as board:
         task = board.task("profile", len(names) * len(sides))
-        for cell in measure(names, sides, build_llm(shape, setting), setting):
+        for cell in measure(names, sides, build_llm(llm_name, setting), setting):
             cells.append(cell)
-            write_csv(folder / PROFILE_FILE, cells)  # whatever happens later, this much is there
+            write_csv(folder / PROFILE_FILE, cells)  # after every cell, so that an interruption loses nothing
             task.advance(1, note=f"{cell.backbone} {cell.side_px}")
     draw_profile(cells, title, folder / "profile.png")
     console.print(title, style="bold", highlight=False)
-    console.print(table_of(cells, console.width, beside_published=on_gpu and shape == "vicuna-7b"))
+    console.print(table_of(cells, console.width, beside_published=on_gpu and llm_name == "vicuna-7b"))
     _print_notes(console, cells)
     console.print(f"{folder / PROFILE_FILE} and {folder / 'profile.png'}", highlight=False, soft_wrap=True)
 
 
 def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table:
-    """Return what was measured, times in milliseconds, and beside it the points of Figure 4 if they are wanted."""
+    """Return the measurements as a table, times in milliseconds, optionally beside the points of Figure 4."""
     from eyeswap.cli.tables import fitted_table
     from eyeswap.planning.profile import IN_FIGURE
     from eyeswap.results.published import published_profile
 
     heads = {
-        "backbone": 0, "side": 0, "tokens": 2, "vision ms": 0, "connect ms": 3, "prefill ms": 1, "decode ms": 1,
+        "backbone": 0, "side": 0, "tokens": 2, "vision ms": 0, "connector ms": 3, "prefill ms": 1, "decode ms": 1,
         "images/s": 2, "peak GiB": 1,
     }  # fmt: skip
     if beside_published:
-        heads |= {"Figure 4: vision ms": 0, "first token ms": 1, "peak GiB there": 3}
+        heads |= {"Figure 4: vision ms": 0, "Figure 4: first token ms": 1, "Figure 4: peak GB": 3}
     figure = {(point.model, point.side_px): point for point in published_profile()}
     rows = []
     for cell in cells:
@@ -135,9 +159,9 @@ def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table
 
 
 def _print_notes(console: Console, cells: Sequence[Cell]) -> None:
-    """Print what the table does not hold: one line for all sizes of a backbone that share a reason."""
+    """Print why cells are missing from the table, one line for all sizes of a backbone that share a reason."""
     if any(cell.beyond_positions for cell in cells):
-        console.print("* more tokens than the LLM was made for", highlight=False)
+        console.print("* more tokens than the LLM has positions", highlight=False)
     missing: dict[tuple[str, str], list[int]] = {}
     for cell in cells:
         if cell.problem:

@@ -1,4 +1,4 @@
-"""`eyeswap report|published|export|import`: the report of a study, published results, and results as one file."""
+"""`eyeswap report|published|export|import`: a study's report, published results, and results as an archive."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eyeswap.cli.options import JsonOption, RunsOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+REPORT_EXAMPLE = "Example: eyeswap report runs/quickstart"
+StudyDir = Annotated[
+    Path, typer.Argument(metavar="STUDY_DIR", file_okay=False, help="Folder of a study, such as runs/quickstart.")
+]
+
 
 def report(
-    study_dir: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Folder of a study, such as runs/quickstart.")],
+    study_dir: StudyDir,
     margin: Annotated[
-        float, typer.Option("--margin", help='Loss, in points, that counts as none: for "no worse than".')
+        float,
+        typer.Option("--margin", metavar="POINTS", help='Largest loss that still counts as "no worse".'),
     ] = 1.0,
 ) -> None:
-    """Write the report of a study (one HTML page, Markdown, LaTeX, CSV, JSON) and print its verdict and tables."""
+    """Write the report of a study and print its verdict and tables.
+
+    The report is one HTML page, with the same content as Markdown, LaTeX tables, CSV and JSON.
+    """
     from eyeswap.console import open_console
 
     write_and_show(study_dir, open_console(), margin)
 
 
 def write_and_show(study_dir: Path, console: Console, margin: float = 1.0) -> None:
-    """Write the report of a study, print its verdict and tables, and where the page lies."""
+    """Write the report of a study, and print its verdict, its tables and the path of its page."""
     from eyeswap.report import analyse, terminal_report, write_report
 
     analysis = analyse(study_dir, margin)
@@ -36,19 +47,18 @@ def write_and_show(study_dir: Path, console: Console, margin: float = 1.0) -> No
 PUBLISHED_EXAMPLE = "Example: eyeswap published"
 
 
-def published(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all results, and the curves of Figure 4, as JSON.")
-    ] = False,
-) -> None:
-    """List the published results: weighted accuracies in percent, as printed or drawn."""
+def published(as_json: JsonOption = False) -> None:
+    """List the published study's results: weighted accuracies in percent.
+
+    The values are those of the released table or read from Figure 1. --json adds the curves of Figure 4.
+    """
     from eyeswap.results.published import published_profile, published_results
 
     if as_json:
         import json
         from dataclasses import asdict
 
-        rows = [one.as_dict() for one in published_results()]
+        rows = [result.as_dict() for result in published_results()]
         curves = [asdict(point) for point in published_profile()]
         typer.echo(json.dumps({"results": rows, "profile": curves}, indent=1, ensure_ascii=False))
         return
@@ -57,18 +67,18 @@ def published(
     from eyeswap.console import open_console
 
     table = Table("model", "backbone", "M", "tokens", "VQA", "loc.", "overall", "+-", "IN1K", "source", "note")
-    for one in published_results():
-        marked = "" if one.status == "ok" else f"{one.status}; "
+    for result in published_results():
+        status = "" if result.status == "ok" else f"{result.status}; "
         table.add_row(
-            one.model,
-            one.backbone,
-            f"{one.parameters_m:g}",
-            "" if one.tokens is None else f"{one.tokens:,}",
-            *("" if score is None else f"{score:.2f}" for score in (one.vqa, one.localization, one.overall)),
-            f"{one.precision:g}",
-            "" if one.top1 is None else f"{one.top1:.2f}",
-            one.source,
-            marked + one.note,
+            result.model,
+            result.backbone,
+            f"{result.parameters_m:g}",
+            "" if result.tokens is None else f"{result.tokens:,}",
+            *("" if score is None else f"{score:.2f}" for score in (result.vqa, result.localization, result.overall)),
+            f"{result.precision:g}",
+            "" if result.top1 is None else f"{result.top1:.2f}",
+            result.source,
+            status + result.note,
         )
     open_console().print(table)
 
@@ -78,10 +88,13 @@ IMPORT_EXAMPLE = "Example: eyeswap import quickstart.eyeswap.zip --runs pooled"
 
 
 def export(
-    study_dir: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Folder of a study, such as runs/quickstart.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; by default STUDY.eyeswap.zip here.")] = None,
+    study_dir: StudyDir,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Archive to write; by default STUDY.eyeswap.zip in this folder."),
+    ] = None,
 ) -> None:
-    """Pack specs, environments, scores, predictions and report of a study into one small file."""
+    """Pack a study's records, scores, predictions and report into one small archive, without weights."""
     from eyeswap.results.archive import SUFFIX, export_study
 
     archive = out or Path(f"{study_dir.resolve().name}{SUFFIX}")
@@ -91,15 +104,15 @@ def export(
 
 def import_(
     archive: Annotated[Path, typer.Argument(metavar="FILE", help="An archive made by `eyeswap export`.")],
-    runs: Annotated[Path, typer.Option(help="Folder of all studies' runs.")] = Path("runs"),
+    runs: RunsOption = Path("runs"),
 ) -> None:
-    """Verify an archive and merge its runs into the study of the same name."""
+    """Verify an exported archive and merge its runs into the study of the same name."""
     from eyeswap.results.archive import import_study
 
-    done = import_study(archive, runs)
-    typer.echo(f"digest {done.digest}")
-    for run in done.added:
+    imported = import_study(archive, runs)
+    typer.echo(f"digest {imported.digest}")
+    for run in imported.added:
         typer.echo(f"added  {run}")
-    for run in done.known:
+    for run in imported.known:
         typer.echo(f"known  {run} (the same results)")
-    typer.echo(f"eyeswap report {done.folder} writes the report of all runs together")
+    typer.echo(f"to report on all runs together: eyeswap report {imported.folder}")

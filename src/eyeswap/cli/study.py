@@ -1,4 +1,4 @@
-"""`eyeswap study run|plan|status FILE`: do a study, show what it would do, show how far it is."""
+"""`eyeswap study run|plan|status FILE`: run a study, show its plan, show its progress."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eyeswap.cli.plan import GpuOption, GpusOption, JsonOption, MfuOption, TextOption
+from eyeswap.cli.options import GpuOption, GpusOption, JsonOption, MfuOption, RunsOption, TextOption
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -22,53 +22,53 @@ if TYPE_CHECKING:
     from eyeswap.study.slurm import SlurmOptions
     from eyeswap.study.status import RunStatus
 
-app = typer.Typer(no_args_is_help=True, help="Run a study, or look at its plan and progress.")
+app = typer.Typer(no_args_is_help=True, help="Run a study, or show its plan or progress.")
 
-StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study, a YAML file.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A study file (YAML).")]
 _SLURM: dict[str, Any] = {"rich_help_panel": "With --launcher slurm"}
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs of all studies.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the study, such as 'seeds=[7]'; repeat it."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the study, such as 'seeds=[7]'; repeatable."),
 ]
 
 
 @app.command(epilog="Example: eyeswap study run studies/quickstart.yaml")
 def run(
     file: StudyFile,
-    runs: Runs = Path("runs"),
+    runs: RunsOption = Path("runs"),
     changes: Changes = None,
     launcher: Annotated[
-        str, typer.Option("--launcher", help="here: in this process, or those of torchrun; slurm: as jobs.")
+        Literal["here", "slurm"],
+        typer.Option("--launcher", help="here: in this process or those of torchrun; slurm: as Slurm jobs."),
     ] = "here",
-    slurm_partition: Annotated[str | None, typer.Option(metavar="NAME", help="Where to submit.", **_SLURM)] = None,
+    slurm_partition: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Partition to submit to; the cluster's default.", **_SLURM)
+    ] = None,
     slurm_hours: Annotated[
-        float, typer.Option(help="Time limit of a job, which then queues again and goes on.", **_SLURM)
+        float, typer.Option(metavar="H", help="Time limit per job; a job that reaches it requeues itself.", **_SLURM)
     ] = 24.0,
-    slurm_nodes: Annotated[int, typer.Option(help="Machines of a job.", **_SLURM)] = 1,
-    slurm_gpus: Annotated[int, typer.Option(help="GPUs of a machine; 0 for none.", **_SLURM)] = 1,
-    slurm_cpus: Annotated[int, typer.Option(help="Cores of a GPU's process.", **_SLURM)] = 8,
-    slurm_jobs: Annotated[int, typer.Option(help="Most jobs; they share the runs.", **_SLURM)] = 8,
+    slurm_nodes: Annotated[int, typer.Option(metavar="N", help="Nodes per job.", **_SLURM)] = 1,
+    slurm_gpus: Annotated[int, typer.Option(metavar="N", help="GPUs per node; 0 for none.", **_SLURM)] = 1,
+    slurm_cpus: Annotated[int, typer.Option(metavar="N", help="CPU cores per GPU.", **_SLURM)] = 8,
+    slurm_jobs: Annotated[int, typer.Option(metavar="N", help="Maximum number of jobs.", **_SLURM)] = 8,
     slurm_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="What else sbatch knows; repeat it.", **_SLURM)
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other sbatch option; repeatable.", **_SLURM)
     ] = None,
 ) -> None:
-    """Train and evaluate every arm and seed, then write the report; finished parts are not done again.
+    """Train and evaluate every arm with every seed, then write the report.
 
-    Start it several times, on any machines that see the same --runs folder: the processes share the runs.
+    An interrupted study resumes where it stopped, and finished parts are not repeated. Start the command several times,
+    on any machines that share the --runs folder, and the processes divide the runs among themselves.
     """
     from eyeswap.console import open_console
-    from eyeswap.errors import SpecError, nearest
     from eyeswap.planning.spec import load_study
 
     study = load_study(file, changes or ())
-    if launcher not in ("here", "slurm"):
-        raise SpecError(f"--launcher {launcher}: {nearest(launcher, ('here', 'slurm'))}")
     if launcher == "slurm":
         from eyeswap.study.slurm import SlurmOptions, parse_options
 
-        others = parse_options(slurm_option or [])
-        options = SlurmOptions(slurm_partition, slurm_hours, slurm_nodes, slurm_gpus, slurm_cpus, slurm_jobs, others)
+        extra = parse_options(slurm_option or [])
+        options = SlurmOptions(slurm_partition, slurm_hours, slurm_nodes, slurm_gpus, slurm_cpus, slurm_jobs, extra)
         submit_study(study, file, runs, options, changes or ())
         return
     from eyeswap.cli.report import write_and_show
@@ -82,7 +82,7 @@ def run(
 
 @app.command(epilog="Example: eyeswap study fields")
 def fields() -> None:
-    """Print every key that a study file may have, with default and meaning."""
+    """Print every key that a study file may have, with its default and meaning."""
     from eyeswap.planning.reference import study_reference
 
     typer.echo(study_reference())
@@ -91,7 +91,7 @@ def fields() -> None:
 @app.command(epilog="Example: eyeswap study plan studies/paper/matched-in1k-224.yaml --gpu h100 --mfu 0.35")
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A study file, or a recipe file.")],
-    runs: Runs = Path("runs"),
+    runs: RunsOption = Path("runs"),
     changes: Changes = None,
     gpu: GpuOption = "h200",
     gpus: GpusOption = 1,
@@ -99,10 +99,11 @@ def plan(
     text_tokens: TextOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the runs of a study: digests, tokens, parameters, FLOPs, memory, time, and what is already done.
+    """Show what a study will take: runs, tokens, parameters, FLOPs, memory and time.
 
-    Starts nothing and loads no weights. A recipe, which names no backbone, is shown for several numbers of visual
-    tokens. Exits with 2 if an arm cannot run as it is, such as one with more visual tokens than the LLM has positions.
+    Starts nothing, loads no weights and shows which runs are already done. A recipe names no backbone, so its costs are
+    shown for several numbers of visual tokens. Exits with 2 if an arm cannot run as specified, for example because it
+    has more visual tokens than the LLM has positions.
     """
     from eyeswap.cli.plan import show_plan, show_recipe
     from eyeswap.errors import SpecError
@@ -115,7 +116,7 @@ def plan(
     content = read_yaml(file)
     if isinstance(content, dict) and not {"arms", "question", "benchmarks"} & set(content):
         if changes:
-            raise SpecError(f"--set {changes[0]}: changes a study, and {file} is a recipe")
+            raise SpecError(f"--set {changes[0]}: only a study can be changed, and {file} is a recipe")
         show_recipe(load_recipe(file), file, assumptions, as_json)
     else:
         show_plan(load_study(file, changes or ()), runs, assumptions, as_json)
@@ -124,12 +125,12 @@ def plan(
 @app.command(epilog="Example: eyeswap study status studies/quickstart.yaml --watch")
 def status(
     file: StudyFile,
-    runs: Runs = Path("runs"),
+    runs: RunsOption = Path("runs"),
     changes: Changes = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 s, until all runs are done.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until all runs are done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far each run is and who works on it: steps, loss, time left, questions answered."""
+    """Show the progress of each run: steps, loss, time left, questions answered, worker."""
     from eyeswap.planning.plan import plan_runs
     from eyeswap.planning.spec import load_study
 
@@ -141,11 +142,11 @@ def status(
 
 
 def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions, changes: Sequence[str] = ()) -> None:
-    """Submit jobs for the runs of a study that are not done; print their ids, their logs and how to watch them.
+    """Submit Slurm jobs for the unfinished runs of a study, and print how to follow and cancel them.
 
     Raises:
         SpecError: if a run folder holds a run of another version of the study.
-        EnvironmentProblem: if submitit or Slurm is not here.
+        EnvironmentProblem: if submitit is not installed or Slurm is not available.
     """
     from eyeswap.planning.plan import plan_runs, refuse_changed
     from eyeswap.study.slurm import logs, submit
@@ -154,11 +155,11 @@ def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions
     refuse_changed(planned, file)
     num_left = sum(run.state() != "done" for run in planned)
     if not num_left:
-        typer.echo(f"all {len(planned)} runs of {study.name} are done; nothing submitted")
+        typer.echo(f"all {len(planned)} runs of {study.name} are done; nothing to submit")
         return
     jobs = submit(file, runs_dir, num_left, options, changes)
     noun = "job" if len(jobs) == 1 else "jobs"
-    typer.echo(f"{num_left} of {len(planned)} runs to do, shared by {len(jobs)} {noun}: {', '.join(jobs)}")
+    typer.echo(f"{num_left} of {len(planned)} runs left, shared by {len(jobs)} {noun}: {', '.join(jobs)}")
     typer.echo(f"logs    {logs(file, runs_dir)}")
     changed = "".join(f" --set {shlex.quote(change)}" for change in changes)
     typer.echo(f"watch   eyeswap study status {file} --runs {runs_dir}{changed} --watch")
@@ -166,7 +167,7 @@ def submit_study(study: Study, file: Path, runs_dir: Path, options: SlurmOptions
     typer.echo(f"report  eyeswap report {runs_dir / study.name}")
 
 
-LOOK_S = 2.0  # seconds between looks
+LOOK_S = 2.0  # refresh interval of --watch
 _STYLES = {
     "done": "green",
     "training": "cyan",
@@ -179,23 +180,23 @@ _STYLES = {
 
 
 def print_status(planned: Sequence[PlannedRun], as_json: bool) -> None:
-    """Print how far the runs of a study are, once."""
+    """Print the progress of a study's runs once."""
     from eyeswap.console import open_console
     from eyeswap.study.status import status_of
 
     statuses = [status_of(run) for run in planned]
     if as_json:
-        found = {"study": planned[0].study.name, "runs": [status.as_dict() for status in statuses]}
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        content = {"study": planned[0].study.name, "runs": [status.as_dict() for status in statuses]}
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
         return
     console = open_console()
     console.print(_board(planned, statuses, console.width))
 
 
 def watch_status(planned: Sequence[PlannedRun]) -> None:
-    """Show how far the runs are until all are done or the user has seen enough.
+    """Show the progress of a study's runs until all are done or the user interrupts.
 
-    Where there is no terminal, a line is printed whenever a run does something else, and every minute.
+    Without a terminal, the summary line is printed whenever a run changes its activity, and once a minute.
     """
     from rich.live import Live
 
@@ -221,14 +222,14 @@ def watch_status(planned: Sequence[PlannedRun]) -> None:
 def _print_changes(planned: Sequence[PlannedRun]) -> None:
     from eyeswap.study.status import status_of
 
-    told: dict[str, tuple[str, float]] = {}
+    last_printed: dict[str, tuple[str, float]] = {}
     while True:
         statuses = [status_of(run) for run in planned]
         for status in statuses:
             name, now = f"{status.arm}, seed {status.seed}", time.monotonic()
-            before, when = told.get(name, ("", 0.0))
-            if status.activity != before or (status.worker and now - when >= 60):
-                told[name] = (status.activity, now)
+            before, printed_at = last_printed.get(name, ("", 0.0))
+            if status.activity != before or (status.worker and now - printed_at >= 60):
+                last_printed[name] = (status.activity, now)
                 typer.echo(f"{name}: {_line(status)}")
         if all(status.activity == "done" for status in statuses):
             return
@@ -236,7 +237,7 @@ def _print_changes(planned: Sequence[PlannedRun]) -> None:
 
 
 def _line(status: RunStatus) -> str:
-    """Return a status in words."""
+    """Return a status as one line of text."""
     parts = [status.activity]
     if status.step:
         parts.append(f"{_steps(status)} steps")
@@ -251,7 +252,7 @@ def _line(status: RunStatus) -> str:
 
 
 def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: int) -> Group:
-    """Return the table and what is below it; columns without any content are left out."""
+    """Return the table of runs and the messages below it, without the columns that are empty in every row."""
     from rich.console import Group
     from rich.text import Text
 
@@ -259,7 +260,7 @@ def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: 
     from eyeswap.study.status import count_activities
 
     study = planned[0].study
-    heads = {"arm": 0, "seed": 0, "state": 0, "steps": 0, "loss": 3, "a step": 5, "left": 1, "answers": 1,
+    heads = {"arm": 0, "seed": 0, "state": 0, "steps": 0, "loss": 3, "per step": 5, "time left": 1, "answers": 1,
              "benchmarks": 4, "worker": 2}  # fmt: skip
     rows: list[list[str | Text]] = [
         [
@@ -276,10 +277,10 @@ def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: 
         ]
         for status in statuses
     ]
-    filled = [place for place in range(len(heads)) if any(len(row[place]) for row in rows)]
+    filled = [column for column in range(len(heads)) if any(len(row[column]) for row in rows)]
     table = fitted_table(
-        {name: rank for place, (name, rank) in enumerate(heads.items()) if place in filled},
-        [[row[place] for place in filled] for row in rows],
+        {name: rank for column, (name, rank) in enumerate(heads.items()) if column in filled},
+        [[row[column] for column in filled] for row in rows],
         width,
     )
     lines = [Text(", ".join(f"{count} {name}" for name, count in count_activities(statuses).items()))]
@@ -296,7 +297,7 @@ def _steps(status: RunStatus) -> str:
 
 
 def _answers(status: RunStatus) -> str:
-    """Return the questions answered; of how many, once all benchmarks are known."""
+    """Return the number of answered questions, with the total once every benchmark's is known."""
     done, total = sum(status.answered.values()), sum(status.asked.values())
     if not done:
         return ""
@@ -308,6 +309,6 @@ def _seconds(seconds: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, full_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{full_seconds:02d}" if hours else f"{minutes}:{full_seconds:02d}"

@@ -1,4 +1,4 @@
-"""Tables and fields as commands print them."""
+"""Tables and labelled fields as the commands print them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GAP = 2  # columns between two cells
 
 
 def print_field(console: Console, label: str, text: str, style: str) -> None:
-    """Print a label and its text, wrapped below itself; addresses and paths are not broken, so they can be copied."""
+    """Print a label and its text with a hanging indent; URLs and paths are not broken, so that they can be copied."""
     indent = " " * len(label)
     lines = textwrap.wrap(text, max(40, console.width - len(label)), break_long_words=False, break_on_hyphens=False)
     for number, line in enumerate(lines or [""]):
@@ -22,22 +22,23 @@ def print_field(console: Console, label: str, text: str, style: str) -> None:
 
 
 def fitted_table(heads: Mapping[str, int], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
-    """Return a table with as many columns as fit; names that are still too long are broken at hyphens.
+    """Return a table with as many columns as fit; names that are still too long are wrapped at hyphens.
 
     Args:
-        heads: heading of each column and its rank; those of rank 0 always stay. The first is the column of names.
+        heads: heading and rank of each column. Columns of the highest rank are dropped first, those of rank 0 never.
+            The first column holds names.
         rows: all cells.
-        width: columns of the screen.
+        width: width of the terminal in characters.
     """
     names = list(heads)
-    widths = [max(len(name), *(len(row[place]) for row in rows)) + _GAP for place, name in enumerate(names)]
+    widths = [max(len(name), *(len(row[index]) for row in rows)) + _GAP for index, name in enumerate(names)]
     for limit in sorted(set(heads.values()), reverse=True):
-        kept = [place for place, rank in enumerate(heads.values()) if rank <= limit]
-        if sum(widths[place] for place in kept) + _GAP <= width:
+        kept = [index for index, rank in enumerate(heads.values()) if rank <= limit]
+        if sum(widths[index] for index in kept) + _GAP <= width:
             break
-    room = max(20, width - sum(widths[place] for place in kept[1:]) - 2 * _GAP)
-    columns = [Column(names[place], justify="left" if place == 0 else "right", no_wrap=True) for place in kept]
+    name_width = max(20, width - sum(widths[index] for index in kept[1:]) - 2 * _GAP)
+    columns = [Column(names[index], justify="left" if index == 0 else "right", no_wrap=True) for index in kept]
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     for row in rows:
-        table.add_row("\n".join(textwrap.wrap(str(row[0]), room)), *(row[place] for place in kept[1:]))
+        table.add_row("\n".join(textwrap.wrap(str(row[0]), name_width)), *(row[index] for index in kept[1:]))
     return table
