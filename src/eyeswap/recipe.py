@@ -1,8 +1,7 @@
 """The recipe: everything that is held fixed when a backbone is swapped, as one frozen object with one digest.
 
-Defaults are the published fine-tuning recipe. Models here and in `eyeswap.planning.spec` refuse every key they
-do not know, cannot be changed once made, and describe each field once: error messages and docs show that
-description.
+The defaults are the published fine-tuning recipe. The models here and in `eyeswap.planning.spec` reject unknown keys,
+are immutable, and describe each field once; error messages and docs show that description.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class Spec(BaseModel):
-    """Base of everything read from a study file: unknown keys are errors, values cannot be changed."""
+    """Base of all parts of a study file: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -46,27 +45,27 @@ class DigitsData(Spec):
     """The embedded data set: scenes of handwritten digits and shapes, written in the official formats."""
 
     name: Literal["digits"] = Field("digits", description="the embedded data set")
-    seed: Seed = Field(0, description="seed that draws the scenes; the same for every arm and every run seed")
-    num_train_images: Count = Field(4000, description="images with instruction conversations")
-    num_val_images: Count = Field(400, description="images behind the benchmarks")
-    turns: Count = Field(10, description="question-answer turns in each training conversation")
+    seed: Seed = Field(0, description="random seed of the scenes; the same for every arm and every run seed")
+    num_train_images: Count = Field(4000, description="images with training conversations")
+    num_val_images: Count = Field(400, description="images of the benchmarks")
+    turns: Count = Field(10, description="question-answer turns per training conversation")
 
 
 class FolderData(Spec):
     """Data on disk: the official folders below one root."""
 
-    folder: str = Field(min_length=1, description="root folder that holds the official data folders")
+    folder: str = Field(min_length=1, description="data root: the folder that contains the official data folders")
     instruction: str = Field(
         "download/llava-v1.5-instruct/llava_v1_5_mix665k.json",
-        description="instruction-tuning json in the LLaVA format, relative to the folder",
+        description="instruction-tuning JSON in LLaVA's format, relative to the folder",
     )
     skip_missing: bool = Field(
-        False, description="leave out records whose image is missing or unreadable, and record how many"
+        False, description="skip records whose image is missing or unreadable, and record how many"
     )
     box_frame: Literal["original", "padded-square"] | None = Field(
         None,
-        description="what the boxes of the instruction file are fractions of: the original image, or the image padded "
-        "to a square; null if not known (`eyeswap data check` finds out where annotations are at hand)",
+        description="frame of the boxes in the instruction file: fractions of the original image, or of the image "
+        "padded to a square; null if unknown (`eyeswap data check` determines it where annotations are available)",
     )
 
 
@@ -79,69 +78,69 @@ Data = Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Ta
 
 
 class Recipe(Spec):
-    """All that is held fixed when a backbone is swapped; the defaults are the published recipe."""
+    """Everything that is held fixed when a backbone is swapped; the defaults are the published recipe."""
 
-    data: Data = Field(description='training data: "digits", a folder, or either with its parameters')
+    data: Data = Field(description='training data: "digits", a folder, or a mapping with the keys below')
     llm: str = Field(
         DEFAULT_LLM, min_length=1, description='language model: "digits-llm", a local folder, or a Hub name'
     )
     connector: ConnectorKind = Field("gelu-mlp", description="network between visual tokens and language model")
     wiring: Wiring = Field(
         "controlled",
-        description='"as-published" repeats what the published code left open (backbones in train mode, '
-        'taps before the first mixer, untrained norms); "controlled" removes it',
+        description='"as-published" reproduces the confounds of the published code (backbones in train mode, '
+        'taps before the first mixer, untrained norms); "controlled" removes them',
     )
     prompt: PromptKind = Field(
         "auto",
-        description="how conversations are written: in the language model's own chat template, in the Vicuna v1.5 "
-        "frame of the published study, or as plain lines; auto takes the template if there is one, else Vicuna's",
+        description="format of conversations: the language model's own chat template, the Vicuna v1.5 frame of the "
+        "published study, or plain lines; auto takes the template if there is one, otherwise Vicuna's",
     )
     num_epochs: Count = Field(1, description="passes over the training data")
     max_steps: Count | None = Field(None, description="stop after this many optimizer steps; null runs all epochs")
-    global_batch: Count = Field(128, description="conversations in one optimizer step")
+    global_batch: Count = Field(128, description="conversations per optimizer step")
     order: Literal["split-modality", "shuffled"] = Field(
         "split-modality",
-        description='"split-modality" never mixes conversations with and without image in one global batch, as '
-        'published; "shuffled" draws from all alike',
+        description='"split-modality" never mixes conversations with and without an image in one global batch, as '
+        'published; "shuffled" mixes them',
     )
     micro_batch: Count | None = Field(
         None,
-        description="conversations in one forward pass; null takes the whole global batch, and for loss "
-        "micro-batch-mean the whole share of a GPU",
+        description="conversations per forward pass; null takes the complete global batch, or with loss "
+        "micro-batch-mean the complete share of a GPU",
     )
     lr: Positive = Field(2e-5, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
-        0.1, description="weight decay of matrices; biases and norms have none"
+        0.1, description="weight decay of matrices; biases and norms are not decayed"
     )
-    warmup_fraction: Share = Field(0.03, description="share of the steps with a rising learning rate")
-    schedule: Literal["cosine"] = Field("cosine", description="course of the learning rate after warm-up, down to 0")
-    clip_norm: Positive = Field(1.0, description="largest global gradient norm")
+    warmup_fraction: Share = Field(0.03, description="share of the steps in which the learning rate rises")
+    schedule: Literal["cosine"] = Field("cosine", description="decay of the learning rate to 0 after warm-up")
+    clip_norm: Positive = Field(1.0, description="maximum global gradient norm")
     loss: Literal["token-mean", "micro-batch-mean"] = Field(
         "token-mean",
-        description='"token-mean" weighs every target token of the global batch alike; '
+        description='"token-mean" weights every target token of the global batch equally; '
         '"micro-batch-mean" averages the means of the micro-batches, as the published code does',
     )
     published_gpus: Count = Field(
         8,
-        description="for loss micro-batch-mean, the GPUs that the published code would train on, whatever this machine "
-        "has: it deals a global batch out to them, balanced in words, and cuts each share into micro-batches",
+        description="for loss micro-batch-mean: number of GPUs of the published training, independent of this machine; "
+        "each global batch is divided among them, balanced by words, and each share is split into micro-batches",
     )
     lora_rank: Count | None = Field(
         None,
-        description="train low-rank adapters of this rank (and twice this alpha) in the language model instead of "
+        description="train low-rank adapters of this rank (with alpha twice the rank) in the language model instead of "
         "all its weights, for smaller GPUs; needs the lora extra",
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of forward and backward passes")
-    max_text_tokens: Count = Field(2048, description="longer conversations are cut after this many text tokens")
+    max_text_tokens: Count = Field(2048, description="conversations are truncated to this many text tokens")
     train_box_frame: TrainBoxFrame = Field(
         "verbatim",
-        description="what the boxes in training text are fractions of: verbatim leaves the text as the file has it; "
-        "the others move every box there (original image, image padded to a square, canvas that the model sees)",
+        description="frame of the boxes in the training text: verbatim keeps the file's text; the others convert every "
+        "box (to fractions of the original image, of the image padded to a square, or of the canvas the model sees)",
     )
     test_box_frame: TestBoxFrame = Field(
         "original",
-        description="frame in which answers are compared with true boxes, and which of the four readings counts: "
-        "original as upstream, study by the resize strategy's name as in the study's repository, padded-square, canvas",
+        description="frame in which predicted boxes are compared with ground truth for the reported score: original as "
+        "upstream, study by the resize strategy's name as in the study's repository, padded-square, or canvas",
     )
 
     @model_validator(mode="before")
@@ -171,19 +170,19 @@ class Recipe(Spec):
     def _boxes_can_be_moved(self) -> Self:
         if self.train_box_frame != "verbatim" and self.file_box_frame is None:
             raise ValueError(
-                f"train_box_frame {self.train_box_frame}: say in data.box_frame what the boxes of the file are "
-                "fractions of (`eyeswap data check` finds out)"
+                f"train_box_frame {self.train_box_frame}: also set data.box_frame, the frame of the boxes in the file "
+                "(`eyeswap data check` determines it)"
             )
         return self
 
     @property
     def file_box_frame(self) -> BoxFrame | None:
-        """What the boxes of the training file are fractions of; None if not known."""
+        """Frame of the boxes in the training file; None if unknown."""
         return "original" if isinstance(self.data, DigitsData) else self.data.box_frame
 
     @property
     def trained_box_frame(self) -> BoxFrame | None:
-        """What the boxes that are trained on are fractions of; None if not known."""
+        """Frame of the boxes that the model is trained on; None if unknown."""
         return self.file_box_frame if self.train_box_frame == "verbatim" else self.train_box_frame
 
     @property
@@ -193,9 +192,9 @@ class Recipe(Spec):
 
 
 def _split_box_frame(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe of earlier versions, whose one ``box_frame`` held for training and test, with the keys of today.
+    """Convert a recipe of earlier versions, whose single ``box_frame`` applied to training and test.
 
-    The boxes of a file were taken for fractions of the original image.
+    Those versions took the boxes of a file to be fractions of the original image.
     """
     recipe = dict(value)
     frame, data = recipe.pop("box_frame"), recipe.get("data")
@@ -212,42 +211,42 @@ def _split_box_frame(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Execution(Spec):
-    """How training is carried out on a machine; what is learnt does not depend on it, beyond rounding."""
+    """How training runs on a machine; the trained weights do not depend on it, apart from rounding."""
 
     tokens_per_pass: Count | None = Field(
         None,
-        description="pack conversations of a global batch into passes of up to this many tokens, without padding "
-        "(loss token-mean only); null takes the recipe's micro-batches, padded",
+        description="pack the conversations of a global batch into passes of at most this many tokens, without padding "
+        "(loss token-mean only); null uses the recipe's padded micro-batches",
     )
     recompute: bool | Literal["elementwise"] = Field(
         False,
-        description="compute every layer again in the backward pass, to save memory; elementwise keeps the results of "
-        "matrix products and attention, which saves about half of it and costs little time",
+        description="activation checkpointing: recompute every layer in the backward pass; elementwise keeps the "
+        "results of matrix products and attention, which saves about half as much memory at little cost in time",
     )
     compile: bool = Field(
-        False, description="compile every layer of the language model with torch.compile, for GPUs; starts slower"
+        False, description="compile every layer of the language model with torch.compile, for GPUs; slower to start"
     )
     reduce_once: bool = Field(
         False,
-        description="sum gradients over GPUs once a step, not after every pass: less traffic, where a step has several "
-        "passes, for 4 bytes a parameter on every GPU",
+        description="reduce gradients over GPUs once per step instead of after every pass: less traffic if a step has "
+        "several passes, at 4 bytes per parameter on every GPU",
     )
     workers: Annotated[int, Field(strict=True, ge=0)] = Field(
-        4, description="processes that decode images, where visual tokens do not come from the cache"
+        4, description="processes that decode images if visual tokens are not cached"
     )
     cache_gb: Annotated[float, Field(strict=True, ge=0)] = Field(
-        32.0, description="largest cache of visual tokens to write before training; larger ones are not written"
+        32.0, description="write a cache of visual tokens before training if it is no larger than this"
     )
     hash_images: Literal["sampled", "full"] = Field(
         "sampled",
-        description="what a run records of each image: a digest of its size and both ends, or of all its bytes",
+        description="the digest of each image that a run records: of its size, first and last bytes, or of all bytes",
     )
     checkpoint_every_s: Annotated[float, Field(strict=True, ge=0)] | None = Field(
         None,
-        description="seconds between checkpoints, 0 for one after every step; null takes 15 s, or 20 times what the "
-        "last one took if that is longer",
+        description="seconds between checkpoints, 0 for one after every step; null: 15 s, or 20 times the duration of "
+        "the last checkpoint if that is longer",
     )
-    keep_checkpoints: Count = Field(2, description="checkpoints kept while a run goes on")
+    keep_checkpoints: Count = Field(2, description="checkpoints kept during a run")
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         (), description="where the training log is sent besides train.jsonl"
     )
@@ -255,11 +254,11 @@ class Execution(Spec):
     @model_validator(mode="after")
     def _compiles_what_it_keeps(self) -> Self:
         if self.compile and self.recompute == "elementwise":
-            raise ValueError("compile hides from recompute: elementwise what to keep; take recompute: true, or false")
+            raise ValueError("recompute: elementwise does not work with compile; set recompute to true or false")
         return self
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error message shows it: quoted if it is text, cut if it is long."""
+    """Return a value for an error message: quoted if it is text, shortened if it is long."""
     text = f'"{value}"' if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

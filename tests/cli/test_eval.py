@@ -124,7 +124,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(saved: Path):
     assert run(saved, *options).exit_code == 0
     result = run(saved, *options, "--box-frame", "canvas")
     assert result.exit_code == 1
-    assert "holds an evaluation with other box_frame" in result.stderr
+    assert "holds an evaluation with different box_frame" in result.stderr
     assert run(saved, *options, "--batch", "1").exit_code == 0  # the batch changes nothing
 
 
@@ -170,7 +170,7 @@ def test_broken_images_are_counted_and_named(saved: Path, tmp_path: Path):
             "'--mode': 'officiall' is not one of 'study', 'official'",
         ),
         (["--benchmarks", "gqa"], "testdev_balanced_questions.json"),
-        ([], "belongs to no study; name --benchmarks and --data"),
+        ([], "belongs to no study; give --benchmarks and --data"),
     ],
 )
 def test_mistakes_are_one_line(saved: Path, options: list[str], message: str):

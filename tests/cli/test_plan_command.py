@@ -102,7 +102,7 @@ def test_a_change_of_the_study_is_planned_and_one_seed_says_what_it_cannot_decid
     [
         ("seeds", "--set seeds: write key=value"),
         ("seeds=[]", "seeds: list should have at least 1 item"),
-        ("name=other", "name: a study is named by its file"),
+        ("name=other", "name: a study is named after its file"),
         ("seed_sd={vqa: -1}", "seed_sd.vqa: should be greater than 0"),
         ("seed_sd=1.0", "seed_sd: expected a mapping of keys to values, got 1.0"),
         ("seed_sd={vqa: 1, detection: 2}", "seed_sd.detection: unknown key. Allowed: vqa, localization, overall"),

@@ -60,14 +60,14 @@ def test_data_that_is_not_here_leaves_hours_unknown_and_says_so() -> None:
     found = estimate_study(study(recipe={**VICUNA, "data": {"folder": "x", "instruction": "y.json"}}), Assumptions())
     assert found.arms["vit"].train_gpu_hours is None
     assert found.arms["vit"].flops_per_sample is not None
-    assert found.notes == ("recipe.data: x does not exist on this machine; steps and hours are not known",)
+    assert found.notes == ("recipe.data: x does not exist on this machine; steps and hours are unknown",)
 
 
 def test_published_counts_stand_in_for_a_folder_that_is_not_here_and_the_plan_says_so() -> None:
     estimate = estimate_study(study(recipe={**VICUNA, "data": {"folder": "nowhere"}}), Assumptions())
     assert estimate.workload.conversations == 665_298
     assert estimate.notes[0] == (
-        "recipe.data: nowhere does not exist on this machine; conversations are counted as published"
+        "recipe.data: nowhere does not exist on this machine; using the published number of conversations"
     )
 
 
@@ -107,7 +107,7 @@ def test_a_canvas_that_leaves_little_room_for_text_is_noted() -> None:
     arms = {"wide": {"backbone": "digits-vmamba", "geometry": "corner-letterbox-800"}}
     found = estimate_study(study(arms=arms, may_differ=["backbone", "geometry"]), Assumptions())
     assert found.arms["wide"].notes == (
-        "arms.wide: conversations of more than 1,596 text tokens go beyond the 4,096 positions of the LLM",
+        "arms.wide: conversations over 1,596 text tokens exceed the LLM's 4,096 positions",
     )
 
 

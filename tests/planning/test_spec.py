@@ -262,7 +262,7 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
             BENCHMARKS + "beyond_positions: yes\n",
             "beyond_positions: unknown value True. Allowed: refuse, allow.",
         ),
-        (BENCHMARKS, BENCHMARKS + "name: other\n", "name: a study is named by its file; remove this key"),
+        (BENCHMARKS, BENCHMARKS + "name: other\n", "name: a study is named after its file; remove this key"),
         (GOOD, "- a\n- b\n", "expected a mapping with question, recipe, arms and benchmarks"),
         (GOOD, "a: [1, 2\n", "not valid YAML, line 2 column 1"),
         (GOOD, "a: !!python/object:os.system {}\n", "not valid YAML, line 1"),

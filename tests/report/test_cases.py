@@ -111,7 +111,7 @@ def test_a_broken_profile_is_named(make_study):
 
     study = make_study(arms=("vit",), num_examples=20)
     (study / "profile.csv").write_text("backbone,side_px\nvit,many\n")
-    with pytest.raises(DataError, match=r"profile\.csv: line 2: not what `eyeswap profile` writes"):
+    with pytest.raises(DataError, match=r"profile\.csv: line 2: not a row written by `eyeswap profile`"):
         analyse(study)
 
 

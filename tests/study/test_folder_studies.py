@@ -136,7 +136,8 @@ def test_conversations_without_an_answer_left_are_named_and_recorded(
     (folder / INSTRUCTION_FILE).write_text(json.dumps(records))
     runs, said = run(study(folder), tmp_path / "runs")
     assert (
-        "2 of 24 conversations teach nothing, no answer token is left within max_text_tokens 128: record 1 (id" in said
+        "2 of 24 conversations contribute no loss: no answer token is left within max_text_tokens 128: record 1 (id"
+        in said
     )
     one = runs / "vit" / "seed-7"
     assert spec(one)["left_out"] == {"records": 0, "images": 0, "without_answer": 2}
@@ -156,7 +157,7 @@ def test_records_without_their_image_are_left_out_on_demand_and_recorded(
 ) -> None:
     arms = {"vit": "digits-vit", "vmamba": "digits-vmamba"}
     folder, said = run(study(broken, arms, {"skip_missing": True}), tmp_path)
-    assert "2 of 24 records are left out: their image is missing or unreadable" in said
+    assert "2 of 24 records are skipped: their image is missing or unreadable" in said
     one, other = (folder / arm / "seed-7" for arm in arms)
     assert spec(one)["left_out"] == {"records": 2, "images": 2}
     left_out = json.loads((one / "left-out.json").read_text())

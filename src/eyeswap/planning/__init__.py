@@ -1,1 +1,1 @@
-"""Everything that is known before anything runs: the study file, its runs, what they will take."""
+"""Before anything runs: the study file, its list of runs, and their cost."""

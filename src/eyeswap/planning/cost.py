@@ -1,8 +1,8 @@
-"""What training costs, on paper: parameters, FLOPs, memory and time. No weights are loaded and nothing is built.
+"""The cost of training by formula: parameters, FLOPs, memory and time, without loading weights.
 
-The count is the usual one. A training step does 6 FLOPs a token for each parameter that is multiplied (2 forward, 4
-backward), and causal attention adds ``6 * layers * width`` FLOPs for each pair of positions: half of the square, twice
-a multiplication, three times for forward and backward. A frozen backbone runs forward once an image.
+The count is the usual one. Training takes 6 FLOPs per token for each parameter in a matrix product (2 forward, 4
+backward). Causal attention adds ``6 * layers * width`` FLOPs per pair of positions: 2 products of 2 FLOPs each, halved
+by the causal mask, times 3 for forward and backward. The frozen backbone runs forward once per image.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from eyeswap.recipe import ConnectorKind
 from eyeswap.shipped import SHIPPED_LLM
 
 GIB = 2**30
-STATE_BYTES = 16  # a trained parameter: bf16 weight and gradient, float32 master, two moments; or all four in float32
-FROZEN_BYTES = 2  # a parameter of the frozen backbone, bf16, on every GPU
-# A token, layer and channel keep so many bytes until the backward pass: what autograd saves of a Llama of transformers
-# in bf16 with fused attention, the MLP 2.7 times as wide as the layer.
+# Bytes per trained parameter: bf16 weight and gradient, float32 master copy and two moments; or all four in float32.
+STATE_BYTES = 16
+FROZEN_BYTES = 2  # per parameter of the frozen backbone, bf16, on every GPU
+# Bytes per token, layer and channel that autograd keeps for the backward pass, measured on transformers' Llama in bf16
+# with fused attention and an MLP 2.7 times as wide as the layer.
 ACTIVATION_BYTES = 47
-ELEMENTWISE_BYTES = 25  # the same if all but matrix products and attention is recomputed
-CHECKPOINT_BYTES = 2  # a token, layer and channel, if every layer is recomputed from its input
-USABLE_MEMORY = 0.95  # the rest is the allocator's and the driver's
+ELEMENTWISE_BYTES = 25  # the same if everything but matrix products and attention is recomputed
+CHECKPOINT_BYTES = 2  # the same if every layer is recomputed from its input
+USABLE_MEMORY = 0.95  # share of the memory; allocator and driver take the rest
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The sizes of a language model that decide its cost.
+    """The sizes of a language model that determine its cost.
 
     Attributes:
-        name: as in the recipe.
-        parameters: all of them, as built.
-        multiplied: those that meet every token in a matrix product: all but an input embedding of its own.
-        width: channels of its embedding space.
+        name: name in the recipe.
+        parameters: number of parameters.
+        multiplied: parameters that every token meets in a matrix product: all but an untied input embedding.
+        width: hidden size.
         layers: number of blocks.
-        positions: longest sequence it was made for; None if nothing in it ends.
+        positions: longest supported sequence; None if there is no limit.
         vocabulary: rows of the output head.
-        attention_layers: blocks that attend; None if all do.
+        attention_layers: blocks with attention; None if all have it.
     """
 
     name: str
@@ -65,28 +66,28 @@ KNOWN = {
 
 
 def find_language_model(name: str, folder: Path | None = None) -> LanguageModel:
-    """Return the sizes of a language model: a known one's, else by its ``config.json`` on this machine.
+    """Return the sizes of a language model, from a built-in table or its ``config.json`` on this machine.
 
     Args:
-        name: as in the recipe.
-        folder: where the model lies, if not where its name says.
+        name: name in the recipe.
+        folder: folder of the model; by default the name is taken as a path.
 
     Raises:
-        EnvironmentProblem: if there is no ``config.json`` here; nothing is downloaded.
+        EnvironmentProblem: if there is no ``config.json`` on this machine; nothing is downloaded.
     """
     if name in KNOWN:
         return KNOWN[name]
     path = config_path(name, folder or Path(name))
     if path is None:
         raise EnvironmentProblem(
-            f"llm {name}: its sizes are not known here; give a local folder, or get its config.json once with "
+            f"llm {name}: its sizes are unknown; give a local folder, or download its config.json once with "
             f"`hf download {name} config.json`"
         )
-    return _built_without_memory(name, path)
+    return _sizes_on_meta(name, path)
 
 
 def config_path(name: str, folder: Path) -> Path | None:
-    """Return the ``config.json`` of an LLM in a folder, else in the Hub's cache; None if it is not on this machine."""
+    """Return the path of an LLM's ``config.json`` in a folder or the Hub's cache; None if it is not on this machine."""
     if (folder / "config.json").is_file():
         return folder / "config.json"
     if name.count("/") != 1:
@@ -97,7 +98,8 @@ def config_path(name: str, folder: Path) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _built_without_memory(name: str, config_path: Path) -> LanguageModel:
+def _sizes_on_meta(name: str, config_path: Path) -> LanguageModel:
+    """Build the model on the meta device and read off its sizes."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -108,11 +110,8 @@ def _built_without_memory(name: str, config_path: Path) -> LanguageModel:
         config: Any = AutoConfig.from_pretrained(config_path.parent)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
-        layers, positions, attending = (
-            int(config.num_hidden_layers),
-            num_positions(config),
-            num_attention_layers(config),
-        )
+        layers = int(config.num_hidden_layers)
+        positions, attention_layers = num_positions(config), num_attention_layers(config)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise EnvironmentProblem(f"{config_path}: not a causal language model: {str(error).splitlines()[0]}") from None
     embedding = model.get_input_embeddings().weight
@@ -120,11 +119,11 @@ def _built_without_memory(name: str, config_path: Path) -> LanguageModel:
     is_tied = bool(raw.get("tie_word_embeddings", getattr(config, "tie_word_embeddings", False)))
     multiplied = parameters if is_tied else parameters - embedding.numel()
     width, vocabulary = embedding.shape[1], embedding.shape[0]
-    return LanguageModel(name, parameters, multiplied, width, layers, positions, vocabulary, attending)
+    return LanguageModel(name, parameters, multiplied, width, layers, positions, vocabulary, attention_layers)
 
 
 def connector_parameters(kind: ConnectorKind, vision_width: int, llm_width: int) -> int:
-    """Return the number of parameters of a connector, weights and biases, see `eyeswap.vlm.connector`."""
+    """Return the number of parameters of a connector, weights and biases (see `eyeswap.vlm.connector`)."""
     d, D = vision_width, llm_width
     widths = {"linear": (d, D), "gelu-mlp": (d, D, D), "fused-gelu-mlp": (d, 4 * d, D, D)}[kind]
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
@@ -133,43 +132,43 @@ def connector_parameters(kind: ConnectorKind, vision_width: int, llm_width: int)
 def training_flops(
     llm: LanguageModel, connector: int, visual_tokens: int, text_tokens: float, *, adapters_only: bool = False
 ) -> float:
-    """Return the FLOPs of one training sample, forward and backward, the frozen backbone aside.
+    """Return the FLOPs of one training sample, forward and backward, without the frozen backbone.
 
     Args:
         llm: the language model.
         connector: number of parameters of the connector.
-        visual_tokens: visual tokens of an image.
-        text_tokens: text tokens of a conversation.
-        adapters_only: whether the LLM's own weights get no gradient, which saves a third of their work.
+        visual_tokens: visual tokens per image.
+        text_tokens: text tokens per conversation.
+        adapters_only: whether the LLM's own weights get no gradient, which saves a third of their FLOPs.
     """
     length = visual_tokens + text_tokens
-    attending = llm.layers if llm.attention_layers is None else llm.attention_layers
-    attention = 6 * attending * llm.width * length**2
+    attention_layers = llm.layers if llm.attention_layers is None else llm.attention_layers
+    attention = 6 * attention_layers * llm.width * length**2
     weights = (4 if adapters_only else 6) * llm.multiplied * length
     return weights + attention + 6 * connector * visual_tokens
 
 
 def prefill_flops(llm: LanguageModel, connector: int, visual_tokens: int, text_tokens: float) -> float:
-    """Return the FLOPs of reading one question with its image, forward only, the backbone aside."""
+    """Return the FLOPs of prefilling one question with its image, without the backbone."""
     return training_flops(llm, connector, visual_tokens, text_tokens) / 3
 
 
 def gpu_hours(flops: float, gpu: Gpu, mfu: float) -> float:
-    """Return the GPU-hours of ``flops`` at a model FLOPs utilization of ``mfu`` (0..1)."""
+    """Return the GPU-hours that ``flops`` take at a model FLOPs utilization of ``mfu`` (0..1)."""
     return flops / (mfu * gpu.peak_tflops * TERA) / 3600
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one GPU holds while training.
+    """Memory of one GPU during training.
 
     Attributes:
-        states_gib: its share of weights, gradients and optimizer state, and the whole frozen backbone, GiB.
-        free_gib: what remains of the usable memory; negative if the states do not fit.
-        plain_tokens: tokens of one forward and backward pass that fit, nothing recomputed.
-        elementwise_tokens: the same with all recomputed but matrix products and attention.
-        checkpointed_tokens: the same with every layer recomputed from its input.
-        fewest_gpus: the smallest number of such GPUs that would hold the states; None if no number would.
+        states_gib: its shard of weights, gradients and optimizer state, and the complete frozen backbone, GiB.
+        free_gib: the rest of the usable memory, GiB; negative if the states do not fit.
+        plain_tokens: tokens of one forward and backward pass that fit without recomputation.
+        elementwise_tokens: the same if everything but matrix products and attention is recomputed.
+        checkpointed_tokens: the same if every layer is recomputed from its input.
+        fewest_gpus: smallest number of such GPUs that can hold the states; None if no number can.
     """
 
     states_gib: float
@@ -183,24 +182,25 @@ class Memory:
 def training_memory(
     llm: LanguageModel, connector: int, backbone: int, gpu: Gpu, num_gpus: int, *, adapters_only: bool = False
 ) -> Memory:
-    """Return what one of ``num_gpus`` GPUs holds: states are sharded over all of them, the backbone is not.
+    """Return the memory of one of ``num_gpus`` GPUs: states are sharded over all of them, the backbone is replicated.
 
     Args:
         llm: the language model.
         connector: number of parameters of the connector.
         backbone: number of parameters of the frozen backbone.
         gpu: the GPU.
-        num_gpus: how many share the states.
-        adapters_only: whether the LLM's own weights are frozen; the adapters themselves are left out, as small.
+        num_gpus: number of GPUs that share the states.
+        adapters_only: whether the LLM's own weights are frozen; the small adapters themselves are not counted.
     """
-    of_llm = FROZEN_BYTES if adapters_only else STATE_BYTES
-    trained = (of_llm * llm.parameters + STATE_BYTES * connector) / GIB
+    llm_bytes = FROZEN_BYTES if adapters_only else STATE_BYTES
+    trained = (llm_bytes * llm.parameters + STATE_BYTES * connector) / GIB
     frozen = FROZEN_BYTES * backbone / GIB
     usable = USABLE_MEMORY * gpu.memory_gib
     states = trained / num_gpus + frozen
     free = usable - states
     plain, elementwise = (size * llm.width * llm.layers for size in (ACTIVATION_BYTES, ELEMENTWISE_BYTES))
     checkpointed = CHECKPOINT_BYTES * llm.width * llm.layers + ACTIVATION_BYTES * llm.width
-    room = max(free, 0.0) * GIB
+    free_bytes = max(free, 0.0) * GIB
     fewest = None if frozen >= usable else max(1, -int(-trained // (usable - frozen)))
-    return Memory(states, free, int(room // plain), int(room // elementwise), int(room // checkpointed), fewest)
+    token_counts = (int(free_bytes // size) for size in (plain, elementwise, checkpointed))
+    return Memory(states, free, *token_counts, fewest)

@@ -1,4 +1,4 @@
-"""Count what a backbone amounts to on FakeTensors, which have shapes and neither numbers nor memory."""
+"""Count the parameters and FLOPs of a backbone on FakeTensors, which have shapes but no data."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from eyeswap.planning.footprint import TYPICAL_IMAGE, Footprint
 
 
 def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:
-    """Run a network on FakeTensors and count; the network itself is left as it is."""
+    """Run a network on FakeTensors and count; the network itself is not changed."""
     columns, rows = geometry.placement(*TYPICAL_IMAGE).canvas_size
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):  # no fused op hides its FLOPs
-        hollow = {name: torch.empty(own.shape, dtype=own.dtype) for name, own in network.state_dict().items()}
-        parameters = {name: hollow[name].requires_grad_() for name, _ in network.named_parameters()}
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):  # a fused op would hide FLOPs
+        state = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in network.state_dict().items()}
+        parameters = {name: state[name].requires_grad_() for name, _ in network.named_parameters()}
         with _UsedParameters(parameters.values()) as used, FlopCounterMode(display=False) as counter:
-            functional_call(network, hollow, (torch.empty(1, 3, rows, columns),))
+            functional_call(network, state, (torch.empty(1, 3, rows, columns),))
     return Footprint(
         grid=network.token_grid(rows, columns),
         width=network.embed_dim,
@@ -38,7 +38,7 @@ def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:
 
 
 class _UsedParameters(TorchFunctionMode):
-    """Notes which of some parameters are handed to a function of torch."""
+    """Records which of the given parameters are passed to a torch function."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class _UsedParameters(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Note the parameters among the arguments, and do what was asked."""
+        """Record the parameters among the arguments and call the function."""
         self._used.update(id(leaf) for leaf in tree_leaves((args, kwargs or {})) if id(leaf) in self._sizes)
         return func(*args, **(kwargs or {}))
 
     def count(self) -> int:
         """Return the number of parameters that were used."""
-        return sum(self._sizes[one] for one in self._used)
+        return sum(self._sizes[identity] for identity in self._used)

@@ -1,8 +1,7 @@
-"""What a study or a recipe will take, arm by arm, before anything is loaded: tokens, FLOPs, memory, time.
+"""The cost of a study or a recipe, arm by arm, before anything is loaded: tokens, FLOPs, memory and time.
 
-An estimate is arithmetic on sizes (`eyeswap.planning.cost`, `eyeswap.planning.footprint`); its assumptions are named
-with it.
-What cannot be known here (an encoder of timm without timm, an LLM whose sizes are nowhere) is said, and the rest given.
+An estimate is arithmetic on sizes (`eyeswap.planning.cost`, `eyeswap.planning.footprint`) and states its assumptions.
+Whatever cannot be known on this machine (a timm encoder without timm, an LLM without a config) is reported as unknown.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from eyeswap.shipped import llm_path
 
 MIX665K_FILE, MIX665K_CONVERSATIONS = "llava_v1_5_mix665k.json", 665_298
 DIGITS_TOKENS_PER_TURN = 14.6  # measured with the miniature tokenizer; the embedded conversations are short
-MATCHED_SIZES = 0.10  # sizes this close are called matched
-NO_TIMM = "timm is not installed, so tokens and cost are not known: pip install 'eyeswap[timm]'"
-QUESTION_TOKENS = 60  # system text, question and instruction of a benchmark, about
+MATCHED_SIZES = 0.10  # largest relative difference of parameter counts that still count as matched
+NO_TIMM = "timm is not installed, so tokens and cost are unknown: pip install 'eyeswap[timm]'"
+QUESTION_TOKENS = 60  # approximate length of system text, question and instruction of a benchmark
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What an estimate takes for granted.
+    """The assumptions of an estimate.
 
     Attributes:
         gpu: the GPU.
         num_gpus: GPUs that train one run together.
         mfu: model FLOPs utilization, 0..1: the share of the GPU's peak that training reaches.
-        text_tokens: mean text tokens of a conversation; None takes 300 for real data (the share of one in LLaVA's
-            665K mix) and the measured mean of the embedded set.
+        text_tokens: mean text tokens per conversation; None takes 300 for real data (the mean of LLaVA's 665K mix) and
+            the measured mean for the embedded set.
     """
 
     gpu: Gpu = GPUS["h200"]
@@ -50,23 +49,23 @@ class Assumptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.mfu <= 1:
-            raise SpecError(f"mfu {self.mfu:g}: a share of the GPU's peak, above 0 and at most 1, such as 0.4")
+            raise SpecError(f"mfu {self.mfu:g}: must be a share of the GPU's peak, above 0 and at most 1, such as 0.4")
         if self.num_gpus < 1:
-            raise SpecError(f"gpus {self.num_gpus}: at least 1")
+            raise SpecError(f"gpus {self.num_gpus}: must be at least 1")
         if self.text_tokens is not None and self.text_tokens <= 0:
-            raise SpecError(f"text tokens {self.text_tokens:g}: a mean above 0, such as 300")
+            raise SpecError(f"text tokens {self.text_tokens:g}: must be above 0, such as 300")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How much a recipe trains on, whatever the arm.
+    """The amount of training and evaluation, the same for every arm.
 
     Attributes:
-        conversations: in the training data; None if the file is not here and its size not known.
+        conversations: size of the training data; None if the file is not on this machine and its size is unknown.
         steps: optimizer steps; None likewise.
         samples: conversations seen in all steps; None likewise.
-        text_tokens: mean text tokens of a conversation.
-        questions: benchmark questions of one run; None if they are drawn when the study runs.
+        text_tokens: mean text tokens per conversation.
+        questions: benchmark questions per run; None if they are drawn when the study runs.
     """
 
     conversations: int | None
@@ -78,19 +77,19 @@ class Workload:
 
 @dataclass(frozen=True)
 class ArmEstimate:
-    """What one run of an arm takes.
+    """The cost of one run of an arm.
 
     Attributes:
-        arm: its name.
-        footprint: its backbone; None if it cannot be built here.
-        connector_parameters: of its connector; None without the footprint or the LLM.
-        flops_per_sample: training FLOPs of one conversation with its image, the frozen backbone's forward included.
-        train_flops: of all training.
-        train_gpu_hours: of all training.
-        eval_gpu_hours: of reading all benchmark questions once, each with its own image; writing answers comes on top.
-        memory: of one GPU.
-        problems: one line each, that stop this arm.
-        notes: one line each, worth knowing.
+        arm: name of the arm.
+        footprint: footprint of its backbone; None if it cannot be built on this machine.
+        connector_parameters: parameters of its connector; None if footprint or LLM are unknown.
+        flops_per_sample: training FLOPs of one conversation with its image, including the frozen backbone's forward.
+        train_flops: FLOPs of the complete training.
+        train_gpu_hours: GPU-hours of the complete training.
+        eval_gpu_hours: GPU-hours of prefilling every benchmark question with its own image; decoding is not included.
+        memory: memory of one GPU.
+        problems: reasons why this arm cannot run, one line each.
+        notes: remarks, one line each.
     """
 
     arm: str
@@ -107,7 +106,7 @@ class ArmEstimate:
 
 @dataclass(frozen=True)
 class StudyEstimate:
-    """What a study takes: what is common to its arms, and each arm."""
+    """The cost of a study: what its arms share, and the estimate of each arm."""
 
     assumptions: Assumptions
     workload: Workload
@@ -117,7 +116,7 @@ class StudyEstimate:
 
     @property
     def problems(self) -> list[str]:
-        """What stops arms of the study, one line each."""
+        """Reasons why arms of the study cannot run, one line each."""
         return [problem for arm in self.arms.values() for problem in arm.problems]
 
 
@@ -128,8 +127,8 @@ def estimate_study(
 
     Args:
         study: the study.
-        assumptions: hardware, utilization, text length.
-        advance: called with the number of arms done since the last call.
+        assumptions: hardware, utilization and text length.
+        advance: called with the number of arms completed since the last call.
     """
     llm, notes = known_llm(study.recipe.llm)
     work = workload(study.recipe, assumptions, study.benchmarks, study.subset)
@@ -149,10 +148,10 @@ def estimate_study(
 
 
 def estimate_recipe(recipe: Recipe, visual_tokens: int, assumptions: Assumptions) -> ArmEstimate:
-    """Estimate a recipe for backbones with so many visual tokens of width 768, their own FLOPs left out.
+    """Estimate a recipe for a backbone with this many visual tokens of width 768, without the backbone's own FLOPs.
 
     Raises:
-        EnvironmentProblem: if the LLM's sizes are not known here.
+        EnvironmentProblem: if the LLM's sizes are unknown.
     """
     llm = cost.find_language_model(recipe.llm, llm_path(recipe.llm))
     footprint = Footprint((1, visual_tokens), 768, 0, 0, 0, canvas=(16, 16 * visual_tokens))
@@ -163,7 +162,7 @@ def estimate_recipe(recipe: Recipe, visual_tokens: int, assumptions: Assumptions
 
 
 def known_llm(name: str) -> tuple[LanguageModel | None, tuple[str, ...]]:
-    """Return the sizes of an LLM, or None and in one line why not."""
+    """Return the sizes of an LLM, or None and a one-line note that says why they are unknown."""
     try:
         return cost.find_language_model(name, llm_path(name)), ()
     except EnvironmentProblem as problem:
@@ -173,7 +172,7 @@ def known_llm(name: str) -> tuple[LanguageModel | None, tuple[str, ...]]:
 def workload(
     recipe: Recipe, assumptions: Assumptions, benchmarks: tuple[str, ...] = (), subset: int | None = None
 ) -> Workload:
-    """Return how much a recipe trains on and how many questions its benchmarks ask."""
+    """Return the amount of training of a recipe, and the number of questions of its benchmarks."""
     data = recipe.data
     conversations: int | None
     if isinstance(data, DigitsData):
@@ -186,14 +185,14 @@ def workload(
     text = min(assumptions.text_tokens or text, recipe.max_text_tokens)
     steps = recipe.max_steps
     if conversations is not None:
-        whole = -(-conversations // recipe.global_batch) * recipe.num_epochs
-        steps = whole if steps is None else min(steps, whole)
+        all_steps = -(-conversations // recipe.global_batch) * recipe.num_epochs
+        steps = all_steps if steps is None else min(steps, all_steps)
     samples = None if steps is None else steps * recipe.global_batch
     return Workload(conversations, steps, samples, text, questions)
 
 
 def _count_conversations(path: Path) -> int | None:
-    """Count the records of an instruction file by their key, without parsing a gigabyte."""
+    """Count the records of an instruction file by searching for their key, which avoids parsing a gigabyte."""
     if not path.is_file():
         return MIX665K_CONVERSATIONS if path.name == MIX665K_FILE else None
     key, total, tail = b'"conversations"', 0, b""
@@ -211,9 +210,9 @@ def _workload_notes(recipe: Recipe, work: Workload) -> tuple[str, ...]:
     if path.is_file():
         return ()
     missing = path if path.parent.is_dir() else Path(recipe.data.folder)
-    known = work.samples is not None
-    counted = "conversations are counted as published" if known else "steps and hours are not known"
-    return (f"recipe.data: {missing} does not exist on this machine; {counted}",)
+    is_known = work.samples is not None
+    consequence = "using the published number of conversations" if is_known else "steps and hours are unknown"
+    return (f"recipe.data: {missing} does not exist on this machine; {consequence}",)
 
 
 def _estimate_arm(
@@ -227,32 +226,32 @@ def _estimate_arm(
         return dataclasses.replace(estimate, problems=(f"arms.{name}: {overfull}",))
     if llm.positions is None:
         return estimate
-    room = llm.positions - footprint.tokens
+    free_positions = llm.positions - footprint.tokens
     if overfull is not None:
-        note = f"{footprint.tokens:,} visual tokens go beyond the {llm.positions:,} positions of the LLM, as allowed"
-    elif room < study.recipe.max_text_tokens:
-        note = f"conversations of more than {room:,} text tokens go beyond the {llm.positions:,} positions of the LLM"
+        note = f"{footprint.tokens:,} visual tokens exceed the LLM's {llm.positions:,} positions, as allowed"
+    elif free_positions < study.recipe.max_text_tokens:
+        note = f"conversations over {free_positions:,} text tokens exceed the LLM's {llm.positions:,} positions"
     else:
         return estimate
     return dataclasses.replace(estimate, notes=(f"arms.{name}: {note}",))
 
 
 def positions_problem(llm_name: str, positions: int | None, tokens: int, stride_px: float) -> str | None:
-    """Return in one line, with the choices there are, that visual tokens leave no position for text; else None.
+    """Return one line with the alternatives if the visual tokens leave no position for text, otherwise None.
 
     Args:
         llm_name: name of the LLM.
-        positions: positions it was made for; None if it has no limit.
-        tokens: visual tokens of an image.
-        stride_px: pixels of the canvas from one token to the next.
+        positions: number of positions of the LLM; None if it has no limit.
+        tokens: visual tokens per image.
+        stride_px: canvas pixels between neighbouring tokens.
     """
     if positions is None or tokens + 1 < positions:
         return None
     smaller = round(512 / stride_px) ** 2
     return (
         f"{tokens:,} visual tokens fill the {positions:,} positions of {llm_name}; choose a smaller canvas (geometry: "
-        f"corner-letterbox-512 gives {smaller:,}), an LLM with more positions, or go beyond them as the published "
-        "study does (beyond_positions: allow)"
+        f"corner-letterbox-512 gives {smaller:,}), an LLM with more positions, or exceed them as the published study "
+        "does (beyond_positions: allow)"
     )
 
 
@@ -265,7 +264,7 @@ def _priced(
     work: Workload,
     assumptions: Assumptions,
 ) -> ArmEstimate:
-    """Return the numbers of one run."""
+    """Return the cost of one run."""
     connector = cost.connector_parameters(connector_kind, footprint.width, llm.width)
     adapters = recipe.lora_rank is not None
     sample = footprint.flops + cost.training_flops(
@@ -273,7 +272,7 @@ def _priced(
     )
     question = footprint.flops + cost.prefill_flops(llm, connector, footprint.tokens, QUESTION_TOKENS)
     train = None if work.samples is None else sample * work.samples
-    asked = None if work.questions is None else question * work.questions
+    evaluation = None if work.questions is None else question * work.questions
     gpu, mfu = assumptions.gpu, assumptions.mfu
     return ArmEstimate(
         arm=name,
@@ -282,7 +281,7 @@ def _priced(
         flops_per_sample=sample,
         train_flops=train,
         train_gpu_hours=None if train is None else cost.gpu_hours(train, gpu, mfu),
-        eval_gpu_hours=None if asked is None else cost.gpu_hours(asked, gpu, mfu),
+        eval_gpu_hours=None if evaluation is None else cost.gpu_hours(evaluation, gpu, mfu),
         memory=cost.training_memory(
             llm, connector, footprint.parameters, gpu, assumptions.num_gpus, adapters_only=adapters
         ),
@@ -290,10 +289,10 @@ def _priced(
 
 
 def _unmatched(study: Study, arms: dict[str, ArmEstimate]) -> tuple[str, ...]:
-    """Return where arms differ in what the study calls matched."""
-    known = {name: arm.footprint for name, arm in arms.items() if arm.footprint is not None}
-    tokens = {name: footprint.tokens for name, footprint in known.items()}
-    sizes = {name: footprint.parameters for name, footprint in known.items()}
+    """Return where arms differ in what the study claims to be matched."""
+    footprints = {name: arm.footprint for name, arm in arms.items() if arm.footprint is not None}
+    tokens = {name: footprint.tokens for name, footprint in footprints.items()}
+    sizes = {name: footprint.parameters for name, footprint in footprints.items()}
     notes = []
     if "tokens" in study.matched and len(set(tokens.values())) > 1:
         notes.append(f"matched: tokens differ: {listed(tokens)}")
@@ -303,7 +302,7 @@ def _unmatched(study: Study, arms: dict[str, ArmEstimate]) -> tuple[str, ...]:
 
 
 def listed(counts: Mapping[str, int]) -> str:
-    """Return counts for a sentence, each value once with the names that have it."""
+    """Return counts as text, each value once after the names that have it."""
     names_by_count: dict[int, list[str]] = {}
     for name, count in counts.items():
         names_by_count.setdefault(count, []).append(name)

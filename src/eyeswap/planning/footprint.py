@@ -1,7 +1,7 @@
-"""What a backbone amounts to: tokens, parameters that run, FLOPs.
+"""The footprint of a backbone: visual tokens, parameters and FLOPs.
 
 Footprints of the catalog and of the studies in ``studies/`` come with the package (``footprints.json``, written by
-``python -m benchmarks.footprints``). Others are counted once and kept in a cache folder, by what decides them.
+``python -m benchmarks.footprints``). Others are counted once and cached on disk under a digest of their inputs.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
 from eyeswap.versions import code_version, version_of
 
-TYPICAL_IMAGE = (640, 480)  # width and height of most COCO images, where the canvas varies with the image
+TYPICAL_IMAGE = (640, 480)  # width and height of most COCO images, for canvases that depend on the image
 SHIPPED_FILE = "footprints.json"
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a backbone amounts to on the canvas of its geometry.
+    """Size and cost of a backbone on the canvas of its geometry.
 
     Attributes:
-        grid: rows and columns of visual tokens; of a 640x480 image where the canvas varies.
-        width: width of a token.
-        parameters: parameters of the network, cut behind its tap.
-        parameters_run: those of them that take part in a forward pass.
-        flops: FLOPs of the forward pass of one image.
-        canvas: height and width of the canvas in pixels; that of a 640x480 image where it varies.
+        grid: rows and columns of visual tokens; for a 640x480 image if the canvas varies.
+        width: width of a visual token.
+        parameters: parameters of the network up to its tap.
+        parameters_run: parameters that take part in a forward pass.
+        flops: FLOPs of one image's forward pass.
+        canvas: height and width of the canvas in pixels; for a 640x480 image if it varies.
     """
 
     grid: tuple[int, int]
@@ -49,23 +49,23 @@ class Footprint:
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of an image."""
+        """Visual tokens per image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def stride_px(self) -> float:
-        """Pixels of the canvas from one token to the next."""
+        """Canvas pixels between neighbouring tokens."""
         return self.canvas[0] / self.grid[0]
 
 
 def backbone_footprint(name: str, wiring: Wiring, tap: str | None, geometry: str | None) -> Footprint:
-    """Measure a backbone as an arm declares it, without its weights.
+    """Return the footprint of a backbone as an arm declares it, without loading weights.
 
     Args:
         name: catalog name, ``file.py:function``, or ``timm:<model>``.
         wiring: ``controlled`` or ``as-published``.
-        tap: another tap than the backbone's own.
-        geometry: another geometry than the backbone's own.
+        tap: replaces the backbone's default tap.
+        geometry: replaces the backbone's default geometry.
 
     Raises:
         SpecError: if name, tap or geometry does not exist.
@@ -79,7 +79,7 @@ def backbone_footprint(name: str, wiring: Wiring, tap: str | None, geometry: str
 def _remembered(
     name: BackboneName, wiring: Wiring, tap: str | None, geometry: str | None, source: str | None
 ) -> Footprint:
-    """Look into the package and into the cache on disk first: a large network takes seconds."""
+    """Look the footprint up in the package and in the cache on disk before counting, which can take seconds."""
     if name.kind == "catalog":
         entry = catalog.entry(name.model).wired(wiring).with_changes(tap=tap, geometry=geometry)
         shipped = _shipped().get(footprint_key(entry))
@@ -90,20 +90,20 @@ def _remembered(
     path = cache_folder().parent / "footprints" / f"{key[:24]}.json"
     try:
         return _read(read_json(path))
-    except (DataError, KeyError, TypeError):  # not counted yet, or not by this version
+    except (DataError, KeyError, TypeError):  # not cached yet, or by another version
         footprint = _measured(name, wiring, tap, geometry)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
+    with contextlib.suppress(OSError):  # an unwritable cache is simply not used
         write_json(path, asdict(footprint))
     return footprint
 
 
 def footprint_key(entry: BackboneEntry) -> str:
-    """Return the digest of all that decides the footprint of a catalog entry: network, tap, canvas."""
+    """Return the digest of everything that determines a catalog entry's footprint: network, tap and canvas."""
     return digest([entry.family, entry.architecture, entry.tap, _canvas(entry.geometry)])[:16]
 
 
 def _canvas(geometry: ImageGeometry) -> tuple[int, int]:
-    """Return height and width of the canvas, that of a typical image where it varies."""
+    """Return height and width of the canvas, for a typical image if it varies."""
     columns, rows = geometry.placement(*TYPICAL_IMAGE).canvas_size
     return rows, columns
 

@@ -1,4 +1,4 @@
-"""GPUs as far as an estimate needs them: peak of dense bf16 arithmetic, and memory."""
+"""GPUs as an estimate needs them: peak dense bf16 throughput and memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: as asked for.
-        peak_tflops: dense bf16 arithmetic by its data sheet, TFLOP/s.
-        memory_gib: memory that a program can have, GiB.
+        name: name on the command line.
+        peak_tflops: peak dense bf16 throughput from the data sheet, TFLOP/s.
+        memory_gib: memory available to a program, GiB.
     """
 
     name: str
@@ -43,35 +43,35 @@ GPUS = {
 
 
 def find_gpu(text: str) -> Gpu:
-    """Return a GPU by name, or one described as ``<TFLOP/s>:<GiB>``, such as ``71:24``.
+    """Return a GPU by name, or one described as ``TFLOP/s:GiB``, such as ``71:24``.
 
     Raises:
-        SpecError: if it is neither.
+        SpecError: if the text is neither.
     """
     if text.lower() in GPUS:
         return GPUS[text.lower()]
     described = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", text)
     if described is None or not float(described[1]) or not float(described[2]):
         raise SpecError(
-            f'gpu "{text}" is unknown; write its peak and memory as <TFLOP/s>:<GiB>, such as 71:24. '
+            f'gpu "{text}" is unknown; write its peak and memory as TFLOP/s:GiB, such as 71:24. '
             f"{nearest(text.lower(), GPUS)}"
         )
     return Gpu(text, float(described[1]), float(described[2]))
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Return the bf16 peak of a GPU by the name that its driver gives it, FLOP/s; None if it is not known here.
+    """Return a GPU's bf16 peak in FLOP/s by the name that its driver reports; None if it is not listed here.
 
     Example:
         >>> peak_flops("NVIDIA H100 80GB HBM3")
         989000000000000.0
     """
-    plain = _letters(device_name)
-    known = [gpu for gpu in GPUS.values() if _letters(gpu.name) in plain]
-    if not known:
+    plain = _normalized(device_name)
+    matches = [gpu for gpu in GPUS.values() if _normalized(gpu.name) in plain]
+    if not matches:
         return None
-    return max(known, key=lambda gpu: len(gpu.name)).peak_tflops * TERA
+    return max(matches, key=lambda gpu: len(gpu.name)).peak_tflops * TERA
 
 
-def _letters(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,4 +1,4 @@
-"""Can the LLM of a study be taught its conversations, and be asked its benchmarks? Told before images are decoded."""
+"""Check early that a study's LLM can represent its conversations and its benchmarks' questions."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ def check_llm(study: Study) -> None:
     """Check what can be checked without weights, if the LLM's tokenizer is on this machine.
 
     Raises:
-        SpecError: if the LLM is of a kind that is not supported, or cannot be taught or asked what the study wants.
+        SpecError: if the LLM is of an unsupported kind, or cannot represent the study's conversations or questions.
     """
-    found = config_path(study.recipe.llm, llm_path(study.recipe.llm))
-    if found is None or _is_known_to_fit(study):
+    config = config_path(study.recipe.llm, llm_path(study.recipe.llm))
+    if config is None or _is_known_to_fit(study):
         return
     from eyeswap.vlm.llm import load_config, load_tokenizer
 
-    folder = found.parent
+    folder = config.parent
     if any((folder / name).is_file() for name in _TOKENIZER_FILES):
         load_config(folder)
         check_questions(study, *load_tokenizer(folder, study.recipe.prompt))
 
 
 def _is_known_to_fit(study: Study) -> bool:
-    """Return whether the LLM is the package's own, asked what a test asks it; so a plan need not load transformers."""
+    """Return whether this is the shipped LLM with built-in benchmarks, tested already: no need to load transformers."""
     known = study.recipe.llm == SHIPPED_LLM and study.recipe.prompt == Recipe.model_fields["prompt"].default
     return known and all(name in BENCHMARKS or name in TEST_SPLITS for name in study.benchmarks)
 
 
 def check_questions(study: Study, tokenizer: Any, prompt: Prompt) -> None:
-    """Check that conversations of several rounds can be written, and every choice of every benchmark.
+    """Check that the prompt supports multi-turn conversations and every answer choice of every benchmark.
 
     Args:
         study: the study.
-        tokenizer: of its LLM.
+        tokenizer: the tokenizer of its LLM.
         prompt: the chat frame.
 
     Raises:
-        SpecError: naming what cannot be, and the key of the recipe that helps.
+        SpecError: naming what is not supported, and the key of the recipe to change.
     """
     from eyeswap.vlm.prompt_check import check_choices
 

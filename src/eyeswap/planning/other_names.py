@@ -1,4 +1,4 @@
-"""What other projects call the things of a study file: LLaVA, prismatic-vlms, transformers' Trainer, lmms-eval."""
+"""Names that other projects use for keys of the study file: LLaVA, prismatic-vlms, transformers' Trainer, lmms-eval."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ FIXED = {
 
 
 def hint(word: str, is_key: bool) -> str | None:
-    """Return what to write for another project's key or value; None where it is not known.
+    """Return what to write in place of another project's key or value; None if it is unknown.
 
     Example:
         >>> hint("learning_rate", is_key=True)
@@ -68,5 +68,5 @@ def hint(word: str, is_key: bool) -> str | None:
     """
     if is_key and word in FIXED:
         return FIXED[word]
-    here = (KEYS if is_key else VALUES).get(word)
-    return f"here it is called {here}" if here else None
+    name = (KEYS if is_key else VALUES).get(word)
+    return f"here it is called {name}" if name else None

@@ -1,8 +1,8 @@
-"""Which runs a study consists of, and how far each is, read from the run folders alone.
+"""The runs of a study and the state of each, read from the run folders alone.
 
-Two things are told apart. The *model* of a run (`eyeswap.runs.identity`) decides training: a folder that holds another
-model is refused. What is *asked* decides asking: benchmarks that a trained run has not been asked yet are asked, those
-that the study has no longer stay in the folder, and nothing is trained.
+Training and evaluation are decided separately. The *model* of a run (`eyeswap.runs.identity`) decides training: a
+folder that holds a different model is refused. The *benchmarks* decide evaluation: those a trained run has not been
+asked yet are asked, those no longer in the study stay in the folder, and nothing is trained again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ State = Literal["new", "unfinished", "done", "changed"]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One arm with one seed, and the folder it lives in."""
+    """One arm with one seed, and its run folder."""
 
     study: Study
     arm: str
@@ -44,12 +44,12 @@ class PlannedRun:
 
     @property
     def files(self) -> RunFolder:
-        """Where everything lies in the folder."""
+        """The paths of all files in the run folder."""
         return RunFolder(self.folder)
 
     @property
     def record(self) -> RunRecord | None:
-        """What the run in the folder recorded; None before it began.
+        """The record of the run in the folder; None before the run has begun.
 
         Raises:
             DataError: if the record is damaged.
@@ -58,7 +58,7 @@ class PlannedRun:
 
     @property
     def model(self) -> ModelIdentity:
-        """What decides the run's model, with the digests of all weights that are on this machine."""
+        """Everything that determines the run's trained model, with the digests of weights that are on this machine."""
         recipe, arm = self.study.recipe, self.study.arms[self.arm]
         name = BackboneName.parse(arm.backbone)
         data = Path(recipe.data.folder) / recipe.data.instruction if isinstance(recipe.data, FolderData) else None
@@ -82,7 +82,7 @@ class PlannedRun:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 (hex) of what the study file says of the run's model; the bytes of weights are no part of it."""
+        """The sha256 (hex) of the run's model as the study file declares it, without the bytes of any weights."""
         arm = self.study.arms[self.arm]
         name = BackboneName.parse(arm.backbone)
         declared = {
@@ -94,14 +94,14 @@ class PlannedRun:
 
     @cached_property
     def benchmarks(self) -> tuple[Benchmark, ...]:
-        """What the study asks."""
+        """The study's benchmarks."""
         return tuple(get_benchmark(name) for name in self.study.benchmarks)
 
     def changes(self, now: ModelIdentity | None = None) -> list[Change]:
-        """Return what makes the model of this plan another than the one in the folder; empty before it began.
+        """Return how the model of this plan differs from the one in the folder; empty before the run has begun.
 
         Args:
-            now: the model as this plan makes it, if more is known of it than the plan can tell.
+            now: the model of this plan, if the caller knows more about it than the plan does.
         """
         record, now = self.record, now or self.model
         if record is None:
@@ -111,13 +111,17 @@ class PlannedRun:
         return _changes_of_old(self, record, now)
 
     def unasked(self) -> list[str]:
-        """Return the names of the study's benchmarks that the run has not been asked as the study asks them."""
+        """Return the names of the study's benchmarks that the run has not yet been asked in the study's form."""
         index = read_index(self.files.benchmarks) if self.files.benchmarks.is_file() else {}
-        is_old_same = _is_asked_of_old(self, self.record)
-        return [one.name for one in self.benchmarks if not self._is_asked(one, index.get(one.name), is_old_same)]
+        is_old_same = _is_asked_by_old_version(self, self.record)
+        return [
+            benchmark.name
+            for benchmark in self.benchmarks
+            if not self._is_asked(benchmark, index.get(benchmark.name), is_old_same)
+        ]
 
     def state(self) -> State:
-        """Return whether the run is new, unfinished, done, or holds another model ("changed").
+        """Return whether the run is new, unfinished, done, or holds a different model ("changed").
 
         Raises:
             DataError: if a file of the run is damaged.
@@ -131,14 +135,14 @@ class PlannedRun:
     def _is_asked(self, benchmark: Benchmark, asked: AskedBenchmark | None, is_old_same: bool) -> bool:
         if asked is None or not self.files.predictions_of(benchmark.name).is_file():
             return False
-        if asked.identity is None:  # of a version that recorded one digest of all that was asked
+        if asked.identity is None:  # written by a version that recorded one digest of all benchmarks together
             return is_old_same
         same_frame = asked.box_frame in (None, self.study.recipe.test_box_frame)
         return (asked.identity, asked.subset) == (benchmark.identity, self.study.subset) and same_frame
 
 
 def plan_runs(study: Study, runs_dir: Path) -> list[PlannedRun]:
-    """Return every run of a study, seed by seed and within a seed arm by arm: early results compare arms."""
+    """Return every run of a study, seed by seed and within a seed arm by arm, so that early results compare arms."""
     return [
         PlannedRun(study, arm, seed, StudyFolder(runs_dir / study.name).run(arm, seed).path)
         for seed in study.seeds
@@ -150,27 +154,27 @@ def refuse_changed(planned: Sequence[PlannedRun], study_file: Path) -> None:
     """Check that no run folder holds the model of another version of the study.
 
     Raises:
-        SpecError: naming the first that does, and what changed.
+        SpecError: naming the first folder that does, and what changed.
     """
     for run in planned:
         refuse(run, run.changes(), str(study_file))
 
 
 def refuse(run: PlannedRun, changes: Sequence[Change], source: str) -> None:
-    """Refuse to go on with a run whose model changed.
+    """Refuse to continue a run whose model has changed.
 
     Raises:
         SpecError: if there are changes.
     """
     if changes:
         raise SpecError(
-            f"{run.folder}: holds a run of another version of {source}: {in_words(changes)}; change it back, or train "
-            "anew with another --runs (or after deleting this folder)"
+            f"{run.folder}: holds a run of another version of {source}: {in_words(changes)}; undo the change, or train "
+            "again with another --runs (or after deleting this folder)"
         )
 
 
 def _backbone_weights(name: BackboneName) -> str | None:
-    """Return the digest of a catalog entry's weights: of the file if it is here, else as declared."""
+    """Return the digest of a catalog entry's weights: of the file if it is on this machine, else as declared."""
     entry = catalog.find(str(name)) if name.kind == "catalog" else None
     if entry is None:
         return None
@@ -191,8 +195,8 @@ def _llm_weights(name: str) -> str | None:
 
 
 def _changes_of_old(run: PlannedRun, record: RunRecord, now: ModelIdentity) -> list[Change]:
-    """Return the changes since a run whose version recorded one digest of all that decided training and asking."""
-    changes = _model_of_old(record, now).changes_to(now)
+    """Return the changes since a run of a version that recorded one digest of training and benchmarks together."""
+    changes = _model_of_old_record(record, now).changes_to(now)
     if changes or _is_known_digest(run, record):
         return changes
     arm = run.study.arms[run.arm]
@@ -204,21 +208,21 @@ def _changes_of_old(run: PlannedRun, record: RunRecord, now: ModelIdentity) -> l
         recorded = {"tap": record.backbone.tap, "geometry": record.backbone.geometry}
         pairs = [Change(f"arm.{key}", recorded[key], value) for key, value in resolved.items()]
         return [pair for pair in pairs if canonical_json(pair.before) != canonical_json(pair.now)]
-    what = "run_digest (of the encoder's file, tap, geometry, benchmarks and subset)"
-    return [Change(what, record.run_digest, _old_digest(run, record, run.study.benchmarks))]
+    field = "run_digest (of the encoder's file, tap, geometry, benchmarks and subset)"
+    return [Change(field, record.run_digest, _old_digest(run, record, run.study.benchmarks))]
 
 
-def _model_of_old(record: RunRecord, now: ModelIdentity) -> ModelIdentity:
-    """Return what an old record tells of its model."""
+def _model_of_old_record(record: RunRecord, now: ModelIdentity) -> ModelIdentity:
+    """Return as much of the model's identity as an old record contains."""
     name = record.backbone.name
-    told: dict[str, Any] = {
+    arm: dict[str, Any] = {
         "backbone": None if name is None else backbone_identity(name),
         "connector": record.connector.kind,
         "wiring": {"eval": "controlled", "train": "as-published"}.get(record.backbone.frozen_mode or ""),
     }
     return ModelIdentity(
         recipe=now.recipe if record.recipe is None else record.recipe,
-        arm={key: value for key, value in told.items() if value is not None},
+        arm={key: value for key, value in arm.items() if value is not None},
         seed=record.seed,
         data=None if (record.left_out or {}).get("records") else record.data_digest,
         weights={"backbone": record.backbone.weights_sha256, "llm": record.llm.sha256},
@@ -233,17 +237,17 @@ def _is_known_digest(run: PlannedRun, record: RunRecord) -> bool:
     )
 
 
-def _is_asked_of_old(run: PlannedRun, record: RunRecord | None) -> bool:
-    """Whether what an old run was asked, it was asked as the study asks it."""
+def _is_asked_by_old_version(run: PlannedRun, record: RunRecord | None) -> bool:
+    """Whether an old run's questions were asked in the form that the study asks for now."""
     if record is None or record.model is not None or not _is_known_digest(run, record):
         return False
     return record.test_box_frame in (None, run.study.recipe.test_box_frame)
 
 
 def _old_digest(run: PlannedRun, record: RunRecord, benchmarks: Sequence[str]) -> str | None:
-    """Return the digest that versions before the model digest recorded; None if a benchmark is gone.
+    """Return the digest that versions before the model digest recorded; None if a benchmark no longer exists.
 
-    The recipe is that of the record, as it was written then; whether it is another by now is compared field by field.
+    It uses the recipe as recorded then; differences from the present recipe are found field by field instead.
     """
     backbone = run.study.arms[run.arm].backbone
     try:

@@ -1,8 +1,8 @@
-"""Latency, memory and throughput of a VLM's stages against resolution, on the machine at hand.
+"""Latency, memory and throughput of a VLM's stages by image resolution, on this machine.
 
-Weights do not change times, so networks are built with fresh ones and nothing is downloaded. Four stages are timed
-for one square image: vision (pixels to tokens), connector, prefill (visual tokens and a prompt through the LLM) and
-one decoding step. The default grid is that of the paper's Figure 4: ten backbones, 224 to 6,144 pixels, batch 1.
+Times do not depend on the weights, so networks are randomly initialized and nothing is downloaded. Four stages are
+timed for one square image: vision (pixels to tokens), connector, prefill (visual tokens and a prompt through the LLM)
+and one decoding step. The default grid is that of the paper's Figure 4: ten backbones, 224 to 6,144 pixels, batch 1.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ IN_FIGURE = {
 }  # catalog name -> name in Figure 4
 BACKBONES = tuple(IN_FIGURE)
 SIDES = (224, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 3072, 4096, 5120, 6144)
-CPU_BACKBONES = ("vmamba-tiny-s1l8", "in21k-vit-t", "in21k-vit-s", "vitdet-b-maskrcnn")  # what ends in minutes there
+CPU_BACKBONES = ("vmamba-tiny-s1l8", "in21k-vit-t", "in21k-vit-s", "vitdet-b-maskrcnn")  # these finish within minutes
 CPU_SIDES = SIDES[:6]
 MOST_REPEATS = 20
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One backbone at one resolution; seconds are medians over repeats, None where it did not run.
+    """One backbone at one resolution; seconds are medians over repeats, None if the measurement did not run.
 
     Attributes:
         backbone: catalog name.
         side_px: side of the square image.
         tokens: visual tokens.
         vision_s: pixels to tokens, batch 1.
-        connector_s: tokens into the LLM's space.
+        connector_s: tokens to LLM embeddings.
         prefill_s: visual tokens and prompt through the LLM.
         decode_s: one further token.
         end_to_end_s: vision, connector and prefill: the time to the first token.
-        images_per_s: vision alone, at the batch asked for.
-        peak_bytes: most memory during the cell; on a CPU that of the whole process.
-        beyond_positions: whether the sequence is longer than the LLM was made for.
+        images_per_s: vision alone, at the configured batch size.
+        peak_bytes: peak memory of the measurement; on a CPU that of the whole process.
+        beyond_positions: whether the sequence is longer than the LLM's number of positions.
         problem: why the cell is empty.
     """
 
@@ -87,14 +87,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured and how long at most.
+    """The settings of the measurements.
 
     Attributes:
-        device: where.
+        device: device to run on.
         dtype: arithmetic of all stages.
-        batch: images of the throughput measurement.
-        prompt_tokens: text tokens behind the visual ones.
-        longest_s: once a cell takes longer, larger images of the same backbone are left out.
+        batch: batch size of the throughput measurement.
+        prompt_tokens: text tokens after the visual ones.
+        longest_s: once a cell takes longer, larger images of the same backbone are skipped.
     """
 
     device: torch.device
@@ -105,15 +105,15 @@ class Setting:
 
 
 def study_grid(study: Study) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the backbones of a study's arms, and the sides of squares of the size of their canvases.
+    """Return the backbones of a study's arms, and the sides of square images as large as their canvases.
 
     Raises:
-        SpecError: if no arm has a backbone of the catalog; others cannot be built for any size.
+        SpecError: if no arm has a backbone from the catalog; others cannot be built for arbitrary sizes.
     """
     known = set(catalog.names())
     arms = {name: arm for name, arm in study.arms.items() if arm.backbone in known}
     if not arms:
-        raise SpecError(f"{study.name}: no arm has a backbone of the catalog, which is what can be profiled")
+        raise SpecError(f"{study.name}: no arm has a backbone from the catalog; only those can be profiled")
     canvases = [
         catalog.entry(arm.backbone).with_changes(geometry=arm.geometry).geometry.canvas for arm in arms.values()
     ]
@@ -122,10 +122,10 @@ def study_grid(study: Study) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def build_llm(name: str, setting: Setting) -> Any:
-    """Build an LLM of the named shape with fresh weights.
+    """Build an LLM of the named architecture with random weights.
 
     Args:
-        name: ``vicuna-7b``, ``digits-llm``, a folder or a Hub name (its config alone is read).
+        name: ``vicuna-7b``, ``digits-llm``, a folder or a Hub name (only its config is read).
         setting: device and arithmetic.
 
     Raises:
@@ -146,7 +146,7 @@ def profile(
     """Measure every backbone at every resolution, smallest images first.
 
     Raises:
-        SpecError: if a backbone or connector does not exist; before anything is measured.
+        SpecError: if a backbone or connector does not exist, before anything is measured.
     """
     entries = [catalog.entry(name) for name in names]
     for entry in entries:
@@ -156,7 +156,7 @@ def profile(
         took = 0.0
         for side in sorted(sides):
             if took > setting.longest_s:
-                yield Cell(entry.name, side, problem=f"left out: a smaller image took over {setting.longest_s:g} s")
+                yield Cell(entry.name, side, problem=f"skipped: a smaller image took over {setting.longest_s:g} s")
                 continue
             started = time.perf_counter()
             cell = Cell(entry.name, side)
@@ -172,13 +172,13 @@ def profile(
 
 @torch.inference_mode()
 def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, setting: Setting) -> Cell:
-    where: Any = {"device": setting.device, "dtype": setting.dtype}
-    image = torch.randn(1, 3, cell.side_px, cell.side_px, **where)
+    placement: Any = {"device": setting.device, "dtype": setting.dtype}
+    image = torch.randn(1, 3, cell.side_px, cell.side_px, **placement)
     reset_peak(setting.device.type == "cuda")
     tokens = network(image)  # [1, N, d]
     vision = _median_s(lambda: network(image), setting)
     visual = connector(tokens)  # [1, N, D]
-    prompt = torch.randn(1, setting.prompt_tokens, visual.shape[2], **where)
+    prompt = torch.randn(1, setting.prompt_tokens, visual.shape[2], **placement)
     sequence = torch.cat([visual, prompt], dim=1)  # [1, N + T, D]
     step = torch.zeros(1, 1, dtype=torch.long, device=setting.device)
 
@@ -187,13 +187,13 @@ def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, sett
 
     def decode() -> Tensor:
         logits: Tensor = llm(input_ids=step, use_cache=True, **{cache_argument(llm): cache}).logits
-        if grows:
-            cache.crop(-1)
+        if is_croppable:
+            cache.crop(-1)  # every repeat decodes at the same position
         return logits
 
     connecting, prefilling = _median_s(lambda: connector(tokens), setting), _median_s(prefill, setting)
     cache = prefill()[cache_argument(llm)]
-    grows = has_attention_alone(llm) and not any(cache.is_sliding)
+    is_croppable = has_attention_alone(llm) and not any(cache.is_sliding)
     decoding = _median_s(decode, setting)
     batched = image.expand(setting.batch, -1, -1, -1).contiguous()
     throughput = setting.batch / _median_s(lambda: network(batched), setting)
@@ -207,7 +207,7 @@ def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, sett
 
 
 def _median_s(call: Callable[[], object], setting: Setting) -> float:
-    """Return the median seconds of a call, after one that is not counted; long calls are repeated less often."""
+    """Return the median seconds of a call after one warm-up; long calls are repeated less often."""
     times: list[float] = []
     call()
     while not times or (sum(times) < setting.longest_s / 20 and len(times) < MOST_REPEATS):
@@ -225,7 +225,7 @@ def _wait(setting: Setting) -> None:
 
 
 def write_csv(path: Path, cells: Sequence[Cell]) -> None:
-    """Write the cells as CSV, one row a backbone and resolution."""
+    """Write the cells as CSV, one row per backbone and resolution."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Cell)], lineterminator="\n")
     writer.writeheader()
@@ -234,10 +234,10 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
 
 
 def read_csv(path: Path) -> list[Cell]:
-    """Read the cells that `write_csv` wrote.
+    """Read the cells of a file written by `write_csv`.
 
     Raises:
-        DataError: naming file and line of what is no such cell.
+        DataError: naming the file and line that cannot be read as a cell.
     """
     try:
         rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
@@ -250,7 +250,7 @@ def read_csv(path: Path) -> list[Cell]:
                 Cell(**{field.name: _value(field.name, row[field.name]) for field in dataclasses.fields(Cell)})
             )
         except (KeyError, ValueError, TypeError, AttributeError) as problem:
-            raise DataError(f"{path}: line {number}: not what `eyeswap profile` writes ({problem})") from None
+            raise DataError(f"{path}: line {number}: not a row written by `eyeswap profile` ({problem})") from None
     return cells
 
 

@@ -1,4 +1,4 @@
-"""The reference of the study file, made from the fields' own descriptions, so that it cannot go stale."""
+"""The reference of the study file, generated from the field descriptions so that it cannot go stale."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def _table(model: type[BaseModel]) -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for key, field in model.model_fields.items():
         if model is Study and key == "name":
-            continue  # comes from the file name
+            continue  # taken from the file name
         is_list = get_origin(field.annotation) is tuple
         choices = (*BENCHMARKS, *TEST_SPLITS) if key == "benchmarks" else _choices(field.annotation)
         words = ", ".join(f"`{choice}`" for choice in choices)
-        listed = f" ({'any' if is_list else 'one'} of {words})" if len(choices) > 1 else ""
-        rows.append(f"| `{key}` | {_default(field)} | {field.description}{listed} |")
+        allowed = f" ({'any' if is_list else 'one'} of {words})" if len(choices) > 1 else ""
+        rows.append(f"| `{key}` | {_default(field)} | {field.description}{allowed} |")
     return "\n".join(rows)
 
 
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
-        return "needed"
+        return "required"
     if field.default is None:
         return "`null`"
     if isinstance(field.default, tuple):
@@ -55,7 +55,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """Return the words that an annotation allows, looked for inside unions and tuples."""
+    """Return the literal values that an annotation allows, including those inside unions and tuples."""
     if get_origin(annotation) is Literal:
         return tuple(get_args(annotation))
     if get_origin(annotation) in (Union, UnionType, tuple):

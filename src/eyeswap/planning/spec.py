@@ -1,7 +1,7 @@
-"""What a study is: one question, one recipe held fixed, and the arms that differ in what they declare.
+"""The study file: one question, one recipe held fixed, and arms that differ only in what they declare.
 
-A study is one YAML file, and `load_study` is its only reader: whatever is wrong with a file becomes one
-line that names the file, the field and the nearest valid choice.
+A study is one YAML file, and `load_study` is its only reader. Any mistake in it becomes one line that names the file,
+the field and the nearest valid choice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from pydantic_core import ErrorDetails
 
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import DataError, SpecError, nearest
-from eyeswap.planning.changes import apply_change, split_change
 from eyeswap.planning.other_names import hint
 from eyeswap.recipe import (
     ConnectorKind,
@@ -40,28 +39,27 @@ from eyeswap.recipe import (
     Wiring,
     shown,
 )
-from eyeswap.yaml_reader import read_yaml
+from eyeswap.yaml_reader import parse_yaml, read_yaml
 
 __all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "SeedSd", "Study", "load_recipe", "load_study"]
 
 Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
 Matched = Literal["tokens", "parameters"]
 
-MAX_NAME = 100  # characters; names become folders
+MAX_NAME = 100  # characters; names become folder names
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class Arm(Spec):
-    """One treatment: a backbone, and the declared differences in how it is connected."""
+    """One arm: a backbone, and the declared differences in how it is connected."""
 
-    backbone: str = Field(description="catalog name, `file.py:function` of your own, or `timm:name`")
-    connector: ConnectorKind | None = Field(None, description="connector of this arm; null takes the recipe's")
+    backbone: str = Field(description="catalog name, `file.py:function` of your own encoder, or `timm:name`")
+    connector: ConnectorKind | None = Field(None, description="connector of this arm; null: the recipe's")
     geometry: str | None = Field(
-        None,
-        description="how an image meets its canvas, such as letterbox-224; null takes the backbone's own",
+        None, description="how images are fitted to the canvas, such as letterbox-224; null: the backbone's default"
     )
-    tap: str | None = Field(None, description="where features are read; null takes the backbone's own")
-    wiring: Wiring | None = Field(None, description="wiring of this arm; null takes the recipe's")
+    tap: str | None = Field(None, description="where features are read; null: the backbone's default")
+    wiring: Wiring | None = Field(None, description="wiring of this arm; null: the recipe's")
 
     @field_validator("backbone")
     @classmethod
@@ -88,7 +86,7 @@ class Arm(Spec):
             if info.field_name == "geometry":
                 DEFAULT_GEOMETRY.override(text)
             elif name.kind == "own":
-                raise ValueError("a backbone of your own decides its tap itself")
+                raise ValueError("your own backbone defines its tap itself; remove this key")
             elif name.kind == "catalog":
                 catalog.entry(backbone).with_changes(tap=text)
         except SpecError as problem:
@@ -97,22 +95,23 @@ class Arm(Spec):
 
     @property
     def overrides(self) -> dict[str, str]:
-        """The factors that this arm sets itself, the backbone aside."""
+        """The factors that this arm sets itself, other than the backbone."""
         return {key: value for key, value in self.model_dump().items() if value is not None and key != "backbone"}
 
 
 class SeedSd(Spec):
-    """How much scores of single runs vary from seed to seed, where a study states it: s.d. in points."""
+    """Standard deviation of single runs' scores over seeds, in points, as a study states it."""
 
-    vqa: Positive | None = Field(None, description="of the VQA average")
-    localization: Positive | None = Field(None, description="of the localization average")
+    vqa: Positive | None = Field(None, description="standard deviation of the VQA average")
+    localization: Positive | None = Field(None, description="standard deviation of the localization average")
     overall: Positive | None = Field(
-        None, description="of the overall average; null takes the most that the other two allow"
+        None,
+        description="standard deviation of the overall average; null: the largest value consistent with the other two",
     )
     df: Positive | None = Field(
-        None, description="degrees of freedom that they were measured with; null takes them as known"
+        None, description="degrees of freedom of these estimates; null treats them as known exactly"
     )
-    source: str | None = Field(None, description="where they come from, for the report")
+    source: str | None = Field(None, description="where the values come from, for the report")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -134,29 +133,27 @@ class Study(Spec):
     """One question, the recipe held fixed, and the arms compared."""
 
     name: str = Field(description="kebab-case name, taken from the file name")
-    question: str = Field(min_length=1, description="what the study asks, in one sentence")
+    question: str = Field(min_length=1, description="the question the study answers, in one sentence")
     recipe: Recipe = Field(description="what is held fixed")
-    arms: dict[str, Arm] = Field(min_length=1, description="kebab-case name of each arm and its backbone")
+    arms: dict[str, Arm] = Field(min_length=1, description="kebab-case name of each arm, and its backbone")
     may_differ: tuple[Factor, ...] = Field(("backbone",), description="factors in which arms may differ")
     matched: tuple[Matched, ...] = Field(
-        (), description="what the study calls equal in all arms; plan and audit say where it is not"
+        (), description="what the study claims to be equal across arms; plan and audit report where it is not"
     )
     beyond_positions: Literal["refuse", "allow"] = Field(
         "refuse",
-        description="an arm with more visual tokens than the language model has positions: refuse to run it, or allow "
-        "it, as the published study does",
+        description="whether to refuse an arm with more visual tokens than the language model has positions, or allow "
+        "it as the published study does",
     )
-    benchmarks: tuple[str, ...] = Field(min_length=1, description="names of benchmarks, or YAML files of your own ones")
-    seeds: tuple[Seed, ...] = Field((7,), min_length=1, description="one run for each arm and seed")
+    benchmarks: tuple[str, ...] = Field(min_length=1, description="benchmark names, or YAML files of your own")
+    seeds: tuple[Seed, ...] = Field((7,), min_length=1, description="one run per arm and seed")
     seed_sd: AnySeedSd | None = Field(
         None,
-        description="how much scores vary from seed to seed, for a study of one seed: numbers, or the folder of a "
-        "study that shows it with several seeds, such as runs/other; with null, a report speaks of these runs alone",
+        description="variation of scores over seeds, for a study of one seed: numbers, or the folder of a study that "
+        "measured it with several seeds, such as runs/other; with null, the report only compares these particular runs",
     )
-    subset: Count | None = Field(None, description="examples of each benchmark part; null evaluates all of them")
-    execution: Execution = Field(
-        Execution(), description="how training is carried out on this machine; may change between runs"
-    )
+    subset: Count | None = Field(None, description="examples per benchmark part; null evaluates all of them")
+    execution: Execution = Field(Execution(), description="how training runs on this machine; may change between runs")
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -198,11 +195,11 @@ class Study(Spec):
         return self
 
     def connector_of(self, arm: str) -> ConnectorKind:
-        """Return the connector of an arm: its own, or the recipe's."""
+        """Return the connector of an arm, by default the recipe's."""
         return self.arms[arm].connector or self.recipe.connector
 
     def wiring_of(self, arm: str) -> Wiring:
-        """Return the wiring of an arm: its own, or the recipe's."""
+        """Return the wiring of an arm, by default the recipe's."""
         return self.arms[arm].wiring or self.recipe.wiring
 
 
@@ -210,14 +207,14 @@ AnyStudy = TypeVar("AnyStudy", bound=Study)
 
 
 def load_study(path: Path, changes: Sequence[str] = ()) -> Study:
-    """Read and check a study file.
+    """Read and validate a study file.
 
     Args:
         path: the file.
-        changes: of its keys as ``key=value``, such as ``seeds=[7]`` or ``recipe.lr=1e-5``.
+        changes: ``key=value`` changes of its keys, such as ``seeds=[7]`` or ``recipe.lr=1e-5``.
 
     Raises:
-        SpecError: for whatever is wrong with it, in one line: file, field, nearest valid choice.
+        SpecError: if anything is wrong with it; one line names the file, the field and the nearest valid choice.
     """
     value = read_yaml(path)
     if not isinstance(value, dict):
@@ -225,25 +222,25 @@ def load_study(path: Path, changes: Sequence[str] = ()) -> Study:
     if not KEBAB.fullmatch(path.stem):
         raise SpecError(f"{path}: the file name is the study's name and must be kebab-case, such as my-study.yaml")
     if len(path.stem) > MAX_NAME:
-        raise SpecError(f"{path}: the file name is the study's name and may have {MAX_NAME} characters")
+        raise SpecError(f"{path}: the file name is the study's name and must not exceed {MAX_NAME} characters")
     for change in changes:
         apply_change(value, *split_change(change))
     if "name" in value:
-        raise SpecError(f"{path}: name: a study is named by its file; remove this key")
+        raise SpecError(f"{path}: name: a study is named after its file; remove this key")
     return checked(Study, {"name": path.stem, **value}, path, path.parent)
 
 
 def checked(model: type[AnyStudy], value: Mapping[str, Any], file: Path, folder: Path) -> AnyStudy:
-    """Return a study made of plain values.
+    """Validate the content of a study file.
 
     Args:
-        model: which kind.
-        value: the values.
-        file: where they come from, for messages.
-        folder: what paths in it are relative to.
+        model: the kind of study.
+        value: the content.
+        file: the file it comes from, for messages.
+        folder: the folder that relative paths in it start from.
 
     Raises:
-        SpecError: as `load_study`.
+        SpecError: as in `load_study`.
     """
     try:
         return model.model_validate(value, context={"folder": folder})
@@ -252,15 +249,37 @@ def checked(model: type[AnyStudy], value: Mapping[str, Any], file: Path, folder:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe file: what stands under ``recipe`` in a study, by itself.
+    """Read and validate a recipe file: the ``recipe`` section of a study in a file of its own.
 
     Raises:
-        SpecError: as `load_study`.
+        SpecError: as in `load_study`.
     """
     try:
         return Recipe.model_validate(read_yaml(path))
     except ValidationError as problem:
         raise SpecError(f"{path}: {_one_line(problem, within=['recipe'])}") from None
+
+
+def split_change(change: str) -> tuple[list[str], Any]:
+    """Split a ``key=value`` change into the keys that lead to the value (separated by dots) and the value (YAML).
+
+    Raises:
+        SpecError: if it does not have the form ``key=value``.
+    """
+    key, equals, text = change.partition("=")
+    keys = key.split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"--set {change}: write key=value, such as lr=1e-5 or execution.recompute=true")
+    return keys, parse_yaml(text, f"--set {key}")
+
+
+def apply_change(content: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set a value in nested mappings, creating those that are missing."""
+    for key in keys[:-1]:
+        if not isinstance(content.setdefault(key, {}), dict):
+            content[key] = {}
+        content = content[key]
+    content[keys[-1]] = value
 
 
 def _resolve_backbone(text: str, folder: Path) -> str:
@@ -286,59 +305,59 @@ def _without_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
-    """Turn the first of pydantic's complaints into one line: field, what is wrong, what is allowed.
+    """Turn the most informative of pydantic's errors into one line: field, what is wrong, what is allowed.
 
     Args:
-        problem: the complaints.
-        within: where in a study the file's content stands.
+        problem: the errors.
+        within: keys of the study section that the file contains.
     """
     complaints = problem.errors()
-    first = _most_telling(complaints)
+    first = _most_informative(complaints)
     location = [*within, *first["loc"]]
     model = _model_at(location)
     if model in (DigitsData, FolderData):
-        del location[2]  # pydantic adds the tag of the union to recipe.data.<key>, and to seed_sd.<key>
+        del location[2]  # pydantic inserts the union's tag into recipe.data.<key>, and into seed_sd.<key>
     if model is SeedSd:
         del location[1]
     field = next((model.model_fields[str(key)] for key in reversed(location) if key in model.model_fields), None)
     kind = first["type"]
     if kind == "extra_forbidden":
-        known = hint(str(location[-1]), is_key=True)
-        text = f"unknown key; {known}" if known else f"unknown key. {nearest(str(location[-1]), model.model_fields)}"
+        advice = hint(str(location[-1]), is_key=True)
+        text = f"unknown key; {advice}" if advice else f"unknown key. {nearest(str(location[-1]), model.model_fields)}"
     elif kind == "missing":
         text = "missing"
     elif kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        known = hint(str(first["input"]), is_key=False)
-        text = f"unknown value {shown(first['input'])}{'; ' + known if known else ''}. "
+        advice = hint(str(first["input"]), is_key=False)
+        text = f"unknown value {shown(first['input'])}{'; ' + advice if advice else ''}. "
         text += nearest(str(first["input"]), allowed)
     elif kind == "value_error":
         text = str(first["ctx"]["error"])
     else:
-        told = re.sub("tuple", "list", first["msg"].replace("Input should", "should"), flags=re.IGNORECASE)
-        text = f"{told[0].lower()}{told[1:]}, got {shown(first['input'])}"
+        message = re.sub("tuple", "list", first["msg"].replace("Input should", "should"), flags=re.IGNORECASE)
+        text = f"{message[0].lower()}{message[1:]}, got {shown(first['input'])}"
     if field and field.description and kind not in ("extra_forbidden", "value_error"):
         text += f" ({field.description})"
-    where = ".".join(str(part) for part in location[len(within) :])
-    more = f" ({len(complaints) - 1} more after this one)" if len(complaints) > 1 else ""
-    return f"{where}: {text}{more}" if where else f"{text}{more}"
+    path = ".".join(str(part) for part in location[len(within) :])
+    more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    return f"{path}: {text}{more}" if path else f"{text}{more}"
 
 
-def _most_telling(complaints: Sequence[ErrorDetails]) -> ErrorDetails:
-    """Return the complaint to show: where a key is missing and a misspelt one stands beside it, the misspelt one."""
+def _most_informative(complaints: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the error to report: if a key is missing because it is misspelt, the misspelling."""
     unknown = [complaint for complaint in complaints if complaint["type"] == "extra_forbidden"]
     first = complaints[0]
     if first["type"] != "missing":
         return first
     for complaint in unknown:
-        beside = complaint["loc"][:-1] == first["loc"][:-1]
-        if beside and difflib.get_close_matches(str(complaint["loc"][-1]), [str(first["loc"][-1])], cutoff=0.5):
+        is_sibling = complaint["loc"][:-1] == first["loc"][:-1]
+        if is_sibling and difflib.get_close_matches(str(complaint["loc"][-1]), [str(first["loc"][-1])], cutoff=0.5):
             return complaint
     return next((complaint for complaint in unknown if hint(str(complaint["loc"][-1]), is_key=True)), first)
 
 
 def _model_at(location: list[Any]) -> type[Spec]:
-    """Return the model that holds the last key of a location in a study."""
+    """Return the model that the last key of a location in a study belongs to."""
     match location:
         case ["recipe", "data", "digits", *_]:
             return DigitsData

@@ -1,1 +1,1 @@
-"""Carry a study out: its data, tokens, training, evaluation; here, on many machines, or through Slurm."""
+"""Running a study: data, visual tokens, training and evaluation, on one machine, on several, or through Slurm."""

@@ -1,4 +1,4 @@
-"""The frozen backbones of a study's arms: checked before hours are spent, then each loaded once for all seeds."""
+"""The frozen backbones of a study's arms: checked before any training, then each loaded once for all seeds."""
 
 from __future__ import annotations
 
@@ -17,50 +17,48 @@ from eyeswap.vlm.llm import load_llm, num_positions
 
 
 class Backbones:
-    """The backbones of a study's arms, kept in memory between their first run and their last."""
+    """The backbones of a study's arms, kept in memory from their first run to their last."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
         self._loaded: dict[str, LoadedBackbone] = {}
 
     def __getitem__(self, arm: str) -> LoadedBackbone:
-        """Return an arm's frozen backbone as the arm declares it: weights, wiring, tap, geometry."""
+        """Return an arm's frozen backbone with the weights, wiring, tap and geometry that the arm declares."""
         if arm not in self._loaded:
-            declared = self._study.arms[arm]
+            spec = self._study.arms[arm]
             self._loaded[arm] = load_backbone(
-                declared.backbone, wiring=self._study.wiring_of(arm), tap=declared.tap, geometry=declared.geometry
+                spec.backbone, wiring=self._study.wiring_of(arm), tap=spec.tap, geometry=spec.geometry
             )
         return self._loaded[arm]
 
     def keep(self, arms: Container[str]) -> None:
-        """Forget the backbones of all arms but these, and leave the accelerator to the next."""
+        """Drop the backbones of all other arms, and move these to the CPU to free the accelerator."""
         self._loaded = {arm: loaded for arm, loaded in self._loaded.items() if arm in arms}
         for loaded in self._loaded.values():
             loaded.network.to("cpu")
 
 
 def check_arms(study: Study, arms: Iterable[str], *, for_training: bool) -> None:
-    """Check all that arms need, so that what is missing is told at once and not after hours of work.
+    """Check everything that the arms need, so that a problem shows at once and not after hours of work.
 
     Args:
         study: the study.
-        arms: names of the arms that have something to do.
-        for_training: whether anything is to be trained, so that the language model is needed.
+        arms: names of the arms with unfinished runs.
+        for_training: whether anything is to be trained, which needs the language model.
 
     Raises:
-        CheckpointError: if the LLM or a backbone cannot be had.
-        SpecError: if an arm cannot be trained as it is; with the choices there are.
-        EnvironmentProblem: if adapters are wanted and peft is not installed, or a tracker is not.
+        CheckpointError: if the LLM or a backbone is not available.
+        SpecError: if an arm cannot be trained as specified; the message names the alternatives.
+        EnvironmentProblem: if adapters or a tracker are requested and the package is not installed.
     """
     positions = _check_training(study) if for_training else None
     for arm in arms:
-        declared = study.arms[arm]
-        network, geometry = check_backbone(
-            declared.backbone, study.wiring_of(arm), tap=declared.tap, geometry=declared.geometry
-        )
+        spec = study.arms[arm]
+        network, geometry = check_backbone(spec.backbone, study.wiring_of(arm), tap=spec.tap, geometry=spec.geometry)
         if not for_training:
             continue
-        check_canvas(declared.backbone, geometry)
+        check_canvas(spec.backbone, geometry)
         rows, columns = network.token_grid(*geometry.canvas)
         problem = positions_problem(study.recipe.llm, positions, rows * columns, geometry.canvas[0] / rows)
         if problem is not None and study.beyond_positions == "refuse":
@@ -68,7 +66,7 @@ def check_arms(study: Study, arms: Iterable[str], *, for_training: bool) -> None
 
 
 def _check_training(study: Study) -> int | None:
-    """Check what every arm's training needs; return how many positions the language model was made for."""
+    """Check what the training of every arm needs; return the language model's number of positions."""
     if study.recipe.lora_rank is not None:
         import_peft()
     for name in study.execution.track:

@@ -1,10 +1,10 @@
-"""Who works on what: claims on folders that many workers respect and that outlive no worker.
+"""Claims on folders: locks between workers on several machines, which expire when their holder dies.
 
 A claim is a numbered file in ``<folder>/workers``; the highest number holds the folder. Files are created exclusively
-and numbers only grow, so of several workers that want a folder exactly one gets it, on one machine or on many that
-share a disk. A holder touches its file every few seconds. Whoever finds the last file ended, its process gone, or its
-touch too old takes the next number; a worker that was only asleep sees the higher number when it wakes, and stops.
-The files stay: they tell who did the run, when, and how it ended.
+and numbers only grow, so of several workers that want a folder exactly one gets it, on one machine or on several that
+share a disk. The holder touches its file every few seconds. If the last claim has ended, its process is gone, or its
+file has not been touched for too long, another worker may take the next number; a holder that was merely suspended sees
+the higher number when it wakes up, and stops. The files are kept as a record of who did the run, when, and the outcome.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from eyeswap.files import write_json
 from eyeswap.runs.folder import RunFolder
 
 BEAT_S = 5.0  # seconds between touches of a holder's file
-STALE_S = 90.0  # a file untouched for so long has lost its holder
+STALE_S = 90.0  # the holder of a file that was not touched for this long is considered dead
 
 End = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What a claim's file says.
+    """The content of a claim's file.
 
     Attributes:
-        number: its place in the order of claims on the folder.
+        number: position in the order of claims on the folder.
         host: name of the machine.
-        pid: process id there.
-        machine: identifies the running system and its process ids; None where the system does not tell.
-        born: when the process began, in the system's own count; None where it does not tell.
-        since: when the claim began, UTC.
-        end: how it ended; None while it lasts.
-        ended: when that was, UTC.
-        message: why it failed, if it did.
-        age_s: seconds since the last touch.
+        pid: process id on that machine.
+        machine: identifies the booted system and its pid namespace; None if unknown.
+        born: start time of the process in the system's clock ticks; None if unknown.
+        since: start of the claim, UTC.
+        end: outcome; None while the claim lasts.
+        ended: time of the outcome, UTC.
+        message: reason of a failure.
+        age_s: seconds since the file was last touched.
     """
 
     number: int
@@ -68,7 +68,7 @@ class Holder:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether the claim holds: not ended, its process not known to be gone, its file touched lately."""
+        """Whether the claim is in force: not ended, its process not known to be gone, its file touched recently."""
         if self.end is not None or self.age_s > STALE_S:
             return False
         same_system = self.machine is not None and self.machine == _machine()
@@ -76,16 +76,16 @@ class Holder:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Return the last claim on a folder, ended or not; None if there was none."""
+    """Return the last claim on a folder, ended or not; None if there has been none."""
     numbers = _numbers(folder)
     return _read(folder, numbers[-1]) if numbers else None
 
 
 class Claim:
-    """A folder that this process holds, touched from a thread of its own until it is released.
+    """A claim of this process on a folder, kept alive by a background thread until it is released.
 
-    Should another worker take the folder over (this process slept too long), the main thread is interrupted and
-    `is_lost` is set.
+    If another worker takes the folder over because this process was suspended for too long, `is_lost` is set and the
+    main thread is interrupted.
     """
 
     def __init__(self, folder: Path, holder: Holder) -> None:
@@ -97,7 +97,7 @@ class Claim:
         self._thread.start()
 
     def release(self, end: End, message: str = "") -> None:
-        """End the claim and say how; the file stays as a record."""
+        """End the claim and record the outcome; the file is kept."""
         self._released.set()
         self._thread.join()
         if not self.is_lost:
@@ -105,7 +105,7 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT_S):
-            with contextlib.suppress(OSError, IndexError):  # a disk that is away for a moment
+            with contextlib.suppress(OSError, IndexError):  # a shared disk may be unavailable for a moment
                 os.utime(self._path)
                 if _numbers(self.folder)[-1] > self.holder.number:
                     self.is_lost = True
@@ -120,35 +120,36 @@ def claim(folder: Path) -> Claim | None:
         return None
     RunFolder(folder).workers.mkdir(parents=True, exist_ok=True)
     number = 1 if last is None else last.number + 1
-    mine = Holder(number, socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), utc_now())
+    holder = Holder(number, socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), utc_now())
     try:
         with _path(folder, number).open("x", encoding="utf-8") as stream:
-            json.dump(_content(mine), stream)
+            json.dump(_content(holder), stream)
     except FileExistsError:
         return None  # another worker was faster
-    return Claim(folder, mine)
+    return Claim(folder, holder)
 
 
 @contextlib.contextmanager
-def held(one: Claim) -> Iterator[None]:
-    """Hold a claim as long as the block lasts, and record how it ended.
+def held(own_claim: Claim) -> Iterator[None]:
+    """Hold a claim for the duration of the block, and record the outcome.
 
     Raises:
-        RunError: if another worker took it over meanwhile.
+        RunError: if another worker took the folder over in the meantime.
     """
     try:
         yield
     except BaseException as error:
-        if one.is_lost:
-            raise RunError(f"{one.folder}: another worker took this run over while this one slept") from None
+        if own_claim.is_lost:
+            message = f"{own_claim.folder}: another worker took this run over while this process was suspended"
+            raise RunError(message) from None
         is_failure = isinstance(error, Exception)
-        one.release("failed" if is_failure else "interrupted", str(error) if is_failure else "")
+        own_claim.release("failed" if is_failure else "interrupted", str(error) if is_failure else "")
         raise
-    one.release("done")
+    own_claim.release("done")
 
 
 def utc_now() -> str:
-    """Return the time as text that sorts."""
+    """Return the current UTC time as ISO 8601 text, which sorts by time."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -165,7 +166,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _read(folder: Path, number: int) -> Holder:
-    """Read a claim; one that is being written, or was cut off, belongs to nobody known until it is stale."""
+    """Read a claim; one that is incomplete has an unknown holder, and is respected until it is stale."""
     path = _path(folder, number)
     try:
         age = max(0.0, _now(path.parent) - path.stat().st_mtime)
@@ -177,16 +178,16 @@ def _read(folder: Path, number: int) -> Holder:
 
 
 def _now(folder: Path) -> float:
-    """Return the time by the clock of the disk that holds ``folder``; clocks of machines may differ."""
+    """Return the time by the clock of the file system of ``folder``, as the clocks of machines may differ."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
             return os.fstat(probe.fileno()).st_mtime
-    except OSError:  # a reader without the right to write
+    except OSError:  # no permission to write
         return time.time()
 
 
 def _machine() -> str | None:
-    """Return what identifies the running system and its space of process ids."""
+    """Return an identifier of the booted system and its pid namespace; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -195,7 +196,7 @@ def _machine() -> str | None:
 
 
 def _born(pid: int) -> str | None:
-    """Return when a process of this system began, in clock ticks; None if there is none of that id."""
+    """Return the start time of a process of this system in clock ticks; None if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,8 +1,8 @@
-"""Evaluate a run, or any saved VLM, on whatever benchmarks are asked for; a study evaluates its runs by the same path.
+"""Evaluate a run, or any saved VLM, on any benchmarks; a study evaluates its runs by the same function.
 
-Apart from a study the result is a folder that reads like a run: ``predictions/``, ``scores.json`` and the run's record
-with what the evaluation changed, so that `eyeswap score`, `compare` and `audit` take it as one. Unless told otherwise
-it lies beside the run's model, in ``evaluations/<data>-<subset>-<mode>``; ``-blanked`` or ``-shuffled`` follows where
+Outside of a study the result is a folder like that of a run: ``predictions/``, ``scores.json`` and the run's record
+with what the evaluation changed, so that `eyeswap score`, `compare` and `audit` treat it as one. By default it is
+written to ``evaluations/<data>-<subset>-<mode>`` in the run's folder, followed by ``-blanked`` or ``-shuffled`` if
 images are not shown as they are.
 """
 
@@ -50,17 +50,18 @@ SLIM = 1024  # the published suite's slim sets
 
 
 class Settings(BaseModel):
-    """What decides an evaluation's numbers, the model aside.
+    """Everything other than the model that determines an evaluation's numbers.
 
     Attributes:
-        data: root of the official folders.
-        subset: ``full``, or the number of examples of each benchmark part.
+        data: data root.
+        subset: ``full``, or the number of examples per benchmark part.
         split: ``eval``, the split that the study reports, or ``train``.
         mode: ``study`` or ``official``.
-        box_frame: frame in which boxes are scored; None for that of the run's study, and outside of a study for the
-            frame that the model was trained on.
+        box_frame: frame in which boxes are scored; None: that of the run's study, or outside of a study the frame that
+            the model was trained on.
         precision: arithmetic of the LLM; ``auto`` is bf16 on a GPU, as published, and fp32 on a CPU.
-        images: ``as-is``; or ``blanked`` or ``shuffled``, to see what the image is worth (`eyeswap.evaluation.probes`).
+        images: ``as-is``, or ``blanked`` or ``shuffled`` to measure how much the answers depend on the image
+            (`eyeswap.evaluation.probes`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,10 +76,10 @@ class Settings(BaseModel):
 
     @property
     def name(self) -> str:
-        """A folder name that says most of it."""
+        """A folder name made of the settings that are not at their defaults."""
         parts = [Path(self.data).resolve().name, "" if self.split == "eval" else self.split, self.subset, self.mode]
-        shown = "" if self.images == "as-is" else self.images
-        return "-".join(str(part) for part in [*parts, self.box_frame, shown] if part)
+        images = "" if self.images == "as-is" else self.images
+        return "-".join(str(part) for part in [*parts, self.box_frame, images] if part)
 
 
 def parse_subset(text: str) -> int | Literal["full"]:
@@ -92,12 +93,12 @@ def parse_subset(text: str) -> int | Literal["full"]:
     if text == "slim":
         return SLIM
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**9):
-        raise SpecError(f"--subset {text}: write slim ({SLIM} examples of each part), a number, or full")
+        raise SpecError(f"--subset {text}: write slim ({SLIM} examples per part), a number, or full")
     return int(text)
 
 
 def study_settings(run: Path) -> tuple[str | None, int | Literal["full"], list[str]]:
-    """Return what a run's study asks: data root, subset and benchmarks; None, full and nothing outside of a study."""
+    """Return data root, subset and benchmarks of a run's study; None, ``full`` and an empty list outside of a study."""
     record = record_of(run)
     if record is None:
         return None, "full", []
@@ -113,16 +114,16 @@ def evaluation_settings(
     *,
     data: Path | None = None,
     subset: int | str | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[list[str], Settings]:
-    """Return what a run is asked and how: what is given, and for the rest what its study says.
+    """Return the benchmarks and settings of an evaluation, with defaults taken from the run's study.
 
     Args:
-        run: a run's folder, or that of a saved VLM.
-        benchmarks: names, or YAML files of own ones.
-        data: root of the official folders.
+        run: folder of a run, or of a saved VLM.
+        benchmarks: names, or YAML files of your own benchmarks.
+        data: data root.
         subset: see `parse_subset`.
-        **others: further fields of `Settings`; None and empty text stand for the default.
+        **options: further fields of `Settings`; None and empty text stand for the default.
 
     Raises:
         SpecError: if there is no such folder or setting, or the run belongs to no study and something is missing.
@@ -132,18 +133,18 @@ def evaluation_settings(
     root, study_subset, study_benchmarks = study_settings(run)
     names = list(benchmarks) or study_benchmarks
     if not names or (data is None and root is None):
-        raise SpecError(f"{run}: belongs to no study; name --benchmarks and --data")
-    given = {key: value for key, value in others.items() if value not in (None, "")}
-    chosen = study_subset if subset in (None, "") else parse_subset(str(subset))
+        raise SpecError(f"{run}: belongs to no study; give --benchmarks and --data")
+    chosen = {key: value for key, value in options.items() if value not in (None, "")}
+    chosen["subset"] = study_subset if subset in (None, "") else parse_subset(str(subset))
     try:
-        return names, Settings.model_validate({"data": str(data or root), "subset": chosen, **given})
+        return names, Settings.model_validate({"data": str(data or root), **chosen})
     except ValidationError as problem:
         first = problem.errors()[0]
         raise SpecError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
 
 
 def record_of(run: Path) -> RunRecord | None:
-    """Return the record of the run that a folder is, or that the model in it belongs to; None for other models."""
+    """Return the record of the run in a folder or its parent; None for a model that belongs to no run."""
     for files in (RunFolder(run), RunFolder(run.parent)):
         if files.is_begun and files.is_trained:
             return read_record(files.record, RunRecord)
@@ -151,7 +152,7 @@ def record_of(run: Path) -> RunRecord | None:
 
 
 def read_examples(names: Sequence[str], settings: Settings) -> Iterator[tuple[Benchmark, list[Example]]]:
-    """Yield each benchmark with the examples that are asked.
+    """Yield each benchmark with its selected examples.
 
     Raises:
         SpecError: if a benchmark does not exist.
@@ -167,12 +168,12 @@ def read_examples(names: Sequence[str], settings: Settings) -> Iterator[tuple[Be
         else:
             examples = subsample(benchmark.examples(root, settings.split), settings.subset, benchmark.slim_part)
         if not examples:
-            raise DataError(f"{root}: {name} has no example there")
+            raise DataError(f"{root}: contains no examples of {name}")
         yield benchmark, examples
 
 
 def show_prompts(run: Path, names: Sequence[str], settings: Settings, count: int) -> list[dict[str, Any]]:
-    """Return the first ``count`` prompts of each benchmark as the model gets them; no weights are loaded.
+    """Return the first ``count`` prompts of each benchmark exactly as the model receives them, without loading weights.
 
     Raises:
         RunError: if there is no trained model.
@@ -204,19 +205,19 @@ def evaluate_run(
     batch: int = 128,
     workers: Ranks | None = None,
 ) -> Path:
-    """Evaluate; whatever was answered before an interruption is not asked again.
+    """Evaluate a VLM; questions answered before an interruption are not asked again.
 
     Args:
-        run: a run's folder, or that of a saved VLM.
-        names: benchmarks, or YAML files of own ones.
-        settings: which examples, and how they are read and scored.
+        run: folder of a run, or of a saved VLM.
+        names: names of benchmarks, or YAML files of your own.
+        settings: which examples to ask, and how to read and score the answers.
         board: where progress is shown.
-        out: folder of the result; beside the model by default.
-        batch: most questions answered together.
+        out: output folder; by default in the run's folder.
+        batch: batch size.
         workers: the processes that share the work.
 
     Returns:
-        The folder of the result, with ``scores.json``.
+        The output folder, with ``scores.json``.
 
     Raises:
         RunError: if there is no trained model, or the folder holds another evaluation.
@@ -227,9 +228,11 @@ def evaluate_run(
     out = out or RunFolder(run).evaluation_folder(settings.name).path
     root = Path(settings.data)
     processor = VisionLanguageProcessor.from_pretrained(folder)
-    found = list(read_examples(names, settings))
-    check_choices(processor.tokenizer, processor.prompt, (benchmark.choices for benchmark, _ in found))
-    asked: list[Asked] = [(benchmark, some, TrivialBaseline.of(benchmark, root)) for benchmark, some in found]
+    selected = list(read_examples(names, settings))
+    check_choices(processor.tokenizer, processor.prompt, (benchmark.choices for benchmark, _ in selected))
+    asked: list[Asked] = [
+        (benchmark, examples, TrivialBaseline.of(benchmark, root)) for benchmark, examples in selected
+    ]
     model = load_model(folder, settings, workers)
     frame = settings.box_frame or _box_frame(run, model)
     loaded = replace(model.backbone, geometry=model.processor.image_geometry)
@@ -238,13 +241,12 @@ def evaluate_run(
         _write_spec(out, run, settings, frame, asked, loaded.geometry)
     workers.wait()
     task = board.task(f"{run}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    shown_in = settings.model_copy(update={"box_frame": frame})
-    ask_and_score(model, loaded, asked, out, shown_in, task, batch, workers)
+    ask_and_score(model, loaded, asked, out, settings.model_copy(update={"box_frame": frame}), task, batch, workers)
     return out
 
 
 def load_model(folder: Path, settings: Settings, workers: Ranks) -> VisionLanguageModel:
-    """Load a trained VLM in the arithmetic that an evaluation asks for.
+    """Load a trained VLM in the precision of an evaluation.
 
     Raises:
         CheckpointError: if it is damaged.
@@ -259,7 +261,7 @@ def _is_half(settings: Settings, workers: Ranks) -> bool:
 
 
 def _box_frame(run: Path, model: VisionLanguageModel) -> TestBoxFrame:
-    """Return the frame that a run's study scores boxes in; outside of a study, the one that the model answers in."""
+    """Return the frame in which a run's study scores boxes; outside of a study, the one the model answers in."""
     record = record_of(run)
     return cast("TestBoxFrame", (record and record.test_box_frame) or model.config.box_frame)
 
@@ -277,29 +279,30 @@ def ask_and_score(
     cache: TokenCache | None = None,
     renew: bool = False,
 ) -> None:
-    """Put questions to a VLM, keep its answers and score them: every evaluation comes this way.
+    """Ask a VLM questions, store its answers and score them; every evaluation goes through this function.
 
     Args:
         model: the trained VLM.
         loaded: its backbone, with the geometry of its images.
         asked: benchmarks with examples and trivial baselines.
-        out: folder that gets ``predictions/`` and ``scores.json``.
+        out: folder for ``predictions/`` and ``scores.json``.
         settings: how images are shown, and in which frame boxes are scored.
         task: shows how many questions are answered.
-        batch: most questions answered together.
+        batch: batch size.
         workers: the processes that share the work.
-        cache: the visual tokens of all images; without it the backbone makes them.
+        cache: visual tokens of all images; without it the backbone computes them.
         renew: see `eyeswap.evaluation.runner.evaluate`.
 
     Raises:
-        RunError: if the folder holds answers to other questions, unless they are renewed.
+        RunError: if the folder contains answers to other questions, unless ``renew`` is set.
         DataError: naming file and row.
     """
     workers, root = workers or Ranks(), Path(settings.data)
     view = View.of(loaded.geometry, loaded.name, loaded.family)
     frame: TestBoxFrame = settings.box_frame or "original"
     asked = asked_in_frame(asked, root, frame, view, exact_truth=settings.subset != "full")
-    for part in [[one] for one in asked] if settings.images == "shuffled" else [asked]:
+    # Images are shuffled within each benchmark, so that every question gets another image of the same kind.
+    for part in [[benchmark] for benchmark in asked] if settings.images == "shuffled" else [asked]:
         evaluate(
             model,
             cache or _images(loaded, settings, part, workers),
@@ -317,18 +320,18 @@ def ask_and_score(
 
 
 def _images(loaded: LoadedBackbone, settings: Settings, asked: Sequence[Asked], workers: Ranks) -> Images:
-    """Return where the tokens of some benchmarks' images come from: a shared store if there is one, or the backbone."""
+    """Return the source of visual tokens: a shared store if there is one, otherwise the backbone."""
     shared = shared_token_folder()
     kind = BlankedImages if settings.images == "blanked" else ImageEncoder
     encoder = kind(loaded.network.to(workers.device).eval(), loaded.geometry, Path(settings.data))
-    known = StoredImages(encoder, shared, loaded) if shared and settings.images != "blanked" else encoder
+    source = StoredImages(encoder, shared, loaded) if shared and settings.images != "blanked" else encoder
     if settings.images != "shuffled":
-        return known
-    return ShuffledImages(known, shuffle([example.image for _, examples, _ in asked for example in examples]))
+        return source
+    return ShuffledImages(source, shuffle([example.image for _, examples, _ in asked for example in examples]))
 
 
 def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame, *, is_half: bool) -> None:
-    """Write what was evaluated and how; refuse a folder that holds an evaluation of something else."""
+    """Write ``evaluation.json`` and ``environment.json``; refuse a folder with a different evaluation."""
     path = RunFolder(out).evaluation
     weights = {
         file.name: [file.stat().st_size, file.stat().st_mtime_ns]
@@ -343,7 +346,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame
     }
     if path.is_file() and (before := read_json(path)) != record:
         changed = ", ".join(key for key in record if before.get(key) != record[key])
-        raise RunError(f"{out}: holds an evaluation with other {changed}; choose another --out, or delete it")
+        raise RunError(f"{out}: holds an evaluation with different {changed}; choose another --out, or delete it")
     write_json(path, record)
     write_record(RunFolder(out).environment, environment())
 
@@ -351,7 +354,7 @@ def _write_records(out: Path, run: Path, settings: Settings, frame: TestBoxFrame
 def _write_spec(
     out: Path, run: Path, settings: Settings, frame: TestBoxFrame, asked: Sequence[Asked], geometry: ImageGeometry
 ) -> None:
-    """Write the run's record with what the evaluation changed: questions, box frame, images, where they lie."""
+    """Write the run's record, updated with what the evaluation changed: benchmarks, box frame, images and canvas."""
     record = record_of(run)
     if record is None:
         return

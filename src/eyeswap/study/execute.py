@@ -1,8 +1,8 @@
-"""Run a study: data, then for every run tokens, training, evaluation, scores; whatever is finished is skipped.
+"""Run a study: prepare the data, then for every run visual tokens, training, evaluation and scores.
 
-Every stage reads files and writes files. A stage's output appears whole under its final name or not at all, so an
-interrupted study goes on from the last finished stage, and within training from the last checkpoint. Under torchrun all
-processes take each run together.
+Every stage reads and writes files. Its output appears under its final name only when it is complete, so an interrupted
+study resumes from the last finished stage, and within training from the last checkpoint. Under torchrun all processes
+work on each run together.
 """
 
 from __future__ import annotations
@@ -37,50 +37,52 @@ from eyeswap.tokens.cache import token_folder
 
 
 def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) -> Path:
-    """Do whatever of a study is not done yet and nobody else does; wait for what others do.
+    """Do every run of a study that is not done and that no other worker holds, and wait for the others.
 
-    Runs that are trained and lack benchmarks of the study are asked these, and nothing of them is trained.
+    Runs that are trained but lack benchmarks of the study are only asked these; nothing is trained again.
 
     Args:
         study: the study.
-        study_file: the file it came from, for messages.
+        study_file: the file it was read from, for messages.
         runs_dir: folder of all studies' runs.
         console: where progress is shown.
 
     Returns:
-        The study's folder; the caller writes the report from it.
+        The study's folder; the caller writes the report.
 
     Raises:
-        SpecError: if a run folder holds another model, an arm's visual tokens leave no position for text, or the study
-            that shows the seed s.d. is not there.
-        DataError: if the data are not as they should be.
+        SpecError: if a run folder holds a different model, an arm's visual tokens leave no position for text, or the
+            study that provides the seed standard deviation does not exist.
+        DataError: if the data are missing or damaged.
         RunError: if runs failed, after all others are done.
     """
     folder = StudyFolder(runs_dir / study.name)
     planned = plan_runs(study, runs_dir)
     refuse_changed(planned, study_file)
     if isinstance(study.seed_sd, str) and not StudyFolder(Path(study.seed_sd)).study.is_file():
-        raise SpecError(f"{study_file}: seed_sd: {study.seed_sd} holds no study; run that one first, or state numbers")
-    left = [run for run in planned if run.state() != "done"]
-    if not left:
+        raise SpecError(
+            f"{study_file}: seed_sd: {study.seed_sd} contains no study; run that study first, or give numbers"
+        )
+    unfinished = [run for run in planned if run.state() != "done"]
+    if not unfinished:
         _write_study(study, folder)
         console.print(f"all {len(planned)} runs of {study.name} are done", highlight=False)
         return folder.path
-    untrained = [run for run in left if not run.files.is_trained]
-    check_arms(study, dict.fromkeys(run.arm for run in left), for_training=bool(untrained))
+    needs_training = any(not run.files.is_trained for run in unfinished)
+    check_arms(study, dict.fromkeys(run.arm for run in unfinished), for_training=needs_training)
     with join() as ranks, progress(console if ranks.is_first else open_console(quiet=True)) as board:
         with ranks.first_alone(), alone_in(folder.data, console) if ranks.is_first else nullcontext():
             if ranks.is_first:
                 _write_study(study, folder)
-            needed = {name for run in left for name in run.unasked()}
-            data = prepare_data(study, folder.path, board, needed, for_training=bool(untrained))
+            benchmarks = {name for run in unfinished for name in run.unasked()}
+            data = prepare_data(study, folder.path, board, benchmarks, for_training=needs_training)
         executor = Executor(planned, data, Backbones(study), folder, str(study_file), board, ranks)
         work_through(planned, executor.execute, board.console, ranks)
     return folder.path
 
 
 def _write_study(study: Study, folder: StudyFolder) -> None:
-    """Write what the study is by now, unless it is there."""
+    """Write the study with all its defaults, unless the file already has this content."""
     content = study.model_dump(mode="json")
     if not folder.study.is_file() or read_json(folder.study) != content:
         write_json(folder.study, content)
@@ -88,16 +90,16 @@ def _write_study(study: Study, folder: StudyFolder) -> None:
 
 @dataclass(frozen=True)
 class Executor:
-    """What the runs of a study share while they are carried out.
+    """Executes runs of a study, with everything that the runs share.
 
     Attributes:
         planned: all runs of the study.
         data: training conversations and benchmarks.
         backbones: the frozen backbones.
         folder: the study's folder.
-        source: where the study comes from, for messages.
+        source: the study file, for messages.
         board: shows progress.
-        ranks: the processes that take each run together, all of which do the same.
+        ranks: the processes that work on each run together.
     """
 
     planned: Sequence[PlannedRun]
@@ -109,14 +111,14 @@ class Executor:
     ranks: Ranks
 
     def execute(self, run: PlannedRun) -> None:
-        """Take one run to its end: tokens, training, predictions, scores, seal."""
+        """Complete one run: visual tokens, training, predictions, scores and seal."""
         loaded = self.backbones[run.arm]
         refuse(run, run.changes(run.model.with_backbone(loaded.weights_sha256)), self.source)
         if not run.files.is_trained:
             self.train(run, loaded)
-            gc.collect()  # a sharded model holds itself; its memory is needed now
+            gc.collect()  # a sharded model is part of a reference cycle, and its memory is needed now
         unasked = run.unasked()
-        self.ranks.wait()  # until all know what the run lacks
+        self.ranks.wait()  # until every process has read what is unasked
         if unasked:
             self.ask(run, loaded, unasked)
         if self.ranks.is_first:
@@ -128,12 +130,12 @@ class Executor:
         self.backbones.keep({other.arm for other in self.planned if other.state() != "done"})
 
     def train(self, run: PlannedRun, loaded: LoadedBackbone) -> None:
-        """Train a run's VLM, from its last checkpoint if there is one."""
+        """Train a run's VLM, resuming from its last checkpoint if there is one."""
         cache = cached_tokens(run, self.data, loaded, token_folder(self.folder.tokens), self.board, self.ranks)
         train_run(run, self.data, loaded, cache, self.board, self.ranks)
 
     def ask(self, run: PlannedRun, loaded: LoadedBackbone, names: Sequence[str]) -> None:
-        """Ask a trained VLM the benchmarks of these names; on a GPU in bf16, as published."""
+        """Ask a trained VLM the named benchmarks, on a GPU in bf16 as published."""
         data = self.data.for_asking(names)
         if self.ranks.is_first:
             _reopen(run)
@@ -151,17 +153,17 @@ class Executor:
 
 
 def _reopen(run: PlannedRun) -> None:
-    """Take seal and scores from a run that is to be asked more, if its files are as they were sealed.
+    """Remove seal and scores of a run that is to be asked more, provided its files still match the seal.
 
     Raises:
-        RunError: if they are not.
+        RunError: if they do not.
     """
     if run.files.seal.is_file():
         changed = list(changed_files(run.folder))
         if changed:
             raise RunError(
-                f"{run.folder}: nothing more is asked of this run, as its files changed since it ended: "
-                f"{', '.join(changed)}; restore them, or delete {run.files.seal.name} to go on with them"
+                f"{run.folder}: files of this finished run have changed: {', '.join(changed)}; restore them, or delete "
+                f"{run.files.seal.name} to ask further benchmarks with the changed files"
             )
     run.files.seal.unlink(missing_ok=True)
     run.files.scores.unlink(missing_ok=True)

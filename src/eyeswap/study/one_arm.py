@@ -1,7 +1,7 @@
-"""One VLM outside of a study: a recipe, a backbone, a seed; trained as a run of a study is, and asked nothing.
+"""Train one VLM outside of a study, from a recipe, a backbone and a seed, in the same way as a study's run.
 
-It lies where a study's run would, ``runs/<recipe>/<arm>/seed-<n>``, so that `eyeswap eval`, `compare` and `audit` take
-it as one, and several backbones trained by one recipe stand side by side.
+It is written where a study's run would be, to ``runs/<recipe>/<arm>/seed-<n>``, so that `eyeswap eval`, `compare` and
+`audit` treat it as one, and backbones trained by the same recipe are found side by side.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from rich.console import Console
 
 from eyeswap.console import open_console
 from eyeswap.errors import SpecError
-from eyeswap.planning.changes import apply_change, split_change
 from eyeswap.planning.plan import plan_runs, refuse, refuse_changed
-from eyeswap.planning.spec import Study, checked
+from eyeswap.planning.spec import Study, apply_change, checked, split_change
 from eyeswap.processes import join
 from eyeswap.progress import progress
 from eyeswap.runs.folder import StudyFolder
@@ -33,23 +32,23 @@ from eyeswap.yaml_reader import read_yaml
 
 
 class OneArm(Study):
-    """A study of one arm that asks no benchmark."""
+    """A study of one arm without benchmarks."""
 
     benchmarks: tuple[str, ...] = Field((), description="none; `eyeswap eval` asks them afterwards")
 
 
 def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Sequence[str] = ()) -> OneArm:
-    """Return what is to be trained.
+    """Build the study of one arm that `train_one` trains.
 
     Args:
-        recipe_file: what stands under ``recipe`` in a study, by itself.
-        arm: ``backbone``, and whatever else an arm may set.
-        seed: of the run.
-        changes: of the recipe as ``key=value``, such as ``lr=1e-5`` or ``data.folder=data``; ``execution.<key>`` says
-            how it is carried out, and ``beyond_positions=allow`` is known too.
+        recipe_file: a YAML file with the ``recipe`` section of a study.
+        arm: ``backbone``, and any other keys of an arm.
+        seed: seed of the run.
+        changes: ``key=value`` changes of the recipe, such as ``lr=1e-5`` or ``data.folder=data``; also
+            ``execution.<key>=...`` and ``beyond_positions=allow``.
 
     Raises:
-        SpecError: for whatever is wrong, in one line.
+        SpecError: if anything is wrong, in one line.
     """
     content = read_yaml(recipe_file)
     if not isinstance(content, dict):
@@ -58,17 +57,17 @@ def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Seque
         raise SpecError(f"{recipe_file}: this is a study; run it with `eyeswap study run {recipe_file}`")
     value: dict[str, Any] = {"recipe": content, "execution": {}}
     for change in changes:
-        place, wanted = split_change(change)
-        outside = place[0] in ("execution", "beyond_positions")
-        apply_change(value, place if outside else ["recipe", *place], wanted)
-    own = [key for key in arm if key != "backbone"]
+        keys, new_value = split_change(change)
+        is_outside_recipe = keys[0] in ("execution", "beyond_positions")
+        apply_change(value, keys if is_outside_recipe else ["recipe", *keys], new_value)
+    overrides = [key for key in arm if key != "backbone"]
     return checked(
         OneArm,
         {
             "name": recipe_file.stem,
             "question": f"What does {arm['backbone']} make of {recipe_file.name}?",
             "arms": {"-".join(_kebab(part) for part in arm.values()): dict(arm)},
-            "may_differ": ["backbone", *own],
+            "may_differ": ["backbone", *overrides],
             "seeds": [seed],
             **value,
         },
@@ -78,11 +77,11 @@ def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Seque
 
 
 def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console) -> Path:
-    """Train the one run of a study of one arm, unless it is trained; go on from its last checkpoint if there is one.
+    """Train the only run of a study of one arm unless it is trained, resuming from its last checkpoint if there is one.
 
     Args:
         study: the study.
-        recipe_file: where it comes from, for messages.
+        recipe_file: the recipe file, for messages.
         runs_dir: folder of all runs.
         console: where progress is shown.
 
@@ -90,7 +89,7 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
         The run's folder, with the trained VLM in ``model/``.
 
     Raises:
-        SpecError, DataError, RunError, ...: as `run_study`.
+        SpecError, DataError, RunError, ...: as in `eyeswap.study.execute.run_study`.
     """
     study_dir = runs_dir / study.name
     (run,) = plan_runs(study, runs_dir)

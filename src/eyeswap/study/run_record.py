@@ -1,4 +1,4 @@
-"""``spec.json``: everything that decided a run, for the audit and for readers."""
+"""Write ``spec.json``, the record of everything that determined a run, for the audit and for readers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def write_records(
     trained_on: TrainingData,
     unanswered: Sequence[LeftOut] = (),
 ) -> None:
-    """Write the record, ``environment.json`` and, if records teach nothing, which and why (``left-out.json``).
+    """Write the record, ``environment.json`` and, if records are not learnt from, ``left-out.json`` with the reasons.
 
     Args:
         run: the run.
-        data: what it trains on.
+        data: its training data.
         loaded: its backbone.
         model: the untrained VLM.
-        trained_on: the conversations in tokens, in order.
+        trained_on: the tokenized conversations, in training order.
         unanswered: records without an answer token left.
     """
     if data.left_out or unanswered:
-        write_json(run.files.left_out, [asdict(one) for one in (*data.left_out, *unanswered)])
+        write_json(run.files.left_out, [asdict(record) for record in (*data.left_out, *unanswered)])
     write_record(run.files.environment, environment())
     record = _record(run, data, loaded, model, trained_on)
     if unanswered:
@@ -53,11 +53,11 @@ def write_records(
 
 
 def record_questions(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -> None:
-    """Bring the record of a trained run up to what it is about to be asked.
+    """Update the record of a trained run before it is asked further benchmarks.
 
     Args:
         run: the run.
-        data: the benchmarks that it is about to be asked.
+        data: the benchmarks that it will be asked.
         loaded: its backbone.
 
     Raises:
@@ -83,13 +83,13 @@ def record_questions(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -
 
 
 def _complete_index(run: PlannedRun, renewed: Container[str]) -> None:
-    """Write down how benchmarks were asked where a version before the model digest wrote no more than their digest."""
+    """Add identity and subset to entries of versions that recorded only a digest of all benchmarks together."""
     index = read_index(run.files.benchmarks)
     for benchmark in run.benchmarks:
         entry = index.get(benchmark.name)
         if entry is not None and entry.identity is None and benchmark.name not in renewed:
-            known = {"identity": benchmark.identity, "subset": run.study.subset}
-            index[benchmark.name] = entry.model_copy(update=known)
+            update = {"identity": benchmark.identity, "subset": run.study.subset}
+            index[benchmark.name] = entry.model_copy(update=update)
     write_index(run.files.benchmarks, index)
 
 
@@ -110,7 +110,7 @@ def _record(
         data_digest=data.digest,
         order_digest=order_digest(trained_on.order, trained_on.ids),
         num_steps=len(trained_on.order),
-        left_out={"records": len(data.left_out), "images": len({one.image for one in data.left_out})},
+        left_out={"records": len(data.left_out), "images": len({record.image for record in data.left_out})},
         train_prompt=model.prompt.question(trained or NO_BOX_REQUEST),
         test_prompt=model.prompt.question(tested or NO_BOX_REQUEST),
         train_box_frame=recipe.trained_box_frame,
@@ -125,22 +125,22 @@ def _record(
         image_digests=data.image_digests,
         observed=observed(run.study, loaded, data.root, data.image_sets, num_positions(model.llm.config)),
     )
-    is_old = before is not None and before.run_digest is not None  # its checkpoints bear this digest
+    is_old = before is not None and before.run_digest is not None  # its checkpoints carry this digest
     return record.model_copy(update={"run_digest": before.run_digest}) if before and is_old else record
 
 
 def _trained_request(data: StudyData) -> str | None:
-    """Return how training asks for a box, the expression replaced by ``{expression}``; None if it asks for none.
+    """Return the training request for a box, its expression replaced by ``{expression}``; None if there is none.
 
     The published pipeline trains without quotes and with a full stop, and tests the other way round; the audit
-    warns where the two differ.
+    warns if training and test requests differ.
     """
-    asked = (message for instruction in data.instructions for message in instruction.messages[::2])
-    return next((_template(message) for message in asked if _BOX_MARK in message), None)
+    questions = (message for instruction in data.instructions for message in instruction.messages[::2])
+    return next((_template(question) for question in questions if _BOX_MARK in question), None)
 
 
 def _tested_request(data: StudyData) -> str | None:
-    """Return how the benchmarks ask for a box, as `_trained_request`."""
+    """Return the benchmarks' request for a box, as `_trained_request` does for training."""
     for benchmark, examples, _ in data.asked:
         if benchmark.answer_kind == "box" and examples:
             return _template(benchmark.user_message(examples[0]))

@@ -1,4 +1,4 @@
-"""Workers of a study as Slurm jobs, submitted by submitit: each claims runs until none is left."""
+"""Workers of a study as Slurm jobs, submitted with submitit; each job claims runs until none is left."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from eyeswap.console import open_console
 from eyeswap.errors import EnvironmentProblem, SpecError
 from eyeswap.runs.folder import StudyFolder
 
-_MOST_TIMEOUTS = 1000  # a long study may run into many time limits; each goes on from the last checkpoint
+_MOST_TIMEOUTS = 1000  # a long study may reach many time limits; it resumes from the last checkpoint each time
 
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What is asked of Slurm for each job.
+    """Slurm options of each job.
 
     Attributes:
-        partition: where to submit; None leaves it to the cluster.
-        hours: time limit of a job; a job that runs into it is put back into the queue and goes on.
-        nodes: machines of a job.
-        gpus: GPUs, and processes, of each machine; 0 for one process without a GPU.
-        cpus: processor cores of each process.
-        jobs: jobs submitted at most; there are never more than runs to do.
-        others: further options of sbatch, by name.
+        partition: partition to submit to; None: the cluster's default.
+        hours: time limit per job; a job that reaches it is requeued and resumes.
+        nodes: nodes per job.
+        gpus: GPUs, and processes, per node; 0 for one process without a GPU.
+        cpus: CPU cores per process.
+        jobs: maximum number of jobs; there are never more than unfinished runs.
+        others: further sbatch options by name.
     """
 
     partition: str | None = None
@@ -46,32 +46,32 @@ class SlurmOptions:
             raise SpecError(f"--slurm-gpus {self.gpus}: must be 0 or more")
 
     def parameters(self) -> dict[str, Any]:
-        """Return these options in submitit's words."""
-        given: dict[str, Any] = {
+        """Return these options as parameters of submitit."""
+        parameters: dict[str, Any] = {
             "timeout_min": max(1, round(60 * self.hours)),
             "nodes": self.nodes,
             "tasks_per_node": max(1, self.gpus),
             "cpus_per_task": self.cpus,
         }
         if self.gpus:
-            given["gpus_per_node"] = self.gpus
+            parameters["gpus_per_node"] = self.gpus
         if self.partition is not None:
-            given["slurm_partition"] = self.partition
-        given["slurm_additional_parameters"] = {"requeue": True, **(self.others or {})}
-        return given
+            parameters["slurm_partition"] = self.partition
+        parameters["slurm_additional_parameters"] = {"requeue": True, **(self.others or {})}
+        return parameters
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:
-    """Read options given as ``key=value``.
+    """Parse options of the form ``key=value``.
 
     Raises:
-        SpecError: naming the one that is none.
+        SpecError: naming the first that does not have this form.
     """
     options = {}
     for text in texts:
         key, sign, value = text.partition("=")
         if not (sign and key and value):
-            raise SpecError(f'--slurm-option "{text}": write KEY=VALUE as sbatch knows it, such as account=vision')
+            raise SpecError(f'--slurm-option "{text}": write KEY=VALUE for an sbatch option, such as account=vision')
         options[key.removeprefix("--").replace("-", "_")] = value
     return options
 
@@ -79,20 +79,20 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
 def submit(
     study_file: Path, runs_dir: Path, num_runs: int, options: SlurmOptions, changes: Sequence[str] = ()
 ) -> list[str]:
-    """Submit one worker a job.
+    """Submit the workers of a study, one per job.
 
     Args:
-        study_file: the study.
-        runs_dir: folder of all studies' runs, on a disk that all jobs see.
-        num_runs: runs that are not done.
-        options: what is asked of Slurm.
-        changes: of the study, as `eyeswap.planning.spec.load_study` takes them.
+        study_file: the study file.
+        runs_dir: folder of all studies' runs, on a disk that all jobs share.
+        num_runs: number of unfinished runs.
+        options: Slurm options.
+        changes: changes of the study, as in `eyeswap.planning.spec.load_study`.
 
     Returns:
         The ids of the jobs.
 
     Raises:
-        EnvironmentProblem: if submitit or Slurm is not here.
+        EnvironmentProblem: if submitit is not installed or Slurm is not available.
     """
     try:
         submitit: Any = importlib.import_module("submitit")
@@ -100,7 +100,7 @@ def submit(
         raise EnvironmentProblem("--launcher slurm needs submitit: pip install 'eyeswap[slurm]'") from None
     if shutil.which("srun") is None:
         raise EnvironmentProblem(
-            "--launcher slurm: srun is not on the PATH; submit where Slurm's commands are, such as on a login node"
+            "--launcher slurm: srun is not on the PATH; submit on a machine with Slurm's commands, such as a login node"
         )
     folder, name = logs(study_file, runs_dir), f"eyeswap-{study_file.stem}"
     worker = Worker(study_file.absolute(), runs_dir.absolute(), changes)
@@ -115,12 +115,12 @@ def submit(
 
 
 def logs(study_file: Path, runs_dir: Path) -> Path:
-    """Return the folder with what the jobs say, ``<job>_<task>_log.out`` and ``.err``."""
+    """Return the folder of the jobs' logs, ``<job>_<task>_log.out`` and ``.err``."""
     return StudyFolder(runs_dir.absolute() / study_file.stem).slurm
 
 
 class Worker:
-    """What a job runs; when Slurm ends a job early, submitit puts the same worker back into the queue."""
+    """The function that a job runs; when Slurm ends a job early, submitit requeues the same worker."""
 
     def __init__(self, study_file: Path, runs_dir: Path, changes: Sequence[str] = ()) -> None:
         self.study_file, self.runs_dir, self.changes = study_file, runs_dir, tuple(changes)
@@ -136,5 +136,5 @@ class Worker:
         run_study(load_study(self.study_file, self.changes), self.study_file, self.runs_dir, open_console())
 
     def checkpoint(self, *_: Any) -> Any:
-        """Return the submission that goes on after a preemption or a time limit."""
+        """Return the submission that resumes after a preemption or a time limit."""
         return importlib.import_module("submitit").helpers.DelayedSubmission(self)

@@ -1,4 +1,4 @@
-"""How far each run of a study is, and who works on it, read from the run folders alone."""
+"""The progress and worker of each run of a study, read from the run folders alone."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from eyeswap.results.scores import read_scores
 from eyeswap.runs.record import read_index
 from eyeswap.study.claim import Holder, holder_of
 
-_RECENT_STEPS = 50  # speed is that of so many last steps
+_RECENT_STEPS = 50  # the speed is measured over this many last steps
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         arm: its arm.
         seed: its seed.
-        activity: ``new``, ``preparing`` (tokens), ``training``, ``answering`` or ``done``; if nobody is at work on what
-            was begun ``failed``, ``interrupted`` or ``lost`` (its worker died); ``changed`` if the study changed.
+        activity: ``new``, ``preparing`` (tokens), ``training``, ``answering`` or ``done``; if it has begun but no
+            worker holds it ``failed``, ``interrupted`` or ``lost`` (its worker died); ``changed`` if the study has
+            changed; ``damaged`` if its files cannot be read.
         step: optimizer steps taken so far.
-        num_steps: steps that training takes; None until it begins.
-        loss: training loss of the last step, if there was one.
-        elapsed_s: training time so far, if training began.
-        step_s: seconds of a step, lately.
-        left_s: training time to come, at that speed; None if it cannot be told.
+        num_steps: total number of steps; None before training begins.
+        loss: training loss of the last step, if any.
+        elapsed_s: training time so far, if training has begun.
+        step_s: seconds per step over the last steps.
+        left_s: remaining training time at that speed; None if unknown.
         answered: benchmark -> questions answered so far.
-        asked: benchmark -> questions; those that are not known yet are left out.
-        worker: who holds the run, ``host:pid``; None if nobody does.
-        message: why the last attempt failed, if it did.
+        asked: benchmark -> total number of questions, where it is known.
+        worker: holder of the run, ``host:pid``; None if there is none.
+        message: reason of the last failure or of the damage.
     """
 
     arm: str
@@ -57,7 +58,7 @@ class RunStatus:
 
     @property
     def num_finished(self) -> int:
-        """Benchmarks of which every question is answered."""
+        """Number of benchmarks whose questions are all answered."""
         return sum(self.answered.get(name, 0) >= count for name, count in self.asked.items())
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class RunStatus:
 
 
 def status_of(run: PlannedRun) -> RunStatus:
-    """Return how far a run is."""
+    """Return the progress of a run."""
     try:
         status = _status(run)
         problem = _damage(run) if status.activity == "done" else ""
@@ -110,12 +111,12 @@ def _status(run: PlannedRun) -> RunStatus:
 
 
 def count_activities(statuses: Sequence[RunStatus]) -> Counter[str]:
-    """Return how many runs are in which activity."""
+    """Return the number of runs in each activity."""
     return Counter(status.activity for status in statuses)
 
 
 def _damage(run: PlannedRun) -> str:
-    """Return what of a finished run's results does not read; empty if all of it does."""
+    """Return why a finished run's results cannot be read; empty if they can."""
     try:
         read_scores(run.files.scores)
         for name, about in read_index(run.files.benchmarks).items():
@@ -133,20 +134,20 @@ def _damage(run: PlannedRun) -> str:
 
 @lru_cache(maxsize=4096)
 def _num_readable(path: Path, mtime_ns: int, size: int) -> int:
-    """Return the rows of a file of predictions, all of which was read; once as long as it does not change."""
+    """Return the number of rows of a complete, readable predictions file; cached until the file changes."""
     table = read_predictions(path.parents[1], path.stem)
     return int(table.num_rows)
 
 
 def _idle(last: Holder | None, *, has_begun: bool) -> str:
-    """Return what to call a run that nobody works on."""
+    """Return the activity of a run that no worker holds."""
     if last is None:
         return "interrupted" if has_begun else "new"
     return {"failed": "failed", None: "lost"}.get(last.end, "interrupted")
 
 
 def _log_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the last rows of a log that may be growing; a line that is being written does not count yet."""
+    """Read the last rows of a log that may be growing, without a line that is still being written."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - 512 * _RECENT_STEPS))
@@ -158,13 +159,13 @@ def _log_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             rows.append({**row, "step": int(row["step"]), "elapsed_s": float(row["elapsed_s"])})
-        except (ValueError, KeyError, TypeError):  # the first line, if it was cut; a line that is none of a log
+        except (ValueError, KeyError, TypeError):  # the first line may be incomplete, and others may be damaged
             continue
     return rows[-_RECENT_STEPS:]
 
 
 def _step_s(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Return the mean seconds of a step over the rows."""
+    """Return the mean seconds per step over the rows."""
     if len(rows) < 2:
         return None
     steps = rows[-1]["step"] - rows[0]["step"]
@@ -172,7 +173,7 @@ def _step_s(rows: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _answers(run: PlannedRun) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the questions answered and asked so far, by benchmark."""
+    """Return the number of questions answered so far, and the total, of each benchmark."""
     index = read_index(run.files.benchmarks) if run.files.benchmarks.is_file() else {}
     names = [benchmark.name for benchmark in run.benchmarks]
     counts = num_answered(run.folder, names)

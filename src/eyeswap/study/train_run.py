@@ -1,4 +1,4 @@
-"""Train one run: build its VLM, write down what decides it, train, save ``model/``."""
+"""Train one run: build its VLM, write its record, train, and save ``model/``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from eyeswap.progress import Progress, Task
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
-from eyeswap.study.study_data import StudyData
-from eyeswap.study.without_answer import named, without_answer
+from eyeswap.study.study_data import StudyData, listed, without_answer
 from eyeswap.tokens.cache import TokenCache
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.collate import EncodedConversations
@@ -34,31 +33,31 @@ from eyeswap.vlm.model import VisionLanguageModel, load_llm
 def train_run(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, cache: TokenCache | None, board: Progress, ranks: Ranks
 ) -> None:
-    """Train a run's VLM and save it as ``model/``; go on from its last checkpoint if there is one.
+    """Train a run's VLM and save it as ``model/``, resuming from its last checkpoint if there is one.
 
     Args:
         run: the run.
-        data: what it trains on.
+        data: its training data.
         loaded: its frozen backbone.
-        cache: visual tokens of all images; None makes them at every step.
+        cache: visual tokens of all images; None encodes the images in every step.
         board: shows progress.
-        ranks: the processes that train together, all of which call this.
+        ranks: the processes that train together; all of them call this function.
 
     Raises:
         RunError, CheckpointError, SpecError: see `eyeswap.training.loop.train`.
         DataError: if a training image cannot be read, or no conversation has an answer left to learn from.
-        EnvironmentProblem: if adapters are wanted and peft is not installed.
+        EnvironmentProblem: if adapters are requested and peft is not installed.
     """
     recipe = run.study.recipe
-    model = _untrained(run, loaded)
+    model = _untrained_model(run, loaded)
     source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache)
     if cache is not None:
-        cache.require([one.image for one in data.instructions if one.image is not None])
+        cache.require([instruction.image for instruction in data.instructions if instruction.image is not None])
     encoded = _encoded(run, data, loaded, model, board)
     unanswered = without_answer(data, encoded, recipe.max_text_tokens)
     if unanswered:
-        counts = f"{len(unanswered):,} of {len(data.instructions):,} conversations teach nothing"
-        message = f"{run.arm}: {counts}, {unanswered[0].reason}: {named(unanswered)} (left-out.json names them all)"
+        counts = f"{len(unanswered):,} of {len(data.instructions):,} conversations contribute no loss"
+        message = f"{run.arm}: {counts}: {unanswered[0].reason}: {listed(unanswered)} (all are listed in left-out.json)"
         board.console.print(message, highlight=False)
     trained_on = TrainingData.ordered(data.instructions, encoded, recipe, run.seed, source)
     if ranks.is_first:
@@ -73,7 +72,7 @@ def train_run(
         _checkpoint_digest(run, data, loaded),
         run.seed,
         run.study.execution,
-        _Shown(f"{run.arm}: train connector and LLM", len(trained_on.order), board),
+        _TrainingProgress(f"{run.arm}: training connector and LLM", len(trained_on.order), board),
         board.console.print,
         peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None,
     )
@@ -81,13 +80,13 @@ def train_run(
 
 
 def _checkpoint_digest(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -> str:
-    """Return what the checkpoints of a run are known by; those of versions before the model digest stay valid."""
+    """Return the digest that a run's checkpoints carry; those of versions before the model digest stay valid."""
     record = run.record
-    own = None if record is None else record.run_digest
-    return digest([own or run.model.with_backbone(loaded.weights_sha256).digest, data.digest])
+    run_digest = None if record is None else record.run_digest
+    return digest([run_digest or run.model.with_backbone(loaded.weights_sha256).digest, data.digest])
 
 
-def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
+def _untrained_model(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
     recipe = run.study.recipe
     today = functools.partial(_first_day, run.files.study)
     llm, tokenizer, prompt = load_llm(llm_source(recipe.llm), prompt=recipe.prompt, today=today)
@@ -100,7 +99,7 @@ def _untrained(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
 
 
 def _first_day(study: StudyFolder) -> date:
-    """Return the day on which the first run of a study asked for it: what prompts print in all of its runs."""
+    """Return the date that prompts print in all runs of a study: the day on which its first run asked for it."""
     if not study.prompt_date.is_file():
         write_json(study.prompt_date, {"date": date.today().isoformat()})
     return date.fromisoformat(read_json(study.prompt_date)["date"])
@@ -109,12 +108,12 @@ def _first_day(study: StudyFolder) -> date:
 def _encoded(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, board: Progress
 ) -> EncodedConversations:
-    """Return the conversations in tokens; of many they take minutes, so runs to which the same is said share them."""
+    """Return the tokenized conversations, which take minutes to make and are shared by runs with the same text."""
     recipe = run.study.recipe
     key = digest(loaded.geometry.canonical()) if recipe.trained_box_frame == "canvas" else ""
     if key not in data.encoded:
         data.encoded.clear()
-        task = board.task(f"{run.arm}: read conversations", len(data.instructions))
+        task = board.task(f"{run.arm}: tokenizing conversations", len(data.instructions))
         view = View.of(loaded.geometry, loaded.name, loaded.family)
         frames = recipe.file_box_frame, recipe.trained_box_frame
         messages = list(messages_in_frame(data.instructions, data.root, *frames, view))
@@ -125,7 +124,7 @@ def _encoded(
 
 
 def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
-    """Gather the weights of all processes, and let the first one write them, whole or not at all."""
+    """Gather the weights of all processes and write them from the first one, completely or not at all."""
     state = whole_state(model, keep=ranks.is_first)
     if ranks.is_first:
         files = run.files
@@ -137,8 +136,8 @@ def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
     ranks.wait()
 
 
-class _Shown:
-    """Shows how far training is; a run that goes on is timed from where it goes on."""
+class _TrainingProgress:
+    """Shows the progress of training; a resumed run is timed from the step at which it resumed."""
 
     def __init__(self, title: str, total: int, board: Progress) -> None:
         self._title, self._total, self._board = title, total, board
