@@ -47,7 +47,7 @@ from eyeswap.processes import Ranks, join
 from eyeswap.recipe import DigitsData, Execution, Recipe
 from eyeswap.shipped import llm_path
 from eyeswap.training.attention import packed_attention, recomputed
-from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
+from eyeswap.training.batches import BatchLoader, BatchPlanner, Layout, TrainingData
 from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.speed import pass_flops
 from eyeswap.training.step import Trainer
@@ -105,7 +105,7 @@ class Way:
         steps: numbers of its steps.
     """
 
-    feed: Feed
+    feed: BatchLoader
     packs: bool = False
     recompute: bool | Literal["elementwise"] = False
     steps: count[int] = field(default_factory=count)
@@ -130,7 +130,7 @@ class Bench:
         """Make the gradients of a step; return its loss and their norm."""
         packs = packed_attention(self.model.llm) if way.packs else contextlib.nullcontext()
         passes = way.passes(step, self.data, even=True)
-        self.positions.setdefault(name, []).append(sum(batch.num_positions for one, batch in passes if one.share))
+        self.positions.setdefault(name, []).append(sum(batch.input_ids.numel() for one, batch in passes if one.share))
         with packs, recomputed(self.model.llm, way.recompute):
             row, _ = self.trainer.step(step, passes, False)
         return row
@@ -203,9 +203,9 @@ def make_ways(
 ) -> dict[str, Way]:
     """Return the ways by name."""
 
-    def feed(chosen: Recipe, execution: Execution, packs: bool) -> Feed:
-        cutter = Cutter.of(data, chosen, execution, ranks.size, packs)
-        return Feed(data, Layout(image_id, True, 0, packs), cutter, ranks.rank, 0)
+    def feed(chosen: Recipe, execution: Execution, packs: bool) -> BatchLoader:
+        planner = BatchPlanner.of(data, chosen, execution, ranks.size, packs)
+        return BatchLoader(data, Layout(image_id, True, 0, packs), planner, ranks.rank, 0)
 
     gpus = recipe.global_batch // (recipe.micro_batch or recipe.global_batch)
     published = recipe.model_copy(update={"loss": "micro-batch-mean", "published_gpus": gpus})

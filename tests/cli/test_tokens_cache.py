@@ -68,7 +68,7 @@ def test_what_changed_on_disk_is_found_and_told(data: Path, tmp_path: Path):
     file.write_bytes(content)
     result = run(*words)
     assert result.exit_code == 2
-    assert "computed again, its visual tokens differ from the stored ones" in result.output
+    assert "recomputed visual tokens differ from the stored ones" in result.output
 
 
 def test_unreadable_images_are_told_and_left_out(tmp_path: Path):

@@ -136,7 +136,7 @@ def test_a_recipe_of_earlier_versions_keeps_its_meaning() -> None:
 
 
 def test_boxes_can_be_moved_only_from_a_frame_that_is_known() -> None:
-    with pytest.raises(ValidationError, match=r"say in data\.box_frame what the boxes of the file are fractions of"):
+    with pytest.raises(ValidationError, match=r"also set data\.box_frame, the frame of the boxes in the file"):
         Recipe(data=FolderData(folder="x"), train_box_frame="canvas")
     assert Recipe(data=FolderData(folder="x")).trained_box_frame is None
     mix = FolderData(folder="x", box_frame="padded-square")
@@ -240,7 +240,7 @@ def test_your_own_backbone_file_is_found_beside_the_study(tmp_path: Path) -> Non
         (BENCHMARKS, "benchmarks: [pop]\n", 'benchmarks: unknown benchmark "pop". Did you mean pope?'),
         (BENCHMARKS, "benchmarks: [pope, pope]\n", 'benchmarks: "pope" is listed twice'),
         (BENCHMARKS, "benchmarks: []\n", "benchmarks: list should have at least 1 item"),
-        (BENCHMARKS, "benchmarks: pope\n", 'benchmarks: should be a valid list, got "pope" (names of benchmarks'),
+        (BENCHMARKS, "benchmarks: pope\n", 'benchmarks: should be a valid list, got "pope" (benchmark names'),
         (VIT, "  1: digits-vit\n", "arms.1"),
         (GOOD, "", "expected a mapping with question, recipe, arms and benchmarks, got None"),
         (GOOD, GOOD + "---\n" + GOOD, "not valid YAML, line 9 column 1"),

@@ -25,8 +25,9 @@ from eyeswap.processes import join
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training import checkpoint, learner
 from eyeswap.training.batches import TrainingData
+from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.lora import add_adapters
-from eyeswap.training.parallel import whole_state
+from eyeswap.training.parallel import unsharded_state
 from eyeswap.training.vision import LiveTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
@@ -113,7 +114,8 @@ def live(llm: Path, folder: Path, wiring: str) -> dict:
     records = [Instruction(f"id-{n}", f"{n}.png", ("What is it?", "1")) for n in range(8)]
     messages = [record.messages for record in records]
     source = Watched(backbone.geometry, folder.parent / "images", 64)
-    data = TrainingData.of(records, messages, prompt, tokenizer, chosen, 7, source)
+    encoded = EncodedConversations.of(messages, prompt, tokenizer, chosen.max_text_tokens)
+    data = TrainingData.of(records, encoded, chosen, 7, source)
     train(model, data, chosen, folder, "d", execution=Execution(workers=0))
     after = backbone.network.state_dict()
     return {"weights": model, "seen": seen, "same": all(before[key].equal(after[key]) for key in before)}
@@ -133,7 +135,7 @@ def fork(folder: Path, work: Callable[[], dict], rank: int, count: int, port: in
             except EyeswapError as error:
                 said = {"error": str(error)}
             model = said.pop("weights", None)
-            weights = whole_state(model) if model is not None else {}
+            weights = unsharded_state(model) if model is not None else {}
         write_json(folder / f"said-{rank}.json", said)
         if weights and rank == 0:
             write_safetensors(folder / "weights.safetensors", {key: one.clone() for key, one in weights.items()})

@@ -1,4 +1,4 @@
-"""Feeding the loop: workers, resuming and processes change who makes a batch, never what is in it."""
+"""Making batches: workers, resuming and processes change who makes a batch, never what is in it."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from tiny_run import fresh, recipe, tiny_data
 from eyeswap.backbones import catalog
 from eyeswap.errors import DataError
 from eyeswap.recipe import Execution
-from eyeswap.training.batches import Cutter, Feed, Layout
+from eyeswap.training.batches import BatchLoader, BatchPlanner, Layout
 from eyeswap.training.vision import LiveTokens
 
 
@@ -21,10 +21,10 @@ def data(tiny_llm: Path):
     return tiny_data(fresh(tiny_llm), recipe(order="shuffled"))
 
 
-def feed(data, execution: Execution, rank: int = 0, size: int = 1, workers: int = 0) -> Feed:
+def feed(data, execution: Execution, rank: int = 0, size: int = 1, workers: int = 0) -> BatchLoader:
     packs = execution.tokens_per_pass is not None
-    cutter = Cutter.of(data, recipe(micro_batch=2), execution, size, packs)
-    return Feed(data, Layout(99, True, 0, packs), cutter, rank, workers)
+    cutter = BatchPlanner.of(data, recipe(micro_batch=2), execution, size, packs)
+    return BatchLoader(data, Layout(99, True, 0, packs), cutter, rank, workers)
 
 
 def contents(steps) -> list:

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(whole, tiny_llm: Path, tmp
     assert losses(tmp_path) == whole[1]
     assert len(told) == 1
     assert str(newer) in told[0]
-    assert told[0].endswith(f"going on from {older.name}")
+    assert told[0].endswith(f"resuming from {older.name}")
     assert list(newer.parent.glob(f"{newer.name}-*.damaged"))
 
 
@@ -168,7 +168,7 @@ def test_without_any_whole_checkpoint_the_run_says_so_and_deletes_nothing(tiny_l
     paths = cut(tiny_llm, tmp_path)
     for path in paths:
         truncate(path)
-    with pytest.raises(CheckpointError, match=r"step-\d+: damaged \(shard.* there is no other; delete it to start"):
+    with pytest.raises(CheckpointError, match=r"step-\d+: damaged \(shard.* there is no intact one; delete it"):
         run(tiny_llm, tmp_path)
     assert all(path.is_dir() for path in paths)
 
@@ -176,7 +176,7 @@ def test_without_any_whole_checkpoint_the_run_says_so_and_deletes_nothing(tiny_l
 def test_a_checkpoint_of_another_recipe_is_refused(tiny_llm: Path, tmp_path: Path):
     paths = cut(tiny_llm, tmp_path)
     before = [file.read_bytes() for path in paths for file in sorted(path.iterdir())]
-    with pytest.raises(CheckpointError, match="another recipe or data"):
+    with pytest.raises(CheckpointError, match="another recipe or other data"):
         run(tiny_llm, tmp_path, digest="e")
     assert [file.read_bytes() for path in paths for file in sorted(path.iterdir())] == before
 

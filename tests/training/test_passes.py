@@ -11,7 +11,7 @@ from tiny_run import recipe
 
 from eyeswap.errors import SpecError
 from eyeswap.recipe import Execution, Recipe
-from eyeswap.training.batches import Cutter, Pass
+from eyeswap.training.batches import BatchPlanner, Pass
 from eyeswap.training.order import dealt
 
 batches = st.lists(st.tuples(st.integers(2, 300), st.integers(0, 40)), min_size=1, max_size=24)
@@ -19,13 +19,13 @@ ranks = st.integers(1, 9)
 budgets = st.integers(1, 700)
 
 
-def cutter(examples, num_ranks: int, chosen: Recipe, execution: Execution = Execution(), packs=False) -> Cutter:  # noqa: B008 - frozen
+def cutter(examples, num_ranks: int, chosen: Recipe, execution: Execution = Execution(), packs=False) -> BatchPlanner:  # noqa: B008 - frozen
     lengths, targets = zip(*examples, strict=True)
-    return Cutter(chosen, execution, lengths, targets, lengths, num_ranks, packs)
+    return BatchPlanner(chosen, execution, lengths, targets, lengths, num_ranks, packs)
 
 
-def cut(one: Cutter) -> list[list[Pass]]:
-    return one.cut(np.arange(len(one.lengths)))
+def cut(one: BatchPlanner) -> list[list[Pass]]:
+    return one.plan(np.arange(len(one.lengths)))
 
 
 def of_size(count: int, **changes: object) -> Recipe:
@@ -36,7 +36,7 @@ def counted(turns: list[list[Pass]]) -> list[Pass]:
     return [one for turn in turns for one in turn if one.share]
 
 
-def total_share(one: Cutter, turns: list[list[Pass]]) -> float:
+def total_share(one: BatchPlanner, turns: list[list[Pass]]) -> float:
     return sum(done.share * one.num_targets[row] for turn in turns for done in turn for row in done.rows)
 
 

@@ -12,6 +12,7 @@ from eyeswap.errors import SpecError
 from eyeswap.recipe import Execution
 from eyeswap.tokens.cache import cache_tokens
 from eyeswap.training.batches import TrainingData
+from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.vision import CachedTokens, LiveTokens
 from eyeswap.vlm.connector import build_connector
@@ -40,7 +41,8 @@ def run(model: VisionLanguageModel, images: Path, folder: Path, source=None, see
     chosen = recipe(global_batch=2)
     source = source or LiveTokens.of(model, images)
     messages = [record.messages for record in records]
-    data = TrainingData.of(records, messages, model.prompt, model.tokenizer, chosen, 7, source)
+    encoded = EncodedConversations.of(messages, model.prompt, model.tokenizer, chosen.max_text_tokens)
+    data = TrainingData.of(records, encoded, chosen, 7, source)
     train(model, data, chosen, folder, "d", seed=seed, **options)
     return losses(folder)
 
@@ -92,5 +94,5 @@ def test_as_published_drop_paths_are_drawn_from_seed_and_step(tiny_llm: Path, im
 def test_a_canvas_that_varies_cannot_be_trained_on(tiny_llm: Path, images: Path) -> None:
     model = seeing(tiny_llm, "digits-vmamba", "controlled")
     model._backbone = load_backbone("digits-vmamba", geometry="keep-ratio-128")
-    with pytest.raises(SpecError, match="needs a canvas that does not vary; choose a letterbox"):
+    with pytest.raises(SpecError, match="needs a fixed canvas; choose a letterbox"):
         LiveTokens.of(model, images)

@@ -10,6 +10,7 @@ from eyeswap.data.instruction import Instruction
 from eyeswap.recipe import DigitsData, Execution, Recipe
 from eyeswap.tokens.cache import TokenCache
 from eyeswap.training.batches import TrainingData
+from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.vision import CachedTokens
 from eyeswap.vlm.connector import build_connector
@@ -46,9 +47,9 @@ def tiny_data(model: VisionLanguageModel, chosen: Recipe | None = None) -> Train
     images = [f"{n}.jpg" for n in range(COUNT)]
     cache = TokenCache(images, np.random.default_rng(0).normal(size=(COUNT, 4, 8)).astype(np.float16))
     messages = [record.messages for record in records]
-    return TrainingData.of(
-        records, messages, model.prompt, model.tokenizer, chosen or recipe(), seed=7, source=CachedTokens(cache)
-    )
+    chosen = chosen or recipe()
+    encoded = EncodedConversations.of(messages, model.prompt, model.tokenizer, chosen.max_text_tokens)
+    return TrainingData.of(records, encoded, chosen, seed=7, source=CachedTokens(cache))
 
 
 def run(

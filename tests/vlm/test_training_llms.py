@@ -10,6 +10,7 @@ from eyeswap.data.instruction import Instruction
 from eyeswap.recipe import DigitsData, Execution, Recipe
 from eyeswap.tokens.cache import TokenCache
 from eyeswap.training.batches import TrainingData
+from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.lora import add_adapters
 from eyeswap.training.vision import CachedTokens
@@ -31,7 +32,8 @@ def losses(llm: Path, folder: Path, rank: int | None = None, **how: object) -> l
     tokens = np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float16)
     source = CachedTokens(TokenCache([f"{n}.jpg" for n in range(3)], tokens))
     messages = [record.messages for record in RECORDS]
-    data = TrainingData.of(RECORDS, messages, prompt, tokenizer, recipe, 7, source)
+    encoded = EncodedConversations.of(messages, prompt, tokenizer, recipe.max_text_tokens)
+    data = TrainingData.of(RECORDS, encoded, recipe, 7, source)
     if rank is not None:
         add_adapters(vlm.llm, rank, seed=0)
     train(vlm, data, recipe, folder, "d", execution=Execution(**how))

@@ -24,7 +24,7 @@ from eyeswap.training.batches import TrainingData
 from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.lora import add_adapters, merged
-from eyeswap.training.parallel import whole_state
+from eyeswap.training.parallel import unsharded_state
 from eyeswap.training.vision import CachedTokens, LiveTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
@@ -59,7 +59,7 @@ def train_run(
         counts = f"{len(unanswered):,} of {len(data.instructions):,} conversations contribute no loss"
         message = f"{run.arm}: {counts}: {unanswered[0].reason}: {listed(unanswered)} (all are listed in left-out.json)"
         board.console.print(message, highlight=False)
-    trained_on = TrainingData.ordered(data.instructions, encoded, recipe, run.seed, source)
+    trained_on = TrainingData.of(data.instructions, encoded, recipe, run.seed, source)
     if ranks.is_first:
         write_records(run, data, loaded, model, trained_on, unanswered)
     if recipe.lora_rank is not None:
@@ -125,7 +125,7 @@ def _encoded(
 
 def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
     """Gather the weights of all processes and write them from the first one, completely or not at all."""
-    state = whole_state(model, keep=ranks.is_first)
+    state = unsharded_state(model, keep=ranks.is_first)
     if ranks.is_first:
         files = run.files
         unfinished = files.unfinished_model

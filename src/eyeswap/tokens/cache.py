@@ -1,7 +1,7 @@
-"""The visual-token cache: a frozen backbone sees each image once.
+"""The visual-token cache: each image is encoded once by a frozen backbone.
 
-Because the backbone never changes, its tokens are a pure function of (weights, tap, geometry, image). They are computed
-once, kept in a `TokenStore`, memory-mapped, and shared by training, evaluation and every connector, LLM and seed.
+Because the backbone is frozen, its tokens are a pure function of weights, tap, geometry and image. They are computed
+once, kept in a memory-mapped `TokenStore`, and shared by training, evaluation and every connector, LLM and seed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from eyeswap.images import open_image
 from eyeswap.tokens.store import ImageDigests, TokenStore
 from eyeswap.versions import code_version, version_of
 
-_CODE = ("backbones", "ops", "geometry.py", "images.py", "tokens/cache.py")  # from a file to its tokens
+_CODE = ("backbones", "ops", "geometry.py", "images.py", "tokens/cache.py")  # code that turns an image file into tokens
 _BATCH = 32
-_READERS = 8  # threads that decode images; more than a backbone can keep up with
+_READERS = 8  # threads that decode images, faster than a backbone encodes them
 
 
 class ImageEncoder:
-    """A frozen backbone that reads images from disk, on the device where it lies.
+    """Reads images from disk and encodes them with a frozen backbone, on the backbone's device.
 
     Args:
         backbone: the frozen network.
-        geometry: how an image becomes its input.
+        geometry: maps images to pixels on the canvas.
         root: folder that image paths are relative to.
     """
 
@@ -47,36 +47,37 @@ class ImageEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone lies."""
+        """The device of the backbone."""
         return next(self.backbone.parameters(), torch.empty(0)).device  # a network may have none
 
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
-        """Return the tokens of the images that can be read, and why the others cannot.
+        """Return the tokens of all readable images, and the reason for each unreadable one.
 
         Args:
-            images: paths, each once.
+            images: paths, without duplicates.
 
         Returns:
-            Of each readable image ``[N, D]`` float32, rounded to float16 as the cache stores them; path to reason.
+            ``[N, D]`` float32 tokens of each readable image, rounded to float16 as the cache stores them; and the
+            reason why each other path cannot be read.
         """
-        found = list(self._readers.map(self._place, images))
-        unreadable = {image: one for image, one in zip(images, found, strict=True) if isinstance(one, str)}
-        pixels = [one for one in found if isinstance(one, Tensor)]
+        results = list(self._readers.map(self._place, images))
+        unreadable = {image: result for image, result in zip(images, results, strict=True) if isinstance(result, str)}
+        pixels = [result for result in results if isinstance(result, Tensor)]
         tokens: dict[int, Tensor] = {}
-        for shape in {one.shape for one in pixels}:  # one, unless canvases vary with the image
-            rows = [row for row, one in enumerate(pixels) if one.shape == shape]
+        for shape in {canvas.shape for canvas in pixels}:  # a single one unless canvases vary with the image
+            rows = [row for row, canvas in enumerate(pixels) if canvas.shape == shape]
             for start in range(0, len(rows), _BATCH):
-                part = rows[start : start + _BATCH]
-                batch = torch.stack([pixels[row] for row in part]).to(self.device)  # [B, 3, H, W]
-                tokens |= zip(part, encode(self.backbone, batch), strict=True)
+                batch_rows = rows[start : start + _BATCH]
+                batch = torch.stack([pixels[row] for row in batch_rows]).to(self.device)  # [B, 3, H, W]
+                tokens |= zip(batch_rows, encode(self.backbone, batch), strict=True)
         return [tokens[row] for row in range(len(pixels))], unreadable
 
     def digests(self, images: Sequence[str], known: ImageDigests) -> list[str | None]:
-        """Return the sha256 of each image's file; None for files that are not there."""
+        """Return the sha256 of each image file; None for a file that cannot be read."""
         return list(self._readers.map(lambda image: known.of(self.root / image), images))
 
     def _place(self, image: str) -> Tensor | str:
-        """Return the pixels ``[3, H, W]`` of an image, or why there are none."""
+        """Return the pixels ``[3, H, W]`` of an image, or the reason why it cannot be read."""
         try:
             return self.geometry.place(open_image(self.root / image))[0]
         except DataError as error:
@@ -84,12 +85,12 @@ class ImageEncoder:
 
 
 class StoredImages:
-    """Images whose tokens are read from a store where it has them, and encoded where it has not; nothing is written.
+    """Reads tokens from a store, and encodes the images that it lacks; nothing is written.
 
     Args:
-        encoder: the backbone, for what the store lacks.
-        folder: where stores live.
-        loaded: the same backbone and geometry, to find its store by.
+        encoder: encodes images that are not in the store.
+        folder: folder of all stores.
+        loaded: the same backbone and geometry, which identify the store.
     """
 
     def __init__(self, encoder: ImageEncoder, folder: Path, loaded: LoadedBackbone) -> None:
@@ -97,11 +98,14 @@ class StoredImages:
         self.known = ImageDigests(folder / "digests.jsonl")
 
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
-        """Return the tokens ``[N, D]`` of each image that can be read, in order, and why the others cannot."""
-        sums = self.encoder.digests(images, self.known) if len(self.store) else []
-        rows = {image: self.store.rows[one] for image, one in zip(images, sums, strict=False) if one in self.store.rows}
-        lacking = [image for image in images if image not in rows]
-        encoded, unreadable = self.encoder.read(lacking)
+        """Return the tokens ``[N, D]`` of all readable images in order, and the reason for each unreadable one."""
+        digests = self.encoder.digests(images, self.known) if len(self.store) else [None] * len(images)
+        rows = {
+            image: self.store.rows[sha256]
+            for image, sha256 in zip(images, digests, strict=True)
+            if sha256 in self.store.rows
+        }
+        encoded, unreadable = self.encoder.read([image for image in images if image not in rows])
         fresh = iter(encoded)
         stored = self.store.tokens() if rows else None
         tokens = []
@@ -114,13 +118,13 @@ class StoredImages:
 
 
 class TokenCache:
-    """Visual tokens of a list of images.
+    """The visual tokens of a list of images.
 
     Args:
         images: path of each image.
         tokens: ``[rows, N, D]`` float16, memory-mapped.
-        unreadable: path of each image that could not be read, and why.
-        rows: row of each image in ``tokens``; by default one after another.
+        unreadable: path of each unreadable image, and the reason.
+        rows: row of each image in ``tokens``; by default in order.
     """
 
     def __init__(
@@ -148,10 +152,10 @@ class TokenCache:
         return torch.from_numpy(np.asarray(self.tokens[rows])).float()
 
     def require(self, images: Sequence[str]) -> None:
-        """Check that all of some images could be read.
+        """Check that none of these images is unreadable.
 
         Raises:
-            DataError: naming the first that could not, and how many.
+            DataError: naming the first unreadable one, and how many there are.
         """
         missing = [image for image in images if image in self.unreadable]
         if missing:
@@ -159,7 +163,7 @@ class TokenCache:
             raise DataError(f"{self.unreadable[missing[0]]}{more}")
 
     def read(self, images: Sequence[str]) -> tuple[list[Tensor], dict[str, str]]:
-        """Return the tokens ``[N, D]`` of each image that could be read, and why the others could not."""
+        """Return the tokens ``[N, D]`` of each image that is readable, and the reason for each unreadable one."""
         readable = [image for image in images if image not in self.unreadable]
         unreadable = {image: self.unreadable[image] for image in images if image in self.unreadable}
         return list(self[readable]), unreadable
@@ -172,13 +176,13 @@ def cache_tokens(
     images: Sequence[str],
     advance: Callable[[int], None] = lambda count: None,
 ) -> TokenCache:
-    """Return the tokens of ``images``, computing those that no store in ``folder`` holds yet.
+    """Return the tokens of ``images``, computing and storing those that are not in the store yet.
 
     Args:
-        folder: where stores live.
+        folder: folder of all stores.
         loaded: the frozen backbone and its geometry; its network is put in eval mode.
         root: folder that image paths are relative to.
-        images: paths of the images, each once.
+        images: paths of the images, without duplicates.
         advance: called with the number of images done since the last call.
 
     Raises:
@@ -192,9 +196,9 @@ def cache_tokens(
     with store.writing():
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
-            found = dict(zip(batch, encoder.digests(batch, digests), strict=True))
-            unreadable |= _add(store, encoder, found)
-            rows |= {image: store.rows[sha256] for image, sha256 in found.items() if sha256 in store.rows}
+            sha256s = dict(zip(batch, encoder.digests(batch, digests), strict=True))
+            unreadable |= _add(store, encoder, sha256s)
+            rows |= {image: store.rows[sha256] for image, sha256 in sha256s.items() if sha256 in store.rows}
             digests.save()
             advance(len(batch))
     if not rows:
@@ -203,7 +207,7 @@ def cache_tokens(
 
 
 def token_folder(own: Path) -> Path:
-    """Return where a study keeps visual tokens: ``EYESWAP_TOKENS``, which studies can share, or its own folder."""
+    """Return the folder of a study's visual tokens: ``EYESWAP_TOKENS``, which studies can share, or its own folder."""
     return shared_token_folder() or own
 
 
@@ -214,17 +218,17 @@ def shared_token_folder() -> Path | None:
 
 
 def open_store(folder: Path, loaded: LoadedBackbone) -> TokenStore:
-    """Return the store of a backbone and its geometry, as this code makes tokens on the device where it lies.
+    """Return the store of a backbone and its geometry for this code and the backbone's current device.
 
-    Equal ones share it, whatever they are called. Whatever makes tokens is part of the key, so that new code, another
-    release of a package, another device or precision never get old tokens.
+    Identical backbones share a store, whatever their names. The key covers everything that affects tokens: new code,
+    another version of a package, another device or another precision never get old tokens.
     """
     about = {**backbone_identity(loaded), "made_by": _made_by(loaded)}
     return TokenStore(folder / digest(about)[:24], {"name": loaded.name, **about})
 
 
 def _made_by(loaded: LoadedBackbone) -> dict[str, str | None]:
-    """Return the code, packages, device and precision that make tokens."""
+    """Return the code, package versions, device and precision that tokens depend on."""
     parameter = next(loaded.network.parameters(), torch.empty(0))  # a network may have none
     versions = {package: version_of(package) for package in ("torch", "pillow", "timm")}
     return {
@@ -236,7 +240,7 @@ def _made_by(loaded: LoadedBackbone) -> dict[str, str | None]:
 
 
 def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:
-    """Return everything that decides what a frozen backbone makes of an image: its code is ours, or has a digest."""
+    """Return everything other than our own code that determines the tokens a frozen backbone makes of an image."""
     entry, key = loaded.entry, loaded.weights_key
     return {
         "weights_sha256": loaded.weights_sha256,
@@ -248,28 +252,28 @@ def backbone_identity(loaded: LoadedBackbone) -> dict[str, Any]:
     }
 
 
-def _add(store: TokenStore, encoder: ImageEncoder, found: Mapping[str, str | None]) -> dict[str, str]:
-    """Encode the images that a store lacks, given with their digests; return why some could not be read."""
-    lacking: dict[str, str] = {}  # equal files once
-    for image, sha256 in found.items():
+def _add(store: TokenStore, encoder: ImageEncoder, sha256s: Mapping[str, str | None]) -> dict[str, str]:
+    """Encode the images that a store lacks, given by path and digest; return the reason for each unreadable one."""
+    missing: dict[str, str] = {}  # identical files only once
+    for image, sha256 in sha256s.items():
         if sha256 is not None and sha256 not in store.rows:
-            lacking.setdefault(sha256, image)
-    tokens, unreadable = encoder.read(list(lacking.values()))
-    readable = [sha256 for sha256, image in lacking.items() if image not in unreadable]
-    for sha256, one in zip(readable, tokens, strict=True):
+            missing.setdefault(sha256, image)
+    tokens, unreadable = encoder.read(list(missing.values()))
+    readable = [sha256 for sha256, image in missing.items() if image not in unreadable]
+    for sha256, image_tokens in zip(readable, tokens, strict=True):
         shape = store.shape or tokens[0].shape
-        if one.shape != shape:
+        if image_tokens.shape != shape:
             raise DataError(
-                f"{lacking[sha256]}: {len(one)} visual tokens, others have {shape[0]}; tokens of a varying canvas "
-                f"({encoder.geometry.strategy}) cannot be cached: choose another geometry"
+                f"{missing[sha256]}: {len(image_tokens)} visual tokens, others have {shape[0]}; tokens of a varying "
+                f"canvas ({encoder.geometry.strategy}) cannot be cached: choose another geometry"
             )
-        if not bool(one.isfinite().all()):
-            raise DataError(f"{lacking[sha256]}: visual tokens are not finite, or beyond float16's range of 65,504")
+        if not bool(image_tokens.isfinite().all()):
+            raise DataError(f"{missing[sha256]}: visual tokens are not finite, or beyond float16's range of 65,504")
     if readable:
-        store.append(readable, [one.half().cpu().numpy() for one in tokens])
-    _, reasons = encoder.read([image for image, sha256 in found.items() if sha256 is None])
-    for image, sha256 in found.items():
-        first = lacking.get(sha256 or "")
+        store.append(readable, [image_tokens.half().cpu().numpy() for image_tokens in tokens])
+    _, reasons = encoder.read([image for image, sha256 in sha256s.items() if sha256 is None])
+    for image, sha256 in sha256s.items():
+        first = missing.get(sha256 or "")
         if first in unreadable:
             reasons[image] = unreadable[first]
     return reasons

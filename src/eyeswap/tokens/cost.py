@@ -1,4 +1,4 @@
-"""What caching visual tokens would cost and save, from a short measured sample; and whether a cache is right."""
+"""Estimate the cost and saving of a token cache from a short measurement, and verify a cache."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class TokenCost:
-    """An estimate.
+    """The estimated cost of a token cache.
 
     Attributes:
-        images: images in all.
-        stored: of these, images whose tokens are there already.
-        tokens: visual tokens of an image.
+        images: number of images.
+        stored: number of images whose tokens are already stored.
+        tokens: visual tokens per image.
         width: width of a token.
-        image_s: seconds an image takes on this machine, reading included.
-        sampled: images that this was measured on.
-        free_bytes: room on the disk.
+        image_s: seconds per image on this machine, including reading it.
+        sampled: number of images in the measurement.
+        free_bytes: free disk space.
     """
 
     images: int
@@ -44,17 +44,17 @@ class TokenCost:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of an image's tokens: float16."""
+        """Bytes per image, in float16."""
         return self.tokens * self.width * 2
 
     @property
     def needed_bytes(self) -> int:
-        """Bytes that the missing tokens need."""
+        """Bytes for the missing tokens."""
         return (self.images - self.stored) * self.image_bytes
 
     @property
     def cost_s(self) -> float:
-        """Seconds until all are stored."""
+        """Seconds to compute the missing tokens."""
         return (self.images - self.stored) * self.image_s
 
     @property
@@ -64,15 +64,15 @@ class TokenCost:
 
 
 def estimate_cost(folder: Path, loaded: LoadedBackbone, root: Path, images: Sequence[str]) -> TokenCost:
-    """Measure a few images, evenly spaced, for some seconds; nothing is written.
+    """Measure evenly spaced images for a few seconds; nothing is written.
 
-    An image counts as stored if its digest is known from an earlier call; files are not read to find out.
+    An image counts as stored if its digest is cached from an earlier call; image files are not read to find out.
 
     Args:
-        folder: where stores live.
+        folder: folder of all stores.
         loaded: the frozen backbone and its geometry.
         root: folder that image paths are relative to.
-        images: paths of the images, each once.
+        images: paths of the images, without duplicates.
 
     Raises:
         DataError: if none of the sampled images can be read.
@@ -94,18 +94,19 @@ def estimate_cost(folder: Path, loaded: LoadedBackbone, root: Path, images: Sequ
 
 
 def verify(cache: TokenCache, loaded: LoadedBackbone, root: Path, images: Sequence[str]) -> int:
-    """Compute the tokens of some images again and compare them with the cache, bit for bit; return their number.
+    """Recompute the tokens of some images and compare them with the cache bit for bit; return the number compared.
 
     Raises:
         DataError: naming the first image that differs.
     """
     readable = [image for image in images if image not in cache.unreadable]
     tokens, unreadable = ImageEncoder(loaded.network.eval(), loaded.geometry, root).read(readable)
-    for image, one in zip((image for image in readable if image not in unreadable), tokens, strict=True):
-        if not torch.equal(one.cpu(), cache[[image]][0]):
+    still_readable = (image for image in readable if image not in unreadable)
+    for image, recomputed in zip(still_readable, tokens, strict=True):
+        if not torch.equal(recomputed.cpu(), cache[[image]][0]):
             raise DataError(
-                f"{image}: computed again, its visual tokens differ from the stored ones; were they made on another "
-                "machine, or with another version of torch? Delete the store to make it anew"
+                f"{image}: recomputed visual tokens differ from the stored ones, which may come from another machine "
+                "or another version of torch; delete the store and run again"
             )
     return len(tokens)
 

@@ -1,1 +1,1 @@
-"""One-stage instruction tuning: the loop, the optimiser, exact resume."""
+"""One-stage instruction tuning: batches, loss, optimizer steps on one or many GPUs, and exact resume."""

@@ -1,7 +1,6 @@
-"""Feed the loop: conversations become batches, in worker processes where images have to be decoded.
+"""The batches of training: planned as passes of global batches, and made ahead of training in worker processes.
 
-Batches are made in the order of the steps, a few ahead of training. Where they come from is a function of the step
-alone, so a resumed run meets the same ones.
+The rows of every pass are a function of the step alone, so a resumed run gets the same batches.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +21,17 @@ from eyeswap.recipe import Execution, Recipe
 from eyeswap.training.collate import Batch, EncodedConversations, pack, pad
 from eyeswap.training.order import Rows, batch_order, count_words, published_micro_batches, split_modality_order
 from eyeswap.training.vision import VisualSource
-from eyeswap.vlm.prompt import Prompt
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How conversations become a batch.
+    """How conversations are laid out in a batch.
 
     Attributes:
-        image_id: stands for a visual token.
+        image_id: token id that stands for a visual token.
         bos_first: whether conversations begin with a beginning-of-sequence token.
-        pad_id: fills shorter rows.
-        packs: one row for all, instead of one each.
+        pad_id: token id that fills shorter rows.
+        packs: whether all conversations share one row, instead of one row each.
     """
 
     image_id: int
@@ -44,13 +41,13 @@ class Layout:
 
 
 class _Batches(Dataset[Batch | EyeswapError]):
-    """Makes the batch of a pass when it is asked for it."""
+    """A data set whose items are the batches of passes."""
 
     def __init__(self, data: TrainingData, layout: Layout) -> None:
         self._data, self._layout = data, layout
 
     def __getitem__(self, rows: tuple[int, ...]) -> Batch | EyeswapError:
-        """Return the batch of some conversations, or what is wrong with them: raised here, it would lose its form."""
+        """Return the batch of some conversations, or the error: raising it in a worker would garble its message."""
         try:
             return self._make(rows)
         except EyeswapError as error:
@@ -60,57 +57,57 @@ class _Batches(Dataset[Batch | EyeswapError]):
         data, layout = self._data, self._layout
         encoded = [data.conversations[row] for row in rows]
         images = [data.images[row] for row in rows]
-        seen = [image for image in images if image is not None]
+        present = [image for image in images if image is not None]
         num_visual = [0 if image is None else data.source.num_tokens for image in images]
         if layout.packs:
             batch = pack(encoded, num_visual, layout.image_id, layout.bos_first)
         else:
             batch = pad(encoded, num_visual, layout.image_id, layout.bos_first, layout.pad_id)
-        return Batch(**{**vars(batch), "visual": data.source.read(seen) if seen else None})
+        return Batch(**{**vars(batch), "visual": data.source.read(present) if present else None})
 
 
-class Feed:
-    """The steps of one process, each a list of passes with their batches.
+class BatchLoader:
+    """Loads the steps of one process, each a list of passes with their batches.
 
     Args:
-        data: what is trained on.
-        layout: of batches.
-        cutter: cuts global batches into passes.
-        rank: number of this process.
-        num_workers: processes that make batches; 0 makes them here.
+        data: the training data.
+        layout: layout of the batches.
+        planner: divides global batches into passes.
+        rank: rank of this process.
+        num_workers: processes that make batches; 0 makes them in this process.
     """
 
-    def __init__(self, data: TrainingData, layout: Layout, cutter: Cutter, rank: int, num_workers: int) -> None:
-        self._data, self._cutter, self._rank = data, cutter, rank
+    def __init__(self, data: TrainingData, layout: Layout, planner: BatchPlanner, rank: int, num_workers: int) -> None:
+        self._data, self._planner, self._rank = data, planner, rank
         self._batches, self._num_workers = _Batches(data, layout), num_workers
 
     def steps(self, first: int) -> Iterator[list[tuple[Pass, Batch]]]:
-        """Yield the passes of each step from ``first`` on.
+        """Yield the passes of each step, starting with step ``first``.
 
         Raises:
             DataError: if an image cannot be read.
         """
-        ahead = DataLoader(
+        loader = DataLoader(
             self._batches,
             batch_size=None,
-            sampler=_Ahead(self, first),
+            sampler=_PassRows(self, first),
             num_workers=self._num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: the run's random numbers stay untouched
+            generator=torch.Generator(),  # so that the loader does not draw from the run's global generator
         )
         with _silent_tokenizers():
-            made = iter(ahead)  # workers begin here
+            batches = iter(loader)  # starts the workers
         for step in range(first, len(self._data.order)):
-            yield [(one, _raised(next(made))) for one in self.passes(step)]
+            yield [(planned, _raised(next(batches))) for planned in self.passes(step)]
 
     def passes(self, step: int) -> list[Pass]:
         """Return the passes of this process in one step."""
-        return [turn[self._rank] for turn in self._cutter.cut(self._data.order[step])]
+        return [turn[self._rank] for turn in self._planner.plan(self._data.order[step])]
 
 
 @contextlib.contextmanager
 def _silent_tokenizers() -> Iterator[None]:
-    """Keep the tokenizers library from warning of forks; workers use none. Afterwards forks are safe as before."""
+    """Suppress the fork warning of the tokenizers library while workers start; they use no tokenizer."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ.setdefault(name, "true")
@@ -121,34 +118,34 @@ def _silent_tokenizers() -> Iterator[None]:
             del os.environ[name]
 
 
-def _raised(made: Batch | EyeswapError) -> Batch:
-    if isinstance(made, EyeswapError):
-        raise made
-    return made
+def _raised(batch: Batch | EyeswapError) -> Batch:
+    if isinstance(batch, EyeswapError):
+        raise batch
+    return batch
 
 
-class _Ahead:
-    """The rows of every pass from a step on; what is ahead of training is cut once more, which costs nothing."""
+class _PassRows:
+    """A sampler of the rows of every pass from a step on; planning them twice costs next to nothing."""
 
-    def __init__(self, feed: Feed, first: int) -> None:
-        self._feed, self._first = feed, first
+    def __init__(self, loader: BatchLoader, first: int) -> None:
+        self._loader, self._first = loader, first
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
-        for step in range(self._first, len(self._feed._data.order)):
-            yield from (one.rows for one in self._feed.passes(step))
+        for step in range(self._first, len(self._loader._data.order)):
+            yield from (planned.rows for planned in self._loader.passes(step))
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that a run trains on.
+    """The training data of a run.
 
     Attributes:
-        conversations: as token ids and labels.
-        images: image of each conversation; None for text alone.
-        ids: of each conversation, for messages; may repeat.
-        num_words: of each conversation, as the published sampler reckons.
+        conversations: token ids and labels.
+        images: image of each conversation; None for a text-only one.
+        ids: id of each conversation, for messages; may repeat.
+        num_words: words of each conversation, as the published sampler counts them.
         order: ``[steps, batch]`` rows of each global batch.
-        source: where visual tokens come from.
+        source: source of visual tokens.
     """
 
     conversations: EncodedConversations
@@ -160,7 +157,7 @@ class TrainingData:
 
     @property
     def lengths(self) -> list[int]:
-        """Positions of each conversation, visual tokens included."""
+        """Positions of each conversation, including visual tokens."""
         visual = self.source.num_tokens if any(image is not None for image in self.images) else 0
         pairs = zip(self.conversations.lengths.tolist(), self.images, strict=True)
         return [text + (visual if image is not None else 0) for text, image in pairs]
@@ -169,39 +166,20 @@ class TrainingData:
     def of(
         cls,
         instructions: Sequence[Instruction],
-        messages: Sequence[Sequence[str]],
-        prompt: Prompt,
-        tokenizer: Any,
-        recipe: Recipe,
-        seed: int,
-        source: VisualSource,
-        advance: Callable[[int], None] = lambda count: None,
-    ) -> TrainingData:
-        """Encode conversations and draw the order of their batches.
-
-        Args:
-            instructions: the records.
-            messages: what is said in each, if its boxes were moved to another frame.
-            prompt: the chat frame.
-            tokenizer: the LLM's.
-            recipe: limits, batches, order.
-            seed: of the run; draws the order.
-            source: where visual tokens come from.
-            advance: told how many more conversations are encoded.
-        """
-        encoded = EncodedConversations.of(messages, prompt, tokenizer, recipe.max_text_tokens, advance)
-        return cls.ordered(instructions, encoded, recipe, seed, source)
-
-    @classmethod
-    def ordered(
-        cls,
-        instructions: Sequence[Instruction],
         encoded: EncodedConversations,
         recipe: Recipe,
         seed: int,
         source: VisualSource,
     ) -> TrainingData:
-        """Draw the order of the batches of conversations that are encoded; arguments as in `of`."""
+        """Draw the batch order of tokenized conversations.
+
+        Args:
+            instructions: the records.
+            encoded: their conversations as tokens, with boxes in the frame of the recipe.
+            recipe: batch size, epochs and kind of order.
+            seed: seed of the run, which draws the order.
+            source: source of visual tokens.
+        """
         images = [instruction.image for instruction in instructions]
         words = [count_words(instruction.messages) for instruction in instructions]
         order = training_order(instructions, words, recipe, seed)
@@ -209,7 +187,7 @@ class TrainingData:
 
 
 def training_order(instructions: Sequence[Instruction], num_words: Sequence[int], recipe: Recipe, seed: int) -> Rows:
-    """Return the rows ``[steps, batch]`` of every global batch; the backbone and the machine have no say in it."""
+    """Return the rows ``[steps, batch]`` of every global batch, independent of the backbone and the machine."""
     if recipe.order == "shuffled":
         return batch_order(len(instructions), recipe.global_batch, recipe.num_epochs, seed, recipe.max_steps)
     has_image = [instruction.image is not None for instruction in instructions]
@@ -221,9 +199,9 @@ class Pass:
     """One forward and backward pass of one process.
 
     Attributes:
-        rows: conversations.
-        share: what the summed loss counts in the loss of the global batch; 0 repeats conversations to keep processes
-            in step.
+        rows: rows of its conversations.
+        share: weight of its summed loss in the loss of the global batch; 0 for a repeated pass that only keeps this
+            process in step with the others.
     """
 
     rows: tuple[int, ...]
@@ -231,15 +209,15 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Cutter:
-    """Cuts global batches into passes.
+class BatchPlanner:
+    """Divides global batches into passes.
 
     Attributes:
-        recipe: its loss and micro-batch.
-        execution: its budget of tokens.
-        lengths: positions of each conversation, visual tokens included.
+        recipe: loss and micro-batch size.
+        execution: token budget per pass.
+        lengths: positions of each conversation, including visual tokens.
         num_targets: predicted tokens of each conversation.
-        num_words: words of each conversation, as the published sampler reckons.
+        num_words: words of each conversation, as the published sampler counts them.
         num_ranks: processes that share a global batch.
         packs: whether conversations may share a row.
     """
@@ -253,21 +231,21 @@ class Cutter:
     packs: bool = False
 
     @classmethod
-    def of(cls, data: TrainingData, recipe: Recipe, execution: Execution, num_ranks: int, packs: bool) -> Cutter:
-        """Return what cuts the global batches of a training set."""
+    def of(cls, data: TrainingData, recipe: Recipe, execution: Execution, num_ranks: int, packs: bool) -> BatchPlanner:
+        """Return the planner of a training set."""
         targets = data.conversations.num_targets.tolist()
         return cls(recipe, execution, data.lengths, targets, data.num_words, num_ranks, packs)
 
     def __post_init__(self) -> None:
         if self.recipe.loss == "micro-batch-mean" and self.execution.tokens_per_pass is not None:
-            raise SpecError("tokens_per_pass: loss micro-batch-mean depends on the micro-batches; leave it out")
+            raise SpecError("tokens_per_pass: loss micro-batch-mean depends on the micro-batches; remove this key")
 
-    def cut(self, rows: Rows) -> list[list[Pass]]:
-        """Return the passes of a global batch: of each turn, one a process."""
+    def plan(self, rows: Rows) -> list[list[Pass]]:
+        """Return the passes of a global batch as a list of turns, each with one pass per process."""
         passes = self._passes(rows)
-        idle = -len(passes) % self.num_ranks
-        shortest = min(passes, key=lambda one: sum(self.lengths[row] for row in one.rows))
-        passes += [replace(shortest, share=0.0)] * idle
+        num_idle = -len(passes) % self.num_ranks
+        shortest = min(passes, key=lambda planned: sum(self.lengths[row] for row in planned.rows))
+        passes += [replace(shortest, share=0.0)] * num_idle
         return [passes[turn : turn + self.num_ranks] for turn in range(0, len(passes), self.num_ranks)]
 
     def _passes(self, rows: Rows) -> list[Pass]:
@@ -276,11 +254,11 @@ class Cutter:
             groups = published_micro_batches(rows, self.num_words, self.recipe)
             return [Pass(tuple(group), 1 / (self._targets(group) * len(groups))) for group in groups]
         if budget is None:
-            groups = self._of_rows(rows, -(-len(rows) // size))
+            groups = self._equal_parts(rows, -(-len(rows) // size))
         elif self.packs:
             groups = self._packed(rows, budget)
         else:
-            groups = self._of_like_length(rows, budget)
+            groups = self._within_budget(rows, budget)
         share = 1 / self._targets(rows.tolist())
         return [Pass(tuple(group), share) for group in groups]
 
@@ -290,15 +268,15 @@ class Cutter:
     def _sorted(self, rows: Rows) -> list[int]:
         return sorted(rows.tolist(), key=lambda row: self.lengths[row], reverse=True)
 
-    def _of_rows(self, rows: Rows, count: int) -> list[list[int]]:
-        """Cut into ``count`` parts, or more so that every process has as many, neighbours in length together."""
+    def _equal_parts(self, rows: Rows, count: int) -> list[list[int]]:
+        """Divide rows sorted by length into ``count`` parts, rounded up to a multiple of the number of processes."""
         count += -count % self.num_ranks
         if count == 1:
             return [rows.tolist()]
         return [part.tolist() for part in np.array_split(np.array(self._sorted(rows)), count) if len(part)]
 
-    def _of_like_length(self, rows: Rows, budget: int) -> list[list[int]]:
-        """Cut the rows, sorted by length, where a padded part would go beyond the budget."""
+    def _within_budget(self, rows: Rows, budget: int) -> list[list[int]]:
+        """Divide rows sorted by length into parts whose padded size stays within the budget."""
         groups: list[list[int]] = []
         for row in self._sorted(rows):
             if groups and self.lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
@@ -308,7 +286,7 @@ class Cutter:
         return groups
 
     def _packed(self, rows: Rows, budget: int) -> list[list[int]]:
-        """Fill as few packs as the budget allows, all of nearly equal length: the longest first, to the emptiest."""
+        """Fill as few packs as the budget allows, of nearly equal length: longest row first, into the emptiest pack."""
         longest_first = self._sorted(rows)
         count = -(-sum(self.lengths[row] for row in longest_first) // budget)
         while True:

@@ -1,7 +1,7 @@
-"""Turn conversations into token ids and labels, and several of them into one batch: padded rows, or one packed row.
+"""Tokenize conversations, and collate several of them into a batch of padded rows or of one packed row.
 
-In a batch, the id of ``<image>`` stands where each visual token goes: behind the beginning-of-sequence token, or in
-front where the LLM has none.
+In a batch, the id of ``<image>`` marks the place of each visual token: after the beginning-of-sequence token, or at the
+very beginning if the LLM has none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eyeswap.vlm.model import IGNORED
 from eyeswap.vlm.prompt import Prompt
 from eyeswap.vlm.text_ids import insert_visual, turn_ids
 
-_AT_ONCE = 1024  # conversations that the tokenizer gets in one call
+_AT_ONCE = 1024  # conversations per call of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Encoded:
 def encode_conversation(
     messages: Sequence[str], prompt: Prompt, tokenizer: PreTrainedTokenizerBase, max_tokens: int
 ) -> Encoded:
-    """Tokenise a conversation turn by turn, as the published code does.
+    """Tokenize a conversation turn by turn, as the published code does.
 
-    Every turn's text is stripped on the right (in the Vicuna frame) and tokenised by itself; only the first
-    carries the beginning-of-sequence token; the lists are concatenated and cut after ``max_tokens``.
+    Each turn's text is stripped on the right (in the Vicuna frame) and tokenized separately; only the first turn has
+    the beginning-of-sequence token. The turns are concatenated and truncated to ``max_tokens``.
 
     Args:
         messages: human, assistant, human, ...
         prompt: the chat frame.
         tokenizer: the LLM's tokenizer.
-        max_tokens: cut after this many tokens.
+        max_tokens: truncate to this many tokens.
     """
     return EncodedConversations.of([messages], prompt, tokenizer, max_tokens)[0]
 
 
 class EncodedConversations:
-    """Many conversations in three flat arrays: 5 bytes a token, whatever their number.
+    """Many tokenized conversations in three flat arrays, 5 bytes per token.
 
     Attributes:
-        ids: ``[tokens]`` token ids of all conversations, one after another.
+        ids: ``[tokens]`` token ids of all conversations, concatenated.
         is_target: ``[tokens]`` whether a token belongs to an answer.
-        starts: ``[conversations + 1]`` where each begins.
+        starts: ``[conversations + 1]`` offset of each conversation.
     """
 
     def __init__(
@@ -73,27 +73,27 @@ class EncodedConversations:
         max_tokens: int,
         advance: Callable[[int], None] = lambda count: None,
     ) -> Self:
-        """Encode conversations as `encode_conversation` does; ``advance`` is told how many more are done."""
+        """Tokenize conversations like `encode_conversation`; ``advance`` is called with the number newly done."""
         ids: list[npt.NDArray[np.int32]] = []
         targets: list[npt.NDArray[np.bool_]] = []
         for start in range(0, len(conversations), _AT_ONCE):
-            some = conversations[start : start + _AT_ONCE]
-            for pieces, answers in turn_ids(tokenizer, prompt, some):
+            chunk = conversations[start : start + _AT_ONCE]
+            for pieces, answers in turn_ids(tokenizer, prompt, chunk):
                 row = np.array([token for piece in pieces for token in piece][:max_tokens], dtype=np.int32)
                 ids.append(row)
                 targets.append(np.repeat(answers, [len(piece) for piece in pieces])[: len(row)])
-            advance(len(some))
+            advance(len(chunk))
         starts = np.array([0, *accumulate(map(len, ids))], dtype=np.int64)
         return cls(np.concatenate(ids), np.concatenate(targets), starts)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """``[conversations]`` text tokens of each."""
+        """``[conversations]`` number of text tokens."""
         return np.diff(self.starts)
 
     @cached_property
     def num_targets(self) -> npt.NDArray[np.int64]:
-        """``[conversations]`` tokens of each that are predicted: those of answers, never a first token."""
+        """``[conversations]`` number of predicted tokens: answer tokens, except one at the very beginning."""
         counts = np.concatenate([[0], np.cumsum(self.is_target)])
         return np.diff(counts[self.starts]) - self.is_target[self.starts[:-1]]
 
@@ -101,7 +101,7 @@ class EncodedConversations:
         return len(self.starts) - 1
 
     def __getitem__(self, row: int) -> Encoded:
-        """Return the conversation of one row number."""
+        """Return one conversation by its row."""
         part = slice(self.starts[row], self.starts[row + 1])
         ids = self.ids[part]
         labels = np.where(self.is_target[part], ids, IGNORED)
@@ -110,16 +110,16 @@ class EncodedConversations:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass over some conversations takes.
+    """The input of one forward pass over several conversations.
 
     Attributes:
-        input_ids: ``[B, T]`` with the image id where visual tokens go.
+        input_ids: ``[B, T]``, with the image id in place of visual tokens.
         target_at: ``[K]`` positions in ``[B * T]`` whose next token is predicted.
         targets: ``[K]`` those next tokens.
         position_ids: ``[1, T]`` positions within each conversation, if packed.
-        starts: ``[conversations + 1]`` int32, where each begins in the packed row.
+        starts: ``[conversations + 1]`` int32 offset of each conversation in the packed row.
         longest: tokens of the longest conversation, if packed.
-        visual: what the visual tokens come from (see `eyeswap.training.vision`); None for text alone.
+        visual: visual tokens, or the pixels they are made of (see `eyeswap.training.vision`); None without images.
     """
 
     input_ids: Tensor
@@ -130,17 +130,12 @@ class Batch:
     longest: int = 0
     visual: Tensor | None = None
 
-    @property
-    def num_positions(self) -> int:
-        """Positions that the LLM computes, padding included."""
-        return self.input_ids.numel()
-
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; every tensor keeps its shape."""
+        """Return the batch on a device, every tensor with its shape."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in pinned memory, from where a GPU copies faster; every tensor keeps its shape."""
+        """Return the batch in pinned memory, which copies faster to a GPU, every tensor with its shape."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -149,34 +144,35 @@ class Batch:
 
 
 def pad(rows: Sequence[Encoded], num_visual: Sequence[int], image_id: int, bos_first: bool, pad_id: int) -> Batch:
-    """Stack conversations as rows, padded on the right, where a causal model never looks.
+    """Stack conversations as rows, padded on the right, which a causal model needs no mask for.
 
     Args:
         rows: the conversations.
-        num_visual: visual tokens of each; 0 without image.
-        image_id: stands for a visual token.
+        num_visual: visual tokens of each; 0 without an image.
+        image_id: token id that stands for a visual token.
         bos_first: whether conversations begin with a beginning-of-sequence token.
-        pad_id: fills the shorter rows.
+        pad_id: token id that fills the shorter rows.
     """
-    roomy = [_make_room(row, count, image_id, bos_first) for row, count in zip(rows, num_visual, strict=True)]
-    longest = max(len(ids) for ids, _ in roomy)
+    full_rows = [_insert_image(row, count, image_id, bos_first) for row, count in zip(rows, num_visual, strict=True)]
+    longest = max(len(ids) for ids, _ in full_rows)
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
     labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
-    for row, (some_ids, some_labels) in enumerate(roomy):
-        ids[row, : len(some_ids)] = torch.tensor(some_ids)
-        labels[row, : len(some_labels)] = torch.tensor(some_labels)
+    for row, (row_ids, row_labels) in enumerate(full_rows):
+        ids[row, : len(row_ids)] = torch.tensor(row_ids)
+        labels[row, : len(row_labels)] = torch.tensor(row_labels)
     return _with_targets(ids, labels)
 
 
 def pack(rows: Sequence[Encoded], num_visual: Sequence[int], image_id: int, bos_first: bool) -> Batch:
-    """Put conversations behind one another into a single row; arguments as for `pad`.
+    """Concatenate conversations into a single row; arguments as for `pad`.
 
-    Attention has to end at ``starts``: see `eyeswap.training.attention`.
+    Attention must not cross the borders in ``starts``: see `eyeswap.training.attention`.
     """
-    roomy = [_make_room(row, count, image_id, bos_first) for row, count in zip(rows, num_visual, strict=True)]
-    lengths = [len(ids) for ids, _ in roomy]
-    ids = torch.tensor([[token for some_ids, _ in roomy for token in some_ids]])
-    labels = torch.tensor([[label for _, some_labels in roomy for label in (IGNORED, *some_labels[1:])]])
+    full_rows = [_insert_image(row, count, image_id, bos_first) for row, count in zip(rows, num_visual, strict=True)]
+    lengths = [len(ids) for ids, _ in full_rows]
+    ids = torch.tensor([[token for row_ids, _ in full_rows for token in row_ids]])
+    # The first token of a conversation must not be predicted from the last one of its neighbour.
+    labels = torch.tensor([[label for _, row_labels in full_rows for label in (IGNORED, *row_labels[1:])]])
     return replace(
         _with_targets(ids, labels),
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
@@ -185,15 +181,15 @@ def pack(rows: Sequence[Encoded], num_visual: Sequence[int], image_id: int, bos_
     )
 
 
-def _make_room(row: Encoded, count: int, image_id: int, bos_first: bool) -> tuple[list[int], list[int]]:
-    """Return ids and labels with room for the visual tokens of the conversation."""
+def _insert_image(row: Encoded, count: int, image_id: int, bos_first: bool) -> tuple[list[int], list[int]]:
+    """Return ids and labels with ``count`` image ids inserted for the visual tokens."""
     ids = insert_visual(row.input_ids, count, image_id, bos_first)
     return ids, insert_visual(row.labels, count, IGNORED, bos_first)
 
 
 def _with_targets(ids: Tensor, labels: Tensor) -> Batch:
-    """Find in ``[B, T]`` labels what is predicted, and from where."""
-    following = torch.full_like(labels, IGNORED)
-    following[:, :-1] = labels[:, 1:]
-    at = (following.flatten() != IGNORED).nonzero()[:, 0]
-    return Batch(ids, at, following.flatten()[at])
+    """Return a batch with the predicted tokens of ``[B, T]`` labels and the positions that predict them."""
+    next_labels = torch.full_like(labels, IGNORED)
+    next_labels[:, :-1] = labels[:, 1:]
+    target_at = (next_labels.flatten() != IGNORED).nonzero()[:, 0]
+    return Batch(ids, target_at, next_labels.flatten()[target_at])

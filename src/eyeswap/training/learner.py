@@ -1,6 +1,6 @@
-"""The loss of one batch: through the VLM, and through the LLM's head at the predicted positions alone.
+"""The loss of one batch, with the LLM's head applied only at predicted positions.
 
-`Learner` is what is sharded and called; all else about training goes on around it.
+`Learner` is the module that is sharded and called in training.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from eyeswap.training.collate import Batch
 from eyeswap.vlm.model import VisionLanguageModel
 
-_LOGIT_BYTES = 1 << 28  # float32 logits that exist at one time
+_LOGIT_BYTES = 1 << 28  # largest size of the float32 logits that exist at the same time
 
 
 class Learner(nn.Module):
-    """A VLM with a loss.
+    """A VLM with its training loss.
 
     Args:
         vlm: the model; not copied.
@@ -33,10 +33,10 @@ class Learner(nn.Module):
         """Return the summed cross-entropy of a batch, a scalar of shape ``[]``.
 
         Args:
-            batch: padded or packed.
-            visual_tokens: ``[..., vision_width]`` in the order of its ids; None without image.
-            uses_images: whether any part of the global batch has an image. The connector then takes part in every
-                pass, with a gradient of zero where there is none to see, so that all GPUs reduce the same gradients.
+            batch: the padded or packed batch.
+            visual_tokens: ``[..., vision_width]`` in the order of the batch's image ids; None without images.
+            uses_images: whether any pass of the global batch has an image. The connector then takes part in every
+                pass, with zero gradient in a pass without images, so that all GPUs reduce the same gradients.
         """
         packed = {}
         if batch.starts is not None:
@@ -58,15 +58,15 @@ class Learner(nn.Module):
 
 
 def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor, at_once: int | None = None) -> Tensor:
-    """Return the summed cross-entropy of ``head(hidden)`` without ever holding all logits.
+    """Return the summed cross-entropy of ``head(hidden)`` without holding all logits at once.
 
-    Positions go through the head in parts; in the backward pass each part's logits are made again.
+    Positions pass through the head in chunks, and each chunk's logits are recomputed in the backward pass.
 
     Args:
         hidden: ``[K, D]``.
         head: a linear layer ``[K, D] -> [K, V]``.
         targets: ``[K]``.
-        at_once: positions of one part; None takes as many as fit into 256 MB of logits.
+        at_once: positions per chunk; None takes as many as fit into 256 MB of logits.
 
     Returns:
         A scalar of shape ``[]``.
@@ -74,9 +74,9 @@ def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor, at_once: in
     size = at_once or max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
     if len(targets) <= size:
         return _summed(hidden, head, targets)
-    parts = zip(hidden.split(size), targets.split(size), strict=True)
     losses = [
-        checkpoint(_summed, some, head, wanted, use_reentrant=False, preserve_rng_state=False) for some, wanted in parts
+        checkpoint(_summed, hidden_chunk, head, target_chunk, use_reentrant=False, preserve_rng_state=False)
+        for hidden_chunk, target_chunk in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return torch.stack(losses).sum()
 

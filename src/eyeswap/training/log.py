@@ -1,7 +1,7 @@
-"""The training log: one JSON line a step in ``train.jsonl``, and wherever else the user wants to watch.
+"""The training log: one JSON line per step in ``train.jsonl``, and optionally external trackers.
 
-Lines are appended as steps end, each in one write. After an interruption the lines of steps that will be taken again
-are removed first.
+Each line is appended in one write when its step ends. When a run resumes, the lines of steps that will be repeated are
+removed first.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PROJECT = "eyeswap"
 
 
 class Tracker(Protocol):
-    """A place besides ``train.jsonl`` that shows the course of training."""
+    """An experiment tracker that receives the training log besides ``train.jsonl``."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one step."""
+        """Log the numbers of one step."""
         ...
 
     def finish(self) -> None:
-        """Send what is left."""
+        """Flush and close."""
         ...
 
 
@@ -34,14 +34,14 @@ class TrainLog:
     """The log of one run.
 
     Attributes:
-        losses: of all steps so far.
+        losses: losses of all steps so far.
         elapsed_s: training time when the log was opened, seconds.
 
     Args:
         path: ``train.jsonl``.
-        first_step: the step to go on from; later rows belong to a lost part of an interrupted run.
-        trackers: are told too.
-        writes: whether this process writes the file; others only remember.
+        first_step: the step at which training resumes; later rows are from the lost part of an interrupted run.
+        trackers: further receivers of the log.
+        writes: whether this process writes the file; others only keep the losses in memory.
     """
 
     def __init__(self, path: Path, first_step: int, trackers: Sequence[Tracker] = (), writes: bool = True) -> None:
@@ -54,7 +54,7 @@ class TrainLog:
             self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append the numbers of one step; among them ``step``."""
+        """Append the numbers of one step, including ``step`` itself."""
         self.losses.append(row["loss"])
         if self._file:
             self._file.write(json.dumps(row) + "\n")
@@ -76,8 +76,8 @@ def open_trackers(names: Sequence[str], run_dir: Path, config: Mapping[str, Any]
 
     Args:
         names: any of ``tensorboard``, ``trackio``, ``wandb``.
-        run_dir: folder of the run; gives it its name, and holds the files of TensorBoard.
-        config: what the run was asked to do.
+        run_dir: folder of the run, which provides its name and holds TensorBoard's files.
+        config: configuration of the run.
 
     Raises:
         EnvironmentProblem: if one is not installed.
@@ -94,7 +94,7 @@ def import_tracker(name: str) -> Any:
     try:
         return importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError:
-        raise EnvironmentProblem(f"track: {name} is not installed; pip install {name}, or leave it out") from None
+        raise EnvironmentProblem(f"track: {name} is not installed; pip install {name}, or remove it") from None
 
 
 def _open(name: str, run_dir: Path, config: Mapping[str, Any]) -> Tracker:
@@ -119,7 +119,7 @@ class _TensorBoard:
 
 
 class _Service:
-    """Weights & Biases or trackio, which speak alike."""
+    """Weights & Biases or trackio, which have the same interface."""
 
     def __init__(self, service: Any) -> None:
         self._service = service
@@ -132,7 +132,7 @@ class _Service:
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
-    """Return the whole lines of an earlier log; a line cut off by a loss of power is left out."""
+    """Return the complete lines of an earlier log; a line cut off by a power failure is dropped."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if "\n" in line]

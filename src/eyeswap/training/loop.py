@@ -1,9 +1,9 @@
-"""One-stage instruction tuning: connector and LLM learn, the backbone stays frozen.
+"""The training loop of one-stage instruction tuning: connector and LLM are trained, the backbone stays frozen.
 
-A step takes one global batch in as many passes as the machine needs. Its loss is the exact mean over all answer tokens
-of the global batch, whatever the passes and processes (``token-mean``); ``micro-batch-mean`` reproduces the published
-mean of micro-batch means. Random numbers, where a model draws any, are drawn anew at every pass from seed, step and
-pass, so that a resumed run draws the same.
+A step processes one global batch in as many passes as the machine needs. Its loss is the exact mean over all answer
+tokens of the global batch, however it is divided into passes and processes (``token-mean``); ``micro-batch-mean``
+reproduces the published mean of micro-batch means. The random generator is seeded in every pass from seed, step and
+pass, so that a resumed run draws the same numbers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from eyeswap.processes import this_process
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.runs.folder import RunFolder
 from eyeswap.training.attention import can_pack, compiled, packed_attention, recomputed
-from eyeswap.training.batches import Cutter, Feed, Layout, TrainingData
+from eyeswap.training.batches import BatchLoader, BatchPlanner, Layout, TrainingData
 from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.log import TrainLog, open_trackers
-from eyeswap.training.speed import Meter, complaint, pass_flops
+from eyeswap.training.speed import SpeedMeter, divergence, pass_flops
 from eyeswap.training.step import Trainer
 from eyeswap.vlm.model import VisionLanguageModel
 
-_NAMED = 8  # examples that a message names
+_MOST_LISTED = 8  # examples that a message lists
 
 
 def train(
@@ -43,32 +43,32 @@ def train(
     warn: Callable[[str], None] = lambda message: None,
     peak_flops: float | None = None,
 ) -> None:
-    """Train connector and LLM in place, resuming from the run's last whole checkpoint if there is one.
+    """Train connector and LLM in place, resuming from the run's last intact checkpoint if there is one.
 
     Args:
         model: the VLM; all its parameters that require a gradient are trained.
-        data: conversations, images, order of batches, source of visual tokens.
-        recipe: optimiser, schedule, precision, loss.
-        run_dir: gets ``train.jsonl`` and ``checkpoints/``.
-        digest: identifies recipe, data and arm; a checkpoint of another digest is refused.
-        seed: of the random numbers that the model draws, if it does.
-        execution: how the machine does it.
-        report: told after every step how many are done, with loss and speed in words.
-        warn: told about damaged checkpoints that are passed over.
-        peak_flops: peak of one process's device, FLOP/s; None if not known.
+        data: conversations, images, batch order, and source of visual tokens.
+        recipe: optimizer, schedule, precision and loss.
+        run_dir: folder for ``train.jsonl`` and ``checkpoints/``.
+        digest: identifies recipe, data and arm; a checkpoint with another digest is refused.
+        seed: seed of the random numbers that the model draws, if any.
+        execution: how training runs on this machine.
+        report: called after every step with the number of steps done, and loss and speed as text.
+        warn: called with a message about each damaged checkpoint that is skipped.
+        peak_flops: peak throughput of one process's device, FLOP/s; None if unknown.
 
     Raises:
-        RunError: if the loss is no number or explodes, or a checkpoint cannot be written; the message says which one
-            is the last.
-        CheckpointError: if a checkpoint belongs to another run, or none is whole.
-        SpecError: if recipe and execution do not fit.
+        RunError: if the loss is not finite or diverges, or a checkpoint cannot be written; the message names the last
+            checkpoint.
+        CheckpointError: if a checkpoint belongs to another run, or none is intact.
+        SpecError: if recipe and execution are incompatible.
     """
     execution, ranks, files = execution or Execution(), this_process(), RunFolder(run_dir)
     packs = execution.tokens_per_pass is not None and can_pack(model.llm)
-    cutter = Cutter.of(data, recipe, execution, ranks.size, packs)
+    planner = BatchPlanner.of(data, recipe, execution, ranks.size, packs)
     layout = Layout(model.config.image_token_id, model.config.bos_first, int(model.tokenizer.pad_token_id or 0), packs)
     workers = min(execution.workers, os.cpu_count() or 1) if data.source.decodes else 0
-    feed = Feed(data, layout, cutter, ranks.rank, workers)
+    loader = BatchLoader(data, layout, planner, ranks.rank, workers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ready_to_train(model, packs, execution))
         trainer = Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
@@ -81,19 +81,20 @@ def train(
         trackers = open_trackers(execution.track, run_dir, recipe.model_dump(mode="json")) if ranks.is_first else []
         log = TrainLog(files.training_log, first, trackers, writes=ranks.is_first)
         stack.callback(log.close)
-        meter = Meter(peak_flops and peak_flops * ranks.size)
+        meter = SpeedMeter(peak_flops and peak_flops * ranks.size)
         started = time.perf_counter() - log.elapsed_s
-        for step, passes in enumerate(feed.steps(first), start=first):
+        for step, passes in enumerate(loader.steps(first), start=first):
             row, is_due = trainer.step(step, passes, checkpoints.is_due())
-            problem = complaint(row["loss"], row["grad_norm"], log.losses, model.config.text_config.vocab_size)
+            problem = divergence(row["loss"], row["grad_norm"], log.losses, model.config.text_config.vocab_size)
             if problem:
                 checkpoints.wait()
-                named = ", ".join(data.ids[index] for index in data.order[step][:_NAMED])
+                examples = ", ".join(data.ids[index] for index in data.order[step][:_MOST_LISTED])
                 raise RunError(
-                    f"{run_dir}: {problem} at step {step} (examples {named}, ...); {checkpoints.last}; lower recipe.lr"
+                    f"{run_dir}: {problem} at step {step} (examples {examples}, ...); {checkpoints.last}; lower "
+                    "recipe.lr"
                 )
             trainer.update()
-            lengths = [cutter.lengths[index] for index in data.order[step]]
+            lengths = [planner.lengths[index] for index in data.order[step]]
             meter.add(sum(lengths), pass_flops(model, lengths))
             log.add({**row, "tokens": sum(lengths), "elapsed_s": time.perf_counter() - started})
             report(step + 1, f"loss {row['loss']:.3f}, {meter.note}")
@@ -103,9 +104,9 @@ def train(
 
 @contextlib.contextmanager
 def _ready_to_train(model: VisionLanguageModel, packs: bool, execution: Execution) -> Iterator[None]:
-    """Put a model into training mode; afterwards into eval mode, its frozen backbone as it was.
+    """Put a model into training mode for the duration of the block; afterwards restore the frozen backbone's buffers.
 
-    As published, batch norms of the backbone drift while training goes on, and are thrown away with it.
+    In the wiring ``as-published`` the backbone's batch norms drift during training; the drift is not saved.
     """
     frozen = None if model.config.wiring == "controlled" else model.backbone.network
     before = {} if frozen is None else {name: tensor.clone() for name, tensor in frozen.state_dict().items()}

@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) in place of all weights of the LLM, through peft.
+"""Train low-rank adapters (LoRA, arXiv 2106.09685) instead of all weights of the LLM, with peft.
 
-An adapter of rank ``r`` adds ``alpha / r * B @ A`` to the matrix of a linear layer; only ``A`` and ``B`` learn. When
-training is done they are added into the matrices, so that a saved model is like any other.
+An adapter of rank ``r`` adds ``alpha / r * B @ A`` to the matrix of a linear layer, and only ``A`` and ``B`` are
+trained. They are merged into the matrices when the model is saved, so that it can be loaded like any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.wei
 
 
 def import_peft() -> Any:
-    """Return the library that makes adapters.
+    """Import peft.
 
     Raises:
         EnvironmentProblem: if it is not installed.
@@ -29,16 +29,16 @@ def import_peft() -> Any:
     try:
         return importlib.import_module("peft")
     except ImportError:
-        raise EnvironmentProblem("recipe.lora_rank needs peft: pip install 'eyeswap[lora]', or leave it out") from None
+        raise EnvironmentProblem("recipe.lora_rank needs peft: pip install 'eyeswap[lora]', or remove it") from None
 
 
 def add_adapters(llm: Any, rank: int, seed: int) -> None:
-    """Freeze an LLM, and put adapters on every linear layer of its decoder, in place.
+    """Freeze an LLM and add adapters to every linear layer of its decoder, in place.
 
     Args:
-        llm: a causal LM of transformers; its last matrix stays without adapter.
-        rank: of the adapters; their alpha is twice that.
-        seed: draws their first factor; the second starts at zero, so that the LLM starts as it was.
+        llm: a causal LM of transformers; its output head gets no adapter.
+        rank: rank of the adapters; their alpha is twice the rank.
+        seed: seed of the first factor; the second is initialized to zero, so that the LLM's output does not change.
 
     Raises:
         EnvironmentProblem: if peft is not installed.
@@ -52,13 +52,13 @@ def add_adapters(llm: Any, rank: int, seed: int) -> None:
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a model with its adapters added in, under the names of a model that never had any."""
-    plain = {}
+    """Return the weights of a model with its adapters merged in, under the names of a model without adapters."""
+    weights = {}
     for name, weight in state.items():
         if name.endswith((_A, _B)):
             continue
-        layer, found, leaf = name.partition(_BASE)
-        if found and leaf == "weight":
+        layer, is_adapted, leaf = name.partition(_BASE)
+        if is_adapted and leaf == "weight":
             weight = weight + _SCALE * (state[layer + _B] @ state[layer + _A])
-        plain[f"{layer}.{leaf}" if found else name] = weight
-    return plain
+        weights[f"{layer}.{leaf}" if is_adapted else name] = weight
+    return weights

@@ -1,7 +1,7 @@
-"""The fixed order of the training examples: the same batches for every arm, whatever its speed or hardware.
+"""The fixed order of the training examples: the same batches for every arm, on any hardware.
 
-Batches are a pure function of the examples, the batch size, the number of epochs and the seed; how many GPUs share a
-batch, and in how many passes, comes later (`eyeswap.training.batches`). A run records the digest of its batches, and
+Batches are a pure function of the examples, the batch size, the number of epochs and the seed. How a batch is divided
+among GPUs and passes is decided later (`eyeswap.training.batches`). A run records the digest of its batches, and
 `eyeswap audit` compares the digests of the arms.
 """
 
@@ -18,21 +18,21 @@ from eyeswap.recipe import Recipe
 
 Rows = npt.NDArray[np.int64]
 
-_PUBLISHED_IMAGE_WORDS = 576  # visual tokens that the published sampler reckons with, whatever the backbone
+_PUBLISHED_IMAGE_WORDS = 576  # visual tokens that the published sampler assumes for every backbone
 
 
 def batch_order(num_examples: int, batch_size: int, num_epochs: int, seed: int, max_steps: int | None = None) -> Rows:
-    """Return the rows of every global batch, in order of training, drawn from all examples alike.
+    """Return the rows of every global batch, in order of training, for a plain shuffle of all examples.
 
     Each epoch is one permutation of all examples; a last partial batch is filled with the first rows of the
     same permutation.
 
     Args:
         num_examples: size of the training set.
-        batch_size: examples in one optimiser step.
+        batch_size: examples per optimizer step.
         num_epochs: passes over the data.
         seed: seed of the permutations; epoch ``e`` uses ``seed + e``.
-        max_steps: cut after this many batches.
+        max_steps: keep only this many batches.
 
     Returns:
         ``[steps, batch_size]`` row numbers.
@@ -40,7 +40,7 @@ def batch_order(num_examples: int, batch_size: int, num_epochs: int, seed: int, 
     batches = []
     for epoch in range(num_epochs):
         permutation = np.random.default_rng(seed + epoch).permutation(num_examples)
-        batches.append(_cut(permutation, batch_size))
+        batches.append(_in_batches(permutation, batch_size))
     return np.concatenate(batches)[:max_steps].astype(np.int64)
 
 
@@ -52,70 +52,70 @@ def split_modality_order(
     seed: int,
     max_steps: int | None = None,
 ) -> Rows:
-    """Return the rows of every global batch as the published sampler draws them: with images, or without.
+    """Return the rows of every global batch as the published sampler draws them: all with images, or all without.
 
-    An epoch permutes both kinds by themselves, cuts them into batches (a last partial one is filled from the first
-    of its kind), shuffles the batches of both, and trains the batch with the longest conversation first, so that a
-    lack of memory shows at once. Parity: the split-modality sampler of Prismatic VLMs, draw for draw. Within a batch
-    the longest conversation comes first; the published code then deals it out to its GPUs, see `dealt`.
+    An epoch permutes both kinds separately, divides them into batches (a last partial one is filled with the first rows
+    of its kind), shuffles the batches of both, and moves the batch with the longest conversation to the front, so that
+    a lack of memory shows at once. Parity: the split-modality sampler of Prismatic VLMs, draw for draw. Within a batch
+    the longest conversation comes first; the published code then divides it among its GPUs, see `dealt`.
 
     Args:
-        has_image: of each example.
+        has_image: whether each example has an image.
         num_words: words of each example, see `count_words`.
-        batch_size: examples in one optimiser step.
+        batch_size: examples per optimizer step.
         num_epochs: passes over the data.
         seed: seed of the permutations; epoch ``e`` uses ``seed + e``.
-        max_steps: cut after this many batches.
+        max_steps: keep only this many batches.
 
     Returns:
         ``[steps, batch_size]`` row numbers.
     """
-    seen, words = np.asarray(has_image, dtype=bool), np.asarray(num_words, dtype=np.int64)
-    kinds = [np.flatnonzero(seen), np.flatnonzero(~seen)]
-    batches = []
+    is_visual, words = np.asarray(has_image, dtype=bool), np.asarray(num_words, dtype=np.int64)
+    kinds = [np.flatnonzero(is_visual), np.flatnonzero(~is_visual)]
+    epochs = []
     for epoch in range(num_epochs):
         generator = torch.Generator().manual_seed(seed + epoch)
-        drawn = [kind[torch.randperm(len(kind), generator=generator).numpy()] for kind in kinds]
-        cut = np.concatenate([_cut(kind, batch_size) for kind in drawn if len(kind)])
-        ranked = np.argsort(-words[cut], axis=1, kind="stable")
-        cut = np.take_along_axis(cut, ranked, axis=1)
-        cut = cut[torch.randperm(len(cut), generator=generator).numpy()]
-        first = int(np.argmax((words + _PUBLISHED_IMAGE_WORDS * seen)[cut].max(axis=1)))
-        cut[[0, first]] = cut[[first, 0]]
-        batches.append(cut)
-    return np.concatenate(batches)[:max_steps].astype(np.int64)
+        permuted = [kind[torch.randperm(len(kind), generator=generator).numpy()] for kind in kinds]
+        batches = np.concatenate([_in_batches(kind, batch_size) for kind in permuted if len(kind)])
+        longest_first = np.argsort(-words[batches], axis=1, kind="stable")
+        batches = np.take_along_axis(batches, longest_first, axis=1)
+        batches = batches[torch.randperm(len(batches), generator=generator).numpy()]
+        longest = int(np.argmax((words + _PUBLISHED_IMAGE_WORDS * is_visual)[batches].max(axis=1)))
+        batches[[0, longest]] = batches[[longest, 0]]
+        epochs.append(batches)
+    return np.concatenate(epochs)[:max_steps].astype(np.int64)
 
 
-def dealt(rows: Rows, num_words: Sequence[int], num_hands: int) -> list[Rows]:
-    """Deal a batch into hands of equal size and nearly equal length, as published.
+def dealt(rows: Rows, num_words: Sequence[int], num_gpus: int) -> list[Rows]:
+    """Divide a batch among GPUs into shares of equal size and nearly equal length, as published.
 
-    From the longest on, each example goes to the hand with the fewest words that has room.
+    From the longest on, each example goes to the share with the fewest words that is not full.
 
     Args:
         rows: ``[batch]`` rows of one global batch.
         num_words: words of each example of the training set.
-        num_hands: divides the batch size.
+        num_gpus: number of shares; must divide the batch size.
     """
-    room = len(rows) // num_hands
-    hands: list[list[int]] = [[] for _ in range(num_hands)]
-    lengths = [0.0] * num_hands
+    share_size = len(rows) // num_gpus
+    shares: list[list[int]] = [[] for _ in range(num_gpus)]
+    lengths = [0.0] * num_gpus
     for row in sorted(rows.tolist(), key=lambda row: num_words[row], reverse=True):
-        hand = lengths.index(min(lengths))
-        hands[hand].append(row)
-        lengths[hand] = lengths[hand] + num_words[row] if len(hands[hand]) < room else float("inf")
-    return [np.array(hand, dtype=np.int64) for hand in hands]
+        gpu = lengths.index(min(lengths))
+        shares[gpu].append(row)
+        lengths[gpu] = lengths[gpu] + num_words[row] if len(shares[gpu]) < share_size else float("inf")
+    return [np.array(share, dtype=np.int64) for share in shares]
 
 
 def published_micro_batches(rows: Rows, num_words: Sequence[int], recipe: Recipe) -> list[list[int]]:
-    """Cut a global batch into the micro-batches of the published code, whose cut depends on its number of GPUs.
+    """Divide a global batch into the micro-batches of the published code, which depend on its number of GPUs.
 
-    The batch is dealt out to the GPUs (`dealt`), and each GPU cuts its share in order, so that its first micro-batch
+    The batch is divided among the GPUs (`dealt`), and each GPU splits its share in order, so that its first micro-batch
     holds its longest conversations. Parity: ``SplitModalitySampler`` and the data loader of Prismatic VLMs.
 
     Args:
         rows: ``[batch]`` rows of one global batch.
         num_words: words of each example of the training set.
-        recipe: its ``published_gpus`` and ``micro_batch``.
+        recipe: recipe with ``published_gpus`` and ``micro_batch``.
     """
     shares = dealt(rows, num_words, recipe.published_gpus)
     size = recipe.micro_batch or len(shares[0])
@@ -123,7 +123,7 @@ def published_micro_batches(rows: Rows, num_words: Sequence[int], recipe: Recipe
 
 
 def count_words(messages: Sequence[str]) -> int:
-    """Return the length of a conversation as the published sampler reckons it: words between white space."""
+    """Return the length of a conversation as the published sampler counts it: words separated by white space."""
     return sum(len(message.split()) for message in messages)
 
 
@@ -134,7 +134,7 @@ def order_digest(order: Rows, example_ids: Sequence[str]) -> str:
     return hasher.hexdigest()
 
 
-def _cut(rows: Rows, batch_size: int) -> Rows:
-    """Cut rows into batches ``[batches, batch_size]``; the first rows fill the last one up."""
+def _in_batches(rows: Rows, batch_size: int) -> Rows:
+    """Divide rows into batches ``[batches, batch_size]``; the first rows fill up the last batch."""
     missing = -len(rows) % batch_size
     return np.concatenate([rows, np.resize(rows, missing)]).reshape(-1, batch_size)

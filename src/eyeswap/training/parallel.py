@@ -1,8 +1,8 @@
-"""How a model is shared out over the processes that train together (`eyeswap.processes`).
+"""Shard a model over the processes that train together (`eyeswap.processes`).
 
-FSDP2 shards connector and LLM over all of them, and reduces gradients. The frozen backbone lies outside of what is
-sharded: each process has all of it. One process on a CPU has nothing to shard and stays plain; one GPU is a group of
-one, so that it holds float32 masters and computes in bf16 like many.
+FSDP2 shards connector and LLM over all processes and reduces gradients. The frozen backbone is not sharded: each
+process has a complete copy. One process on a CPU is not sharded; one GPU is a group of one, so that it keeps float32
+master weights and computes in bf16 like several GPUs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from eyeswap.training.learner import Learner
 
 
 def shard(learner: Learner, recipe: Recipe, ranks: Ranks) -> None:
-    """Share a learner out, in place: layer by layer, so that one layer is whole at a time.
+    """Shard a learner in place, layer by layer, so that only one layer at a time is gathered.
 
-    Weights, gradients and optimiser state stay float32; with precision bf16 a layer computes in bf16, and gradients
-    are summed over processes in float32.
+    Weights, gradients and optimizer state stay float32. With precision bf16 a layer computes in bf16, and gradients are
+    reduced in float32.
     """
     learner.to(ranks.device)
     if not dist.is_initialized():
@@ -38,33 +38,33 @@ def shard(learner: Learner, recipe: Recipe, ranks: Ranks) -> None:
 
 
 def is_sharded(learner: Learner) -> bool:
-    """Return whether a learner was shared out."""
+    """Return whether a learner is sharded."""
     return isinstance(learner, FSDPModule)
 
 
 def reduce_gradients(learner: Learner, now: bool) -> None:
-    """Say whether the next backward pass of a sharded learner sums gradients over processes, or adds to its own.
+    """Set whether the next backward pass of a sharded learner reduces gradients or only accumulates them locally.
 
-    What is added up is float32 and whole: 4 bytes a parameter, which sharding shares out only when it is reduced.
+    Local gradients are unsharded float32, 4 bytes per parameter, until they are reduced.
     """
     assert isinstance(learner, FSDPModule)
     learner.set_requires_gradient_sync(now)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor with all its parts, ``[...]`` of the same shape; all processes must ask."""
+def unsharded(tensor: Tensor) -> Tensor:
+    """Gather a tensor ``[...]`` from all processes, each of which must call this; plain tensors are returned as is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """Return the weights of a model with all their parts, on the CPU; all processes must ask, few need to ``keep``.
+def unsharded_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """Gather the weights of a model on the CPU; every process must call this, but only some need to ``keep`` them.
 
-    A weight that stands under two names is one tensor here too.
+    Tied weights remain one tensor.
     """
     state, gathered = {}, dict[int, Tensor]()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in gathered:
-            one = whole(tensor.detach())
-            gathered[id(tensor)] = one.cpu() if keep else one.new_empty(0)
+            full = unsharded(tensor.detach())
+            gathered[id(tensor)] = full.cpu() if keep else full.new_empty(0)
         state[name] = gathered[id(tensor)]
     return state if keep else {}

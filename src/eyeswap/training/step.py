@@ -1,4 +1,4 @@
-"""The optimizer, and one step of it in one process: gradients of its passes, summed over all processes; the update."""
+"""One optimizer step: gradients of this process's passes, summed over all processes, and the update."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from eyeswap.recipe import Recipe
 from eyeswap.training.batches import Pass, TrainingData
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
-from eyeswap.training.parallel import is_sharded, reduce_gradients, shard, whole
+from eyeswap.training.parallel import is_sharded, reduce_gradients, shard, unsharded
 from eyeswap.vlm.model import VisionLanguageModel
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a step needs in one process.
+    """Takes optimizer steps in one process.
 
     Attributes:
-        learner: the model with its loss, sharded if processes share it.
-        optimizer: of its trained parameters.
-        data: what is trained on.
-        recipe: schedule, clipping, precision.
+        learner: the model with its loss, sharded if several processes train it.
+        optimizer: optimizer of its trained parameters.
+        data: the training data.
+        recipe: schedule, clipping and precision.
         ranks: the processes.
-        seed: of the random numbers that the model draws.
-        reduces_once: whether gradients are summed over processes after the last pass alone.
+        seed: seed of the random numbers that the model draws.
+        reduces_once: whether gradients are summed over processes only after the last pass.
     """
 
     learner: Learner
@@ -51,76 +51,76 @@ class Trainer:
         seed: int,
         reduces_once: bool,
     ) -> Trainer:
-        """Share a model out and build its optimiser; ``reduces_once`` counts where it is sharded."""
+        """Shard a model and build its optimizer; ``reduces_once`` only matters if the model is sharded."""
         learner = Learner(model)
         shard(learner, recipe, ranks)
         optimizer = build_optimizer(learner, recipe.weight_decay)
         return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
 
-    def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], wants: bool) -> tuple[dict[str, float], bool]:
-        """Make the gradients of a step from this process's passes.
+    def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], is_due: bool) -> tuple[dict[str, float], bool]:
+        """Compute the gradients of a step from this process's passes.
 
         Args:
             step: number of the step, from 0.
-            passes: with their batches.
-            wants: whether this process wants a checkpoint; the first one's wish counts.
+            passes: this process's passes with their batches.
+            is_due: whether a checkpoint is due; the first process's value decides for all.
 
         Returns:
-            The log row, and whether there is to be a checkpoint.
+            The log row, and whether to write a checkpoint.
         """
         rows = self.data.order[step]
         rate = learning_rate(step, len(self.data.order), self.recipe.lr, self.recipe.warmup_fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         uses_images = any(self.data.images[row] is not None for row in rows)
-        own = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for number, (one, batch) in enumerate(passes):
-            torch.manual_seed(_seed_of(self.seed, step, number * self.ranks.size + self.ranks.rank))
+        own_loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for number, (planned, batch) in enumerate(passes):
+            torch.manual_seed(_combined_seed(self.seed, step, number * self.ranks.size + self.ranks.rank))
             if self.reduces_once:
                 reduce_gradients(self.learner, number == len(passes) - 1)
-            own += self._accumulate(one, batch, uses_images)
-        loss, wanted = self.ranks.sum(float(own), float(wants and self.ranks.is_first))
-        norm = whole(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
+            own_loss += self._accumulate(planned, batch, uses_images)
+        loss, is_due_in_first = self.ranks.sum(float(own_loss), float(is_due and self.ranks.is_first))
+        norm = unsharded(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
         num_targets = int(self.data.conversations.num_targets[rows].sum())
         row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
-        return row, wanted > 0
+        return row, is_due_in_first > 0
 
     def update(self) -> None:
-        """Take the step."""
+        """Apply the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _accumulate(self, one: Pass, batch: Batch, uses_images: bool) -> Tensor:
+    def _accumulate(self, planned: Pass, batch: Batch, uses_images: bool) -> Tensor:
         """Add the gradients of one pass; return its share of the loss, a scalar of shape ``[]``."""
         batch = batch.to(self.ranks.device)
         visual = None if batch.visual is None else self.data.source.encode(batch.visual, self.learner.vlm)
         casts = self.recipe.precision == "bf16" and not is_sharded(self.learner)
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=casts):
             summed = self.learner(batch, visual, uses_images)
-        (summed * (one.share * self.ranks.size)).backward()  # sharding averages over processes
-        counted: Tensor = summed.detach().double() * one.share  # left on the GPU, else it would be waited for here
-        return counted
+        (summed * (planned.share * self.ranks.size)).backward()  # FSDP averages over processes; this makes it a sum
+        share_of_loss: Tensor = summed.detach().double() * planned.share  # stays on the GPU to avoid a synchronization
+        return share_of_loss
 
 
-def _seed_of(*numbers: int) -> int:
+def _combined_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW with decay on matrices only; biases, norms and other vectors have none (published recipe).
+    """Return AdamW with weight decay on matrices only, not on biases, norms and other vectors (published recipe).
 
-    The learning rate is set before every step by `learning_rate`. All moments exist from the start, so that a
-    checkpoint has the same content at every step.
+    The learning rate is set before every step by `learning_rate`. All moments are created here, so that a checkpoint
+    has the same content at every step.
     """
     decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    on_gpu = any(parameter.is_cuda for parameter in [*decayed, *plain])
+            (undecayed if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    on_gpu = any(parameter.is_cuda for parameter in [*decayed, *undecayed])
     optimizer = torch.optim.AdamW(groups, lr=0.0, fused=on_gpu or None)
-    for parameter in [*decayed, *plain]:
+    for parameter in [*decayed, *undecayed]:
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device if on_gpu else "cpu"),
             "exp_avg": torch.zeros_like(parameter),
@@ -130,13 +130,13 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_fraction: float) -> float:
-    """Return the learning rate of a step: up linearly during warm-up, then down a half cosine to zero.
+    """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
 
     Args:
         step: step number from 0.
-        num_steps: steps of the whole run.
-        peak: highest learning rate.
-        warmup_fraction: share of the steps that warm up, rounded down.
+        num_steps: number of steps of the run.
+        peak: peak learning rate.
+        warmup_fraction: share of the steps in warm-up; the number of steps is rounded down.
     """
     warmup = math.floor(warmup_fraction * num_steps)
     if step < warmup:

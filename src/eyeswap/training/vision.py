@@ -1,6 +1,6 @@
-"""Where the visual tokens of a pass come from: the cache, or the frozen backbone at every step.
+"""Sources of visual tokens in training: the cache, or the frozen backbone in every step.
 
-`read` runs where batches are made, in other processes if there are any; `encode` runs where training does.
+`read` runs where batches are made, possibly in worker processes; `encode` runs in the training process.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from eyeswap.vlm.model import VisionLanguageModel
 
 
 def check_canvas(name: str, geometry: ImageGeometry) -> None:
-    """Check that a backbone, of this name for the message, gives every image the same number of tokens.
+    """Check that a geometry gives every image the same number of tokens; ``name`` is the backbone, for the message.
 
     Raises:
-        SpecError: if its canvas varies with the image.
+        SpecError: if the canvas varies with the image.
     """
     if geometry.strategy == "keep-ratio":
-        raise SpecError(f"backbone {name}: training needs a canvas that does not vary; choose a letterbox")
+        raise SpecError(f"backbone {name}: training needs a fixed canvas; choose a letterbox geometry")
 
 
 class VisualSource(Protocol):
-    """What training asks of a source of visual tokens.
+    """A source of visual tokens for training.
 
     Attributes:
-        decodes: whether to read an image is work, worth processes of its own.
+        decodes: whether reading decodes images, which is worth worker processes.
     """
 
     decodes: ClassVar[bool]
@@ -43,20 +43,20 @@ class VisualSource(Protocol):
     def num_tokens(self) -> int: ...
 
     def read(self, images: Sequence[str]) -> Tensor:
-        """Return what is known of some images without the backbone, ``[I, ...]``."""
+        """Return the data of images that `encode` takes, ``[I, ...]``; the backbone is not used."""
         ...
 
     def encode(self, read: Tensor, vlm: VisionLanguageModel) -> Tensor:
-        """Return the visual tokens ``[I, N, vision_width]`` of what was read."""
+        """Return the visual tokens ``[I, N, vision_width]`` of the data that `read` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class CachedTokens:
-    """Ready-made visual tokens.
+    """Precomputed visual tokens.
 
     Attributes:
-        cache: of all training images.
+        cache: visual tokens of all training images.
     """
 
     decodes: ClassVar[bool] = False
@@ -65,7 +65,7 @@ class CachedTokens:
 
     @property
     def num_tokens(self) -> int:
-        """Visual tokens of an image."""
+        """Visual tokens per image."""
         return int(self.cache.tokens.shape[1])
 
     def read(self, images: Sequence[str]) -> Tensor:
@@ -77,18 +77,18 @@ class CachedTokens:
         return self.cache[images]
 
     def encode(self, read: Tensor, vlm: VisionLanguageModel) -> Tensor:
-        """Return the tokens ``[I, N, vision_width]`` as they are."""
+        """Return the tokens ``[I, N, vision_width]`` unchanged."""
         return read
 
 
 @dataclass(frozen=True)
 class LiveTokens:
-    """Visual tokens made anew at every step. In the wiring ``as-published`` no two draws are alike.
+    """Visual tokens computed in every step; random in the wiring ``as-published``, whose backbone is in train mode.
 
     Attributes:
-        geometry: how an image becomes pixels.
+        geometry: maps images to pixels on the canvas.
         root: folder that image paths are relative to.
-        num_tokens: visual tokens of the canvas.
+        num_tokens: visual tokens per image.
     """
 
     decodes: ClassVar[bool] = True
@@ -99,7 +99,7 @@ class LiveTokens:
 
     @classmethod
     def of(cls, vlm: VisionLanguageModel, root: Path) -> LiveTokens:
-        """Make a source of a VLM with a backbone.
+        """Return the source of a VLM's own backbone.
 
         Raises:
             SpecError: if the canvas varies with the image.
