@@ -13,9 +13,9 @@ from eyeswap.yaml_reader import MAX_DEPTH, parse_yaml, read_yaml
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("question: !!bool maybe", "line 1 column 11: this is no bool"),
-        ("a: 1\nb: !!int x", "line 2 column 4: this is no int"),
-        ("2020-99-99", "this is no timestamp"),
+        ("question: !!bool maybe", "line 1 column 11: not a valid bool"),
+        ("a: 1\nb: !!int x", "line 2 column 4: not a valid int"),
+        ("2020-99-99", "not a valid timestamp"),
         ("!!set [a]", "expected a mapping"),
         ("!!python/object:os.system x", "could not determine a constructor"),
         ("? [a]\n: b", "a key must be plain text"),

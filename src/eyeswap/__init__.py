@@ -1,6 +1,6 @@
 """Swap the vision encoder of a VLM, keep everything else fixed, and measure what the encoder did.
 
-Importing the package is light: torch and the rest are loaded when one of its names is first used.
+Importing the package is fast: torch and other dependencies are loaded when one of its names is first used.
 
 Example:
     >>> import eyeswap
@@ -37,7 +37,7 @@ _WEIGHTS = ("LoadedBackbone", "load_backbone")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for by name."""
+    """Import a public name on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'eyeswap' has no attribute {name!r}")
     if name == "ops":

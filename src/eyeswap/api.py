@@ -1,7 +1,7 @@
-"""The face of eyeswap for notebooks and scripts: what the commands do, as functions on paths and objects.
+"""The Python interface of eyeswap for notebooks and scripts: the commands as functions.
 
-All of these are names of the package itself (``eyeswap.run_study``), and documented by example in docs/python.md. Every
-mistake is an `eyeswap.errors.EyeswapError` of one line.
+All functions are available from the package itself (``eyeswap.run_study``); docs/python.md has an example of each. Bad
+input raises an `eyeswap.errors.EyeswapError` with a one-line message.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ StrPath = str | Path
 
 
 def load_study(path: StrPath) -> Study:
-    """Read and check a study file.
+    """Read and validate a study file.
 
     Raises:
-        SpecError: for whatever is wrong with it, in one line: file, field, nearest valid choice.
+        SpecError: if anything is wrong with it; one line names the file, the field and the nearest valid choice.
     """
     from eyeswap.planning import spec
 
@@ -32,19 +32,19 @@ def load_study(path: StrPath) -> Study:
 
 
 def run_study(study: Study | StrPath, runs: StrPath = "runs", *, quiet: bool = False) -> Path:
-    """Train and evaluate every arm and seed of a study; what is finished is not done again.
+    """Train and evaluate every arm of a study with every seed; finished parts are not repeated.
 
     Args:
         study: a study, or the path of its file.
         runs: folder of all studies' runs.
-        quiet: whether to show no progress.
+        quiet: whether to hide progress.
 
     Returns:
         The study's folder, for `analyse` and `load_runs`.
 
     Raises:
-        SpecError: if a run folder holds another model, or an arm cannot be trained as it is.
-        DataError: if the data are not as they should be.
+        SpecError: if a run folder holds a different model, or an arm cannot be trained as specified.
+        DataError: if the data are missing or damaged.
         RunError: if runs failed, after all others are done.
     """
     from eyeswap.console import open_console
@@ -57,10 +57,10 @@ def run_study(study: Study | StrPath, runs: StrPath = "runs", *, quiet: bool = F
 
 
 def load_runs(*paths: StrPath) -> list[Run]:
-    """Return runs, of which nothing is read before it is used; a folder stands for all runs below it.
+    """Return runs, whose files are read when they are first used; a folder stands for all runs below it.
 
     Raises:
-        DataError: if a path holds no run.
+        DataError: if a path contains no run.
     """
     from eyeswap.results import run
 
@@ -78,16 +78,16 @@ def evaluate(
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
-    """Ask a trained VLM benchmarks and score its answers; an interrupted evaluation goes on where it was.
+    """Evaluate a trained VLM on benchmarks; an interrupted evaluation is resumed.
 
     Args:
-        run: a run's folder, or that of a saved VLM.
-        benchmarks: names, or YAML files of own ones; by default those of the run's study.
-        data: root of the official folders; by default that of the run's study.
-        subset: examples of each benchmark part, ``"slim"`` or ``"full"``; by default as the run's study.
-        out: folder of the result; beside the model by default.
-        batch: most questions answered together; changes no answer.
-        quiet: whether to show no progress.
+        run: folder of a run, or of a saved VLM.
+        benchmarks: names, or YAML files of your own benchmarks; by default those of the run's study.
+        data: data root; by default that of the run's study.
+        subset: examples per benchmark part, ``"slim"`` or ``"full"``; by default that of the run's study.
+        out: output folder; by default in the run's folder.
+        batch: batch size; does not change any answer.
+        quiet: whether to hide progress.
         **settings: ``split``, ``mode``, ``box_frame``, ``precision`` and ``images``, see `study.evaluate.Settings`.
 
     Returns:
@@ -95,7 +95,7 @@ def evaluate(
 
     Raises:
         SpecError: if a benchmark or a setting does not exist, or the run belongs to no study and something is missing.
-        RunError: if there is no trained model, or the folder holds another evaluation.
+        RunError: if there is no trained model, or the folder holds a different evaluation.
         DataError: naming file and row.
     """
     from eyeswap.console import open_console
@@ -119,15 +119,15 @@ def compare(
 
     Args:
         first: a run, or its folder.
-        second: the run that is compared with it.
-        benchmarks: short names; by default all that both were asked.
-        num_examples: examples of each benchmark to list on which the runs disagree.
+        second: the run to compare with it.
+        benchmarks: names of benchmarks; by default all that both runs were asked.
+        num_examples: number of examples per benchmark to list on which the runs disagree.
 
     Returns:
         ``benchmarks`` and ``averages`` by name, and ``notes``; see `eyeswap.results.compare.compare_runs`.
 
     Raises:
-        SpecError: if the runs share no benchmark, or not one that is named.
+        SpecError: if the runs share no benchmark, or not a named one.
         DataError: if a file cannot be read.
     """
     from eyeswap.results.compare import compare_runs
@@ -136,11 +136,11 @@ def compare(
 
 
 def analyse(study_dir: StrPath, margin: float = 1.0) -> Analysis:
-    """Work out all that the report of a study says, as objects; ``to_records()`` gives its scores as a table.
+    """Compute the content of a study's report as objects; ``to_records()`` returns the scores as a table.
 
     Args:
         study_dir: a study's folder.
-        margin: loss in points that counts as none, for "no worse than".
+        margin: largest loss in points that still counts as "no worse".
 
     Raises:
         DataError: naming the file that is missing or damaged.
@@ -154,12 +154,12 @@ def load_vlm(run: StrPath, **kwargs: Any) -> VisionLanguageModel:
     """Load a trained VLM, on a GPU if there is one.
 
     Args:
-        run: a run's folder, or that of a saved VLM.
-        **kwargs: as transformers' ``from_pretrained``, such as ``dtype``.
+        run: folder of a run, or of a saved VLM.
+        **kwargs: arguments of transformers' ``from_pretrained``, such as ``dtype``.
 
     Raises:
         RunError: if there is no trained model.
-        CheckpointError: if a file of it does not fit.
+        CheckpointError: if one of its files does not fit.
     """
     from eyeswap.evaluation.ask import model_folder
     from eyeswap.processes import best_device
@@ -174,10 +174,10 @@ def ask(vlm: VisionLanguageModel | StrPath, image: Any, question: str, max_new_t
     """Ask a VLM about one image.
 
     Args:
-        vlm: what `load_vlm` returned, or what it takes.
-        image: a path, an address, a PIL image or an array ``[H, W, 3]`` of uint8.
-        question: the question; a request of several lines, or one that begins with "Please", is asked as it is.
-        max_new_tokens: longest answer.
+        vlm: a VLM from `load_vlm`, or the path of one.
+        image: a path, a URL, a PIL image or an array ``[H, W, 3]`` of uint8.
+        question: the question; a text of several lines, or one that begins with "Please", is used verbatim.
+        max_new_tokens: maximum length of the answer.
 
     Raises:
         RunError: if there is no trained model.

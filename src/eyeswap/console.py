@@ -1,7 +1,7 @@
-"""The console that everything prints to: text of users is shown, never obeyed.
+"""The console for all output, on which text from users and files is displayed but never interpreted.
 
-Names of files and arms, questions and answers may hold anything: rich's markup (``[bold]``), control characters that
-move a terminal's cursor, characters that turn the direction of writing. None of it has an effect here.
+Names of files and arms, questions and answers may contain rich's markup (``[bold]``), control characters that move the
+cursor, or characters that change the direction of writing. None of these has an effect here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ WIDTH_OF_FILES = 160
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _DIRECTIONS = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # UAX 9
-_LINES = [0x2028, 0x2029]  # further ends of lines and paragraphs
+_LINES = [0x2028, 0x2029]  # line and paragraph separators
 _VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS + _DIRECTIONS + _LINES}
-_VISIBLE |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # halves of characters, which no file can hold
+_VISIBLE |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # lone surrogates, which cannot be encoded
 del _VISIBLE[ord("\n")], _VISIBLE[ord("\t")]
 
 
 def visible(text: str) -> str:
-    r"""Return text with control and direction characters spelt out; line feeds and tabs stay.
+    r"""Return text with control and direction characters escaped, except line feeds and tabs.
 
     Example:
         >>> visible("red\x1b[2J")
@@ -34,10 +34,10 @@ def visible(text: str) -> str:
 
 
 class _InertConsole(Console):
-    """A console without markup and emoji codes, on which control characters are spelt out."""
+    """A console without markup and emoji codes, on which control characters are escaped."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return text without markup, spelt out before its width is measured."""
+        """Return text without markup, escaped before its width is measured."""
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
@@ -46,7 +46,7 @@ class _InertConsole(Console):
 
 
 def open_console(stderr: bool = False, quiet: bool = False) -> Console:
-    """Return a console as wide as the terminal; a file or pipe has no width, so tables get room there."""
+    """Return a console as wide as the terminal, or wide enough for tables if the output is a file or pipe."""
     console = _InertConsole(stderr=stderr, quiet=quiet, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES

@@ -1,4 +1,4 @@
-"""Digests of large files, computed once for as long as size and time of a file stay."""
+"""Digests of files, cached until size or modification time of a file change."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from eyeswap.download import cache_folder
 from eyeswap.files import digest, sha256_of, write_text
 
-_LARGE_BYTES = 1 << 26  # beyond, a digest is remembered on disk too
+_LARGE_BYTES = 1 << 26  # digests of larger files are also cached on disk
 
 
 def known_sha256(path: Path) -> str:
-    """Return the sha256 (hex) of a file, from memory if its path, size and time of change are as they were."""
-    about = path.stat()
-    return _sha256(str(path.resolve()), about.st_size, about.st_mtime_ns)
+    """Return the sha256 (hex) of a file, cached by path, size and modification time."""
+    stat = path.stat()
+    return _sha256(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
 
 def folder_sha256(folder: Path) -> str:
@@ -28,12 +28,12 @@ def folder_sha256(folder: Path) -> str:
 def _sha256(path: str, size: int, changed_ns: int) -> str:
     if size < _LARGE_BYTES:
         return sha256_of(Path(path))
-    kept = cache_folder().parent / "digests" / digest([path, size, changed_ns])[:24]
+    cached = cache_folder().parent / "digests" / digest([path, size, changed_ns])[:24]
     with contextlib.suppress(OSError):
-        text = kept.read_text(encoding="ascii")
+        text = cached.read_text(encoding="ascii")
         if len(text) == 64 and text.isalnum():
             return text
     sha256 = sha256_of(Path(path))
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
-        write_text(kept, sha256)
+    with contextlib.suppress(OSError):  # an unwritable cache is simply not used
+        write_text(cached, sha256)
     return sha256

@@ -1,16 +1,16 @@
-"""Every error that eyeswap raises on purpose.
+"""The errors that eyeswap raises on purpose.
 
     EyeswapError
-    ├── SpecError           a study, recipe or catalog entry asks for something that does not exist
+    ├── SpecError           a study, recipe or option asks for something that does not exist
     ├── DataError           a data file is missing, corrupt or not in its documented format
     │   └── MissingFileError    it is missing
     ├── CheckpointError     a weights file is missing, untrusted or does not fit the network
     ├── ShapeError          a tensor or image has an impossible shape for the operation
-    ├── EnvironmentProblem  this machine lacks something (an optional package, memory, disk)
+    ├── EnvironmentProblem  this machine lacks something (an optional package, memory, disk space)
     └── RunError            a run started and could not finish
 
-The message of each is one line: what is wrong, where (file, field, row), what to do.
-The library raises; only the command line turns an error into a line and an exit code.
+Every message is one line: what is wrong, where (file, field, row), and what to do. The library raises errors; only the
+command line turns them into a line and an exit code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Iterable
 
 
 class EyeswapError(Exception):
-    """Base of all errors raised on purpose; catch this one to catch them all.
+    """Base class of all errors raised on purpose.
 
     Args:
-        message: becomes one line, whatever a library's own error that it quotes looked like.
+        message: the message; line breaks, which quoted errors of libraries may contain, are removed.
     """
 
     exit_code = 2
@@ -33,7 +33,7 @@ class EyeswapError(Exception):
 
 
 class SpecError(EyeswapError):
-    """A study, recipe or catalog entry asks for something that does not exist."""
+    """A study, recipe or option asks for something that does not exist."""
 
 
 class DataError(EyeswapError):
@@ -41,7 +41,7 @@ class DataError(EyeswapError):
 
 
 class MissingFileError(DataError):
-    """A data file, or the split that is wanted in it, is missing."""
+    """A data file, or the requested split in it, is missing."""
 
 
 class CheckpointError(EyeswapError):
@@ -63,7 +63,7 @@ class RunError(EyeswapError):
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """Return a clause that names the nearest allowed words, for the end of an error message.
+    """Return the end of an error message: the nearest allowed word, if any, and all allowed words.
 
     Example:
         >>> nearest("vmanba", ["vit", "vmamba"])

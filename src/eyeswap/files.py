@@ -1,6 +1,6 @@
-"""The only doors through which files enter and leave: atomic writes, digests, readers of untrusted files.
+"""Reading and writing files: atomic writes, digests, and readers of untrusted files.
 
-Every write goes to a temporary name in the same folder, is flushed to disk, and is renamed: a kill at any
+Every file is written under a temporary name in the same folder, flushed to disk and renamed, so that a crash at any
 moment leaves either the old file or the new one. Every reader treats its file as hostile.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 
 from eyeswap.errors import CheckpointError, DataError, EnvironmentProblem, MissingFileError
 
-# What training tools leave in .pth files beside the weights. None of it is imported or run: dictionaries come
-# back as plain ones, everything else as an empty object.
+# Objects that training tools leave in .pth files beside the weights. None of them is imported or run: dictionaries are
+# read as plain ones, everything else as an empty object.
 _LEFTOVER_DICTIONARIES = (
     "yacs.config.CfgNode",
     "mmengine.config.config.ConfigDict",
@@ -56,21 +56,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free bytes of the disk that holds a path, or will hold it once it exists."""
+    """Return the free bytes of the disk of a path, which need not exist yet."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
 
 
 def check_room(path: Path, num_bytes: int, what: str = "writing") -> None:
-    """Check that a disk has room.
+    """Check that there is enough disk space.
 
     Args:
-        path: what is to be written to; need not exist.
-        num_bytes: how much will be written.
-        what: names the work, for the message.
+        path: the path to write; need not exist yet.
+        num_bytes: number of bytes to write.
+        what: the work, for the message.
 
     Raises:
-        EnvironmentProblem: if there is less room.
+        EnvironmentProblem: if there is less space.
     """
     free = free_bytes(path)
     if free < num_bytes:
@@ -96,20 +96,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON strictly: a key may stand once in an object, and NaN and Infinity are no numbers.
+    """Parse JSON strictly: no repeated keys in an object, no NaN or Infinity.
 
     Raises:
-        ValueError: if the text is not JSON; of class ``JSONDecodeError`` where a place is known.
+        ValueError: if the text is not valid; a ``JSONDecodeError`` if the position is known.
     """
     return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_not_a_number)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         repeated = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"key {repeated!r} stands twice in one object")
-    return found
+    return content
 
 
 def _not_a_number(name: str) -> None:
@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Read a JSON-lines file, one value a line; blank lines are skipped.
+    """Read a JSON Lines file, one value per line; blank lines are skipped.
 
     Raises:
         DataError: naming file and line.
@@ -165,7 +165,7 @@ def _read_text(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, so that equal values have equal text."""
+    """Return the canonical JSON of ``value``, with sorted keys and no spaces, so that equal values have equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -181,7 +181,7 @@ def sha256_of(path: Path) -> str:
 
 
 class _Leftover:
-    """Stands in for a training tool's object: takes anything, keeps nothing, does nothing."""
+    """Stands in for a training tool's object: accepts any arguments and state, and ignores them."""
 
     def __init__(self, *arguments: Any) -> None:
         pass
@@ -191,16 +191,16 @@ class _Leftover:
 
 
 def read_torch_weights(path: Path, mmap: bool = False) -> Any:
-    """Read a ``.pth`` file by torch's weights-only reader; no code of the file runs.
+    """Read a ``.pth`` file with torch's weights-only reader; no code in the file is executed.
 
     Leftovers of well-known training tools are read as empty objects; any other class or function is refused.
 
     Args:
         path: the file.
-        mmap: leave tensors on disk until they are used; needs a file of torch 1.6 or newer.
+        mmap: whether to leave tensors on disk until they are used; needs a file of torch 1.6 or newer.
 
     Raises:
-        CheckpointError: if the file is missing, not a torch file, or asks for a class or function.
+        CheckpointError: if the file is missing, not a torch file, or refers to a class or function.
     """
     import torch
     from torch.serialization import safe_globals
@@ -214,17 +214,17 @@ def read_torch_weights(path: Path, mmap: bool = False) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a hostile file can raise anything
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        remedy = "where that is known, save the tensors alone: torch.save(model.state_dict(), FILE)"
-        reason = f"it asks for {asked[1]}; {remedy}" if asked else "it is damaged or of another kind"
-        raise CheckpointError(f"{path}: refused, not a torch file of weights alone: {reason}") from None
+        reference = re.search(r"GLOBAL (\S+)", str(error))
+        remedy = "in the code that made it, save only the tensors: torch.save(model.state_dict(), FILE)"
+        reason = f"it asks for {reference[1]}; {remedy}" if reference else "it is damaged or of another kind"
+        raise CheckpointError(f"{path}: refused, not a torch file with weights only: {reason}") from None
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Read all tensors of a safetensors file.
 
     Raises:
-        CheckpointError: if the file is missing or not a whole safetensors file.
+        CheckpointError: if the file is missing or not a complete safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -238,10 +238,10 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors_shapes(path: Path) -> dict[str, Any]:
-    """Read names and shapes of the tensors of a safetensors file from its header, as tensors on the meta device.
+    """Read the names and shapes in a safetensors file from its header, as tensors on the meta device.
 
     Raises:
-        CheckpointError: if the file is missing or not a whole safetensors file.
+        CheckpointError: if the file is missing or not a complete safetensors file.
     """
     import torch
     from safetensors import SafetensorError, safe_open

@@ -1,11 +1,10 @@
-"""How an image meets the canvas of a backbone: letterbox and its relatives as invertible maps.
+"""Image geometry: how images are fitted to the canvas of a backbone, as invertible maps.
 
-Every strategy is, in the end, one scale and one offset an axis: ``canvas = image * scale + offset``.
-`ImageGeometry` makes
-the pixels, `Placement` carries that map, so that boxes travel to the canvas and back without loss.
-Coordinates are pixel edges: an image of width 5 spans 0 to 5. Two letterboxes exist in published code and
-differ in anchor, scale and order: ``letterbox`` pads to a square in the middle and then resizes;
-``corner-letterbox`` resizes first and pads right and bottom.
+Every strategy amounts to one scale and one offset per axis: ``canvas = image * scale + offset``. `ImageGeometry` makes
+the pixels, and `Placement` holds that map, so that boxes can be converted to the canvas and back without loss.
+Coordinates are pixel edges: an image of width 5 spans 0 to 5. Two letterboxes exist in published code and differ in
+anchor, scale and order: ``letterbox`` pads to a centred square and then resizes; ``corner-letterbox`` resizes first and
+pads right and bottom.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ Colour = tuple[float, float, float]
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_MULTIPLE = 32  # canvases that vary with the image are padded to a multiple of so many pixels
+_MULTIPLE = 32  # canvases that vary with the image are padded to a multiple of this many pixels
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies on its canvas: ``canvas = image * scale + offset``, per axis, in pixels.
+    """The position of an image on its canvas: ``canvas = image * scale + offset``, per axis, in pixels.
 
     Attributes:
         image_size: ``(width, height)`` of the image.
         canvas_size: ``(width, height)`` of the canvas.
-        scale: canvas pixels an image pixel, ``(x, y)``.
-        offset: canvas position of the image's top left corner, ``(x, y)``; negative where a crop cuts.
+        scale: canvas pixels per image pixel, ``(x, y)``.
+        offset: canvas position of the image's top left corner, ``(x, y)``; negative if the image is cropped there.
     """
 
     image_size: tuple[int, int]
@@ -53,7 +52,7 @@ class Placement:
 
     @classmethod
     def of_image(cls, size: tuple[int, int]) -> Self:
-        """Return the image as its own canvas.
+        """Return the placement of an image that is its own canvas.
 
         Raises:
             DataError: if it has no area.
@@ -64,10 +63,10 @@ class Placement:
 
     @classmethod
     def of_padded_square(cls, size: tuple[int, int]) -> Self:
-        """Return where an image lies in the square it is padded to, exactly half of the padding on either side.
+        """Return the placement of an image in its padded square, with exactly half of the padding on each side.
 
         Raises:
-            DataError: if it has no extent.
+            DataError: if it has no area.
         """
         side = max(size)
         if side <= 0:
@@ -75,9 +74,9 @@ class Placement:
         return cls(size, (side, side), (1.0, 1.0), ((side - size[0]) / 2, (side - size[1]) / 2))
 
     def convert(self, box: Box, source: Frame, target: Frame) -> Box:
-        """Move a box ``(x1, y1, x2, y2)`` from one frame to another; ``-unit`` frames span 0 to 1.
+        """Convert a box ``(x1, y1, x2, y2)`` from one frame to another; ``-unit`` frames span 0 to 1.
 
-        Boxes are not clipped: a crop may send them beyond the canvas, and the way back is then still exact.
+        Boxes are not clipped: they may extend beyond a cropped canvas, and converting back is still exact.
         """
         x1, y1, x2, y2 = box
         (left, right), (top, bottom) = (
@@ -87,16 +86,12 @@ class Placement:
         return left, top, right, bottom
 
     def to_canvas(self, box: Box) -> Box:
-        """Move a box from image pixels to canvas pixels."""
+        """Convert a box from image pixels to canvas pixels."""
         return self.convert(box, "image", "canvas")
-
-    def to_image(self, box: Box) -> Box:
-        """Move a box from canvas pixels to image pixels."""
-        return self.convert(box, "canvas", "image")
 
     @property
     def content_box(self) -> Box:
-        """The part of the canvas that shows the image, canvas pixels."""
+        """The part of the canvas that shows the image, in canvas pixels."""
         x1, y1, x2, y2 = self.to_canvas((0, 0, *self.image_size))
         width, height = self.canvas_size
         return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -119,29 +114,27 @@ class Placement:
 
 
 class ImageGeometry(BaseModel):
-    """Everything that decides how an image becomes ``pixel_values``.
+    """Everything that determines how an image becomes ``pixel_values``.
 
     Strategies:
-        letterbox: pad to a square in the middle, then resize to the canvas (or, with ``shorter_side``, resize
-            the
-            shorter side and crop the middle). Small images are enlarged. An odd difference of the sides
-            leaves the padded image one pixel short of square, as the published code does.
-        corner-letterbox: resize to fit, keep the ratio, pad right and bottom. ``enlarge`` decides on small
-        images.
-        squash: resize to the canvas, whatever the ratio.
-        resize-crop: resize the shorter side to ``shorter_side``, crop the middle.
-        keep-ratio: fit the longer side into the canvas' longer side and the shorter into the shorter, pad
-        right and
-            bottom to a multiple of 32: the canvas varies with the image.
+        letterbox: pad to a centred square, then resize to the canvas (or, with ``shorter_side``, resize the shorter
+            side and crop the centre). Small images are enlarged. If the sides differ by an odd number, the padded image
+            is one pixel short of square, as in the published code.
+        corner-letterbox: resize to fit, keeping the aspect ratio, and pad right and bottom. ``enlarge`` applies to
+            small images.
+        squash: resize to the canvas, ignoring the aspect ratio.
+        resize-crop: resize the shorter side to ``shorter_side`` and crop the centre.
+        keep-ratio: fit the longer side into the canvas's longer side and the shorter into the shorter, and pad right
+            and bottom to a multiple of 32, so that the canvas varies with the image.
 
     Attributes:
         strategy: one of the above.
         canvas: ``(height, width)`` in pixels.
         interpolation: PIL filter; both are antialiased when shrinking.
         mean: subtracted from the 0..1 colours.
-        std: divides after that.
-        fill: padding colour 0..255; by default the mean, cut to whole numbers.
-        enlarge: whether images smaller than the canvas grow.
+        std: divides the result.
+        fill: padding colour 0..255; by default the mean, truncated to integers.
+        enlarge: whether images smaller than the canvas are enlarged.
         shorter_side: size of the shorter side before the crop.
     """
 
@@ -166,7 +159,7 @@ class ImageGeometry(BaseModel):
             raise ValueError(f"std {self.std}: must be positive")
         crops = self.strategy in ("letterbox", "resize-crop")
         if self.shorter_side is not None and not crops:
-            raise ValueError(f"shorter_side has no meaning for {self.strategy}: remove it")
+            raise ValueError(f"shorter_side does not apply to {self.strategy}: remove it")
         if self.strategy == "resize-crop" and self.shorter_side is None:
             raise ValueError("resize-crop needs shorter_side")
         if self.shorter_side is not None and self.shorter_side < max(self.canvas):
@@ -182,10 +175,10 @@ class ImageGeometry(BaseModel):
         return self.fill if self.fill is not None else (red, green, blue)
 
     def place(self, image: Image.Image) -> tuple[Tensor, Placement]:
-        """Put an image on its canvas.
+        """Draw an image on its canvas.
 
         Returns:
-            ``[3, H, W]`` float32, normalised, and the placement that maps boxes.
+            Normalized ``[3, H, W]`` float32 pixels, and the placement that converts boxes.
 
         Raises:
             DataError: if the image is so elongated that its padded square would not fit in memory.
@@ -200,7 +193,7 @@ class ImageGeometry(BaseModel):
         return pixels.permute(2, 0, 1).contiguous(), placement  # [3, H, W]
 
     def placement(self, width: int, height: int) -> Placement:
-        """Compute where an image of this size lies, without touching pixels.
+        """Return the placement of an image of this size, without computing pixels.
 
         Raises:
             DataError: if it has no pixels.
@@ -214,27 +207,27 @@ class ImageGeometry(BaseModel):
         resized = self._resized(*sides)
         scale = (resized[0] / sides[0], resized[1] / sides[1])
         canvas = (self.canvas[1], self.canvas[0])
-        cut = [round((size - space) / 2) for size, space in zip(resized, canvas, strict=True)]
-        offset = (left * scale[0] - cut[0], top * scale[1] - cut[1])
+        crop = [round((size - space) / 2) for size, space in zip(resized, canvas, strict=True)]
+        offset = (left * scale[0] - crop[0], top * scale[1] - crop[1])
         return Placement((width, height), canvas, scale, offset)
 
     def override(self, text: str) -> ImageGeometry:
-        """Return this geometry with another strategy and canvas, colours and interpolation kept.
+        """Return this geometry with another strategy and canvas, but the same colours and interpolation.
 
         Args:
-            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``squash-800x1333``; behind it
-                ``-from-<shorter side>`` (resize to that, then crop the middle, as in ``resize-crop-224-from-256``) or
-                ``-no-enlarge`` (small images keep their size, as in ``corner-letterbox-512-no-enlarge``).
+            text: ``<strategy>-<side>`` or ``<strategy>-<height>x<width>``, as in ``squash-800x1333``; optionally
+                followed by ``-from-<shorter side>`` (resize to that and crop the centre, as in
+                ``resize-crop-224-from-256``) or ``-no-enlarge`` (as in ``corner-letterbox-512-no-enlarge``).
 
         Raises:
-            SpecError: if the text is none of that, or the combination is impossible.
+            SpecError: if the text does not have this form, or the combination is impossible.
         """
         match = re.fullmatch(r"([a-z-]+)-(\d+)(?:x(\d+))?(?:-from-(\d+))?(-no-enlarge)?", text)
         if match is None or match[1] not in get_args(Strategy):
             strategy = re.split(r"-?\d", text, maxsplit=1)[0]
             raise SpecError(
-                f"geometry {text!r}: write <strategy>-<side> or <strategy>-<height>x<width>, and behind it, where "
-                f"needed, -from-<shorter side> or -no-enlarge. {nearest(strategy, get_args(Strategy))}"
+                f"geometry {text!r}: write <strategy>-<side> or <strategy>-<height>x<width>, optionally followed by "
+                f"-from-<shorter side> or -no-enlarge. {nearest(strategy, get_args(Strategy))}"
             )
         canvas = (int(match[2]), int(match[3] or match[2]))
         shorter_side = int(match[4]) if match[4] else max(canvas) if match[1] == "resize-crop" else None
@@ -253,7 +246,7 @@ class ImageGeometry(BaseModel):
         return self.describe()
 
     def describe(self) -> str:
-        """Return one readable line."""
+        """Return a one-line description."""
         height, width = self.canvas
         words = [f"{height}x{width} {self.strategy}", self.interpolation]
         if self.shorter_side is not None:
@@ -266,11 +259,11 @@ class ImageGeometry(BaseModel):
         return ", ".join([*words, f"mean {mean}, std {std}"])
 
     def canonical(self) -> dict[str, Any]:
-        """Return a plain dictionary of everything that decides the pixels, for digests."""
+        """Return everything that determines the pixels as plain data, for digests."""
         return {**self.model_dump(mode="json"), "fill": list(self.fill_colour)}
 
     def _padding(self, width: int, height: int) -> tuple[int, int]:
-        """Return the padding ``(left, top)`` that the symmetric letterbox puts on both sides."""
+        """Return the padding ``(left, top)`` that the centred letterbox adds on each side."""
         if self.strategy != "letterbox":
             return 0, 0
         side = max(width, height)
@@ -311,8 +304,8 @@ class ImageGeometry(BaseModel):
             return image.resize(placement.canvas_size, filter_)
         resized = self._resized(*image.size)
         _check_size(resized, image)
-        cut = [round((size - space) / 2) for size, space in zip(resized, placement.canvas_size, strict=True)]
-        corners = (cut[0], cut[1], cut[0] + placement.canvas_size[0], cut[1] + placement.canvas_size[1])
+        crop = [round((size - space) / 2) for size, space in zip(resized, placement.canvas_size, strict=True)]
+        corners = (crop[0], crop[1], crop[0] + placement.canvas_size[0], crop[1] + placement.canvas_size[1])
         return image.resize(resized, filter_).crop(corners)
 
     def _padded(self, image: Image.Image, left: int, top: int) -> Image.Image:
@@ -323,14 +316,14 @@ class ImageGeometry(BaseModel):
         return canvas
 
 
-DEFAULT_GEOMETRY = ImageGeometry(canvas=(224, 224))  # of encoders that name none
+DEFAULT_GEOMETRY = ImageGeometry(canvas=(224, 224))  # for encoders that define none
 
 
 def _check_size(size: tuple[int, int], image: Image.Image) -> None:
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise DataError(
-            f"image of {image.width}x{image.height} pixels is too elongated: it grows to {size[0]}x{size[1]} "
-            "before it meets the canvas; use squash or corner-letterbox, or cut the image"
+            f"image of {image.width}x{image.height} pixels is too elongated: it would grow to {size[0]}x{size[1]} "
+            "before it is fitted to the canvas; use squash or corner-letterbox, or crop the image"
         )
 
 

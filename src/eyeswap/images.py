@@ -1,13 +1,13 @@
-"""How image files become RGB pixels, opened as if hostile.
+"""Read image files as RGB pixels; every file is treated as hostile.
 
-There are two doors, and every image goes through one of them:
+Every image is read by one of two functions:
 
-- `open_image` reads the files of data sets as they are stored, as the published pipelines do: no turning by EXIF
-  orientation, transparency dropped.
-- `open_picture` reads what a person brings, a path, an address, a PIL image or an array: upright whatever way it comes
-  in, transparent parts on white.
+- `open_image` reads the files of data sets as they are stored, like the published pipelines: EXIF orientation is
+  ignored, and transparency is dropped.
+- `open_picture` reads an image that a user supplies as a path, an address, a PIL image or an array: it is turned
+  upright by its EXIF orientation, and transparent parts become white.
 
-Both scale 16-bit grey to 8 bits (the published pipelines clip it to white) and refuse files that end early.
+Both scale 16-bit grey to 8 bits (the published pipelines clip it to white) and refuse truncated files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from eyeswap.errors import DataError, ShapeError
 
@@ -32,7 +32,7 @@ MAX_IMAGE_PIXELS = 120_000_000
 MAX_ADDRESS_BYTES = 100_000_000
 TIMEOUT_S = 20.0
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type, PNG specification section 11.2.2
-# First column and row, and their steps, of the seven passes of an interlaced PNG (section 8.2).
+# First column, first row, column step and row step of the seven passes of an interlaced PNG (section 8.2).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
@@ -40,25 +40,25 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Read an image file of a data set as RGB, as it is stored.
 
     Raises:
-        DataError: if it is missing, ends early, is no image, or claims more than ``MAX_IMAGE_PIXELS`` pixels.
+        DataError: if it is missing, truncated, not an image, or claims more than ``MAX_IMAGE_PIXELS`` pixels.
     """
     with _opened(source) as image:
         return _rgb(image)
 
 
 def open_picture(source: Any) -> Image.Image:
-    """Read a person's picture as RGB: upright by its EXIF orientation, transparent parts on white.
+    """Read a user's image as RGB, upright by its EXIF orientation and with transparent parts on white.
 
     Args:
         source: a path, an ``http(s):`` or ``data:`` address, a PIL image, or an array ``[H, W]``, ``[H, W, 3]`` or
             ``[H, W, 4]`` of uint8 or uint16.
 
     Raises:
-        DataError: if a file or address cannot be read, ends early, is no image, or has too many pixels.
-        ShapeError: if it is something else, or an array of another shape or type.
+        DataError: if a file or address cannot be read, is truncated, not an image, or has too many pixels.
+        ShapeError: if the source is of another kind, or an array of another shape or type.
     """
     if isinstance(source, Image.Image):
-        return _upright_on_white(source, "the picture")
+        return _upright_on_white(source, "the image")
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         shown = source if len(source) <= 80 else f"{source[:77]}..."
         with _opened(io.BytesIO(_content_of_address(source, shown)), shown) as image:
@@ -78,35 +78,17 @@ def image_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def traits(path: Path) -> tuple[str, ...]:
-    """Return what `open_picture` would read otherwise than `open_image`, or other tools otherwise than both.
-
-    Returns:
-        Some of ``turned`` (an EXIF orientation), ``transparent`` and ``16-bit``; nothing for a file that is no image.
-    """
-    try:
-        with _quiet(), Image.open(path) as image:
-            found = {
-                "turned": image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1),
-                "transparent": image.has_transparency_data,
-                "16-bit": image.mode.startswith("I"),
-            }
-    except Exception:  # plug-ins raise errors of their own
-        return ()
-    return tuple(name for name, holds in found.items() if holds)
-
-
 @contextmanager
 def _opened(source: Path | IO[bytes], name: str | None = None) -> Iterator[Image.Image]:
-    """Yield a decoded image; every error of Pillow and its plug-ins is one line about the file."""
+    """Yield a decoded image; every error of Pillow and its plug-ins becomes one line about the file."""
     name = name or str(source)
     try:
         with _quiet(), Image.open(source) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise DataError(f"{name}: {image.width}x{image.height} pixels is over the limit")
+                raise DataError(f"{name}: {image.width}x{image.height} pixels exceed the limit of {MAX_IMAGE_PIXELS:,}")
             image.load()
             if image.format == "PNG" and _may_end_early(image):
-                _refuse_cut_png(source)
+                _refuse_truncated_png(source)
             yield image
     except DataError:
         raise
@@ -127,8 +109,8 @@ def _quiet() -> Iterator[None]:
 def _rgb(image: Image.Image) -> Image.Image:
     """Return an image as RGB; grey of more than 8 bits is scaled, not clipped.
 
-    Pillow's own conversion clips such grey at 255, which turns nearly all of it white. 16-bit values are divided by
-    257; floating-point values, which have no range of their own, are stretched between their least and greatest.
+    Pillow's own conversion clips such grey at 255, which makes nearly all of it white. 16-bit values are divided by
+    257; floating-point values, which have no defined range, are scaled from their minimum and maximum.
     """
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
@@ -137,8 +119,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("it holds values that are not finite numbers")
-    if image.mode == "I" and low >= 0 and high <= 255:  # 8-bit grey held in wide numbers
+        raise ValueError("it contains values that are not finite numbers")
+    if image.mode == "I" and low >= 0 and high <= 255:  # 8-bit grey stored in 32-bit integers
         low, high = 0.0, 255.0
     elif image.mode != "F" and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
@@ -169,10 +151,11 @@ def _from_array(array: Any) -> Image.Image:
     if values.dtype not in (np.uint8, np.uint16) or not (values.ndim == 2 or colours):
         kind = f"{values.dtype} {list(values.shape)}" if values.ndim else type(array).__name__
         raise ShapeError(
-            f"an image is a PIL image, a path, or a uint8 or uint16 array [H, W], [H, W, 3] or [H, W, 4], not {kind}"
+            f"an image must be a PIL image, a path, or a uint8 or uint16 array [H, W], [H, W, 3] or [H, W, 4], not "
+            f"{kind}"
         )
     if 0 in values.shape:
-        raise ShapeError(f"an image has no side of 0 pixels: {list(values.shape)}")
+        raise ShapeError(f"an image must not have a side of 0 pixels: {list(values.shape)}")
     if values.dtype == np.uint16:
         values = np.round(values / 257).astype(np.uint8)
     return Image.fromarray(values)
@@ -183,7 +166,7 @@ def _content_of_address(address: str, shown: str) -> bytes:
     if address.startswith("data:"):
         head, comma, content = address.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise DataError(f"{shown}: not a data address of the form data:image/png;base64,...")
+            raise DataError(f"{shown}: not a data URL of the form data:image/png;base64,...")
         try:
             return base64.b64decode(content, validate=True)
         except binascii.Error as error:
@@ -203,15 +186,15 @@ def _content_of_address(address: str, shown: str) -> bytes:
 
 
 def _may_end_early(image: Image.Image) -> bool:
-    """Tell whether a decoded PNG ends in black: rows that never arrived stay black, without an error of Pillow's."""
+    """Return whether one of the last two rows of a decoded PNG is black; Pillow silently leaves missing rows black."""
     last_rows = image.crop((0, max(0, image.height - 2), image.width, image.height))
     return any(
         not last_rows.crop((0, row, image.width, row + 1)).getbbox(alpha_only=False) for row in range(last_rows.height)
     )
 
 
-def _refuse_cut_png(source: Path | IO[bytes]) -> None:
-    """Check that a PNG's compressed data hold all rows that its header promises.
+def _refuse_truncated_png(source: Path | IO[bytes]) -> None:
+    """Check that a PNG's compressed data contain all rows that its header declares.
 
     Raises:
         DataError: if they end early.
@@ -225,18 +208,19 @@ def _refuse_cut_png(source: Path | IO[bytes]) -> None:
     bits = depth * _PNG_CHANNELS[colour_type]
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes if x < width and y < height]
-    promised = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides)  # one filter byte a row
-    unpack, held, place = zlib.decompressobj(), 0, 8
-    while place + 8 <= len(content) and held < promised:
-        length, kind = struct.unpack(">I4s", content[place : place + 8])
+    declared = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides)  # one filter byte per row
+    # Decompress in chunks of at most 1 MiB and stop at the declared size, so that a bomb cannot fill the memory.
+    inflater, num_inflated, offset = zlib.decompressobj(), 0, 8
+    while offset + 8 <= len(content) and num_inflated < declared:
+        length, kind = struct.unpack(">I4s", content[offset : offset + 8])
         if kind == b"IDAT":
-            rest = content[place + 8 : place + 8 + length]
-            while rest and held < promised:
-                held += len(unpack.decompress(rest, 1 << 20))
-                rest = unpack.unconsumed_tail
-        place += 12 + length
-    while held < promised and (more := unpack.decompress(unpack.unconsumed_tail, 1 << 20)):
-        held += len(more)
-    if held < promised:
+            compressed = content[offset + 8 : offset + 8 + length]
+            while compressed and num_inflated < declared:
+                num_inflated += len(inflater.decompress(compressed, 1 << 20))
+                compressed = inflater.unconsumed_tail
+        offset += 12 + length
+    while num_inflated < declared and (more := inflater.decompress(inflater.unconsumed_tail, 1 << 20)):
+        num_inflated += len(more)
+    if num_inflated < declared:
         name = source if isinstance(source, Path) else "image"
-        raise DataError(f"{name}: not a readable image: its data end early ({held:,} of {promised:,} bytes)")
+        raise DataError(f"{name}: not a readable image: its data end early ({num_inflated:,} of {declared:,} bytes)")

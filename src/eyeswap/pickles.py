@@ -1,7 +1,7 @@
-"""Read pickles as if hostile: plain data and arrays only, in memory bounded by the file's own size.
+"""Read untrusted pickles: only plain data and arrays, in memory bounded by the size of the file.
 
-Python's unpickler runs what a pickle asks for, so classes and functions are refused. It also reserves memory that a few
-bytes ask for: 9 bytes can demand a table of two billion places. `_refuse_large_memo` reads the opcodes beforehand.
+Python's unpickler calls whatever a pickle refers to, so classes and functions are refused. It also allocates memory on
+demand: 9 bytes can request a memo table of two billion entries. `_refuse_large_memo` checks the opcodes beforehand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NUMPY_CORES = ("numpy.core", "numpy._core")
 _PUT, _LONG_PUT = ord(pickle.PUT), ord(pickle.LONG_BINPUT)
-# What follows each opcode: a number of bytes; or, below 0, one of pickletools' codes for lines and counted bytes.
+# Argument of each opcode: a number of bytes; or, if negative, one of pickletools' codes for lines and counted bytes.
 _ARGUMENTS = {ord(opcode.code): opcode.arg.n if opcode.arg else 0 for opcode in pickletools.opcodes}
 _COUNT_BYTES = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4: 4}
 _COUNT_BYTES |= {pickletools.TAKEN_FROM_ARGUMENT4U: 4, pickletools.TAKEN_FROM_ARGUMENT8U: 8}
@@ -59,52 +59,52 @@ def read_array_pickle(path: Path) -> Any:
 
 
 def _refuse_large_memo(content: bytes) -> None:
-    """Check that no opcode puts a value into a place beyond the pickle's number of bytes.
+    """Check that no opcode stores a value at a memo index beyond the pickle's number of bytes.
 
-    Places are numbered from 0 and each takes an opcode, so an honest pickle never does; the unpickler reserves memory
-    for all places up to the highest.
+    Memo entries are numbered from 0 and each takes an opcode, so a valid pickle never does; the unpickler allocates
+    memory for all entries up to the highest index.
 
     Raises:
-        pickle.UnpicklingError: if one does, or an opcode is unknown or cut off.
+        pickle.UnpicklingError: if one does, or an opcode is unknown or incomplete.
     """
-    place, end = 0, len(content)
-    while place < end:
-        code = content[place]
-        place += 1
+    position, end = 0, len(content)
+    while position < end:
+        code = content[position]
+        position += 1
         size = _ARGUMENTS.get(code)
         if size is None:
             raise pickle.UnpicklingError(f"unknown opcode {code:#04x}")
         if size >= 0:
-            if code == _LONG_PUT and int.from_bytes(content[place : place + size], "little") > end:
+            if code == _LONG_PUT and int.from_bytes(content[position : position + size], "little") > end:
                 raise pickle.UnpicklingError("it asks for more memory than its size warrants")
-            place += size
+            position += size
         elif size == pickletools.UP_TO_NEWLINE:
-            stop = content.find(b"\n", place) + 1
+            stop = content.find(b"\n", position) + 1
             if code in _TWO_LINES and stop:
                 stop = content.find(b"\n", stop) + 1
             if not stop:
                 raise pickle.UnpicklingError("it ends early")
-            if code == _PUT and not 0 <= int(content[place : stop - 1]) <= end:
+            if code == _PUT and not 0 <= int(content[position : stop - 1]) <= end:
                 raise pickle.UnpicklingError("it asks for more memory than its size warrants")
-            place = stop
+            position = stop
         else:
             width = _COUNT_BYTES[size]
-            place += width + int.from_bytes(content[place : place + width], "little")
+            position += width + int.from_bytes(content[position : position + width], "little")
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits built-in containers, numbers and strings only: no class, no function, so nothing can run."""
+    """Admits only built-in containers, numbers and strings; without classes and functions nothing can be called."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits built-in data and numpy arrays only."""
+    """Admits only built-in data and numpy arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
-            return _ArrayType  # named as an argument only; calling it could reserve memory without end
+            return _ArrayType  # may only be passed as an argument; calling it could allocate any amount of memory
         if (module, name) in {(f"{core}.multiarray", "_reconstruct") for core in _NUMPY_CORES}:
             return _empty_array
         allowed = {("collections", "OrderedDict"), ("numpy", "dtype"), ("_codecs", "encode")}
@@ -123,7 +123,7 @@ class _ArrayType:
 
 
 def _empty_array(*arguments: Any) -> np.ndarray[Any, Any]:
-    """Return the array without values that numpy's pickles fill next."""
+    """Return the empty array that numpy's pickles fill in the next opcode."""
     import numpy as np
 
     return np.empty(0, dtype=np.int8)

@@ -1,4 +1,4 @@
-"""Processes: those that torchrun started to work together, or this one alone; and pools of workers on this machine."""
+"""Process groups started by torchrun, and pools of worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-_PATIENCE = timedelta(days=1)  # the others may have to wait for one that encodes, evaluates or saves
+_TIMEOUT = timedelta(days=1)  # processes may have to wait for one that encodes, evaluates or saves
 
 
 def best_device() -> torch.device:
-    """Return the GPU of this process, or the CPU where there is none."""
+    """Return the GPU of this process, or the CPU if there is none."""
     import torch
 
     if torch.cuda.is_available():
@@ -32,12 +32,12 @@ def best_device() -> torch.device:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train or evaluate together.
+    """This process in its process group.
 
     Attributes:
-        rank: its number; 0 writes files.
-        size: how many there are.
-        device: what it computes on.
+        rank: its rank; rank 0 writes files.
+        size: number of processes in the group.
+        device: the device it computes on.
     """
 
     rank: int = 0
@@ -50,7 +50,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return the items of this process: every ``size``-th."""
+        """Return the items of this process: every ``size``-th one."""
         return items[self.rank :: self.size]
 
     def sum(self, *values: float) -> list[float]:
@@ -60,17 +60,17 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        together = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(together)
-        return [float(value) for value in together]
+        totals = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(totals)
+        return [float(total) for total in totals]
 
     def wait(self) -> None:
-        """Wait for all processes; on the CPU, so that no GPU spins meanwhile."""
+        """Wait for all processes, on the CPU so that no GPU spins in the meantime."""
         self.sum(0.0)
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let the first process go through a block, then the others, who find its files."""
+        """Let the first process execute the block alone, and then the others, which find its files."""
         if not self.is_first:
             self.wait()
         yield
@@ -79,7 +79,7 @@ class Ranks:
 
 
 def this_process() -> Ranks:
-    """Return this process among those that joined."""
+    """Return this process in the current process group."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -89,9 +89,10 @@ def this_process() -> Ranks:
 
 @contextlib.contextmanager
 def join() -> Iterator[Ranks]:
-    """Join the processes that torchrun started, or work alone, as long as the block lasts.
+    """Join the process group of torchrun, or work alone, for the duration of the block.
 
-    One process on a GPU is a group of one, so that it is sharded like many: float32 masters, bf16 arithmetic.
+    A single process on a GPU forms a group of one, so that it is sharded like several: float32 master weights, bf16
+    arithmetic.
     """
     import torch
     import torch.distributed as dist
@@ -104,7 +105,7 @@ def join() -> Iterator[Ranks]:
     alone: dict[str, Any] = {} if is_one_of_many else {"store": HashStore(), "rank": 0, "world_size": 1}
     if has_gpu:
         torch.cuda.set_device(best_device())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_PATIENCE, **alone)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_TIMEOUT, **alone)
     try:
         yield this_process()
     finally:
@@ -112,17 +113,17 @@ def join() -> Iterator[Ranks]:
 
 
 def worker_pool(count: int | None = None) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes, as many as there are cores by default; what they run must be importable.
+    """Return a pool of spawned processes, by default one per core; the functions they run must be importable.
 
-    They do not run the main module again, as spawned processes otherwise do: a script without a main guard would
-    start its whole work anew in each of them.
+    Unlike ordinary spawned processes they do not import the main module: a script without a main guard would run again
+    from the start in each of them.
     """
     return ProcessPoolExecutor(count or os.cpu_count(), mp_context=_WorkerContext())
 
 
 class _Worker(SpawnProcess):
     def start(self) -> None:
-        """Start, with an empty module in place of the main one, which the new process would else import."""
+        """Start with an empty module in place of the main module, which the new process would otherwise import."""
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:

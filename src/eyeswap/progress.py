@@ -1,4 +1,4 @@
-"""Progress of long work: bars with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: bars with rate and remaining time on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Task:
-    """One piece of work with a known number of steps; `advance` it until it is complete."""
+    """A task with a known number of steps; call `advance` until it is complete."""
 
     def __init__(self, description: str, total: int, board: Progress, done: int = 0) -> None:
         self.description = description
@@ -39,7 +39,7 @@ class Task:
         self._bar = board.bars.add_task(description, total=total, completed=done, note="") if board.bars else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count ``count`` more steps as done; ``note`` (a loss, say) is shown beside the bar."""
+        """Record ``count`` further steps as done; ``note`` (a loss, for example) is shown beside the bar."""
         self.done += count
         if self._board.bars and self._bar is not None:
             self._board.bars.update(self._bar, advance=count, note=note)
@@ -50,7 +50,7 @@ class Task:
             self._board.console.print(self.line(now, note), soft_wrap=True, highlight=False, markup=False)
 
     def line(self, now: float, note: str = "") -> str:
-        """Return the state as text: description, count, rate, time left, note."""
+        """Return the state as text: description, count, rate, remaining time and note."""
         rate = (self.done - self._before) / max(now - self._started, 1e-9)
         parts = [f"{self.description}: {self.done}/{self.total}", _rate(rate)]
         if self.done < self.total:
@@ -79,11 +79,11 @@ class Progress:
             )
 
     def task(self, description: str, total: int, done: int = 0) -> Task:
-        """Add a task of ``total`` steps, of which ``done`` were done before and do not count for the rate."""
+        """Add a task of ``total`` steps, of which ``done`` were done earlier and do not count towards the rate."""
         return Task(description, total, self, done)
 
     def track(self, items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-        """Yield every item and count it as done when the next is asked for."""
+        """Yield every item, and record it as done when the next one is requested."""
         task = self.task(description, total)
         for item in items:
             yield item
@@ -106,7 +106,7 @@ def progress(console: Console | None = None) -> Iterator[Progress]:
 
 class _RateColumn(ProgressColumn):
     def render(self, task: RichTask) -> Text:
-        """Show how many steps a second are done."""
+        """Show the steps per second."""
         return Text(_rate(task.finished_speed or task.speed or 0.0), style="progress.data.speed")
 
 
@@ -115,6 +115,6 @@ def _rate(rate: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, full_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{full_seconds:02d}" if hours else f"{minutes}:{full_seconds:02d}"

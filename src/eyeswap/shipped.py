@@ -9,10 +9,10 @@ SHIPPED_LLM = "digits-llm"
 
 
 def llm_path(name: str) -> Path:
-    """Return the folder that an LLM's name stands for: the package's for ``digits-llm``, else the name as a path."""
+    """Return the folder of an LLM: the package's for ``digits-llm``, otherwise the name as a path."""
     return CHECKPOINTS / name if name == SHIPPED_LLM else Path(name)
 
 
 def llm_source(name: str) -> str:
-    """Return what an LLM is loaded by: the package's folder for ``digits-llm``, else the name, a folder or Hub id."""
+    """Return the source of an LLM: the package's folder for ``digits-llm``, otherwise the given folder or Hub id."""
     return str(CHECKPOINTS / name) if name == SHIPPED_LLM else name

@@ -1,7 +1,7 @@
-"""Take files out of downloaded archives (zip, tar), as if they were hostile.
+"""Unpack files from downloaded archives (zip, tar), which are treated as hostile.
 
-A name that leaves its folder, a link or a device, or far more bytes than an archive of that size can honestly hold, and
-nothing is unpacked. What is unpacked appears under its final name when it is whole.
+If an archive contains a path outside of its folder, a link, a device, or far more data than its size makes plausible,
+nothing is unpacked. Output appears under its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from eyeswap.errors import DataError, EnvironmentProblem
 from eyeswap.files import atomic_path, check_room
 from eyeswap.progress import Progress
 
-_HONEST_BYTES = 1 << 30  # that any archive may unpack to
-_HONEST_RATIO = 20  # or this many times its size
-_ZIP = (b"PK\3\4", b"PK\5\6")  # how a zip begins, and an empty one
+_PLAUSIBLE_BYTES = 1 << 30  # any archive may unpack to this much,
+_PLAUSIBLE_RATIO = 20  # or to this many times its size
+_ZIP = (b"PK\3\4", b"PK\5\6")  # the first bytes of a zip file, and of an empty one
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 
@@ -32,9 +32,9 @@ class Entry:
     """A file or folder of an archive.
 
     Attributes:
-        name: path inside, as the archive has it.
-        num_bytes: size when unpacked, as the archive says; readers stop there.
-        is_file: whether it is a plain file.
+        name: path in the archive, unchanged.
+        num_bytes: unpacked size as declared in the archive; readers stop there.
+        is_file: whether it is a regular file.
         is_special: whether it is a link, a device or the like.
         open: opens it for reading.
     """
@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the path inside."""
+        """The components of the path in the archive."""
         return PurePosixPath(self.name).parts
 
     def read(self) -> bytes:
@@ -68,41 +68,41 @@ class Entry:
 
 
 def unpack(archive: Path, member: str, target: Path, board: Progress | None = None) -> None:
-    """Take one file or folder out of an archive.
+    """Unpack one file or folder of an archive.
 
     Args:
         archive: a zip or tar file.
-        member: path of the file or folder inside, whatever folders lie around it; the outermost of several is meant.
-        target: where it is put; must not exist.
+        member: path of the file or folder, which may be nested in further folders; of several matches the outermost.
+        target: path to write; must not exist.
         board: shows how many files of a folder are done.
 
     Raises:
-        DataError: if it is no archive, does not hold the member, or is not to be trusted; nothing is unpacked then.
-        EnvironmentProblem: if the disk has no room.
+        DataError: if the file is not an archive, does not contain the member, or is hostile; nothing is unpacked then.
+        EnvironmentProblem: if there is not enough disk space.
     """
     try:
         with open_archive(archive) as entries:
             refuse_hostile(archive, entries)
-            wanted = _inside(entries, tuple(member.split("/")))
-            if not wanted:
-                raise DataError(f"{archive.name}: holds no {member}; the publisher seems to have changed it")
-            _refuse_too_large(archive, [entry for entry, _ in wanted], target)
+            files = _inside(entries, tuple(member.split("/")))
+            if not files:
+                raise DataError(f"{archive.name}: contains no {member}; the publisher may have changed the archive")
+            _refuse_too_large(archive, [entry for entry, _ in files], target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if wanted[0][1] == PurePosixPath("."):
+            if files[0][1] == PurePosixPath("."):
                 with atomic_path(target) as temporary:
-                    wanted[0][0].copy(temporary)
+                    files[0][0].copy(temporary)
             else:
-                _unpack_folder(wanted, target, board)
+                _unpack_folder(files, target, board)
     except OSError as error:
         raise EnvironmentProblem(f"{target}: {error.strerror or error} while unpacking {archive.name}") from None
 
 
 @contextlib.contextmanager
 def open_archive(archive: Path) -> Iterator[list[Entry]]:
-    """Open a zip or tar file and give what it holds.
+    """Open a zip or tar file and yield its entries.
 
     Raises:
-        DataError: if it is no archive, or turns out to be broken while it is read.
+        DataError: if the file is not an archive, or turns out to be damaged while it is read.
     """
     with archive.open("rb") as stream:
         is_zip = stream.read(4) in _ZIP  # not is_zipfile: a tar that ends with a zip, such as weights, is a tar
@@ -115,7 +115,7 @@ def open_archive(archive: Path) -> Iterator[list[Entry]]:
                 yield [_of_tar(tar, info) for info in tar]
     except _BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{archive.name}: not a whole archive: {reason}") from None
+        raise DataError(f"{archive.name}: not a complete archive: {reason}") from None
 
 
 def _of_zip(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
@@ -132,10 +132,10 @@ def _of_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
 
 
 def refuse_hostile(archive: Path, entries: Sequence[Entry]) -> None:
-    """Check that no entry leaves the folder it is unpacked into, and none is a link or a device.
+    """Check that no entry would be written outside of the target folder, and none is a link or a device.
 
     Raises:
-        DataError: naming the first that does.
+        DataError: naming the first that would.
     """
     for entry in entries:
         leaves = (
@@ -145,34 +145,34 @@ def refuse_hostile(archive: Path, entries: Sequence[Entry]) -> None:
             or any(mark in entry.name for mark in "\\\0")
         )
         if leaves or entry.is_special:
-            what = "leaves its folder" if leaves else "is a link or a device"
-            raise DataError(f"{archive.name}: refused, entry {entry.name[:80]!r} {what}")
+            problem = "leaves its folder" if leaves else "is a link or a device"
+            raise DataError(f"{archive.name}: refused, entry {entry.name[:80]!r} {problem}")
 
 
 def _inside(entries: Sequence[Entry], member: tuple[str, ...]) -> list[tuple[Entry, PurePosixPath]]:
-    """Return the files at or below a member, and their paths relative to it; those of the outermost match only."""
-    found: dict[int, list[tuple[Entry, PurePosixPath]]] = {}
+    """Return the files at or below the outermost match of a member, with their paths relative to it."""
+    matches: dict[int, list[tuple[Entry, PurePosixPath]]] = {}
     for entry in entries:
         if entry.is_file:
             ends = range(len(member), len(entry.parts) + 1)
             for end in (end for end in ends if entry.parts[end - len(member) : end] == member):
-                found.setdefault(end, []).append((entry, PurePosixPath(*entry.parts[end:])))
+                matches.setdefault(end, []).append((entry, PurePosixPath(*entry.parts[end:])))
                 break
-    return found[min(found)] if found else []
+    return matches[min(matches)] if matches else []
 
 
 def _refuse_too_large(archive: Path, entries: Sequence[Entry], target: Path) -> None:
     size, total = archive.stat().st_size, sum(entry.num_bytes for entry in entries)
-    if total > max(_HONEST_BYTES, _HONEST_RATIO * size):
+    if total > max(_PLAUSIBLE_BYTES, _PLAUSIBLE_RATIO * size):
         raise DataError(f"{archive.name}: refused, {size:,} bytes that unpack to {total:,}")
     check_room(target, total, "unpacking")
 
 
-def _unpack_folder(wanted: Sequence[tuple[Entry, PurePosixPath]], target: Path, board: Progress | None) -> None:
+def _unpack_folder(files: Sequence[tuple[Entry, PurePosixPath]], target: Path, board: Progress | None) -> None:
     temporary = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        for entry, path in board.track(wanted, f"unpack {target.name}", len(wanted)) if board else wanted:
+        for entry, path in board.track(files, f"unpacking {target.name}", len(files)) if board else files:
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             entry.copy(temporary / path)
         temporary.replace(target)

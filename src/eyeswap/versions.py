@@ -1,4 +1,4 @@
-"""Versions of packages, and of eyeswap's own code: a digest of its source, the code version."""
+"""Versions of packages, and the code version: a digest of eyeswap's own source."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ def code_version(*parts: str) -> str:
     """Return the sha256 (hex) of the names and contents of eyeswap's source and catalog files.
 
     Args:
-        parts: only files below these folders of the package, or these files; all if none are given.
+        parts: folders and files of the package to include; all by default.
     """
     root = Path(eyeswap.__file__).parent
-    places = [root / part for part in parts] or [root]
-    found = {file for place in places for file in (place.rglob("*") if place.is_dir() else [place])}
-    files = sorted(path for path in found if path.suffix in SOURCE_SUFFIXES)
-    total = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-        total.update(content)
-    return total.hexdigest()
+    paths = [root / part for part in parts] or [root]
+    files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
+    hasher = hashlib.sha256()
+    for file in sorted(file for file in files if file.suffix in SOURCE_SUFFIXES):
+        content = file.read_bytes()
+        hasher.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        hasher.update(content)
+    return hasher.hexdigest()

@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(server, tmp_path, monkeypat
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(type(tmp_path), "mkdir", refuse)
-    with pytest.raises(CheckpointError, match="not allowed to write there; set EYESWAP_CACHE"):
+    with pytest.raises(CheckpointError, match="no permission to write; set EYESWAP_CACHE"):
         download(url(server), tmp_path / "a" / "weights.pth")
 
 

@@ -142,7 +142,7 @@ def test_other_colours_are_the_same_in_both_wirings(name, mean):
 def test_published_vits_without_in1k_lose_the_rim_of_the_image(name, share):
     for wiring, kept in zip(WIRINGS, (1.0, share), strict=True):
         placement = geometry(name, wiring).placement(1000, 1000)
-        left, top, right, bottom = placement.to_image((0, 0, 224, 224))
+        left, top, right, bottom = placement.convert((0, 0, 224, 224), "canvas", "image")
         assert ((right - left) / 1000, (bottom - top) / 1000) == pytest.approx((kept, kept), rel=1e-3)
 
 

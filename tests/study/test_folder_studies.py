@@ -135,10 +135,7 @@ def test_conversations_without_an_answer_left_are_named_and_recorded(
         records[number]["conversations"][0]["value"] += " word" * 200
     (folder / INSTRUCTION_FILE).write_text(json.dumps(records))
     runs, said = run(study(folder), tmp_path / "runs")
-    assert (
-        "2 of 24 conversations contribute no loss: no answer token is left within max_text_tokens 128: record 1 (id"
-        in said
-    )
+    assert "2 of 24 conversations contribute no loss: no answer token is left within max_text_tokens 128" in said
     one = runs / "vit" / "seed-7"
     assert spec(one)["left_out"] == {"records": 0, "images": 0, "without_answer": 2}
     assert [row["record"] for row in json.loads((one / "left-out.json").read_text())] == [1, 21]

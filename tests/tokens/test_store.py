@@ -86,7 +86,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with store.writing(), pytest.raises(EnvironmentProblem, match="No space left .* after 2 images; free disk space"):
+    with store.writing(), pytest.raises(EnvironmentProblem, match=r"No space left .* after 2 images; free disk space"):
         store.append(NAMES[2:3], ROWS[2:3])
     monkeypatch.undo()
     assert holds(TokenStore(tmp_path / "s"), 2)

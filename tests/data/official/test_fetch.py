@@ -175,7 +175,7 @@ def test_another_file_than_the_catalogue_means_is_discarded_and_the_rest_comes(
 
 def test_a_hostile_or_damaged_archive_leaves_nothing(mix: TrainingSet, server: Server, tmp_path: Path) -> None:
     hostile = zipped(**{"photos__a": b"1", "..__..__evil": b"2"})
-    for content, reason in ((hostile, "leaves its folder"), (b"<html>no", "not a whole archive")):
+    for content, reason in ((hostile, "leaves its folder"), (b"<html>no", "not a complete archive")):
         server.files["/photos.zip"] = content
         (problem,) = fetch(plan_fetch([mix], tmp_path), tmp_path)
         assert reason in problem
