@@ -94,7 +94,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_HONEST_BYTES", 10_000)
+    monkeypatch.setattr(module, "_PLAUSIBLE_BYTES", 10_000)
     archive = zip_named(tmp_path / "a.zip", {"images/a": bytes(5_000_000), "images/b": bytes(5_000_000)})
     with pytest.raises(DataError, match=r"a.zip: refused, [\d,]+ bytes that unpack to 10,000,000"):
         run(archive, "images", tmp_path / "out")

@@ -202,5 +202,5 @@ def training_memory(
     checkpointed = CHECKPOINT_BYTES * llm.width * llm.layers + ACTIVATION_BYTES * llm.width
     free_bytes = max(free, 0.0) * GIB
     fewest = None if frozen >= usable else max(1, -int(-trained // (usable - frozen)))
-    token_counts = (int(free_bytes // size) for size in (plain, elementwise, checkpointed))
-    return Memory(states, free, *token_counts, fewest)
+    plain, elementwise, checkpointed = (int(free_bytes // size) for size in (plain, elementwise, checkpointed))
+    return Memory(states, free, plain, elementwise, checkpointed, fewest)
