@@ -1,6 +1,6 @@
-# make study   run the miniature study from nothing: venv, install, train, evaluate, report
-# make test    run every check from nothing: venv, install, ruff, mypy, pytest
-# A machine needs Python 3.11 or newer and make. PYTHON=python3.12 picks another interpreter.
+# make study   run the miniature study from scratch: venv, install, train, evaluate, report
+# make test    run every check from scratch: venv, install, ruff, mypy, pytest
+# Requires make and Python 3.11 or newer. PYTHON=python3.12 selects another interpreter.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -11,19 +11,19 @@ PYTHON ?= python3
 JOBS ?= 2
 STUDY ?= studies/quickstart.yaml
 BIN := .venv/bin
-# An install is good for as long as pyproject.toml says the same.
+# An install stays valid until pyproject.toml changes.
 KEY := $(shell sha256sum pyproject.toml | cut -c1-12)
 INSTALLED := .venv/.installed-$(KEY)
 INSTALLED_DEV := .venv/.installed-dev-$(KEY)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
-help:  ## show what can be made
+help:  ## show the available targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
 
 $(BIN)/python:
-	@echo "==> making .venv with $$($(PYTHON) --version)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	@echo "==> creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.12")'
 	@$(PYTHON) -m venv .venv
 
 $(INSTALLED): | $(BIN)/python
@@ -53,7 +53,7 @@ lint: $(INSTALLED_DEV)  ## run ruff and mypy
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --strict
 
-# The report page is tested in a real browser. Only Debian's package is installed, and only by root.
+# The report page is tested in a real browser. It is only installed as root, and only from Debian's packages.
 .PHONY: browser
 browser:
 	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then \
@@ -63,9 +63,9 @@ browser:
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	    || echo "==> chromium could not be installed: the browser tests will be skipped"; \
 	else \
-	  echo "==> no chromium, and it takes root and apt-get to install it: the browser tests will be skipped"; \
+	  echo "==> no chromium, and installing it needs root and apt-get: the browser tests will be skipped"; \
 	fi
 
 .PHONY: clean
-clean:  ## remove the venv and the caches, but no results
+clean:  ## remove the venv and caches, but not results
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
