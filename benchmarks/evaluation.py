@@ -1,21 +1,21 @@
-"""Time the evaluation of a VLM against the one-by-one way of the reference suite, and against itself without reuse.
+"""Time the evaluation of a VLM against the reference suite's one-by-one method, and against itself without reuse.
 
     python benchmarks/evaluation.py                                # about 5 minutes on 2 CPU cores
     python benchmarks/evaluation.py --run runs/quickstart/vmamba/seed-7 --json evaluation.json
     python benchmarks/evaluation.py --shape 4096x32 --backbone vmamba-s --batch 64   # 7B, for a GPU; random weights
 
-Three ways to answer the same questions about the same image files, all from file to answer:
+Three methods answer the same questions about the same image files, timed from file to answer:
 
-- one by one: the reference suite's. For every question the image is read and encoded anew, the prompt is prefilled
-  whole, and up to 128 tokens are generated, also where only the first token's probabilities are used.
-- no reuse: our own batches, each image encoded once, but every question prefills its image again.
-- eyeswap: each image prefilled once, its questions share that, first-token questions generate nothing.
+- one by one: the reference suite's method. For every question the image is read and encoded again, the complete prompt
+  is prefilled, and up to 128 tokens are generated, even if only the first token's probabilities are used.
+- no reuse: our own batches, with each image encoded once, but every question prefills its image again.
+- eyeswap: each image is prefilled once and shared by its questions; first-token questions generate nothing.
 
-The last two are timed a second time with the visual tokens at hand, which leaves the LLM's part alone: a miniature
-encoder costs about as much as the miniature LLM, a real one about a hundredth of a real LLM.
+The last two are also timed with precomputed visual tokens, which isolates the LLM's part: a miniature encoder costs
+about as much as the miniature LLM, a real one about a hundredth of a real LLM.
 
-Questions come at the rates of the real sets: 5.3 an image in VQA v2, 18 in POPE, 31.6 in GQA. Answers are compared
-before anything is timed; candidates then take turns.
+The numbers of questions per image are those of the real sets: 5.3 in VQA v2, 18 in POPE, 31.6 in GQA. Answers are
+compared before anything is timed; candidates then take turns.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 from eyeswap.vlm.reading import Prompt, Reading, WholePrompts, spread
 
-# title, benchmark that the questions come from, questions an image
+# title, benchmark that the questions come from, questions per image
 WORKLOADS = (
     ("VQA v2: text", "vqav2", 5.3),
     ("GQA: text", "vqav2", 31.6),
     ("POPE: first token", "pope", 18.0),
     ("RefCOCO: boxes", "refcoco", 5.3),
 )
-# An LLM with random weights never ends an answer, so lengths are those of trained ones: "Yes" and the end, a box.
+# An LLM with random weights never ends an answer, so lengths are those of trained ones: "Yes" and EOS, or a box.
 LENGTHS = {"text": 3, "choice": 2, "box": 26}
 
 
@@ -72,7 +72,7 @@ class Work:
 
 
 class OneByOne:
-    """The reference suite's way: batch 1, transformers' own ``generate``."""
+    """The reference suite's method: batch 1, transformers' own ``generate``."""
 
     def __init__(self, model: VisionLanguageModel, root: Path, ids: Generator) -> None:
         self.model, self.root, self.ids = model, root, ids
@@ -86,13 +86,13 @@ class OneByOne:
     @torch.inference_mode()
     def answer(self, image: str, request: Request, longest: int) -> Generation:
         inputs = self.model.processor(images=self.root / image, text=request.prompt).to(self.model.device)
-        told = self.model.generate(
+        generated = self.model.generate(
             **inputs, max_new_tokens=longest, do_sample=False, return_dict_in_generate=True, output_logits=True
         )
         if request.choices:
-            chances = told.logits[0][0].float()[self.ids.choice_ids(request.choices)].softmax(-1).tolist()
+            chances = generated.logits[0][0].float()[self.ids.choice_ids(request.choices)].softmax(-1).tolist()
             return Generation(request.choices[chances.index(max(chances))], tuple(chances), 1, 0.0)
-        tokens = told.sequences[0, inputs["input_ids"].shape[1] :]
+        tokens = generated.sequences[0, inputs["input_ids"].shape[1] :]
         return Generation(self.model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), None, len(tokens), 0.0)
 
 
@@ -123,8 +123,8 @@ class WithoutReuse(Generator):
         return PaddedPrompts(self.model, self._decoder, visual_tokens)
 
 
-class AtHand:
-    """Visual tokens that are made once and kept."""
+class Precomputed:
+    """Visual tokens that are computed once and kept."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self.encoder, self.known = encoder, {}
@@ -136,9 +136,9 @@ class AtHand:
 
 
 class Batched:
-    """A generator fed as an evaluation feeds it: four buckets of questions at a time."""
+    """A generator called as an evaluation calls it: with four batches of questions at a time."""
 
-    def __init__(self, generator: Generator, encoder: ImageEncoder | AtHand) -> None:
+    def __init__(self, generator: Generator, encoder: ImageEncoder | Precomputed) -> None:
         self.generator, self.encoder = generator, encoder
 
     def __call__(self, work: Work) -> list[list[Generation]]:
@@ -157,7 +157,7 @@ class Batched:
 
 
 def build_model(run: Path | None, shape: str | None, backbone: str) -> VisionLanguageModel:
-    """Return a trained run's VLM, or the shipped parts with an untrained connector, or a random LLM of some shape."""
+    """Return a trained run's VLM, the shipped parts with an untrained connector, or a random LLM of some shape."""
     if run is not None:
         return VisionLanguageModel.load(model_folder(run)).to(best_device())
     llm, tokenizer, prompt = load_llm(llm_path("digits-llm"))
@@ -183,7 +183,7 @@ def build_model(run: Path | None, shape: str | None, backbone: str) -> VisionLan
 def make_work(
     model: VisionLanguageModel, root: Path, name: str, per_image: float, num_questions: int, cut: bool
 ) -> Work:
-    """Return questions of a benchmark, so many an image; whole numbers alternate so that the mean fits."""
+    """Return questions of a benchmark, with integer numbers per image whose mean is ``per_image``."""
     benchmark = get_benchmark(name)
     examples = benchmark.examples(root)
     images = sorted(
@@ -207,7 +207,7 @@ def make_work(
 
 
 def check(title: str, first: list[list[Generation]], second: list[list[Generation]]) -> tuple[int, float]:
-    """Return how many texts differ and the largest difference of a probability; print texts that differ."""
+    """Return the number of differing texts and the largest difference in probability; print differing texts."""
     texts, chances = 0, 0.0
     for a, b in zip((one for row in first for one in row), (one for row in second for one in row), strict=True):
         if a.text != b.text:
@@ -222,12 +222,12 @@ def main() -> None:
     """Compare answers, time, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a trained run; by default the shipped LLM, connector untrained")
-    parser.add_argument("--backbone", default="digits-vmamba", help="of the VLM without a run")
+    parser.add_argument("--backbone", default="digits-vmamba", help="backbone of the VLM if no run is given")
     parser.add_argument("--shape", help="width x layers of a random LLM, such as 4096x32; answers then end by length")
-    parser.add_argument("--questions", type=int, default=320, help="questions in each workload")
-    parser.add_argument("--batch", type=int, default=128, help="questions answered together")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where to write all numbers")
+    parser.add_argument("--questions", type=int, default=320, help="questions per workload")
+    parser.add_argument("--batch", type=int, default=128, help="batch size")
+    parser.add_argument("--rounds", type=int, default=5, help="counted calls of each candidate")
+    parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args()
     model = build_model(options.run, options.shape, options.backbone)
     results: list[dict[str, Any]] = []
@@ -235,7 +235,7 @@ def main() -> None:
         root = Path(folder)
         write_digits(root, DigitsSize(0, 8, 120, 4))
         encoder = ImageEncoder(model.backbone.network.to(best_device()), model.processor.image_geometry, root)
-        ours, plain, at_hand = Generator(model, options.batch), WithoutReuse(model, options.batch), AtHand(encoder)
+        ours, plain, at_hand = Generator(model, options.batch), WithoutReuse(model, options.batch), Precomputed(encoder)
         candidates = {
             "one by one": OneByOne(model, root, ours),
             "no reuse": Batched(plain, encoder),
@@ -259,7 +259,7 @@ def main() -> None:
 
 
 def row(title: str, work: Work, timings: dict[str, Timing], differing: dict[str, tuple[int, float]]) -> dict[str, Any]:
-    """Return everything measured about a workload."""
+    """Return the results of a workload."""
     return {
         "workload": title,
         "questions": work.size,
@@ -278,8 +278,16 @@ def row(title: str, work: Work, timings: dict[str, Timing], differing: dict[str,
 
 
 def show(results: Sequence[dict[str, Any]]) -> None:
-    """Print one line a workload: questions a second (median; slowest over fastest round) and ratios."""
-    columns = ("questions a second (spread)", "an image", "one by one", "no reuse", "eyeswap", "to one", "to no reuse")
+    """Print one line per workload: questions per second (median; slowest over fastest round) and ratios."""
+    columns = (
+        "questions per second (spread)",
+        "per image",
+        "one by one",
+        "no reuse",
+        "eyeswap",
+        "to one",
+        "to no reuse",
+    )
     rows = []
     for about in results:
         measured = (about["candidates"][name] for name in columns[2:5])
@@ -293,7 +301,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
             f"{about['workload']}: {about['questions']} questions, texts that differ: {about['differing_texts']}, ",
             end="",
         )
-        print(f"largest difference of a probability: {about['largest_difference_of_a_probability']}")
+        print(f"largest difference in probability: {about['largest_difference_of_a_probability']}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Write the footprints that come with the package: `python -m benchmarks.footprints`, some minutes.
+"""Write the footprints that come with the package: `python -m benchmarks.footprints`, a few minutes.
 
-They are those of the catalog in both wirings, and of the arms of all studies in ``studies/``. Footprints that are known
-already are kept, so after a change of a network's code delete the file first.
+They cover the catalog in both wirings and the arms of all studies in ``studies/``. Existing footprints are kept, so
+delete the file first after changing a network's code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TARGET = ROOT / "src" / "eyeswap" / "planning" / SHIPPED_FILE
 
 
 def shipped_entries() -> dict[str, BackboneEntry]:
-    """Return what has a footprint in the package, by the key of the footprint."""
+    """Return the catalog entries that have a footprint in the package, by the key of the footprint."""
     return {footprint_key(entry): entry for entry in _entries()}
 
 
@@ -43,15 +43,15 @@ def _entries() -> Iterator[BackboneEntry]:
 
 
 def main() -> None:
-    """Count what is not known yet and write everything."""
+    """Count the missing footprints and write all of them."""
     entries = shipped_entries()
-    known = read_json(TARGET) if TARGET.is_file() else {}
+    footprints = read_json(TARGET) if TARGET.is_file() else {}
     with progress() as board:
-        for key, entry in board.track(entries.items(), "count the backbones", len(entries)):
-            if key not in known:
-                known[key] = asdict(measure(entry.build_on_meta(), entry.geometry))
-                _write({key: known[key] for key in sorted(entries) if key in known})
-    _write({key: known[key] for key in sorted(entries)})
+        for key, entry in board.track(entries.items(), "counting backbones", len(entries)):
+            if key not in footprints:
+                footprints[key] = asdict(measure(entry.build_on_meta(), entry.geometry))
+                _write({key: footprints[key] for key in sorted(entries) if key in footprints})
+    _write({key: footprints[key] for key in sorted(entries)})
 
 
 def _write(footprints: dict[str, dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Time training steps: conversations packed without padding, against padded micro-batches with full recompute.
+"""Time training steps: conversations packed without padding, against padded micro-batches with full recomputation.
 
     python benchmarks/training.py                               # about 4 minutes on 2 CPU cores
     python benchmarks/training.py --shape 4096x32 --batch 128 --tokens-per-pass 6144 --recompute elementwise \\
@@ -6,21 +6,21 @@
         --backbone vitdet-b-maskrcnn --geometry corner-letterbox-512   # or 1,024 tokens
     torchrun --nproc-per-node 8 benchmarks/training.py --shape 4096x32 --batch 128    # FSDP2
 
-Three ways to take the same optimiser step over the same global batch, with one model, its weights random:
+Three methods take the same optimizer step over the same global batch, with one model with random weights:
 
-- published: micro-batches of 16 conversations, dealt by their number of words, padded to their longest, every decoder
-  layer recomputed in the backward pass.
-- bucketed: passes of up to `--tokens-per-pass` positions, conversations of like length together, padded.
-- packed: passes of up to as many tokens, no padding, attention within each conversation.
+- published: micro-batches of 16 conversations, divided by their number of words, padded to their longest, with every
+  decoder layer recomputed in the backward pass.
+- bucketed: passes of up to `--tokens-per-pass` positions, with conversations of similar length together, padded.
+- packed: passes of up to as many tokens, without padding, with attention within each conversation.
 
-Losses and gradient norms are compared before anything is timed; then the ways take turns, every round with another
-global batch. Text lengths are drawn from a log-normal distribution, median 200 tokens and sigma 0.8, cut at 2,048:
-short answers about an image, a few long descriptions, about 275 on average. That is an assumption about the LLaVA-1.5
-mix (most of its conversations merge a dozen short turns), not a measurement. Half of the text is answers.
+Losses and gradient norms are compared before anything is timed; then the methods take turns, every round with another
+global batch. Text lengths are drawn from a log-normal distribution with median 200 tokens and sigma 0.8, truncated at
+2,048: short answers about an image and a few long descriptions, about 275 on average. That is an assumption about the
+LLaVA-1.5 mix (most of its conversations merge a dozen short turns), not a measurement. Half of the text is answers.
 
-Counted are real tokens, visual ones included. MFU is the FLOPs of their forward and backward pass through the LLM (6 a
-token and parameter, the head where a token is predicted, plus attention), over the time and this machine's rate of
-matrix products, measured in the same run. The frozen backbone's time counts; its FLOPs do not.
+Only real tokens are counted, including visual ones. MFU is the FLOPs of their forward and backward pass through the LLM
+(6 per token and parameter, the head only where a token is predicted, plus attention), divided by the time and by this
+machine's rate of matrix products, measured in the same run. The frozen backbone's time counts; its FLOPs do not.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ VOCABULARY = 32_064  # Vicuna's, with <PAD>
 
 @dataclass(frozen=True)
 class RandomTokens:
-    """Visual tokens as a cache would give them."""
+    """Visual tokens as a cache would return them."""
 
     decodes: ClassVar[bool] = False
 
@@ -76,7 +76,7 @@ class RandomTokens:
 
 @dataclass(frozen=True)
 class RandomPixels:
-    """Pixels that the frozen backbone sees at every step."""
+    """Pixels that the frozen backbone encodes in every step."""
 
     decodes: ClassVar[bool] = False
 
@@ -96,29 +96,31 @@ def seeded(image: str, *shape: int) -> Tensor:
 
 @dataclass
 class Way:
-    """One way to take a step.
+    """One method of taking a step.
 
     Attributes:
-        feed: makes the passes of a step.
+        loader: makes the passes of a step.
         packs: whether conversations share a row.
-        recompute: what decoder layers compute again.
+        recompute: what decoder layers recompute.
         steps: numbers of its steps.
     """
 
-    feed: BatchLoader
+    loader: BatchLoader
     packs: bool = False
     recompute: bool | Literal["elementwise"] = False
     steps: count[int] = field(default_factory=count)
 
     def passes(self, step: int, data: TrainingData, even: bool) -> list[Any]:
-        """Return the passes of a step; ``even`` weighs all tokens of the global batch alike."""
-        made = next(self.feed.steps(step))
+        """Return the passes of a step; ``even`` weights all tokens of the global batch equally."""
+        passes = next(self.loader.steps(step))
         total = int(data.conversations.num_targets[data.order[step]].sum())
-        return [(replace(one, share=1 / total if one.share else 0.0), batch) for one, batch in made] if even else made
+        if not even:
+            return passes
+        return [(replace(planned, share=1 / total if planned.share else 0.0), batch) for planned, batch in passes]
 
 
 class Bench:
-    """One model and the ways to train it."""
+    """One model and the methods of training it."""
 
     def __init__(self, model: VisionLanguageModel, data: TrainingData, recipe: Recipe, ranks: Ranks) -> None:
         self.model, self.data, self.ranks = model.train(), data, ranks
@@ -127,16 +129,17 @@ class Bench:
         self.peak_gib: dict[str, float] = {}
 
     def gradients(self, name: str, way: Way, step: int) -> dict[str, float]:
-        """Make the gradients of a step; return its loss and their norm."""
+        """Compute the gradients of a step; return its loss and their norm."""
         packs = packed_attention(self.model.llm) if way.packs else contextlib.nullcontext()
         passes = way.passes(step, self.data, even=True)
-        self.positions.setdefault(name, []).append(sum(batch.input_ids.numel() for one, batch in passes if one.share))
+        num_positions = sum(batch.input_ids.numel() for planned, batch in passes if planned.share)
+        self.positions.setdefault(name, []).append(num_positions)
         with packs, recomputed(self.model.llm, way.recompute):
             row, _ = self.trainer.step(step, passes, False)
         return row
 
     def compare(self, ways: dict[str, Way]) -> dict[str, dict[str, float]]:
-        """Return loss and gradient norm of the first step, of every way, with the same weights."""
+        """Return loss and gradient norm of the first step by every method, with the same weights."""
         rows = {}
         for name, way in ways.items():
             rows[name] = self.gradients(name, way, 0)
@@ -144,7 +147,7 @@ class Bench:
         return rows
 
     def call(self, name: str, way: Way) -> Callable[[], None]:
-        """Return what takes the next step of a way."""
+        """Return a function that takes the next step by a method."""
 
         def take() -> None:
             if self.ranks.device.type == "cuda":
@@ -161,7 +164,7 @@ class Bench:
 def build_model(
     shape: str, backbone: str | None, geometry: str | None, device: torch.device
 ) -> tuple[VisionLanguageModel, RandomTokens | RandomPixels]:
-    """Return a VLM with a random Llama of some shape, and where its visual tokens come from."""
+    """Return a VLM with a random Llama of some shape, and the source of its visual tokens."""
     width, layers = map(int, shape.split("x"))
     _, tokenizer, prompt = load_llm(llm_path("digits-llm"))
     config = LlamaConfig(
@@ -185,7 +188,7 @@ def build_model(
 
 
 def draw_data(source: RandomTokens | RandomPixels, steps: int, batch: int) -> TrainingData:
-    """Return conversations of random text about random images, as many as the steps need."""
+    """Return as many conversations of random text about random images as the steps need."""
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.normal(np.log(MEDIAN_TOKENS), SIGMA, steps * batch)).astype(np.int64).clip(40, MOST_TOKENS)
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -201,9 +204,9 @@ def draw_data(source: RandomTokens | RandomPixels, steps: int, batch: int) -> Tr
 def make_ways(
     data: TrainingData, recipe: Recipe, budget: int, again: bool | Literal["elementwise"], image_id: int, ranks: Ranks
 ) -> dict[str, Way]:
-    """Return the ways by name."""
+    """Return the methods by name."""
 
-    def feed(chosen: Recipe, execution: Execution, packs: bool) -> BatchLoader:
+    def loader(chosen: Recipe, execution: Execution, packs: bool) -> BatchLoader:
         planner = BatchPlanner.of(data, chosen, execution, ranks.size, packs)
         return BatchLoader(data, Layout(image_id, True, 0, packs), planner, ranks.rank, 0)
 
@@ -211,21 +214,21 @@ def make_ways(
     published = recipe.model_copy(update={"loss": "micro-batch-mean", "published_gpus": gpus})
     within_budget = Execution(tokens_per_pass=budget)
     return {
-        "published": Way(feed(published, Execution(), False), recompute=True),
-        "bucketed": Way(feed(recipe, within_budget, False), recompute=again),
-        "packed": Way(feed(recipe, within_budget, True), packs=True, recompute=again),
+        "published": Way(loader(published, Execution(), False), recompute=True),
+        "bucketed": Way(loader(recipe, within_budget, False), recompute=again),
+        "packed": Way(loader(recipe, within_budget, True), packs=True, recompute=again),
     }
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     """Return the FLOP/s of large square matrix products, the best of ten."""
     side = 8192 if device.type == "cuda" else 1024
-    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()
         for _ in range(4):
-            one @ other
+            left @ right
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, (time.perf_counter() - started) / 4)
@@ -233,7 +236,7 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def needed_flops(model: VisionLanguageModel, data: TrainingData, step: int) -> float:
-    """Return the FLOPs of a step's real tokens, forward and backward, the head where a token is predicted."""
+    """Return the FLOPs of a step's real tokens, forward and backward, with the head only at predicted tokens."""
     rows = data.order[step]
     lengths = [data.lengths[row] for row in rows]
     spared = sum(lengths) - int(data.conversations.num_targets[rows].sum())
@@ -241,20 +244,20 @@ def needed_flops(model: VisionLanguageModel, data: TrainingData, step: int) -> f
 
 
 def main() -> None:
-    """Compare, time, print, write."""
+    """Compare the methods, time them, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="384x6", help="width x layers of the LLM; 4096x32 is Vicuna-7B")
-    parser.add_argument("--backbone", help="sees random pixels at every step; by default 196 tokens as from a cache")
-    parser.add_argument("--geometry", help="of the backbone, another than its own")
-    parser.add_argument("--batch", type=int, default=32, help="conversations in a global batch; the recipe's is 128")
-    parser.add_argument("--micro-batch", type=int, default=16, help="of the published way")
-    parser.add_argument("--tokens-per-pass", type=int, default=8192)
+    parser.add_argument("--backbone", help="encodes random pixels in every step; by default 196 tokens as from a cache")
+    parser.add_argument("--geometry", help="geometry of the backbone, if not its own")
+    parser.add_argument("--batch", type=int, default=32, help="conversations per global batch; the recipe's is 128")
+    parser.add_argument("--micro-batch", type=int, default=16, help="conversations per pass of the published method")
+    parser.add_argument("--tokens-per-pass", type=int, default=8192, help="token budget of the other methods")
     parser.add_argument(
         "--recompute", choices=("no", "elementwise", "yes"), default="no", help="in bucketed and packed passes"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="by default bf16 on a GPU, fp32 on a CPU")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where to write all numbers")
+    parser.add_argument("--rounds", type=int, default=3, help="counted steps of each method")
+    parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args()
     with join() as ranks:
         precision = options.precision or ("bf16" if ranks.device.type == "cuda" else "fp32")
@@ -288,7 +291,7 @@ def main() -> None:
 
 
 def result(name: str, bench: Bench, timings: dict[str, Timing], data: TrainingData, rate: float) -> dict[str, Any]:
-    """Return everything measured about a way; the comparison and the warm-up took the first global batch."""
+    """Return the results of a method; the comparison and the warm-up used the first global batch."""
     steps = range(1, len(data.order))
     tokens = [sum(data.lengths[row] for row in data.order[step]) for step in steps]
     flops = [needed_flops(bench.model, data, step) for step in steps]
@@ -310,18 +313,18 @@ def result(name: str, bench: Bench, timings: dict[str, Timing], data: TrainingDa
 
 
 def show(results: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
-    """Print one line a way."""
-    columns = ("way", "padding", "real tokens a second (spread)", "MFU", "to published", "peak memory")
+    """Print one line per method."""
+    columns = ("method", "padding", "real tokens per second (spread)", "MFU", "to published", "peak memory")
     rows = []
-    for one in results:
-        speed = f"{one['tokens_a_second']:,.0f} ({one['spread']:.2f})"
-        memory = "-" if one["peak_gib"] is None else f"{one['peak_gib']:.1f} GiB"
-        ratio = f"{one['ratio_to_published']:.2f}x"
-        rows.append((one["way"], f"{one['padding']:.0%}", speed, f"{one['mfu']:.0%}", ratio, memory))
+    for row in results:
+        speed = f"{row['tokens_a_second']:,.0f} ({row['spread']:.2f})"
+        memory = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.1f} GiB"
+        ratio = f"{row['ratio_to_published']:.2f}x"
+        rows.append((row["way"], f"{row['padding']:.0%}", speed, f"{row['mfu']:.0%}", ratio, memory))
     title = f"steps of {about['batch']} conversations, LLM {about['shape']}, {about['visual_tokens']} visual tokens"
     print_table(f"{title}, {about['precision']}", columns, rows)
-    where = f"{about['processes']} x {about['device']}"
-    print(f"{where}, {about['threads']} threads; matrix products {about['matmul_flops'] / 1e12:.3f} TFLOP/s on each")
+    devices = f"{about['processes']} x {about['device']}"
+    print(f"{devices}, {about['threads']} threads; matrix products at {about['matmul_flops'] / 1e12:.3f} TFLOP/s each")
     for name, off in about["differences_to_packed"].items():
         print(f"{name}: loss within {off['loss']:.1e} of packed, gradient norm within {off['grad_norm']:.1e}")
 
