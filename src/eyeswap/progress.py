@@ -54,9 +54,9 @@ class Task:
         rate = (self.done - self._before) / max(now - self._started, 1e-9)
         parts = [f"{self.description}: {self.done}/{self.total}", _rate(rate)]
         if self.done < self.total:
-            parts.append(f"{_clock((self.total - self.done) / rate)} left" if rate else "time left unknown")
+            parts.append(f"{clock((self.total - self.done) / rate)} left" if rate else "time left unknown")
         else:
-            parts.append(f"took {_clock(now - self._started)}")
+            parts.append(f"took {clock(now - self._started)}")
         return ", ".join([*parts, note] if note else parts)
 
 
@@ -114,7 +114,13 @@ def _rate(rate: float) -> str:
     return f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s each"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, with hours if it is that long.
+
+    Example:
+        >>> clock(3725)
+        '1:02:05'
+    """
     minutes, full_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{full_seconds:02d}" if hours else f"{minutes}:{full_seconds:02d}"

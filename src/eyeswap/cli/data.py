@@ -288,23 +288,22 @@ def fetch_sets(sets: Sequence[DataSet], root: Path, yes: bool) -> list[str]:
 
 
 def _plan_lines(plan: FetchPlan) -> list[str]:
+    from eyeswap.cli.tables import bytes_text
+
     lines = [f"exists    {file.path}" for file in plan.here]
     lines += [f"link      {file.path} -> {target}" for file, target in plan.links]
     for url, files in plan.downloads.items():
-        size = (plan.unreachable.get(url) and "no answer") or _size(plan.num_bytes.get(url))
+        num_bytes = plan.num_bytes.get(url)
+        size = "size unknown" if num_bytes is None else bytes_text(num_bytes)
+        size = "no answer" if plan.unreachable.get(url) else size
         lines += [f"download  {file.path} <- {url} ({size})" for file in files]
     for file in plan.by_hand:
         lines.append(f"by hand   {file.path} <- {file.source.url}")
         lines.append(f"          {file.source.manual}")
     unknown = len(plan.downloads) - len(plan.num_bytes) - len(plan.unreachable)
-    total = f"{_size(plan.total_bytes)} to download" + (f", and {unknown} files of unknown size" if unknown else "")
+    total = f"{bytes_text(plan.total_bytes)} to download"
+    total += f", and {unknown} files of unknown size" if unknown else ""
     return [*lines, total if plan.downloads else "nothing to download"]
-
-
-def _size(num_bytes: int | None) -> str:
-    if num_bytes is None:
-        return "size unknown"
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def file_line(file: FoundFile) -> str:

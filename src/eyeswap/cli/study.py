@@ -238,13 +238,15 @@ def _print_changes(planned: Sequence[PlannedRun]) -> None:
 
 def _line(status: RunStatus) -> str:
     """Return a status as one line of text."""
+    from eyeswap.progress import clock
+
     parts = [status.activity]
     if status.step:
         parts.append(f"{_steps(status)} steps")
     if status.loss is not None:
         parts.append(f"loss {status.loss:.3f}")
     if status.activity == "training" and status.left_s is not None:
-        parts.append(f"{_clock(status.left_s)} left")
+        parts.append(f"{clock(status.left_s)} left")
     if sum(status.answered.values()):
         parts.append(f"{_answers(status)} answers")
     parts += [text for text in (status.worker, status.message) if text]
@@ -257,6 +259,7 @@ def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: 
     from rich.text import Text
 
     from eyeswap.cli.tables import fitted_table
+    from eyeswap.progress import clock
     from eyeswap.study.status import count_activities
 
     study = planned[0].study
@@ -270,7 +273,7 @@ def _board(planned: Sequence[PlannedRun], statuses: Sequence[RunStatus], width: 
             _steps(status) if status.step else "",
             "" if status.loss is None else f"{status.loss:.3f}",
             "" if status.step_s is None else _seconds(status.step_s),
-            _clock(status.left_s) if status.activity == "training" and status.left_s is not None else "",
+            clock(status.left_s) if status.activity == "training" and status.left_s is not None else "",
             _answers(status),
             f"{status.num_finished} of {len(study.benchmarks)}",
             status.worker or "",
@@ -306,9 +309,3 @@ def _answers(status: RunStatus) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def _clock(seconds: float) -> str:
-    minutes, full_seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{full_seconds:02d}" if hours else f"{minutes}:{full_seconds:02d}"

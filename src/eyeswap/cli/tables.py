@@ -13,6 +13,20 @@ from rich.text import Text
 _GAP = 2  # columns between two cells
 
 
+def bytes_text(num_bytes: float) -> str:
+    """Return a number of bytes with a decimal unit.
+
+    Example:
+        >>> bytes_text(72_100_000)
+        '72.1 MB'
+    """
+    for unit in ("B", "KB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} GB"
+
+
 def print_field(console: Console, label: str, text: str, style: str) -> None:
     """Print a label and its text with a hanging indent; URLs and paths are not broken, so that they can be copied."""
     indent = " " * len(label)

@@ -68,6 +68,7 @@ def cache(
     import torch
 
     from eyeswap.backbones.weights import load_backbone
+    from eyeswap.cli.tables import bytes_text
     from eyeswap.progress import progress
     from eyeswap.tokens.cache import cache_tokens, open_store
     from eyeswap.tokens.cost import estimate_cost, spaced, verify
@@ -98,9 +99,8 @@ def cache(
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
-    typer.echo(
-        f"stored: {store.folder}, {len(store):,} images of {_size(store.row_bytes)} each, {_size(facts['bytes'])}"
-    )
+    size, total = bytes_text(store.row_bytes), bytes_text(len(store) * store.row_bytes)
+    typer.echo(f"stored: {store.folder}, {len(store):,} images of {size} each, {total}")
     typer.echo(f"verified: {num_verified} images encoded again, bit for bit the same")
     for reason in list(stored.unreadable.values())[:10]:
         typer.echo(f"unreadable: {reason}", err=True)
@@ -110,24 +110,18 @@ def cache(
 
 def _cost_lines(cost: TokenCost, name: str) -> str:
     """Return a cost estimate as text."""
+    from eyeswap.cli.tables import bytes_text
+
     warning = "" if cost.needed_bytes < cost.free_bytes else ": NOT ENOUGH"
     rows = [
         ("images", f"{cost.images:,}, of which {cost.stored:,} are already stored"),
-        ("per image", f"{cost.tokens:,} tokens x {cost.width} x 2 bytes = {_size(cost.image_bytes)}"),
-        ("disk", f"{_size(cost.needed_bytes)} ({_size(cost.free_bytes)} free{warning})"),
+        ("per image", f"{cost.tokens:,} tokens x {cost.width} x 2 bytes = {bytes_text(cost.image_bytes)}"),
+        ("disk", f"{bytes_text(cost.needed_bytes)} ({bytes_text(cost.free_bytes)} free{warning})"),
         ("time", f"{_clock(cost.cost_s)} ({1 / cost.image_s:,.1f} images/s, measured on {cost.sampled} images)"),
         ("saves", f"{_clock(cost.saved_s)} of {name} in every later pass over these images"),
         ("", "(another epoch, seed, connector or LLM; a single one-epoch run saves nothing)"),
     ]
     return "\n".join(f"{title:<10} {text}" for title, text in rows)
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:,.1f} GB"
 
 
 def _clock(seconds: float) -> str:
