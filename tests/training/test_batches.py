@@ -21,10 +21,10 @@ def data(tiny_llm: Path):
     return tiny_data(fresh(tiny_llm), recipe(order="shuffled"))
 
 
-def feed(data, execution: Execution, rank: int = 0, size: int = 1, workers: int = 0) -> BatchLoader:
+def loader(data, execution: Execution, rank: int = 0, size: int = 1, workers: int = 0) -> BatchLoader:
     packs = execution.tokens_per_pass is not None
-    cutter = BatchPlanner.of(data, recipe(micro_batch=2), execution, size, packs)
-    return BatchLoader(data, Layout(99, True, 0, packs), cutter, rank, workers)
+    planner = BatchPlanner.of(data, recipe(micro_batch=2), execution, size, packs)
+    return BatchLoader(data, Layout(99, True, 0, packs), planner, rank, workers)
 
 
 def contents(steps) -> list:
@@ -42,15 +42,15 @@ def test_workers_give_the_same_batches_in_the_same_order(data, execution, monkey
     torch.manual_seed(3)
     drawn = torch.rand(1)
     torch.manual_seed(3)
-    alone = contents(feed(data, execution).steps(0))
-    assert contents(feed(data, execution, workers=2).steps(0)) == alone
+    alone = contents(loader(data, execution).steps(0))
+    assert contents(loader(data, execution, workers=2).steps(0)) == alone
     assert "TOKENIZERS_PARALLELISM" not in os.environ  # a fork after tokenizing would wait for ever
     assert len(alone) >= len(data.order)
     assert torch.rand(1).equal(drawn)
 
 
 def test_a_resumed_run_meets_the_rest(data):
-    one = feed(data, Execution(tokens_per_pass=48))
+    one = loader(data, Execution(tokens_per_pass=48))
     first = sum(len(one.passes(step)) for step in range(3))
     assert contents(one.steps(3)) == contents(one.steps(0))[first:]
 
@@ -59,7 +59,7 @@ def test_a_resumed_run_meets_the_rest(data):
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_global_batches_and_their_order_do_not_depend_on_processes_or_passes(data, execution, size):
     for step, rows in enumerate(data.order):
-        passes = [one for rank in range(size) for one in feed(data, execution, rank, size).passes(step)]
+        passes = [one for rank in range(size) for one in loader(data, execution, rank, size).passes(step)]
         counted = sorted(row for one in passes if one.share for row in one.rows)
         assert counted == sorted(rows.tolist())
 
@@ -78,6 +78,6 @@ def test_an_image_that_cannot_be_read_is_told_in_one_line(data, tmp_path, worker
     geometry = catalog.entry("digits-vit").geometry
     data = dataclasses.replace(data, source=LiveTokens(geometry, tmp_path, num_tokens=4))
     with pytest.raises(DataError) as caught:
-        next(feed(data, Execution(), workers=workers).steps(0))
+        next(loader(data, Execution(), workers=workers).steps(0))
     assert "\n" not in str(caught.value)
     assert "no such image" in str(caught.value)
