@@ -23,6 +23,7 @@ from eyeswap.cli import (
     doctor,
     eval,
     models,
+    probe,
     profile,
     report,
     study,
@@ -36,7 +37,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for i
 _STUDIES, _MODELS, _PARTS = "Studies", "Single models", "Encoders, checkpoints, data and this machine"
 _ORDER = (
     *("study", "report", "audit", "collapse", "compare", "published", "export", "import"),
-    *("train", "eval", "score", "ask"),
+    *("train", "eval", "score", "ask", "probe"),
     *("backbones", "check", "models", "data", "tokens", "pretrain", "profile", "doctor"),
 )
 
@@ -145,6 +146,7 @@ app.command("train", rich_help_panel=_MODELS, epilog=train.EXAMPLE)(train.train)
 app.command("eval", rich_help_panel=_MODELS, epilog=eval.EXAMPLE)(eval.evaluate)
 app.command("score", rich_help_panel=_MODELS, epilog=eval.SCORE_EXAMPLE)(eval.score)
 app.command("ask", rich_help_panel=_MODELS, epilog=eval.ASK_EXAMPLE)(eval.ask)
+app.command("probe", rich_help_panel=_MODELS, epilog=probe.EXAMPLE)(probe.probe)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=_PARTS)
 app.command("check", rich_help_panel=_PARTS, epilog=backbones.CHECK_EXAMPLE)(backbones.check)
 app.add_typer(models.app, name="models", rich_help_panel=_PARTS)

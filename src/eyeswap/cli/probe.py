@@ -1,0 +1,131 @@
+"""`eyeswap probe TARGETS...`: what visual tokens, connector and LLM know, and where along the way it is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from eyeswap.probing.labelled import LabelledImages
+    from eyeswap.probing.probe import ProbeResult
+    from eyeswap.progress import Progress
+
+EXAMPLE = "Example: eyeswap probe runs/quickstart/vmamba/seed-7 digits-vit --count 400"
+
+
+def probe(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGETS...", help="Run folders, or names of backbones, in any mixture.")
+    ],
+    data: Annotated[
+        str, typer.Option("--data", help="digits (the miniature's scenes), or a COCO instances file.")
+    ] = "digits",
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="FOLDER", help="Folder of the images of a COCO file.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=20, help="Most images to use.")] = 1000,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="LLM layers to look behind, such as 1,2,4; by default four.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of images, questions, folds and readouts.")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results.")] = Path("probes"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Read out what frozen representations know: is it there, which is it, how many are there, where is it.
+
+    Linear and nonlinear readouts are fitted, cross-validated over images, on visual tokens, connector outputs and
+    hidden states of the LLM, and compared with what the VLM itself answers to the same questions. Of a backbone alone
+    the visual tokens are probed. Writes probe.json, probe.csv and probe.png for each target.
+    """
+    from eyeswap.console import open_console
+    from eyeswap.probing.labelled import load_images
+    from eyeswap.probing.probe import write_result
+    from eyeswap.progress import progress
+
+    chosen = _layers(layers)
+    labelled = load_images(data, images, count, seed)
+    results = []
+    with progress() as board:
+        for target in targets:
+            result = _probe(target, labelled, board, chosen, seed)
+            write_result(result, out / result.name)
+            results.append(result)
+    if as_json:
+        typer.echo(json.dumps([result.as_json() for result in results], indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    for result in results:
+        _show(result, console)
+        console.print(f"written to {out / result.name}: probe.json, probe.csv, probe.png\n", highlight=False)
+
+
+def _layers(text: str | None) -> list[int] | None:
+    from eyeswap.errors import SpecError
+
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(f"--layers {text}: write numbers with commas between them, such as 1,2,4") from None
+
+
+def _probe(target: str, images: LabelledImages, board: Progress, layers: list[int] | None, seed: int) -> ProbeResult:
+    from eyeswap.backbones.weights import load_backbone
+    from eyeswap.evaluation.ask import model_folder
+    from eyeswap.probing.probe import probe_backbone, probe_model
+    from eyeswap.processes import best_device
+    from eyeswap.vlm.model import VisionLanguageModel
+
+    folder = Path(target)
+    if not folder.is_dir():
+        backbone = load_backbone(target)
+        return probe_backbone(_file_name(target), backbone, images, board, device=best_device(), seed=seed)
+    model = VisionLanguageModel.from_pretrained(model_folder(folder)).eval().to(best_device())
+    parts = folder.resolve().parts[-2:]
+    return probe_model("-".join(parts), model, images, board, layers=layers, seed=seed)
+
+
+def _file_name(target: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in target)
+
+
+def _show(result: ProbeResult, console: Console) -> None:
+    from rich.table import Table
+
+    from eyeswap.probing.questions import TASKS, TITLES
+
+    table = Table(
+        box=None, title=f"{result.name}: {result.num_images:,} images of {result.source}", title_justify="left"
+    )
+    table.add_column("site")
+    table.add_column("readout")
+    for task in TASKS:
+        table.add_column(TITLES[task], justify="right")
+    for site in result.sites:
+        for readout in ("linear", "nonlinear", "answer"):
+            readings = [result.at(site, task, readout) for task in TASKS]
+            if any(readings):
+                cells = [
+                    f"{100 * reading.score.value:.1f} ({100 * reading.score.low:.0f}-{100 * reading.score.high:.0f})"
+                    if reading else "" for reading in readings
+                ]  # fmt: skip
+                table.add_row(site, readout, *cells)
+    chances = {reading.task: reading.chance for reading in result.readings}
+    table.add_row(
+        "best constant answer", "", *(f"{100 * chances[task]:.1f}" if task in chances else "" for task in TASKS)
+    )
+    console.print(table)
+    for site, numbers in result.statistics.items():
+        console.print(
+            f"{site}: norm {numbers.norm:.1f} (spread {numbers.norm_spread:.2f}), effective rank "
+            f"{numbers.effective_rank:.1f}, spatial autocorrelation {numbers.spatial_autocorrelation:.2f}",
+            highlight=False,
+        )
+    aligned = "" if result.word_alignment is None else f"; largest cosine with a word {result.word_alignment:.2f}"
+    console.print(f"correspondence with another view {100 * result.correspondence:.1f}%{aligned}", highlight=False)
