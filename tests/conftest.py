@@ -31,7 +31,8 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaForCausalLM
 
     from eyeswap.files import write_json
-    from eyeswap.pretraining.language import LanguageRecipe, build_tokenizer, llama_config, make_text
+    from eyeswap.pretraining.language import LanguageRecipe, build_tokenizer, llama_config
+    from eyeswap.pretraining.texts import make_text
 
     recipe = LanguageRecipe(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48)
     corpus = [part for index in range(200) for turn in make_text(0, index)[1] for part in turn]

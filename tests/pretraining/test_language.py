@@ -4,7 +4,8 @@ from transformers import AutoTokenizer
 
 from eyeswap.data.digits.language import BOX_REQUEST, LETTER_ANSWER, letter_options
 from eyeswap.data.formats.vqa import SHORT_ANSWER
-from eyeswap.pretraining.language import Cycle, LanguageRecipe, encode_text, make_text, pretrain_language_model
+from eyeswap.pretraining.language import Cycle, LanguageRecipe, encode_text, pretrain_language_model
+from eyeswap.pretraining.texts import make_text
 
 
 def test_the_tokenizer_keeps_every_text_and_makes_instructions_one_token(tiny_llm: Path):

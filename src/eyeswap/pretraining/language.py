@@ -34,17 +34,14 @@ from eyeswap.data.digits.language import (
     DESCRIPTION_REQUEST,
     LETTER_ANSWER,
     PADDING_WORD,
-    conversation,
     letter_options,
-    word_grid,
 )
-from eyeswap.data.digits.scene import COLOURS, KINDS, sample_scene
+from eyeswap.data.digits.scene import COLOURS, KINDS
 from eyeswap.data.formats.vqa import SHORT_ANSWER
+from eyeswap.pretraining.texts import Text, make_text
 from eyeswap.processes import worker_pool
 
-GRID = 8  # rows and columns of a scene drawn in words; the miniature backbones have as many visual tokens
 ROPE_THETA = 48.0  # wavelengths of 6 to 237 tokens, one of them about a row of 8: suits texts this short
-_TEXT_SEED = 2  # starts the seed of every text scene, so that none equals the scene of an image
 _WORKERS = 2
 _VOCABULARY_LIMIT = 640
 _WORDS = r" ?[A-Za-z]+| ?[0-9]|[^\sA-Za-z0-9]|\s"
@@ -82,24 +79,6 @@ class LanguageRecipe:
         return sum(cycle.num_steps for cycle in self.cycles)
 
 
-Text = tuple[list[str], list[tuple[str, str]]]  # the scene in words, and the turns of the conversation
-
-
-def make_text(seed: int, index: int) -> Text:
-    """Return one pretraining text: a scene in words and a conversation about it."""
-    rng = np.random.default_rng([_TEXT_SEED, seed, index])
-    scene = sample_scene(rng, "train")
-    turns = conversation(scene, rng, num_questions=4, num_boxes=6)
-    return word_grid(scene, GRID, GRID), [(_vary(human, rng), answer) for human, answer in turns]
-
-
-def _vary(human: str, rng: np.random.Generator) -> str:
-    """Quote half of the referring expressions, as the benchmarks do and the instruction mix does not."""
-    if human.startswith(BOX_REQUEST) and rng.random() < 0.5:
-        return f'{BOX_REQUEST}"{human.removeprefix(BOX_REQUEST).removesuffix(".")}"'
-    return human
-
-
 def encode_text(text: Text, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     """Return ``(input_ids, labels)``; labels are -100 except for answers and their end-of-sequence tokens."""
     words, turns = text
@@ -126,15 +105,13 @@ def pretrain_language_model(
         The model, its tokenizer, and metrics on held-out texts: ``answer_accuracy`` (fraction of answers that are
         predicted exactly under teacher forcing) and ``loss``.
     """
-    held_out = _texts(recipe.seed, recipe.cycles[0].num_scenes, recipe.held_out)
-    texts = _texts(recipe.seed, 0, recipe.cycles[0].num_scenes)
-    tokenizer = build_tokenizer(part for _, turns in texts[:8000] for turn in turns for part in turn)
+    texts_of_cycles, held_out = _texts(recipe)
+    first_texts = texts_of_cycles[0][:8000]
+    tokenizer = build_tokenizer(part for _, turns in first_texts for turn in turns for part in turn)
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(llama_config(recipe, tokenizer))
-    step = first = 0
-    for cycle in recipe.cycles:
-        texts = texts if first == 0 else _texts(recipe.seed, first, cycle.num_scenes)
-        first += cycle.num_scenes + recipe.held_out
+    step = 0
+    for cycle, texts in zip(recipe.cycles, texts_of_cycles, strict=True):
         encoded = [encode_text(text, tokenizer) for text in texts]
         for loss in train_cycle(model, encoded, tokenizer.pad_token_id, cycle, recipe):
             report(step, loss)
@@ -173,9 +150,19 @@ def train_cycle(
         yield float(loss.detach())
 
 
-def _texts(seed: int, first: int, count: int) -> list[Text]:
+def _texts(recipe: LanguageRecipe) -> tuple[list[list[Text]], list[Text]]:
+    """Return the texts of each cycle, and those held out, which are numbered behind the first cycle's."""
+    starts = [0]
+    for cycle in recipe.cycles:
+        starts.append(starts[-1] + cycle.num_scenes + recipe.held_out)
     with worker_pool(_WORKERS) as workers:
-        return list(workers.map(partial(make_text, seed), range(first, first + count), chunksize=250))
+        write = partial(workers.map, partial(make_text, recipe.seed), chunksize=250)
+        cycles = [
+            list(write(range(start, start + cycle.num_scenes)))
+            for start, cycle in zip(starts, recipe.cycles, strict=False)
+        ]
+        first = recipe.cycles[0].num_scenes
+        return cycles, list(write(range(first, first + recipe.held_out)))
 
 
 def pad_right(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor]:
