@@ -135,7 +135,7 @@ class Bench:
         num_positions = sum(batch.input_ids.numel() for planned, batch in passes if planned.share)
         self.positions.setdefault(name, []).append(num_positions)
         with packs, recomputed(self.model.llm, way.recompute):
-            row, _ = self.trainer.step(step, passes, False)
+            row, *_ = self.trainer.step(step, passes, False)
         return row
 
     def compare(self, ways: dict[str, Way]) -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.tiny_study import write_tiny_llm
 
 # Goldens were recorded with torch's AVX2 kernels; with AVX-512 its random numbers differ in the last digit.
 os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
@@ -27,22 +28,7 @@ def _subnormal_numbers() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a one-layer Llama of width 32 and the miniature tokenizer, untrained."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from eyeswap.files import write_json
-    from eyeswap.pretraining.language import LanguageRecipe, build_tokenizer, llama_config
-    from eyeswap.pretraining.texts import make_text
-
-    recipe = LanguageRecipe(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48)
-    corpus = [part for index in range(200) for turn in make_text(0, index)[1] for part in turn]
-    tokenizer = build_tokenizer(corpus)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny-llm")
-    LlamaForCausalLM(llama_config(recipe, tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / "eyeswap.json", {"system": ""})
-    return folder
+    return write_tiny_llm(tmp_path_factory.mktemp("tiny-llm"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eyeswap import images
 from eyeswap.errors import DataError, ShapeError
-from eyeswap.images import open_image, open_picture
+from eyeswap.images import open_image, open_picture, traits
 
 ORIENTATION = 0x0112
 RAMP = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(8, 0)
@@ -156,3 +156,11 @@ def test_arrays_that_are_no_images_are_refused(array: object):
 def test_addresses_that_lead_nowhere_are_refused(address: str):
     with pytest.raises(DataError, match=address[:20]):
         open_picture(address)
+
+
+def test_postscript_is_refused_as_it_would_be_run(tmp_path: Path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "drawing.png", "EPS")
+    assert traits(tmp_path / "drawing.png") == ()
+    for read in (open_image, open_picture):
+        with pytest.raises(DataError, match="not a readable image"):
+            read(tmp_path / "drawing.png")

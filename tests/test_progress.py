@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 
+import pytest
 from rich.console import Console
 
 from eyeswap.progress import Progress, progress
@@ -51,3 +53,15 @@ def test_what_was_done_before_does_not_count_for_the_rate() -> None:
     task.advance(10)
     line = task.line(task._started + 5)
     assert line.startswith("train: 90/100, 2.0/s, 0:05 left")
+
+
+def test_the_time_left_follows_the_last_minute_after_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress(Console(file=io.StringIO())) as board:
+        task = board.task("train", total=1000)
+        for seconds in [80.0] + [0.5] * 300:  # one step while everything is compiled, then two a second
+            clock[0] += seconds
+            task.advance()
+        line = task.line(clock[0])
+    assert line == "train: 301/1000, 2.0/s, 5:50 left"

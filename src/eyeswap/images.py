@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from eyeswap.errors import DataError, ShapeError
 
@@ -72,10 +72,28 @@ def open_picture(source: Any) -> Image.Image:
 def image_size(path: Path) -> tuple[int, int] | None:
     """Return an image's ``(width, height)`` as stored, from its header; None if it is not a readable image."""
     try:
-        with _quiet(), Image.open(path) as image:
+        with _quiet(), Image.open(path, formats=_formats()) as image:
             return image.size
     except Exception:  # plug-ins raise errors of their own
         return None
+
+
+def traits(path: Path) -> tuple[str, ...]:
+    """Return what of an image `open_picture` or other tools may read differently from `open_image`.
+
+    Returns:
+        Some of ``turned`` (by its EXIF orientation), ``transparent`` and ``16-bit``; none if it is not a readable image.
+    """
+    try:
+        with _quiet(), Image.open(path, formats=_formats()) as image:
+            holds = {
+                "turned": image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1),
+                "transparent": image.has_transparency_data,
+                "16-bit": image.mode.startswith("I"),
+            }
+    except Exception:  # plug-ins raise errors of their own
+        return ()
+    return tuple(name for name in holds if holds[name])
 
 
 @contextmanager
@@ -83,7 +101,7 @@ def _opened(source: Path | IO[bytes], name: str | None = None) -> Iterator[Image
     """Yield a decoded image; every error of Pillow and its plug-ins becomes one line about the file."""
     name = name or str(source)
     try:
-        with _quiet(), Image.open(source) as image:
+        with _quiet(), Image.open(source, formats=_formats()) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise DataError(f"{name}: {image.width}x{image.height} pixels exceed the limit of {MAX_IMAGE_PIXELS:,}")
             image.load()
@@ -97,6 +115,12 @@ def _opened(source: Path | IO[bytes], name: str | None = None) -> Iterator[Image
     except Exception as error:  # plug-ins raise errors of their own, and a hostile file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: not a readable image: {reason}") from None
+
+
+def _formats() -> list[str]:
+    """Return the formats to open: all of Pillow's except PostScript, which is a program that Pillow would run."""
+    Image.init()
+    return [form for form in Image.ID if form != "EPS"]
 
 
 @contextmanager

@@ -1,16 +1,21 @@
-"""Process groups started by torchrun, and pools of worker processes on this machine."""
+"""Process groups started by torchrun, pools of worker processes, usable CPUs, and SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.context import SpawnContext, SpawnProcess
-from types import ModuleType
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -98,6 +103,8 @@ def join() -> Iterator[Ranks]:
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
+    if "OMP_NUM_THREADS" not in os.environ and usable_cpus() < torch.get_num_threads():
+        torch.set_num_threads(usable_cpus())  # torch does not look at the quota of a container
     has_gpu, is_one_of_many = torch.cuda.is_available(), "RANK" in os.environ
     if dist.is_initialized() or not (has_gpu or is_one_of_many):
         yield this_process()
@@ -112,13 +119,73 @@ def join() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: by its affinity and the quotas of its control groups, at least 1."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = (math.ceil(quota) for quota in _cpu_quotas(Path("/proc/self/cgroup")))
+    return max(1, min([count, *quotas]))
+
+
+def _cpu_quotas(groups: Path, root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Yield the CPUs that each control group above this process grants, of versions 1 and 2; none where it is free."""
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text(encoding="utf-8").splitlines()]
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in lines:
+        is_old = "cpu" in controllers.split(",")
+        if not is_old and controllers:
+            continue
+        top = root / controllers if is_old and (root / controllers).is_dir() else root / "cpu" if is_old else root
+        folder = top / path.lstrip("/")
+        for place in (folder, *folder.parents):  # a container may see its own group as the root
+            if place == top.parent:
+                break
+            with contextlib.suppress(OSError, ValueError):
+                quota, period = _quota_and_period(place, is_old)
+                if quota > 0:
+                    yield quota / period
+
+
+def _quota_and_period(group: Path, is_old: bool) -> tuple[int, int]:
+    """Return microseconds of CPU time a period, and the period. ValueError for "max", OSError without the files."""
+    if is_old:
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    else:
+        quota, period = map(int, (group / "cpu.max").read_text().split())
+    return quota, period
+
+
 def worker_pool(count: int | None = None) -> ProcessPoolExecutor:
-    """Return a pool of spawned processes, by default one per core; the functions they run must be importable.
+    """Return a pool of spawned processes, by default one per usable CPU; the functions they run must be importable.
 
     Unlike ordinary spawned processes they do not import the main module: a script without a main guard would run again
-    from the start in each of them.
+    from the start in each of them. They end when this process does, however it ends.
     """
-    return ProcessPoolExecutor(count or os.cpu_count(), mp_context=_WorkerContext())
+    cpus = usable_cpus()
+    return _Pool(min(count or cpus, cpus), mp_context=_WorkerContext(), initializer=_end_with_parent)
+
+
+class _Pool(ProcessPoolExecutor):
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        """Wait for the workers, or, if an error or a signal ends the block, end them: nobody wants what they do."""
+        workers = list((self._processes or {}).values())
+        self.shutdown(wait=kind is None, cancel_futures=kind is not None)
+        if kind is not None:
+            for worker in workers:
+                worker.terminate()
+
+
+def _end_with_parent() -> None:
+    """Let this worker end as soon as its parent is gone; a worker that waits for work would not notice."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end with the parent").start()
 
 
 class _Worker(SpawnProcess):
@@ -134,3 +201,57 @@ class _Worker(SpawnProcess):
 
 class _WorkerContext(SpawnContext):
     Process = _Worker
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked this process to end by SIGTERM, as Slurm and spot machines do before they kill it."""
+
+
+class Termination:
+    """Whether this process was asked to end, and whether it does so at once or at its next safe point.
+
+    `listen` makes SIGTERM raise `Terminated` in the main thread. Inside of `at_safe_points` the signal is only noted:
+    the work there looks at ``requested``, saves what it has, and calls `end`. Work that does not get there within
+    ``GRACE_S`` is ended where it is.
+    """
+
+    GRACE_S = 20.0
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._defers = False
+
+    def listen(self) -> None:
+        """Take over SIGTERM; does nothing outside of the main thread, where no handler can be set."""
+        if threading.current_thread() is threading.main_thread():
+            self.requested = False
+            signal.signal(signal.SIGTERM, self._note)
+
+    @contextlib.contextmanager
+    def at_safe_points(self) -> Iterator[None]:
+        """Let the block end itself when a signal comes."""
+        self._defers = True
+        try:
+            yield
+        finally:
+            self._defers = False
+            if self.requested:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def end(self) -> None:
+        """End this process as the signal asked.
+
+        Raises:
+            Terminated: always.
+        """
+        raise Terminated
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        is_second, self.requested = self.requested, True
+        if not self._defers or is_second:
+            raise Terminated
+        signal.signal(signal.SIGALRM, self._note)
+        signal.setitimer(signal.ITIMER_REAL, self.GRACE_S)
+
+
+termination = Termination()

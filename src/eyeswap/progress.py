@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from eyeswap.console import open_console
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_OF_RATE = 60.0  # the rate is that of the last minute: work often starts slowly, and then time left is wrong
 
 
 class Task:
@@ -36,6 +38,7 @@ class Task:
         self.done = self._before = done
         self._board = board
         self._started = self._last_line = time.monotonic()
+        self._recent = collections.deque([(self._started, done)])  # times and counts of the last minute
         self._bar = board.bars.add_task(description, total=total, completed=done, note="") if board.bars else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -45,19 +48,28 @@ class Task:
             self._board.bars.update(self._bar, advance=count, note=note)
             return
         now = time.monotonic()
+        self._note(now)
         if self.done >= self.total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             self._board.console.print(self.line(now, note), soft_wrap=True, highlight=False, markup=False)
 
     def line(self, now: float, note: str = "") -> str:
-        """Return the state as text: description, count, rate, remaining time and note."""
-        rate = (self.done - self._before) / max(now - self._started, 1e-9)
+        """Return the state as text: description, count, rate (of the last minute until it is done), time left, note."""
+        since, before = self._recent[0] if self.done < self.total else (self._started, self._before)
+        rate = (self.done - before) / max(now - since, 1e-9)
         parts = [f"{self.description}: {self.done}/{self.total}", _rate(rate)]
         if self.done < self.total:
             parts.append(f"{clock((self.total - self.done) / rate)} left" if rate else "time left unknown")
         else:
             parts.append(f"took {clock(now - self._started)}")
         return ", ".join([*parts, note] if note else parts)
+
+    def _note(self, now: float) -> None:
+        """Remember when how much was done, once a second, as far back as the rate looks."""
+        if now - self._recent[-1][0] >= 1:
+            self._recent.append((now, self.done))
+        while len(self._recent) > 2 and now - self._recent[1][0] >= SECONDS_OF_RATE:
+            self._recent.popleft()
 
 
 class Progress:
@@ -76,6 +88,7 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=console,
+                speed_estimate_period=SECONDS_OF_RATE,
             )
 
     def task(self, description: str, total: int, done: int = 0) -> Task:

@@ -114,8 +114,8 @@ def open_archive(archive: Path) -> Iterator[list[Entry]]:
             with tarfile.open(archive) as tar:
                 yield [_of_tar(tar, info) for info in tar]
     except _BROKEN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{archive.name}: not a complete archive: {reason}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :")
+        raise DataError(f"{archive}: not a complete archive: {reason}") from None
 
 
 def _of_zip(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:

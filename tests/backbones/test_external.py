@@ -102,6 +102,15 @@ def test_timm_without_the_extra_says_how_to_get_it():
         load_backbone("timm:vit_small_patch14_dinov2")
 
 
+def test_a_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('no such operator\\nat line 3')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(EnvironmentProblem, match=r"cannot be imported .*no such operator.*built for torch") as caught:
+        load_backbone("timm:vit_small_patch14_dinov2")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
 def test_timm_models_give_tokens(model):

@@ -224,3 +224,12 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], line: s
     assert result.exit_code == 2
     assert result.output.startswith(f"error: {line}")
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("export",), ("audit",), ("report",), ("import",), ("study", "plan")])
+def test_a_link_to_itself_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    result = invoke(*arguments, tmp_path / "loop")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1

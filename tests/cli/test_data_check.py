@@ -73,6 +73,23 @@ def test_missing_and_broken_images_are_told_by_folder_with_what_to_do(mix: Path,
     assert not row["decoded"]
 
 
+def test_turned_transparent_and_16_bit_images_are_counted(mix: Path) -> None:
+    folder = mix / "download" / "llava-v1.5-instruct"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(folder / "gqa" / "images" / "1.jpg", exif=exif)
+    Image.new("RGBA", (8, 6)).save(folder / "gqa" / "images" / "2.jpg", "PNG")
+    Image.new("I;16", (8, 6)).save(folder / "vg" / "VG_100K" / "1.jpg", "PNG")
+    arguments = ("llava-v1.5-instruct", "--root", mix)
+    assert (
+        "images read as stored: 1 with an EXIF orientation (not turned upright), 1 with transparency (dropped), "
+        "1 of 16 bits (scaled to 8)"
+    ) in " ".join(check(*arguments, "--check-images").stdout.split())
+    (row,) = json.loads(check(*arguments, "--check-images", "--json").stdout)
+    assert row["image_traits"] == {"turned": 1, "transparent": 1, "16-bit": 1}
+    assert "read as stored" not in check(*arguments).stdout
+
+
 def test_what_is_not_there_is_named_with_its_address(tmp_path: Path) -> None:
     shown = check("llava-v1.5-instruct", "--root", tmp_path)
     assert shown.exit_code == 1

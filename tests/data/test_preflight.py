@@ -10,7 +10,7 @@ from PIL import Image
 
 from eyeswap.data import preflight as images
 from eyeswap.data.instruction import Instruction
-from eyeswap.data.preflight import bad_images, inspect_images
+from eyeswap.data.preflight import decode_images, inspect_images, missing_images
 from eyeswap.errors import EnvironmentProblem
 
 COCO, VG = "mix/coco/train2017", "mix/vg/VG_100K"
@@ -61,6 +61,11 @@ def test_an_image_that_lies_there_under_another_ending_is_told(root: Path) -> No
     assert found.unusable_images[f"{COCO}/gone.jpg"] == "no such file, but gone.gif: convert it"
 
 
+def test_a_link_to_itself_is_missing_and_hides_nothing(root: Path) -> None:
+    (root / COCO / "gone.jpg").symlink_to("gone.jpg")
+    assert missing_images(root, [f"{COCO}/1.jpg", f"{COCO}/gone.jpg"]) == [f"{COCO}/gone.jpg"]
+
+
 def test_every_folder_says_what_is_missing_and_what_is_broken(root: Path) -> None:
     coco, vg, nowhere = inspect_images(RECORDS, root).sources
     assert (coco.folder, coco.num_records, coco.num_images) == (COCO, 3, 2)
@@ -81,16 +86,31 @@ def test_worker_processes_find_the_same(root: Path) -> None:
     for number, name in enumerate(names):
         Image.new("RGB", (4, 4 + number % 2)).save(root / name)
     (root / names[150]).write_bytes(b"no image")
-    found = bad_images(root, dict.fromkeys(names, (4, 4)), workers=2)
-    assert list(found) == [name for number, name in enumerate(names) if number % 2 or number == 150]
-    assert found[names[1]] == "is 4x5, stated 4x4"
-    assert "not a readable image" in found[names[150]]
+    found = decode_images(root, dict.fromkeys(names, (4, 4)), workers=2)
+    assert list(found.bad) == [name for number, name in enumerate(names) if number % 2 or number == 150]
+    assert found.bad[names[1]] == "is 4x5, stated 4x4"
+    assert "not a readable image" in found.bad[names[150]]
 
 
 def test_a_process_that_is_ended_from_outside_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(*arguments: object) -> None:
         raise BrokenProcessPool
 
-    monkeypatch.setattr(images, "_reasons", ended)
+    monkeypatch.setattr(images, "_looks", ended)
     with pytest.raises(EnvironmentProblem, match="was killed"):
         inspect_images(RECORDS, root)
+
+
+def test_images_that_other_tools_read_differently_are_counted(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 2)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGBA", (4, 2)).save(tmp_path / "clear.png")
+    Image.new("P", (4, 2)).save(tmp_path / "clear.gif", transparency=0)
+    Image.new("I;16", (4, 2), 300).save(tmp_path / "deep.tiff")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    Image.new("RGB", (4, 2)).save(tmp_path / "plain.png")
+    names = ["turned.jpg", "clear.png", "clear.gif", "deep.tiff", "broken.png", "plain.png"]
+    decoded = decode_images(tmp_path, dict.fromkeys(names))
+    assert decoded.traits == {"turned": 1, "transparent": 2, "16-bit": 1}
+    assert list(decoded.bad) == ["broken.png"]

@@ -1,15 +1,18 @@
-"""The fault table at a small size: `python -m tests.faults` makes the whole one."""
+"""The fault tables at a small size: `python -m tests.faults both` makes the whole ones."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+KINDS = ("SIGKILL", "SIGTERM", "full disk", "damaged results")
 
 
-def test_killed_trainings_end_as_if_they_had_not_been():
-    command = [sys.executable, "-m", "tests.faults", "--kills", "3"]
+def test_killed_trainings_and_studies_end_as_if_nothing_had_happened():
+    kinds = [argument for kind in KINDS for argument in ("--kind", kind)]
+    command = [sys.executable, "-m", "tests.faults", "both", "--rounds", "2", *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("3 kills (")
-    assert done.stdout.splitlines()[-1].endswith("3 identical endings")
+    assert re.search(r"^2 kills \(\d within a checkpoint's write\), 2 identical endings$", done.stdout, re.M)
+    assert done.stdout.splitlines()[-1] == "8 faults, 8 as they must be"

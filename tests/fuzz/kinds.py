@@ -15,29 +15,34 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image
+from tests.fuzz.image_files import write_images
 from tests.fuzz.mutate import mutate_bytes, mutate_value, odd_text
 from tests.official_files import write_official_files, write_predictions
+from tests.written_runs import TRUE, write_run
 
+from eyeswap.audit.audit import audit
 from eyeswap.data.formats.boxes import find_box
 from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.evaluation.boxes import parse_box
 from eyeswap.evaluation.counting import TallyQA
 from eyeswap.evaluation.hallucination import say_yes_or_no
-from eyeswap.evaluation.own import read_number
+from eyeswap.evaluation.own import load_own, read_number
 from eyeswap.evaluation.predictions import read_predictions
 from eyeswap.evaluation.text import normalise_answer, normalise_textvqa
 from eyeswap.evaluation.vqa import is_unanswerable, score_textvqa, score_vizwiz, score_vqa_official, score_vqa_study
 from eyeswap.files import read_safetensors, read_torch_weights, write_safetensors
-from eyeswap.images import open_image, open_picture
+from eyeswap.images import image_size, open_image, open_picture, traits
 from eyeswap.pickles import read_array_pickle, read_plain_pickle
 from eyeswap.planning.spec import load_study
 from eyeswap.results.archive import import_study
+from eyeswap.results.run import load_runs
+from eyeswap.results.scores import write_scores
+from eyeswap.results.verify import problems_of
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.seal import write_seal
 
 Case = tuple[Callable[[], Any], int]
-IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "TGA", "ICO", "AVIF")
 STUDY = {
     "question": "Which one sees better?",
     "recipe": {"data": "digits", "llm": "digits-llm", "lr": 1e-3, "global_batch": 32, "precision": "fp32"},
@@ -46,6 +51,14 @@ STUDY = {
     "benchmarks": ["pope", "refcoco"],
     "seeds": [7, 8],
     "execution": {"workers": 0},
+}
+OWN_ROWS: dict[str, dict[str, Any]] = {
+    "exact-match": {"answer": "Stop"},
+    "vqa-accuracy": {"answers": ["stop"] * 3 + ["halt"] * 7},
+    "number": {"answer": 3},
+    "yes-no": {"answer": "yes"},
+    "multiple-choice": {"choices": ["go", "stop", "yield"], "answer": "stop"},
+    "accuracy-iou-0.5": {"box": [0, 0, 50, 25], "width": 100, "height": 50},
 }
 RECORDS = [
     {
@@ -222,17 +235,15 @@ def _archive(folder: Path, generator: random.Random) -> Case:
 
 
 def _prepare_images(folder: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    for form in IMAGE_FORMATS:
-        Image.fromarray(pixels).save(folder / f"whole.{form}", form)
-    Image.fromarray((pixels[..., 0].astype(np.uint16)) * 257).save(folder / "whole.grey16", "PNG")
+    write_images(folder)
 
 
 def _images(folder: Path, generator: random.Random) -> Case:
-    source = folder / f"whole.{generator.choice((*IMAGE_FORMATS, 'grey16'))}"
+    source = generator.choice(sorted(folder.glob("whole*")))
     path = folder / "case.image"
     size = _written(path, mutate_bytes(source.read_bytes(), generator))
-    return lambda: generator.choice((open_image, open_picture))(path), size
+    read = generator.choice((open_image, open_picture))
+    return lambda: (image_size(path), traits(path), read(path)), size
 
 
 def _pickles(folder: Path, generator: random.Random) -> Case:
@@ -245,6 +256,62 @@ def _pickles(folder: Path, generator: random.Random) -> Case:
     return lambda: (read_plain_pickle if plain else read_array_pickle)(path), size
 
 
+def _own_benchmark(folder: Path, generator: random.Random) -> Case:
+    metric = generator.choice(list(OWN_ROWS))
+    header = {"metric": metric, "data": "rows.jsonl", "images": "photos", "title": "signs"}
+    row = {"id": 1, "image": "a.jpg", "question": "What does it say?", **OWN_ROWS[metric]}
+    rows = [json.dumps(mutate_value(row, generator)) for _ in range(generator.randint(1, 3))]
+    content = _text("\n".join(rows))
+    size = _written(folder / "rows.jsonl", content if generator.random() < 0.7 else mutate_bytes(content, generator))
+    path = folder / "signs.yaml"
+    text = json.dumps(mutate_value(header, generator) if generator.random() < 0.3 else header)
+    size += _written(path, _text(text))
+
+    def read() -> None:
+        benchmark = load_own(path)
+        for example in benchmark.examples(folder):
+            benchmark.user_message(example)
+            if benchmark.answer_kind != "choice":
+                benchmark.score(example, "[0.1, 0.2, 0.3, 0.4]")
+
+    return read, size
+
+
+def _prepare_records(folder: Path) -> None:
+    write_run(folder / "study", "vit", TRUE)
+    write_run(folder / "study", "vmamba", TRUE)
+    for arm in ("vit", "vmamba"):
+        write_scores(folder / "study" / arm / "seed-7")
+        write_seal(folder / "study" / arm / "seed-7")
+    arms = {"vit": {"backbone": "digits-vit"}, "vmamba": {"backbone": "digits-vmamba"}}
+    (folder / "study" / "study.json").write_text(json.dumps(STUDY | {"name": "study", "arms": arms}), encoding="utf-8")
+
+
+def _run_records(folder: Path, generator: random.Random) -> Case:
+    study = folder / "study"
+    run = RunFolder(study / "vit" / "seed-7")
+    files = (run.record, run.environment, run.scores, run.seal, run.training_log, run.benchmarks, study / "study.json")
+    path = generator.choice(files)
+    whole = path.read_bytes()
+    if path == run.training_log or generator.random() < 0.3:
+        content = mutate_bytes(whole, generator)
+    else:
+        content = _text(json.dumps(mutate_value(json.loads(whole), generator)))
+    size = _written(path, content)
+
+    def read() -> None:
+        try:
+            list(problems_of(run.path))
+            runs = load_runs([study])
+            audit(runs)
+            for one in runs:
+                assert one.scores.averages is not None
+        finally:
+            path.write_bytes(whole)
+
+    return read, size
+
+
 KINDS: Sequence[Kind] = (
     Kind("study", _nothing, _study),
     Kind("answers", _nothing, _answers),
@@ -255,4 +322,6 @@ KINDS: Sequence[Kind] = (
     Kind("archive", _nothing, _archive),
     Kind("images", _prepare_images, _images),
     Kind("pickles", _nothing, _pickles),
+    Kind("own-benchmark", _nothing, _own_benchmark),
+    Kind("run-records", _prepare_records, _run_records),
 )

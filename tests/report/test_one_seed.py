@@ -126,7 +126,7 @@ def test_the_seed_sd_of_another_study_is_measured_there(twins, tmp_path):
     variance = sum((first - second) ** 2 / 2 for first, second in scores) / 2
     spread = analysis.seeds["vqa"]
     assert (spread.sd, spread.freedom) == (pytest.approx(variance**0.5, abs=1e-3), 2.0)
-    assert spread.source == f"measured in {other}"
+    assert spread.source == f"measured in {other.name}"
     assert set(analysis.seeds) == {*analysis.results.groups, *(one.name for one in analysis.results.benchmarks)}
     assert analysis.verdict.headline.startswith("Not decided")
     assert "2 degrees of freedom" in markdown(analysis)

@@ -1,18 +1,22 @@
-"""Whole studies, tiny: two arms on a few scenes, with random weights."""
+"""Whole studies, tiny: two arms on a few scenes, with random weights; on a machine whose names must not get out."""
 
+import getpass
 import io
 import json
+import platform
 import shutil
-import signal
-import subprocess
+import socket
 import sys
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from tests.tiny_study import BENCHMARKS, write_tiny_study
 from typer.testing import CliRunner
 
 from eyeswap.api import ask
@@ -20,72 +24,43 @@ from eyeswap.audit.audit import audit
 from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
 from eyeswap.planning.spec import load_study
+from eyeswap.report import analyse, write_report
+from eyeswap.results.archive import export_study, import_study
 from eyeswap.results.run import load_runs
 from eyeswap.study.execute import run_study
 
-ENCODERS = """
-import torch
-from eyeswap.backbones import catalog
-
-def vit():
-    entry = catalog.entry("digits-vit")
-    return entry.build(), entry.geometry
-
-def vmamba():
-    entry = catalog.entry("digits-vmamba")
-    return entry.build(), entry.geometry
-"""
-
-STUDY = """
-question: Does a study run from data to scores?
-recipe:
-  data: {{name: digits, seed: 1, num_train_images: 32, num_val_images: 10, turns: 6}}
-  llm: {llm}
-  global_batch: 8
-  lr: 1e-3
-  precision: fp32
-  max_text_tokens: 256
-arms:
-  vit: encoders.py:vit
-  vmamba: encoders.py:vmamba
-benchmarks: [vqav2, pope, tallyqa, refcoco, ocid-ref]
-execution: {{checkpoint_every_s: 0}}
-"""
-
-BENCHMARKS = ("vqav2", "pope", "tallyqa", "refcoco", "ocid-ref")
-
-
-def write_study(folder: Path, llm: Path) -> Path:
-    (folder / "encoders.py").write_text(ENCODERS)
-    (folder / "tiny.yaml").write_text(STUDY.format(llm=llm))
-    return folder / "tiny.yaml"
+MARKS = ("jane-doe-home", "jane-doe-user", "jane-doe-host", "jane-doe-secret")
 
 
 def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def marked_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home, a user, a host and an environment variable whose names can be searched for."""
+    home = tmp_path_factory.mktemp("machine") / MARKS[0]
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        for name in ("USER", "LOGNAME", "USERNAME"):
+            patch.setenv(name, MARKS[1])
+        patch.setattr(socket, "gethostname", lambda: MARKS[2])
+        patch.setattr(platform, "node", lambda: MARKS[2])
+        patch.setenv("EYESWAP_SECRET_TOKEN", MARKS[3])
+        yield home
+
+
 @pytest.fixture(scope="module")
-def study_file(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("study"), tiny_llm)
+def study_file(tiny_llm: Path, marked_machine: Path) -> Path:
+    llm = marked_machine / "language models" / "tiny-llm"
+    shutil.copytree(tiny_llm, llm)
+    return write_tiny_study(marked_machine / "study", llm)
 
 
 @pytest.fixture(scope="module")
 def finished(study_file: Path) -> Path:
     return run_study(load_study(study_file), study_file, study_file.parent / "runs", quiet())
-
-
-def weights(study_dir: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(study_dir)): path.read_bytes()
-        for path in study_dir.glob("*/seed-7/model/**/*.safetensors")
-    }
-
-
-def answers(study_dir: Path) -> list[list[object]]:
-    columns = ["example_id", "answer", "score", "baseline_score"]
-    files = sorted(study_dir.glob("*/seed-7/predictions/*.parquet"))
-    return [pq.read_table(path).select(columns).to_pylist() for path in files]
 
 
 def test_every_run_leaves_its_folder_complete(finished: Path):
@@ -128,32 +103,6 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: Path, study_file
         run_study(load_study(changed), changed, finished.parent, quiet())
 
 
-def test_a_study_killed_at_several_moments_ends_with_the_same_numbers(finished: Path, study_file: Path, tmp_path: Path):
-    program = """
-import io, sys
-from pathlib import Path
-from rich.console import Console
-from eyeswap.study.execute import run_study
-from eyeswap.planning.spec import load_study
-file, runs = map(Path, sys.argv[1:])
-run_study(load_study(file), file, runs, Console(file=io.StringIO()))
-"""
-    command = [sys.executable, "-c", program, str(study_file), str(tmp_path / "runs")]
-    study_dir = tmp_path / "runs" / "tiny"
-    moments = ["data/digits.json", "vit/seed-7/train.jsonl", "vit/seed-7/model", "vmamba/seed-7/checkpoints/step-*"]
-    for moment in moments:
-        process = subprocess.Popen(command)
-        deadline = time.monotonic() + 120
-        while not any(study_dir.glob(moment)) and process.poll() is None:
-            assert time.monotonic() < deadline, f"{moment} did not appear"
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
-    assert weights(study_dir) == weights(finished)
-    assert answers(study_dir) == answers(finished)
-
-
 def test_a_run_answers_questions_afterwards(finished: Path):
     image = next((finished / "data" / "download" / "vqa-v2" / "images_val2014").glob("*.jpg"))
     torch.manual_seed(0)
@@ -185,3 +134,38 @@ def test_finished_runs_are_sealed_and_can_be_probed(finished: Path):
         assert set(run["signs"]["gains"]) == {"best constant box", "blanked images", "shuffled images"}
         assert set(run["signs"]["vqa_gains"]) == {"blanked images", "shuffled images"}
         assert arm["verdict"] in ("collapsed", "cannot tell")  # four steps of training
+
+
+def unpacked(path: Path) -> dict[str, bytes]:
+    """Return every byte of an archive as text would be found in it: decompressed, parquet columns as JSON too."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    for name in [name for name in contents if name.endswith(".parquet")]:
+        contents[f"{name} as text"] = json.dumps(pq.read_table(io.BytesIO(contents[name])).to_pylist()).encode()
+    return contents
+
+
+def test_nothing_that_leaves_tells_of_the_machine(finished: Path, marked_machine: Path, tmp_path: Path):
+    report = write_report(analyse(finished))
+    archive = tmp_path / "tiny.eyeswap.zip"
+    export_study(finished, archive)
+    contents = unpacked(archive) | {str(path): path.read_bytes() for path in report.values()}
+    contents["archive"] = archive.read_bytes()
+    assert len(contents) > 20
+    marks = [*MARKS, str(finished.parent), str(marked_machine.parent), getpass.getuser(), sys.prefix]
+    told = {name: mark for name, content in contents.items() for mark in marks if mark.encode() in content}
+    assert not told
+    assert not [name for name, content in contents.items() if b"encoders.py" in content and b"/encoders.py" in content]
+
+
+def test_what_has_left_verifies_and_comes_home(finished: Path, tmp_path: Path):
+    archive = tmp_path / "tiny.eyeswap.zip"
+    export_study(finished, archive)
+    done = import_study(archive, tmp_path / "elsewhere")
+    assert done.added == ["vit/seed-7", "vmamba/seed-7"]
+    assert not audit(load_runs([done.folder])).errors
+    assert import_study(archive, finished.parent).known == ["vit/seed-7", "vmamba/seed-7"]
+    again = tmp_path / "again.eyeswap.zip"
+    export_study(done.folder, again)
+    first, second = ({n: c for n, c in unpacked(path).items() if "/seed-7/" in n} for path in (archive, again))
+    assert first == second

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import importlib
 import importlib.util
 import re
 import sys
@@ -59,7 +61,7 @@ def from_file(path: Path, function: str, tap: str | None = None) -> tuple[Vision
                 built: Any = build()
             except EyeswapError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise SpecError(f"{path}: {function}() failed: {_one_line(error)}") from error
     network, geometry = built if isinstance(built, tuple) and len(built) == 2 else (built, DEFAULT_GEOMETRY)
     if not isinstance(network, VisionBackbone) or not isinstance(geometry, ImageGeometry):
@@ -88,7 +90,7 @@ def _import(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise SpecError(f"{path}: import failed: {_one_line(error)}") from error
     return module
 
@@ -118,14 +120,46 @@ def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionB
     return JoinedBackbones(networks, geometries), geometries[0]
 
 
+def _import_timm(model: str) -> Any:
+    """Import timm, also beside a torchvision whose compiled part does not fit this torch.
+
+    pip brings torchvision along with timm, on a machine without a GPU often one built for CUDA. Its Python part, all
+    that timm and transformers use, then fails for the lack of two operators that neither of them calls.
+
+    Raises:
+        EnvironmentProblem: if it is not installed, or cannot be imported all the same.
+    """
+    try:
+        try:
+            return importlib.import_module("timm")
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+                del sys.modules[name]  # half imported
+            _define_torchvision_operators()
+            return importlib.import_module("timm")
+    except ImportError as error:
+        remedy = "pip install 'eyeswap[timm]'"
+        raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): {remedy}") from None
+    except Exception as error:  # packages that do not fit each other raise anything
+        remedy = f"install the torchvision that is built for torch {torch.__version__}; see `eyeswap doctor`"
+        raise EnvironmentProblem(f"timm:{model}: timm cannot be imported ({_one_line(error)}): {remedy}") from None
+
+
+@functools.cache  # they last as long as the library object
+def _define_torchvision_operators() -> torch.library.Library:
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
 def _single_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmBackbone, ImageGeometry]:
     name, _, side = model.partition("@")
     if side and not side.isdigit():
         raise SpecError(f"timm:{model}: @ must be followed by the side of the image in pixels, as in {name}@224")
-    try:
-        import timm
-    except ImportError as error:
-        raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): pip install 'eyeswap[timm]'") from None
+    timm = _import_timm(model)
     size = {"img_size": int(side)} if side else {}
     try:
         try:  # timm's transformers accept other image sizes only on request, its convolutional networks always
@@ -239,5 +273,5 @@ class TimmBackbone(VisionBackbone):
         return result
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -218,6 +218,7 @@ def _print(inspection: Inspection, console: Console) -> None:
         lines.append(f"  {total:,} examples ({parts}), published {published:,}; {inspection.num_images:,} images")
     if inspection.splits:
         lines.append("  also read: " + ", ".join(f"{name} {count:,}" for name, count in inspection.splits.items()))
+    lines += _trait_lines(inspection.traits)
     outcomes = inspection.written
     if outcomes:
         kept, written = (sum(outcome == word for outcome in outcomes.values()) for word in ("kept", "written"))
@@ -322,6 +323,12 @@ def _complaint(line: str) -> Text:
     return Text.assemble("  ", ("!", "red"), f" {line}")
 
 
+def _trait_lines(counts: Mapping[str, int]) -> list[str]:
+    from eyeswap.data.preflight import describe_traits
+
+    return [f"  {line}" for line in [describe_traits(counts)] if line]
+
+
 def _print_lines(console: Console, lines: Sequence[str | Text]) -> None:
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -351,6 +358,7 @@ def print_check(check: InstructionCheck, console: Console) -> None:
             lines.append(f"  {source.folder}: {source.num_records:,} records, {source.num_images:,} images{bad}")
         if len(worst_first) > _MOST_FOLDERS:
             lines.append(f"  and {len(worst_first) - _MOST_FOLDERS:,} more folders; --json lists them all")
+        lines += _trait_lines(preflight.traits)
     lines += [f"  {line}" for line in check.boxes]
     if check.box_frame:
         lines.append(f"  to declare this in a study: `box_frame: {check.box_frame}` in recipe.data")

@@ -2,7 +2,7 @@
 
 Command files import nothing heavy at the top, so that help appears at once; the library is imported inside the
 functions. Exit codes: 0 success, 1 a run failed or a check found something wrong, 2 bad input, 70 a bug, 130
-interrupted.
+interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from eyeswap.cli import (
     train,
 )
 from eyeswap.errors import EyeswapError
+from eyeswap.processes import Terminated, termination
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED, TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
 _STUDIES, _MODELS, _PARTS = "Studies", "Single models", "Encoders, checkpoints, data and this machine"
 _ORDER = (
@@ -51,11 +53,14 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        termination.listen()
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo("\ninterrupted; run the same command again to resume", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stop:
+            is_termination = isinstance(stop, Terminated)
+            reason = "ended by SIGTERM" if is_termination else "interrupted"
+            typer.echo(f"\n{reason}; run the same command again to resume", err=True)
+            raise typer.Exit(TERMINATED if is_termination else INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
         except _UsageError as error:
@@ -93,6 +98,8 @@ def describe_error(error: Exception) -> tuple[str, int]:
             return f"text that is not valid Unicode: {text}", 2
         case RecursionError():
             return "the input is nested too deeply to be read", 2
+        case RuntimeError() if text.startswith("Symlink loop"):  # pathlib's, before Python 3.13
+            return text, 2
         case MemoryError():
             return f"out of memory{f': {text}' if text else ''}", 2
         case _:

@@ -7,15 +7,16 @@ located and decoded in advance, and records with usable images are separated fro
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import DataError, EnvironmentProblem
-from eyeswap.images import open_image
+from eyeswap.images import open_image, traits
 from eyeswap.processes import worker_pool
 from eyeswap.progress import Progress
 
@@ -53,6 +54,7 @@ class Preflight:
         num_text_only: records without image.
         num_turns: question-answer pairs over all records.
         decoded: whether images were decoded, and not only located.
+        traits: number of decoded images with each of `eyeswap.images.traits`.
     """
 
     usable: tuple[Instruction, ...]
@@ -62,6 +64,7 @@ class Preflight:
     num_text_only: int
     num_turns: int
     decoded: bool
+    traits: Mapping[str, int]
 
     @property
     def num_skipped(self) -> int:
@@ -82,7 +85,7 @@ def inspect_images(
         instructions: the records.
         root: folder that their image paths are relative to.
         decode: whether to decode every image; only locating them takes seconds.
-        workers: number of decoding processes; None for one per processor.
+        workers: number of decoding processes; None for one per usable processor.
         board: where progress is shown.
 
     Raises:
@@ -94,10 +97,11 @@ def inspect_images(
     missing |= {
         image: f"{MISSING}, but {name}: convert it" for image, name in other_endings(root, list(missing)).items()
     }
-    undecodable = {}
+    decoded = DecodedImages()
     if decode:
         on_disk = {image: None for image in images if image not in missing}
-        undecodable = bad_images(root, on_disk, "decode images", board, workers)
+        decoded = decode_images(root, on_disk, "decode images", board, workers)
+    undecodable = decoded.bad
     reasons = missing | undecodable
     unusable = {image: reasons[image] for image in images if image in reasons}
     return Preflight(
@@ -108,6 +112,7 @@ def inspect_images(
         num_text_only=len(instructions) - len(shown),
         num_turns=sum(len(instruction.messages) // 2 for instruction in instructions),
         decoded=decode,
+        traits=decoded.traits,
     )
 
 
@@ -140,10 +145,17 @@ def missing_images(root: Path, images: Sequence[str]) -> list[str]:
         folder, _, name = image.rpartition("/")
         path = root / folder
         if path not in names:
-            names[path] = {entry.name for entry in os.scandir(path) if entry.is_file()} if path.is_dir() else set()
+            names[path] = {entry.name for entry in os.scandir(path) if _is_file(entry)} if path.is_dir() else set()
         if name not in names[path]:
             missing.append(image)
     return missing
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def other_endings(root: Path, images: Sequence[str]) -> dict[str, str]:
@@ -160,59 +172,85 @@ def other_endings(root: Path, images: Sequence[str]) -> dict[str, str]:
     return other_names
 
 
-def bad_images(
+@dataclass(frozen=True)
+class DecodedImages:
+    """What decoding a set of images showed.
+
+    Attributes:
+        bad: each image that cannot be read or differs from its stated size, with the reason.
+        traits: how many of the others have each of `eyeswap.images.traits`.
+    """
+
+    bad: dict[str, str] = field(default_factory=dict)
+    traits: Counter[str] = field(default_factory=Counter)
+
+
+def decode_images(
     root: Path,
     sizes: Mapping[str, tuple[int, int] | None],
     title: str = "open images",
     board: Progress | None = None,
     workers: int | None = None,
-) -> dict[str, str]:
-    """Decode images; return the reason for each one that cannot be decoded or does not have its stated size.
+) -> DecodedImages:
+    """Decode images; find those that cannot be used, and count traits that other tools treat differently.
 
     Args:
         root: folder that image paths are relative to.
         sizes: stated (width, height) of each image in pixels; None if not stated.
         title: title of the progress bar.
         board: where progress is shown.
-        workers: number of decoding processes; None for one per processor.
+        workers: number of decoding processes; None for one per usable processor.
 
     Raises:
         EnvironmentProblem: if a decoding process was killed.
     """
     task = board.task(title, len(sizes)) if board else None
-    reasons = {}
+    decoded = DecodedImages()
     try:
-        for image, reason in _reasons(partial(_reason, root), sizes.items(), len(sizes), workers):
+        for image, reason, image_traits in _looks(partial(_look, root), sizes.items(), len(sizes), workers):
             if reason:
-                reasons[image] = reason
+                decoded.bad[image] = reason
+            decoded.traits.update(image_traits)
             if task:
                 task.advance()
     except BrokenProcessPool:
         raise EnvironmentProblem(
             f"{root}: a process that decodes images was killed, perhaps for lack of memory; run this again"
         ) from None
-    return reasons
+    return decoded
 
 
+def describe_traits(counts: Mapping[str, int]) -> str:
+    """Return how many images have traits that other tools read differently, in one line; empty if none has."""
+    parts = [f"{counts[name]:,} {meaning}" for name, meaning in _TRAITS.items() if counts.get(name)]
+    return f"images read as stored: {', '.join(parts)}" if parts else ""
+
+
+_TRAITS = {
+    "turned": "with an EXIF orientation (not turned upright)",
+    "transparent": "with transparency (dropped)",
+    "16-bit": "of 16 bits (scaled to 8)",
+}
 Stated = tuple[str, tuple[int, int] | None]
+Look = tuple[str, str, tuple[str, ...]]
 
 
-def _reasons(
-    reason: partial[tuple[str, str]], images: Iterable[Stated], count: int, workers: int | None
-) -> Iterator[tuple[str, str]]:
+def _looks(look: partial[Look], images: Iterable[Stated], count: int, workers: int | None) -> Iterator[Look]:
     if count < _FEW:
-        yield from map(reason, images)
+        yield from map(look, images)
         return
     with worker_pool(workers) as pool:
-        yield from pool.map(reason, images, chunksize=_CHUNK)
+        yield from pool.map(look, images, chunksize=_CHUNK)
 
 
-def _reason(root: Path, image_and_size: Stated) -> tuple[str, str]:
-    """Return an image and the reason why it cannot be used, empty if it can."""
+def _look(root: Path, image_and_size: Stated) -> Look:
+    """Return an image, why it cannot be used (empty if it can), and its traits."""
     image, stated = image_and_size
+    path = root / image
     try:
-        size = open_image(root / image).size
+        size = open_image(path).size
     except DataError as error:
-        return image, str(error).removeprefix(f"{root / image}: ")
-    other = stated is not None and stated != size
-    return image, f"is {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}" if stated and other else ""
+        return image, str(error).removeprefix(f"{path}: "), ()
+    differs = stated is not None and stated != size
+    reason = f"is {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}" if stated and differs else ""
+    return image, reason, () if reason else traits(path)

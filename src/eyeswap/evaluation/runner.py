@@ -37,6 +37,7 @@ from eyeswap.evaluation.predictions import (
 from eyeswap.evaluation.stopping import stop_rule
 from eyeswap.processes import Ranks
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.privacy import without_paths
 from eyeswap.runs.record import AskedBenchmark, read_index, write_index
 from eyeswap.versions import code_version
 from eyeswap.vlm.model import VisionLanguageModel
@@ -223,7 +224,7 @@ def _row(question: Question, generation: Generation | None, error: str | None) -
         "true_box_px": located.true_box_px,
         "image_width": width,
         "image_height": height,
-        "error": error,
+        "error": without_paths(error),
     }
 
 

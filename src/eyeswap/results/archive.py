@@ -1,16 +1,18 @@
 """Export a study's results to one file, and import such a file into the runs of another machine.
 
-An archive is a zip of records, predictions, scores and reports, and a manifest with the size and sha256 of every file.
-Weights, tokens and data are not included. Equal results give equal bytes, and so equal digests. Archives are untrusted:
-only file names of the known layout are accepted, no path may leave the folder, no file may unpack to more than its
-stated size, nothing is executed, and the scores must follow from the predictions. A run appears in the study's folder
-by rename, complete or not at all. The report in an archive is for readers who unpack it by hand and is not imported:
-the merged study needs a report of its own, and an HTML page from elsewhere does not belong among trusted ones.
+An archive is a zip of records, predictions, scores and reports, and a manifest with the size and sha256 of every
+file. Weights, tokens and data are not included, and absolute paths are cut to their last name
+(`eyeswap.results.outgoing`). Equal results give equal bytes, and so equal digests. Archives are untrusted: only file
+names of the known layout are accepted, no path may leave the folder, no file may unpack to more than its stated size,
+nothing is executed, and the scores must follow from the predictions. A run appears in the study's folder by rename,
+complete or not at all. The report in an archive is for readers who unpack it by hand and is not imported: the merged
+study needs a report of its own, and an HTML page from elsewhere does not belong among trusted ones.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -28,9 +30,11 @@ import pyarrow.parquet as pq
 
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import atomic_path, parse_json, read_json, sha256_of, write_json
+from eyeswap.results.outgoing import changed_on_leaving
 from eyeswap.results.run import Run
 from eyeswap.results.verify import problems_of, score_differences
 from eyeswap.runs.folder import SEED_PREFIX, RunFolder, StudyFolder
+from eyeswap.runs.privacy import without_paths
 from eyeswap.unpack import Entry, open_archive, refuse_hostile
 
 MANIFEST = "manifest.json"
@@ -102,13 +106,22 @@ def export_study(study_dir: Path, archive: Path) -> str:
         for name, path in paths.items()
         if _KNOWN.fullmatch(name) and (not re.match(_RUN, name) or any(run in path.parents for run in finished))
     }
-    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in packed.items()}
+    changed = changed_on_leaving(packed)
+    files = {
+        name: {"bytes": len(changed[name]), "sha256": hashlib.sha256(changed[name]).hexdigest()}
+        if name in changed
+        else {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for name, path in packed.items()
+    }
     manifest = {"format": FORMAT, "study": study_dir.resolve().name, "files": files}
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packer:
         content = _canonical(manifest)
         packer.writestr(_entry(MANIFEST), content)
         for name, path in packed.items():
-            with path.open("rb") as source, packer.open(_entry(name), "w") as target:
+            with (
+                io.BytesIO(changed[name]) if name in changed else path.open("rb") as source,
+                packer.open(_entry(name), "w") as target,
+            ):
                 shutil.copyfileobj(source, target)
     return hashlib.sha256(content).hexdigest()
 
@@ -227,15 +240,17 @@ def _merged_study(archive: Path, workplace: Path, folder: Path) -> dict[str, Any
     if not StudyFolder(folder).study.is_file():
         return theirs
     ours: dict[str, Any] = read_json(StudyFolder(folder).study)
+    left = without_paths(ours)
     for key in sorted(set(ours) | set(theirs)):
-        if key not in _MERGED and ours.get(key) != theirs.get(key):
-            there, here = _difference(key, theirs.get(key), ours.get(key))
+        if key not in _MERGED and theirs.get(key) not in (ours.get(key), left.get(key)):
+            there, here = _difference(key, theirs.get(key), left.get(key))
             raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
     for arm in set(ours["arms"]) & set(theirs["arms"]):
-        if ours["arms"][arm] != theirs["arms"][arm]:
-            there, here = _difference(f"arms.{arm}", theirs["arms"][arm], ours["arms"][arm])
+        if theirs["arms"][arm] not in (ours["arms"][arm], left["arms"][arm]):
+            there, here = _difference(f"arms.{arm}", theirs["arms"][arm], left["arms"][arm])
             raise SpecError(f"{archive}: {there}, but {here} in {folder}; use another --runs folder")
-    arms, seeds = {**ours["arms"], **theirs["arms"]}, [*ours["seeds"]]
+    arms, seeds = {**theirs["arms"], **ours["arms"]}, [*ours["seeds"]]
+    arms = {arm: arms[arm] for arm in dict.fromkeys([*ours["arms"], *theirs["arms"]])}
     return {**ours, "arms": arms, "seeds": [*seeds, *(seed for seed in theirs["seeds"] if seed not in seeds)]}
 
 
@@ -261,10 +276,13 @@ def _study_of(archive: Path, workplace: Path) -> dict[str, Any]:
 
 
 def _check_same(archive: Path, manifest: dict[str, Any], folder: Path, run: str) -> None:
-    """Raise unless a run in the archive has the same results as the existing run."""
-    for name in _result_files(manifest, run):
-        existing = folder / name
-        if not existing.is_file() or sha256_of(existing) != manifest["files"][name]["sha256"]:
+    """Raise unless a run in the archive has the same results as the existing run, as that would be exported."""
+    names = list(_result_files(manifest, run))
+    existing = {name: folder / name for name in names if (folder / name).is_file()}
+    exported = {name: hashlib.sha256(content).hexdigest() for name, content in changed_on_leaving(existing).items()}
+    for name in names:
+        sums = (sha256_of(existing[name]), exported.get(name)) if name in existing else ()
+        if manifest["files"][name]["sha256"] not in sums:
             raise SpecError(
                 f"{archive}: {name} differs from the one in {folder}: the same run with different results; "
                 "use another --runs folder to keep both"

@@ -8,13 +8,14 @@ tables and the run folders cannot disagree.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, read_predictions
@@ -23,6 +24,7 @@ from eyeswap.results.averages import Piece, Weights, average, gain, members, pie
 from eyeswap.results.readings import overlaps_of, readings, record_if_any
 from eyeswap.runs.folder import RunFolder
 from eyeswap.runs.record import AskedBenchmark, read_index
+from eyeswap.runs.recorded import first_problem
 from eyeswap.statistics.crossed import SeedVariance
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
@@ -112,7 +114,7 @@ class BenchmarkScore:
     metric: str
     score: Score
     invalid_rate: float
-    subsets: dict[str, dict[str, Any]]
+    subsets: dict[str, dict[str, int | float]]
     num_examples: int
     errors: int
     box_frame: str
@@ -189,6 +191,9 @@ class Scores:
             {name: BenchmarkScore.from_json(name, entry) for name, entry in content["benchmarks"].items()},
             {name: Score.from_json(entry) for name, entry in content["averages"].items()},
         )
+
+
+_SCORES = TypeAdapter(Scores)
 
 
 @dataclass(frozen=True)
@@ -279,9 +284,10 @@ def read_scores(path: Path) -> Scores:
         DataError: if it is missing or in another format.
     """
     try:
-        return Scores.from_json(read_json(path))
+        return _SCORES.validate_python(asdict(Scores.from_json(read_json(path))))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not in the format of scores.json ({error!r}); evaluate the run again") from None
+        reason = first_problem(error) if isinstance(error, ValidationError) else repr(error)
+        raise DataError(f"{path}: not in the format of scores.json ({reason}); evaluate the run again") from None
 
 
 def score_run(run_dir: Path) -> Scores:
@@ -406,7 +412,7 @@ def _score(benchmarks: Sequence[Predictions], weights: Weights, seeds: SeedVaria
     )
 
 
-def _subsets(predictions: Predictions) -> dict[str, dict[str, Any]]:
+def _subsets(predictions: Predictions) -> dict[str, dict[str, int | float]]:
     subset = np.asarray(predictions.column("subset"))
     return {
         str(name): {"n": int(np.sum(subset == name)), "score": _percent(predictions.score[subset == name].mean())}

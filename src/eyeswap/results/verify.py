@@ -62,7 +62,7 @@ def _numbers(entry: BenchmarkScore | Score, *, with_intervals: bool) -> dict[str
     numbers = {"n": float(score.n), "score": score.value, "baseline": score.baseline, "gain": score.gain}
     if isinstance(entry, BenchmarkScore):
         numbers |= {"invalid answers": entry.invalid_rate, "errors": float(entry.errors)}
-        numbers |= {f"subset {name}": part["score"] for name, part in entry.subsets.items()}
+        numbers |= {f"subset {name}": part.get("score", math.nan) for name, part in entry.subsets.items()}
     if with_intervals:
         bounds = {"low": score.low, "high": score.high, "low gain": score.gain_low, "high gain": score.gain_high}
         numbers |= bounds

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
+from eyeswap.processes import usable_cpus
 from eyeswap.runs.recorded import Recorded
 from eyeswap.versions import code_version, version_of
 
@@ -22,7 +22,7 @@ class Environment(Recorded):
         packages: versions of the packages that affect results; None where one is not installed.
         platform: operating system.
         cpu: processor model.
-        num_cores: number of processor cores.
+        num_cores: number of processors that the process may use.
         num_threads: number of threads that torch used.
         gpus: GPU models.
     """
@@ -50,7 +50,7 @@ def environment() -> Environment:
         packages={name: version_of(name) for name in PACKAGES},
         platform=platform.platform(),
         cpu=cpu_model(),
-        num_cores=os.cpu_count(),
+        num_cores=usable_cpus(),
         num_threads=torch.get_num_threads(),
         gpus=gpus,
     )

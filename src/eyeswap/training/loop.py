@@ -9,7 +9,6 @@ pass, so that a resumed run draws the same numbers.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from eyeswap.errors import RunError
-from eyeswap.processes import this_process
+from eyeswap.processes import termination, this_process, usable_cpus
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.runs.folder import RunFolder
 from eyeswap.training.attention import can_pack, compiled, packed_attention, recomputed
@@ -58,6 +57,7 @@ def train(
         peak_flops: peak throughput of one process's device, FLOP/s; None if unknown.
 
     Raises:
+        Terminated: after a checkpoint, if this process or another of the group received SIGTERM.
         RunError: if the loss is not finite or diverges, or a checkpoint cannot be written; the message names the last
             checkpoint.
         CheckpointError: if a checkpoint belongs to another run, or none is intact.
@@ -67,7 +67,7 @@ def train(
     packs = execution.tokens_per_pass is not None and can_pack(model.llm)
     planner = BatchPlanner.of(data, recipe, execution, ranks.size, packs)
     layout = Layout(model.config.image_token_id, model.config.bos_first, int(model.tokenizer.pad_token_id or 0), packs)
-    workers = min(execution.workers, os.cpu_count() or 1) if data.source.decodes else 0
+    workers = min(execution.workers, usable_cpus()) if data.source.decodes else 0
     loader = BatchLoader(data, layout, planner, ranks.rank, workers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ready_to_train(model, packs, execution))
@@ -83,8 +83,9 @@ def train(
         stack.callback(log.close)
         meter = SpeedMeter(peak_flops and peak_flops * ranks.size)
         started = time.perf_counter() - log.elapsed_s
+        stack.enter_context(termination.at_safe_points())
         for step, passes in enumerate(loader.steps(first), start=first):
-            row, is_due = trainer.step(step, passes, checkpoints.is_due())
+            row, is_due, is_last = trainer.step(step, passes, checkpoints.is_due(), termination.requested)
             problem = divergence(row["loss"], row["grad_norm"], log.losses, model.config.text_config.vocab_size)
             if problem:
                 checkpoints.wait()
@@ -98,8 +99,11 @@ def train(
             meter.add(sum(lengths), pass_flops(model, lengths))
             log.add({**row, "tokens": sum(lengths), "elapsed_s": time.perf_counter() - started})
             report(step + 1, f"loss {row['loss']:.3f}, {meter.note}")
-            if is_due:
+            if is_due or is_last:
                 checkpoints.save(trainer.learner, trainer.optimizer, step + 1)
+            if is_last:
+                checkpoints.wait()
+                termination.end()
 
 
 @contextlib.contextmanager

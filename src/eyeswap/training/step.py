@@ -57,16 +57,19 @@ class Trainer:
         optimizer = build_optimizer(learner, recipe.weight_decay)
         return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
 
-    def step(self, step: int, passes: Sequence[tuple[Pass, Batch]], is_due: bool) -> tuple[dict[str, float], bool]:
+    def step(
+        self, step: int, passes: Sequence[tuple[Pass, Batch]], is_due: bool, is_last: bool = False
+    ) -> tuple[dict[str, float], bool, bool]:
         """Compute the gradients of a step from this process's passes.
 
         Args:
             step: number of the step, from 0.
             passes: this process's passes with their batches.
             is_due: whether a checkpoint is due; the first process's value decides for all.
+            is_last: whether this process must end after this step; then all do.
 
         Returns:
-            The log row, and whether to write a checkpoint.
+            The log row, whether to write a checkpoint, and whether all processes end after this step.
         """
         rows = self.data.order[step]
         rate = learning_rate(step, len(self.data.order), self.recipe.lr, self.recipe.warmup_fraction)
@@ -79,11 +82,12 @@ class Trainer:
             if self.reduces_once:
                 reduce_gradients(self.learner, number == len(passes) - 1)
             own_loss += self._accumulate(planned, batch, uses_images)
-        loss, is_due_in_first = self.ranks.sum(float(own_loss), float(is_due and self.ranks.is_first))
+        sums = self.ranks.sum(float(own_loss), float(is_due and self.ranks.is_first), float(is_last))
+        loss, is_due_in_first, num_ending = sums
         norm = unsharded(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
         num_targets = int(self.data.conversations.num_targets[rows].sum())
         row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
-        return row, is_due_in_first > 0
+        return row, is_due_in_first > 0, num_ending > 0
 
     def update(self) -> None:
         """Apply the gradients."""

@@ -146,10 +146,15 @@ def test_images_that_are_broken_or_of_another_size_are_named(tmp_path):
     broken, other = examples[0].image, examples[-1].image
     (tmp_path / broken).write_bytes(b"no image")
     Image.new("RGB", (9, 9)).save(tmp_path / other)
+    turned = next(example.image for example in examples if example.image not in (broken, other))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(tmp_path / turned, exif=exif)
     found = inspect(FAMILIES["refcoco"], tmp_path, open_images=True)
     assert set(found.bad_images) == {broken, other}
     assert found.bad_images[other] == "is 9x9, stated 8x6"
     assert "2 images are bad" in " | ".join(found.complaints)
+    assert found.traits == {"turned": 1}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

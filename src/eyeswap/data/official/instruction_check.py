@@ -97,6 +97,7 @@ class InstructionCheck:
                     for source in preflight.sources
                 ],
                 "unusable_images": preflight.unusable_images,
+                "image_traits": dict(preflight.traits),
             }
         return row
 

@@ -16,7 +16,7 @@ from eyeswap.data.official.catalogue import FoundFile, look
 from eyeswap.data.official.families import Family
 from eyeswap.data.official.reference_index import write_index
 from eyeswap.data.official.subsets import shuffled, subsample
-from eyeswap.data.preflight import bad_images, missing_images
+from eyeswap.data.preflight import decode_images, missing_images
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.files import digest, sha256_of, write_json
 from eyeswap.progress import Progress
@@ -37,6 +37,7 @@ class Inspection:
         num_images: number of images that the examples are about.
         missing_images: images that are not on disk.
         bad_images: the reason for each image that cannot be read or does not have its stated size; None if not opened.
+        traits: number of opened images with each of `eyeswap.images.traits`.
         written: for each index file whether it was written or kept.
     """
 
@@ -48,6 +49,7 @@ class Inspection:
     num_images: int = 0
     missing_images: list[str] = field(default_factory=list)
     bad_images: dict[str, str] | None = None
+    traits: dict[str, int] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -110,6 +112,7 @@ class Inspection:
             "published_images": self.family.num_images,
             "missing_images": self.missing_images,
             "bad_images": self.bad_images,
+            "image_traits": self.traits,
             "index": self.written,
         }
 
@@ -146,7 +149,8 @@ def inspect(
     if open_images:
         missing = set(inspection.missing_images)
         on_disk = {image: size for image, size in sizes.items() if image not in missing}
-        inspection.bad_images = bad_images(root, on_disk, f"{family.name}: open images", board)
+        decoded = decode_images(root, on_disk, f"{family.name}: open images", board)
+        inspection.bad_images, inspection.traits = decoded.bad, dict(decoded.traits)
     if slim_sizes is not None:
         inspection.written = write_index(family, root, examples, slim_sizes)
         _write_summary(inspection, root, examples, slim_sizes)

@@ -21,6 +21,7 @@ from eyeswap.planning.profile import Cell, read_csv
 from eyeswap.planning.spec import Study
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.runs.folder import StudyFolder
+from eyeswap.runs.privacy import without_paths
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def _flops(results: StudyResults) -> tuple[dict[str, float], str]:
             continue
         connector = connector_parameters(study.connector_of(arm.name), size.width, llm.width)
         flops[arm.name] = size.flops + prefill_flops(llm, connector, size.tokens, QUESTION_TOKENS)
-    return flops, f"backbone, connector, and prefill of {study.recipe.llm} with image and {QUESTION_TOKENS} text tokens"
+    llm_name = without_paths(study.recipe.llm)
+    return flops, f"backbone, connector, and prefill of {llm_name} with image and {QUESTION_TOKENS} text tokens"
 
 
 def _seconds(arms: list[Arm], profile: list[Cell], study_dir: Path) -> tuple[dict[str, float], str]:
@@ -108,4 +110,5 @@ def _seconds(arms: list[Arm], profile: list[Cell], study_dir: Path) -> tuple[dic
     seconds = {arm.name: measured.get((str(arm.backbone.name), arm.num_tokens)) for arm in arms}
     if any(seconds.values()):
         return {name: value for name, value in seconds.items() if value}, "from the profile of this machine"
-    return {}, f"not measured; `eyeswap profile --out {study_dir}/profile` measures backbones at the given image sizes"
+    folder = without_paths(str(study_dir))
+    return {}, f"not measured; `eyeswap profile --out {folder}/profile` measures backbones at the given image sizes"

@@ -9,6 +9,7 @@ from eyeswap.audit.audit import AuditReport, Fact, audit
 from eyeswap.collapse.verdict import ArmDiagnosis, diagnose
 from eyeswap.report.analysis.study import StudyResults
 from eyeswap.report.style import DASH
+from eyeswap.runs.privacy import without_paths
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Row:
 
 
 def audited(results: StudyResults) -> AuditReport | None:
-    """Audit the finished runs; None if there are fewer than two.
+    """Audit the finished runs, without the paths of this machine; None if there are fewer than two.
 
     Raises:
         DataError: as `eyeswap.audit.audit.audit`.
     """
     runs = [run for arm in results.finished_arms for run in arm.runs]
-    return audit(runs) if len(runs) > 1 else None
+    return without_paths(audit(runs)) if len(runs) > 1 else None
 
 
 def diagnosed(results: StudyResults) -> list[ArmDiagnosis]:
@@ -56,7 +57,7 @@ def fact_rows(report: AuditReport) -> list[Row]:
 
 def recipe_rows(results: StudyResults) -> list[tuple[str, str]]:
     """Return the recipe as (field, value) rows, with nested fields as ``data.seed``."""
-    return _flat(results.study.get("recipe", {}))
+    return _flat(without_paths(results.study.get("recipe", {})))
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

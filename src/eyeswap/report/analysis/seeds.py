@@ -18,6 +18,7 @@ from eyeswap.planning.spec import AnySeedSd, SeedSd
 from eyeswap.report.analysis.study import Arm, StudyResults, gather
 from eyeswap.results.averages import gather_pieces, members
 from eyeswap.runs.folder import StudyFolder
+from eyeswap.runs.privacy import without_paths
 from eyeswap.statistics.crossed import SeedVariance, pooled_variance
 
 _SEED_SD: TypeAdapter[SeedSd | str | None] = TypeAdapter(AnySeedSd | None)
@@ -117,7 +118,7 @@ def _elsewhere(results: StudyResults, folder: str, path: Path) -> dict[str, Seed
         for where, positions in benchmark_positions(other).items()
         if [other_names[i] for i in positions] == ours.get(where)
     }
-    spreads = _measured(other.finished_arms, shared, f"measured in {folder}")
+    spreads = _measured(other.finished_arms, shared, f"measured in {without_paths(folder)}")
     if not spreads:
         raise DataError(f"{path}: seed_sd: {folder} has no arm with two finished seeds on these benchmarks")
     return spreads

@@ -18,6 +18,7 @@ from eyeswap.files import read_json
 from eyeswap.results.run import Run
 from eyeswap.results.scores import BenchmarkScore, Predictions, Score, Scores, check_paired, pool_seeds, summarize
 from eyeswap.runs.folder import StudyFolder
+from eyeswap.runs.privacy import without_paths
 from eyeswap.runs.record import BackboneRecord, StudyRecord
 from eyeswap.runs.recorded import read_record
 from eyeswap.statistics.crossed import SeedVariance
@@ -60,8 +61,9 @@ class Arm:
 
     @property
     def backbone(self) -> BackboneRecord:
-        """The backbone as the first run recorded it."""
-        return self.runs[0].record.backbone
+        """What its first run recorded of the backbone; an own encoder's file without its folder."""
+        recorded = self.runs[0].record.backbone
+        return recorded.model_copy(update={"name": without_paths(recorded.name)})
 
     @cached_property
     def objective(self) -> str:
