@@ -82,7 +82,7 @@ def traits(path: Path) -> tuple[str, ...]:
     """Return what of an image `open_picture` or other tools may read differently from `open_image`.
 
     Returns:
-        Some of ``turned`` (by its EXIF orientation), ``transparent`` and ``16-bit``; none if it is not a readable image.
+        Some of ``turned`` (by its EXIF orientation), ``transparent`` and ``16-bit``; none if it cannot be read.
     """
     try:
         with _quiet(), Image.open(path, formats=_formats()) as image:

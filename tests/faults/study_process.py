@@ -48,6 +48,8 @@ class Site:
     def build(cls, top: Path) -> Site:
         """Write the study and its LLM."""
         llm = write_tiny_llm(top / "llm")
+        for path in llm.iterdir():
+            path.chmod(0o644)  # for the user without rights
         return cls(write_tiny_study(top / "study", llm, train=24, val=6, benchmarks=("pope", "refcoco")), llm)
 
     def start(self, runs: Path, *command: str, before: Callable[[], object] = lambda: None) -> Process:

@@ -221,7 +221,9 @@ def _num_rows(path: Path) -> int:
 def _read(path: Path, columns: list[str] | None = None, benchmark: str | None = None) -> pa.Table:
     wanted = None if benchmark is None else [("benchmark", "=", benchmark)]
     try:
-        return pq.read_table(path, columns=columns, filters=wanted)
+        table = pq.read_table(path, columns=columns, filters=wanted)
+        table.validate(full=True)  # text that is not UTF-8 would fail only when it is used
+        return table
     except (pa.ArrowException, OSError) as error:
         hint = "; delete it to have its questions asked again"
         raise DataError(f"{path}: not a readable parquet file: {error}{hint if columns else ''}") from None

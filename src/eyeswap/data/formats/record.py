@@ -87,6 +87,8 @@ class Record:
         value = self._value(key)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.fail(f"field {key!r} must be a whole number, found {_name(value)}")
+        if abs(value) >= 1 << 63:
+            raise self.fail(f"field {key!r} is a whole number of more than 64 bits")
         return value
 
     def flag(self, key: str) -> bool:
