@@ -52,7 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not tell which file it was
+        if error.filename is None and error.errno is not None:  # a full disk does not tell which file it was
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
     finally:
