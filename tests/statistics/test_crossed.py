@@ -100,27 +100,38 @@ def test_a_variance_from_elsewhere_counts_for_one_seed_and_pools_with_the_own_of
 
 def standard_error_by_reml(scores):
     """Return statsmodels' error of a difference: arms fixed, images, arm x image and runs within arms random."""
-    formulas = pytest.importorskip("statsmodels.formula.api")
-    pandas = pytest.importorskip("pandas")
+    import pandas
+    from statsmodels.formula.api import mixedlm
+
     _, num_seeds, num_images = scores.shape
     arm, run, image = np.indices(scores.shape)
     rows = pandas.DataFrame({"score": scores.ravel(), "arm": arm.ravel(), "image": image.ravel(), "all": 1})
     rows["run"], rows["cell"] = (arm * num_seeds + run).ravel(), (arm * num_images + image).ravel()
     sources = {name: f"0 + C({name})" for name in ("image", "cell", "run")}
-    model = formulas.mixedlm("score ~ C(arm)", rows, groups="all", re_formula="0", vc_formula=sources)
+    model = mixedlm("score ~ C(arm)", rows, groups="all", re_formula="0", vc_formula=sources)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of every variance that is small, as those of fractions are
         return float(model.fit(reml=True, method=["lbfgs"]).bse["C(arm)[T.1]"])
 
 
-def test_the_detectable_difference_is_that_of_a_crossed_random_effects_model():
-    num_arms, num_seeds, num_images = 3, 3, 14
-    freedom, level, ratios = num_arms * (num_seeds - 1), 0.05 / 9, []
+@pytest.mark.parametrize(("num_arms", "num_seeds", "num_images"), [(2, 3, 12), (3, 3, 12), (4, 2, 10)])
+def test_the_detectable_difference_is_that_of_a_crossed_random_effects_model(num_arms, num_seeds, num_images):
+    generator = np.random.default_rng([num_arms, num_seeds])
+
+    def draw():
+        return made_up(generator, num_arms, num_seeds, num_images, run=0.08)
+
+    scores = draw()
+    assert standard_error_by_reml(scores) == pytest.approx(float(balanced_reml(*parts(scores))), rel=0.01)
+    num_tests = 3 * num_arms * (num_arms - 1) / 2  # three averages
+    freedom, level, errors, detectable = num_arms * (num_seeds - 1), 0.05 / num_tests, [], []
     quantiles = special.stdtrit(freedom, 1 - level / 2) + special.stdtrit(num_images - 1, 0.8)
-    for seed in range(6):
-        scores = made_up(np.random.default_rng(seed), num_arms, num_seeds, num_images, run=0.08)
-        error = standard_error_by_reml(scores)
-        assert error == pytest.approx(balanced_reml(*parts(scores)), rel=0.01)
-        differences = sample_differences(Sample([scores], [np.arange(num_images)])).values()
-        ratios += [minimum_detectable(one, level) / (quantiles * error) for one in differences]
-    assert np.median(ratios) == pytest.approx(1.0, abs=0.15)
+    for _ in range(40):
+        scores = draw()
+        reference = float(balanced_reml(*parts(scores)))
+        variances = pair_variances(*parts(scores), [(0, 1)])
+        errors.append(float(variances.images[0] + variances.runs[0]) ** 0.5 / reference)
+        difference = sample_differences(Sample([scores], [np.arange(num_images)]), 10)[0, 1]
+        detectable.append(minimum_detectable(difference, level) / (quantiles * reference))
+    assert np.median(errors) == pytest.approx(1.0, abs=0.15)
+    assert np.median(detectable) == pytest.approx(1.0, abs=0.15)
