@@ -300,5 +300,5 @@ def _percent(share: float) -> str:
 
 
 if __name__ == "__main__":
-    for line in tables(int(sys.argv[1]) if len(sys.argv) > 1 else 4000):
+    for line in tables(int(sys.argv[1]) if len(sys.argv) > 1 else 2000):
         print(line, flush=True)
