@@ -131,7 +131,7 @@ def check_errors(runs: Mapping[str, Run]) -> Iterator[Finding]:
 def _failed(run: Run, benchmark: str) -> frozenset[str] | None:
     """Return the ids of the examples that could not be asked or scored; None if that cannot be read."""
     try:
-        predictions = next((one for one in run.predictions if one.name == benchmark), None)
+        predictions = next((each for each in run.predictions if each.name == benchmark), None)
     except DataError:
         return None  # `check_answers` reports it
     if predictions is None:

@@ -98,6 +98,14 @@ class Fact:
     values: dict[str, Any]
     explained_by: tuple[str, ...]
 
+    @property
+    def runs_by_value(self) -> dict[str, list[str]]:
+        """The distinct values as text, each with the names of the runs that have it."""
+        runs_by_value: dict[str, list[str]] = {}
+        for run, value in self.values.items():
+            runs_by_value.setdefault(_as_text(value), []).append(run)
+        return runs_by_value
+
 
 @dataclass(frozen=True)
 class AuditReport:
@@ -172,6 +180,17 @@ def audit(runs: Iterable[Run]) -> AuditReport:
         warnings=tuple(merged(findings)),
         canvas={name: audit_canvas.uses_of(record) for name, record in records.items()},
     )
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as text; digests are shortened to twelve digits."""
+    if isinstance(value, str) and len(value) == 64 and value.isalnum():
+        return value[:12]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_as_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_as_text(inner)}" for key, inner in value.items())
+    return "not recorded" if value is None else str(value)
 
 
 def _questions(run: Run) -> dict[str, str | None] | None:

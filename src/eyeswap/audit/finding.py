@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from eyeswap.files import canonical_json
@@ -46,10 +46,6 @@ class Finding:
             return self.message
         more = f" and {len(self.runs) - _MAX_NAMES} more" if len(self.runs) > _MAX_NAMES else ""
         return f"{', '.join(self.runs[:_MAX_NAMES])}{more}: {self.message}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the finding as JSON content."""
-        return asdict(self)
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:

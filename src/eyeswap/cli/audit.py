@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -77,19 +77,7 @@ def show(findings: AuditReport, console: Console) -> None:
 
 def _values(fact: Fact) -> str:
     """Return the value if all runs share it, otherwise one line per value with the runs that have it."""
-    runs_by_value: dict[str, list[str]] = {}
-    for run, value in fact.values.items():
-        runs_by_value.setdefault(_short(value), []).append(run)
+    runs_by_value = fact.runs_by_value
     if len(runs_by_value) == 1:
         return next(iter(runs_by_value))
     return "\n".join(f"{value}: {', '.join(runs)}" for value, runs in runs_by_value.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64 and value.isalnum():
-        return value[:12]  # a sha256
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
-    return "not recorded" if value is None else str(value)

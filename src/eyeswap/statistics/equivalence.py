@@ -37,14 +37,6 @@ class Equivalence:
         """The p-value of the two one-sided tests together (TOST): the larger of the two."""
         return max(self.p_no_worse, self.p_no_better)
 
-    def verdict(self, alpha: float = 1 - LEVEL) -> str:
-        """Return ``equivalent``, ``no worse``, ``no better`` or ``not shown``."""
-        if self.p_equivalent < alpha:
-            return "equivalent"
-        if self.p_no_worse < alpha:
-            return "no worse"
-        return "no better" if self.p_no_better < alpha else "not shown"
-
 
 def equivalence(difference: Interval, margin: float) -> Equivalence:
     """Test "a is no worse than b by more than the margin" and its mirror image (Schuirmann 1987).

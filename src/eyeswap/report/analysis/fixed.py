@@ -71,20 +71,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _values(fact: Fact) -> list[tuple[str, str]]:
-    runs_by_value: dict[str, list[str]] = {}
-    for run, value in fact.values.items():
-        runs_by_value.setdefault(_shown(value), []).append(run)
+    runs_by_value = fact.runs_by_value
     if len(runs_by_value) == 1:
         return [(next(iter(runs_by_value)), "")]
     return [(value, ", ".join(runs)) for value, runs in runs_by_value.items()]
-
-
-def _shown(value: Any) -> str:
-    """Return a value as text; digests are shortened to twelve digits."""
-    if isinstance(value, str) and len(value) == 64 and value.isalnum():
-        return value[:12]
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items())
-    return "not recorded" if value is None else str(value)

@@ -36,12 +36,12 @@ MAX_MARK, MIN_MARK = 15.0, 5.0  # diameter, points
 
 def plots(analysis: Analysis) -> list[Plot]:
     """Return the figures for which costs are known."""
-    found = []
+    plots_with_data = []
     if any(arm.num_parameters for arm in analysis.results.finished_arms):
-        found.append(_size_plot(analysis))
+        plots_with_data.append(_size_plot(analysis))
     if any(not budget.equal for budget in analysis.budgets):
-        found.append(_budget_plot(analysis))
-    return found
+        plots_with_data.append(_budget_plot(analysis))
+    return plots_with_data
 
 
 def _size_plot(analysis: Analysis) -> Plot:

@@ -48,7 +48,9 @@ def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: 
     paths = list(dict.fromkeys(str(runs[0].predictions[position].image[row]) for position, row in chosen))
     budget = image_bytes // max(len(paths), 1)
     return {
-        "benchmarks": [{"title": one.title, "group": one.group, "metric": one.metric} for one in results.benchmarks],
+        "benchmarks": [
+            {"title": entry.title, "group": entry.group, "metric": entry.metric} for entry in results.benchmarks
+        ],
         "arms": [{"name": arm.name, "color": f"var(--arm-{index % NUM_COLORS})"} for index, arm in arms],
         "images": [_embedded(results.data_root / path, budget) for path in paths],
         "examples": [
