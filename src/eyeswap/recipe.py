@@ -7,15 +7,29 @@ are immutable, and describe each field once; error messages and docs show that d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from eyeswap.connector_name import ConnectorName
+from eyeswap.errors import SpecError
 from eyeswap.files import digest
 
 DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 
-ConnectorKind = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 Wiring = Literal["controlled", "as-published"]
 PromptKind = Literal["auto", "template", "vicuna", "plain"]
 BoxFrame = Literal["original", "padded-square", "canvas"]
@@ -26,6 +40,21 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[int, Field(strict=True, ge=0)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+def _connector_exists(text: str, info: ValidationInfo) -> str:
+    """Check that a connector exists; make the path of `file.py:function` absolute."""
+    folder = (info.context or {}).get("folder", Path())
+    try:
+        name = ConnectorName.parse(text, folder.resolve())
+    except SpecError as problem:
+        raise ValueError(str(problem).removeprefix("connector: ")) from None
+    if name.own is not None and not name.own.file.is_file():
+        raise ValueError(f"{name.own.file} does not exist (the path is relative to the study file)")
+    return name.text
+
+
+Connector = Annotated[str, AfterValidator(_connector_exists)]
 
 
 class Spec(BaseModel):
@@ -74,7 +103,27 @@ def _data_tag(value: Any) -> str:
     return "folder" if is_folder else "digits"
 
 
+def data_from_text(value: Any) -> Any:
+    """Return what ``data: digits`` or ``data: FOLDER`` stands for; anything else as it is."""
+    if isinstance(value, str):
+        return {"name": "digits"} if value == "digits" else {"folder": value}
+    return value
+
+
 Data = Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Tag("folder")], Discriminator(_data_tag)]
+
+
+Trainable = Literal["connector", "connector+llm", "connector+adapters"]
+Stages = Literal["one", "align-then-tune"]
+
+
+class Align(Spec):
+    """The first of two stages, in which the connector learns alone."""
+
+    share: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
+        0.1, description="share of the steps that it takes, the first ones"
+    )
+    lr: Positive = Field(1e-3, description="its peak learning rate; each stage warms up and decays by itself")
 
 
 class Recipe(Spec):
@@ -84,7 +133,11 @@ class Recipe(Spec):
     llm: str = Field(
         DEFAULT_LLM, min_length=1, description='language model: "digits-llm", a local folder, or a Hub name'
     )
-    connector: ConnectorKind = Field("gelu-mlp", description="network between visual tokens and language model")
+    connector: Connector = Field(
+        "gelu-mlp",
+        description="network between visual tokens and language model: linear, gelu-mlp or fused-gelu-mlp, with steps "
+        "in front that change the tokens, such as pool-2x2+gelu-mlp, or file.py:function (docs/connectors.md)",
+    )
     wiring: Wiring = Field(
         "controlled",
         description='"as-published" reproduces the confounds of the published code (backbones in train mode, '
@@ -130,6 +183,17 @@ class Recipe(Spec):
         description="train low-rank adapters of this rank (with alpha twice the rank) in the language model instead of "
         "all its weights, for smaller GPUs; needs the lora extra",
     )
+    trainable: Trainable | None = Field(
+        None,
+        description="what learns: the connector alone, with the language model, or with adapters in it (of lora_rank); "
+        "null is connector+adapters where lora_rank is set, else connector+llm, as published",
+    )
+    stages: Stages | None = Field(
+        None,
+        description="one, as published, or align-then-tune, as LLaVA: the connector learns alone in the first steps; "
+        "null is one",
+    )
+    align: Align | None = Field(None, description="the first stage of align-then-tune; null takes its defaults")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of forward and backward passes")
     max_text_tokens: Count = Field(2048, description="conversations are truncated to this many text tokens")
     train_box_frame: TrainBoxFrame = Field(
@@ -151,9 +215,7 @@ class Recipe(Spec):
     @field_validator("data", mode="before")
     @classmethod
     def _data_from_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": "digits"} if value == "digits" else {"folder": value}
-        return value
+        return data_from_text(value)
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
@@ -165,6 +227,34 @@ class Recipe(Spec):
                 f"{self.published_gpus} times micro_batch {self.micro_batch or 1}; set published_gpus"
             )
         return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.trainable == "connector+adapters" and self.lora_rank is None:
+            raise ValueError("trainable connector+adapters: set lora_rank, the rank of the adapters, such as 128")
+        if self.stages == "align-then-tune" and self.trained == "connector":
+            raise ValueError("stages align-then-tune: with trainable connector there is nothing to tune")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_newer_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that older versions did not know where they are not set, so that digests stay."""
+        return {key: value for key, value in dump(self).items() if key not in _NEWER or value is not None}
+
+    @property
+    def trained(self) -> Trainable:
+        """What learns."""
+        return self.trainable or ("connector+llm" if self.lora_rank is None else "connector+adapters")
+
+    @property
+    def adapter_rank(self) -> int | None:
+        """The rank of the adapters that learn; None if none do."""
+        return self.lora_rank if self.trained == "connector+adapters" else None
+
+    @property
+    def aligned(self) -> Align | None:
+        """The stage in which the connector learns alone; None if there is one stage."""
+        return (self.align or Align()) if self.stages == "align-then-tune" else None
 
     @model_validator(mode="after")
     def _boxes_can_be_moved(self) -> Self:
@@ -189,6 +279,9 @@ class Recipe(Spec):
     def digest(self) -> str:
         """The sha256 (hex) of the recipe's canonical JSON: equal recipes have equal digests."""
         return digest(self.model_dump(mode="json"))
+
+
+_NEWER = ("trainable", "stages", "align")
 
 
 def _split_box_frame(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from eyeswap.errors import EnvironmentProblem, SpecError
 from eyeswap.planning.cost import (
     ACTIVATION_BYTES,
     KNOWN,
-    connector_parameters,
+    connector_size,
     find_language_model,
     gpu_hours,
     prefill_flops,
@@ -102,11 +102,11 @@ def test_states_are_shared_out_and_the_frozen_backbone_is_not() -> None:
 @pytest.mark.parametrize("kind", ["linear", "gelu-mlp", "fused-gelu-mlp"])
 def test_connectors_have_as_many_parameters_as_built(kind: str) -> None:
     built = build_connector(kind, 24, 40, seed=0)
-    assert connector_parameters(kind, 24, 40) == sum(parameter.numel() for parameter in built.parameters())
+    assert connector_size(kind, (2, 2), 24, 40).parameters == sum(parameter.numel() for parameter in built.parameters())
 
 
 def test_published_connectors_of_width_384() -> None:
-    millions = [connector_parameters(kind, 384, 4096) / 1e6 for kind in ("gelu-mlp", "fused-gelu-mlp")]
+    millions = [connector_size(kind, (14, 14), 384, 4096).parameters / 1e6 for kind in ("gelu-mlp", "fused-gelu-mlp")]
     assert millions == pytest.approx([18.36, 23.67], abs=0.01)
 
 

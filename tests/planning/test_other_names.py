@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
+from eyeswap.connector_name import MLPS
 from eyeswap.planning.other_names import FIXED, KEYS, VALUES
 from eyeswap.planning.spec import Arm, Study
-from eyeswap.recipe import ConnectorKind, DigitsData, Execution, FolderData, Recipe
+from eyeswap.recipe import DigitsData, Execution, FolderData, Recipe
 
 MODELS = {"": Study, "recipe": Recipe, "execution": Execution, "arms.<name>": Arm, "recipe.data": FolderData}
 
@@ -23,4 +22,4 @@ def test_no_name_of_ours_is_taken_for_anothers() -> None:
 
 
 def test_every_value_that_is_named_exists() -> None:
-    assert set(VALUES.values()) <= {*get_args(ConnectorKind), "bf16", "fp32", "cosine"}
+    assert set(VALUES.values()) <= {*MLPS, "bf16", "fp32", "cosine"}

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from eyeswap.errors import SpecError
 from eyeswap.planning.spec import Arm, DigitsData, FolderData, Recipe, Study, load_recipe, load_study
+from eyeswap.recipe import Align
 
 GOOD = """\
 question: Which one sees better?
@@ -104,6 +105,9 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
         "published_gpus": 4,
         "train_box_frame": "canvas",
         "test_box_frame": "study",
+        "trainable": "connector",
+        "stages": "align-then-tune",
+        "align": Align(share=0.5),
     }
     assert set(changes) | {"schedule"} == set(Recipe.model_fields)
     digests = {recipe.model_copy(update={key: value}).digest for key, value in changes.items()}

@@ -138,4 +138,4 @@ def test_the_shipped_llm_can_be_asked_every_published_benchmark_so_that_a_plan_n
 
     text = {"recipe": {"data": "digits", "llm": "digits-llm"}, "arms": {"vit": "digits-vit"}}
     study = Study.model_validate({"name": "all", "question": "All?", **text, "benchmarks": [*BENCHMARKS, *TEST_SPLITS]})
-    check_questions(study, *load_tokenizer(llm_path("digits-llm"), study.recipe.prompt))
+    check_questions(study, study.recipe, *load_tokenizer(llm_path("digits-llm"), study.recipe.prompt))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from eyeswap.errors import SpecError
-from eyeswap.vlm.connector import build_connector, connector_kind
+from eyeswap.vlm.connector import build_connector
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_building_leaves_other_randomness_alone(wiring: str):
 
 @pytest.mark.parametrize("kind", ["linear", "gelu-mlp", "fused-gelu-mlp"])
 def test_a_connector_tells_its_kind(kind: str):
-    assert connector_kind(build_connector(kind, 8, 16, seed=1)) == kind
+    assert build_connector(kind, 8, 16, seed=1).kind == kind

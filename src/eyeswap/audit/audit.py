@@ -35,6 +35,11 @@ FACTORS: dict[str, Callable[[RunRecord], Any]] = {
     "geometry": lambda record: record.backbone.canvas_geometry,
     "tap": lambda record: record.backbone.tap,
     "wiring": lambda record: record.backbone.frozen_mode,
+    "llm": lambda record: record.llm.name,
+    "lr": lambda record: record.setting("lr"),
+    "data": lambda record: record.data_digest,
+    "trainable": lambda record: record.trained,
+    "stages": lambda record: record.stages,
     "seed": lambda record: record.seed,
     "width": lambda record: record.backbone.embed_dim,
 }
@@ -45,25 +50,33 @@ PACKAGES, IMAGE_FILES = "packages", "image files"  # mappings, of which the keys
 # What is compared: title, value of a run, and the factors that it may depend on.
 FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
     ("recipe", lambda run: run.record.recipe_digest, ()),
-    ("training data", lambda run: run.record.data_digest, ()),
-    (IMAGE_FILES, lambda run: run.record.image_digests, ()),
-    ("left-out records", lambda run: run.record.left_out, ()),
-    ("batch order", lambda run: run.record.order_digest, ("seed",)),
-    ("training steps", lambda run: run.record.num_steps, ()),
-    ("training prompt", lambda run: run.record.train_prompt, ()),
-    ("test prompt", lambda run: run.record.test_prompt, ()),
+    ("training data", lambda run: run.record.data_digest, ("data",)),
+    (IMAGE_FILES, lambda run: run.record.image_digests, ("data",)),
+    ("left-out records", lambda run: run.record.left_out, ("data",)),
+    ("batch order", lambda run: run.record.order_digest, ("seed", "data")),
+    ("training steps", lambda run: run.record.num_steps, ("data",)),
+    ("learning rate", lambda run: run.record.setting("lr"), ("lr",)),
+    ("trained parts", lambda run: run.record.trained, ("trainable",)),
+    ("training stages", lambda run: run.record.stages, ("stages",)),
+    ("training prompt", lambda run: run.record.train_prompt, ("llm", "data")),
+    ("test prompt", lambda run: run.record.test_prompt, ("llm",)),
     ("benchmarks", lambda run: run.benchmarks, ()),
     ("questions and true answers", lambda run: _questions(run), ()),
     ("seed", lambda run: run.record.seed, ("seed",)),
-    ("LLM", lambda run: run.record.llm.name, ()),
-    ("LLM weights", lambda run: run.record.llm.sha256, ()),
-    ("connector", lambda run: run.record.connector.kind, ("connector",)),
-    ("connector start", lambda run: run.record.connector.init_digest, ("connector", "width", "seed", "wiring")),
+    ("LLM", lambda run: run.record.llm.name, ("llm",)),
+    ("LLM weights", lambda run: run.record.llm.sha256, ("llm",)),
+    ("connector", lambda run: _connector(run.record), ("connector",)),
+    ("connector start", lambda run: run.record.connector.init_digest, ("connector", "width", "seed", "wiring", "llm")),
     ("backbone", lambda run: run.record.backbone.name, ("backbone",)),
     ("backbone weights", lambda run: run.record.backbone.weights_sha256, ("backbone",)),
     ("tap", lambda run: run.record.backbone.tap, ("backbone", "tap", "wiring")),
     ("token width", lambda run: run.record.backbone.embed_dim, ("backbone", "tap", "wiring")),
     ("token grid", lambda run: _grid(run.record), ("backbone", "tap", "geometry", "wiring")),
+    (
+        "visual tokens",
+        lambda run: run.record.num_visual_tokens,
+        ("backbone", "tap", "geometry", "wiring", "connector"),
+    ),
     ("image geometry", lambda run: run.record.backbone.canvas_geometry, ("geometry", "wiring")),
     ("normalisation", lambda run: run.record.backbone.colours, ("backbone", "wiring")),
     (
@@ -72,7 +85,7 @@ FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
         ("backbone", "tap", "wiring"),
     ),
     ("frozen mode", lambda run: run.record.backbone.frozen_mode, ("wiring",)),
-    ("training box frame", lambda run: run.record.train_box_frame, ()),
+    ("training box frame", lambda run: run.record.train_box_frame, ("data",)),
     ("test box frame", lambda run: run.record.test_box_frame, ()),
     ("code version", lambda run: run.environment.code_version, ()),
     ("Python", lambda run: run.environment.python, ()),
@@ -205,6 +218,12 @@ def _shared_keys(values: Mapping[str, Mapping[str, str | None] | None]) -> dict[
         run: None if recorded is None else {key: value for key, value in recorded.items() if key in shared}
         for run, recorded in values.items()
     }
+
+
+def _connector(record: RunRecord) -> str | None:
+    """Return the name of the connector; with the digest of its code, if it is of one's own."""
+    code = record.connector.file_sha256
+    return record.connector.kind if code is None else f"{record.connector.kind}, code {code[:12]}"
 
 
 def _grid(record: RunRecord) -> list[int] | None:

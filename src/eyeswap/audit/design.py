@@ -28,7 +28,7 @@ def single_seed(records: Records) -> Iterator[Finding]:
 
 def unequal_tokens(records: Records) -> Iterator[Finding]:
     """Find unequal numbers of visual tokens; a warning if the study declares them matched."""
-    counts = _by_arm(records, lambda record: record.backbone.num_tokens)
+    counts = _by_arm(records, lambda record: record.num_visual_tokens)
     if len(set(counts.values())) < 2:
         return
     claimed = _claims(records, "tokens")
@@ -63,7 +63,7 @@ def unequal_sizes(records: Records) -> Iterator[Finding]:
 def beyond_positions(records: Records) -> Iterator[Finding]:
     """Find visual tokens that, alone or with the longest text, need more positions than the LLM was trained for."""
     positions = _by_arm(records, lambda record: record.observed.llm_positions)
-    counts = _by_arm(records, lambda record: record.backbone.num_tokens)
+    counts = _by_arm(records, lambda record: record.num_visual_tokens)
     texts = _by_arm(records, lambda record: (record.recipe or {}).get("max_text_tokens"))
     over: dict[str, int] = {}
     tight: dict[str, int] = {}

@@ -13,16 +13,17 @@ from eyeswap.audit.finding import Finding
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.backbones.state import state_digest
+from eyeswap.connector_name import ConnectorName
 from eyeswap.errors import DataError
 from eyeswap.files import digest, sha256_of
-from eyeswap.recipe import Wiring
+from eyeswap.recipe import Align, Wiring
 from eyeswap.results.run import Run
 from eyeswap.runs.folder import SEED_PREFIX
-from eyeswap.runs.identity import backbone_identity, training_fields
-from eyeswap.runs.record import COLOUR_KEYS, Geometry, StudyRecord
+from eyeswap.runs.identity import SETTINGS, backbone_identity, training_fields
+from eyeswap.runs.record import COLOUR_KEYS, Geometry, RunRecord, StudyRecord
 from eyeswap.runs.recorded import Recorded, read_record
 from eyeswap.runs.seal import changed_files, missing_files, unsealed_files
-from eyeswap.training.step import learning_rate
+from eyeswap.training.step import staged_rate
 from eyeswap.versions import code_version
 from eyeswap.vlm.connector import build_connector
 
@@ -87,7 +88,12 @@ def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
     arm = study.arms.get(record.arm)
     if arm is None:
         return  # the run was imported from another part of the study
+    for key in () if record.model is None else SETTINGS:
+        recorded, declared = record.setting_of_arm(key), (arm.model_extra or {}).get(key)
+        if recorded != declared:
+            yield f"model.arm.{key}", f"is {recorded}, but {declared} in study.json"
     connector = arm.connector or (study.recipe or {}).get("connector")
+    connector = connector and ConnectorName.parse(connector).identity
     if record.connector.kind not in (None, connector):
         yield "connector.kind", f"is {record.connector.kind}, but {connector} in study.json"
     if record.backbone.name is None or arm.backbone is None:
@@ -138,10 +144,15 @@ def _against_connector(run: Run) -> Iterator[tuple[str, str]]:
     if not config.is_file() or not _is_of_this_code(run):
         return
     llm_width = read_record(config, _ModelConfig).text_config.hidden_size
-    if llm_width is None or (4 * width + llm_width) * (llm_width + width) > _MAX_CONNECTOR:
+    name, grid = ConnectorName.parse(connector.kind), backbone.token_grid
+    if name.own is not None:
+        return  # an audit must not run custom code
+    if name.steps and grid is not None and connector.num_tokens not in (None, name.num_tokens(grid)):
+        yield "connector.num_tokens", f"is {connector.num_tokens}, but {name.text} gives {name.num_tokens(grid)}"
+    if llm_width is None or name.parameters(width, llm_width) > _MAX_CONNECTOR:
         return
     wiring: Wiring = "as-published" if backbone.frozen_mode == "train" else "controlled"
-    fresh = build_connector(connector.kind, width, llm_width, run.record.seed, wiring)
+    fresh = build_connector(connector.kind, width, llm_width, run.record.seed, wiring, grid)
     if state_digest(fresh.state_dict()) != connector.init_digest:
         yield "connector.init_digest", f"is not that of {connector.kind} initialized with seed {run.record.seed}"
 
@@ -175,15 +186,17 @@ def _log_problem(run: Run, num_steps: int) -> str:
             return f"row {row_number} is of step {row.get('step')}"
     if len(rows) < num_steps:
         return f"it ends after {len(rows):,} of {num_steps:,} steps"
-    return _rate_problem(rows, run.record.recipe or {}, num_steps)
+    return _rate_problem(rows, run.record, num_steps)
 
 
-def _rate_problem(rows: list[dict[str, Any]], recipe: dict[str, Any], num_steps: int) -> str:
+def _rate_problem(rows: list[dict[str, Any]], record: RunRecord, num_steps: int) -> str:
     """Return the first step with a learning rate other than the recipe's; empty if there is none."""
-    if "lr" not in recipe or "warmup_fraction" not in recipe:
+    peak, warmup = record.setting("lr"), record.setting("warmup_fraction")
+    if peak is None or warmup is None:
         return ""
+    align = Align.model_validate(record.setting("align") or {}) if record.stages == "align-then-tune" else None
     for step, row in enumerate(rows):
-        expected, rate = learning_rate(step, num_steps, recipe["lr"], recipe["warmup_fraction"]), row.get("lr")
+        expected, rate = staged_rate(step, num_steps, peak, warmup, align), row.get("lr")
         if not isinstance(rate, int | float) or not math.isclose(rate, expected, rel_tol=1e-6, abs_tol=1e-15):
             return f"step {step} has a learning rate of {rate}, but {expected:.6g} according to the recipe"
     return ""

@@ -6,16 +6,13 @@ The timm wrapper reads intermediate features before the final norm, by default t
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import importlib
 import importlib.util
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,8 +21,9 @@ from torch import Tensor, nn
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.fetch import warn_non_commercial
 from eyeswap.backbones.name import BackboneName
-from eyeswap.errors import EnvironmentProblem, EyeswapError, ShapeError, SpecError
+from eyeswap.errors import EnvironmentProblem, ShapeError, SpecError
 from eyeswap.geometry import DEFAULT_GEOMETRY, Colour, ImageGeometry
+from eyeswap.own_code import call, one_line
 
 
 def build(name: BackboneName, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
@@ -49,50 +47,12 @@ def from_file(path: Path, function: str, tap: str | None = None) -> tuple[Vision
     """
     if tap is not None:
         raise SpecError(f"{path}: tap cannot be set for an encoder in a file; choose it in {function}()")
-    if not path.is_file():
-        raise SpecError(f"{path}: no such file")
-    with _folder_on_path(path):
-        build = getattr(_import(path), function, None)
-        if not callable(build):
-            raise SpecError(f"{path}: has no function {function}")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            try:
-                built: Any = build()
-            except EyeswapError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise SpecError(f"{path}: {function}() failed: {_one_line(error)}") from error
+    built: Any = call(path, function)
     network, geometry = built if isinstance(built, tuple) and len(built) == 2 else (built, DEFAULT_GEOMETRY)
     if not isinstance(network, VisionBackbone) or not isinstance(geometry, ImageGeometry):
         kinds = f"{type(network).__name__} and {type(geometry).__name__}"
         raise SpecError(f"{path}: {function}() returned {kinds}, expected a VisionBackbone and an ImageGeometry")
     return network, geometry
-
-
-@contextlib.contextmanager
-def _folder_on_path(path: Path) -> Iterator[None]:
-    """Let a file import its neighbours, as a script can."""
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _import(path: Path) -> ModuleType:
-    """Import a file under a name that no installed module has, registered because its dataclasses look it up."""
-    spec = importlib.util.spec_from_file_location(f"eyeswap_own_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise SpecError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises
-        raise SpecError(f"{path}: import failed: {_one_line(error)}") from error
-    return module
 
 
 def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
@@ -141,10 +101,10 @@ def _import_timm(model: str) -> Any:
             return importlib.import_module("timm")
     except ImportError as error:
         remedy = "pip install 'eyeswap[timm]'"
-        raise EnvironmentProblem(f"timm:{model} needs timm ({_one_line(error)}): {remedy}") from None
+        raise EnvironmentProblem(f"timm:{model} needs timm ({one_line(error)}): {remedy}") from None
     except Exception as error:  # packages that do not fit each other raise anything
         remedy = f"install the torchvision that is built for torch {torch.__version__}; see `eyeswap doctor`"
-        raise EnvironmentProblem(f"timm:{model}: timm cannot be imported ({_one_line(error)}): {remedy}") from None
+        raise EnvironmentProblem(f"timm:{model}: timm cannot be imported ({one_line(error)}): {remedy}") from None
 
 
 @functools.cache  # they last as long as the library object
@@ -170,7 +130,7 @@ def _single_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[Ti
         height, width = (int(side), int(side)) if side else data["input_size"][1:]
         backbone = TimmBackbone(network, int(tap) if tap is not None else -2, (height, width))
     except Exception as error:  # timm raises RuntimeError, ValueError, KeyError, AssertionError, AttributeError
-        raise SpecError(f"timm:{model}: {_one_line(error)}") from None
+        raise SpecError(f"timm:{model}: {one_line(error)}") from None
     licence = str(network.pretrained_cfg.get("license") or "")
     if pretrained and re.search(r"\bnc\b|non-?commercial", licence.lower()):
         warn_non_commercial(f"timm:{name}", licence)
@@ -261,7 +221,7 @@ class TimmBackbone(VisionBackbone):
             try:
                 features = self._features(self._shapes_only[0], torch.zeros(1, 3, height, width, device="meta"))
             except Exception as error:  # whatever the network raises
-                raise ShapeError(f"image of {height}x{width} pixels: {_one_line(error)}") from None
+                raise ShapeError(f"image of {height}x{width} pixels: {one_line(error)}") from None
             self._grids[height, width] = (features.shape[1], features.shape[2])
         return self._grids[height, width]
 
@@ -271,7 +231,3 @@ class TimmBackbone(VisionBackbone):
         )
         result: Tensor = features.permute(0, 2, 3, 1)
         return result
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

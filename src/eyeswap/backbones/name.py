@@ -11,8 +11,7 @@ from typing import Literal
 
 from eyeswap.errors import SpecError
 from eyeswap.files import sha256_of
-
-DEFAULT_FUNCTION = "build"
+from eyeswap.own_code import OwnFunction
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,8 @@ class BackboneName:
             if not model:
                 raise SpecError("timm: needs a model name, such as timm:vit_small_patch14_dinov2")
             return cls("timm", model)
-        if text.endswith(".py"):
-            return cls("own", DEFAULT_FUNCTION, folder / text)
-        if ".py:" in text:
-            file, _, function = text.rpartition(":")
-            if not function.isidentifier():
-                raise SpecError(f'"{function}" is not a function name; write {file}:{DEFAULT_FUNCTION}')
-            return cls("own", function, folder / file)
-        return cls("catalog", text)
+        own = OwnFunction.parse(text, folder)
+        return cls("catalog", text) if own is None else cls("own", own.name, own.file)
 
     def __str__(self) -> str:
         return {"catalog": self.model, "own": f"{self.file}:{self.model}", "timm": f"timm:{self.model}"}[self.kind]

@@ -140,14 +140,27 @@ def check(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Use randomly initialized weights; nothing is downloaded.")
     ] = False,
+    connector: Annotated[
+        bool, typer.Option("--connector", help="Check a connector instead: my_connector.py:build, or a name.")
+    ] = False,
+    behind: Annotated[
+        str, typer.Option("--behind", metavar="NAME", help="With --connector: the backbone before it.")
+    ] = "digits-vit",
+    llm_width: Annotated[
+        int, typer.Option("--llm-width", min=1, help="With --connector: width of the LLM, 4096 for Vicuna-7B.")
+    ] = 128,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Check that an encoder can be an arm of a study.
 
     Checks tokens, grid, determinism, frozen weights, pixels and speed. Prints one line per check, with a remedy for
-    each failure; exits with 1 if any check fails.
+    each failure; exits with 1 if any check fails. With --connector it checks a connector: tokens, gradients, seeds, and
+    whether it can be saved with its code.
     """
+    if connector:
+        _check_connector(encoder, behind, llm_width, as_json)
+        return
     from eyeswap.backbones.conformance import check_backbone
     from eyeswap.backbones.weights import build_backbone, load_backbone
 
@@ -158,6 +171,15 @@ def check(
         loaded = load_backbone(encoder, weights)
         network, geometry = loaded.network, loaded.geometry
     report_findings(check_backbone(network, geometry, device=device), encoder, as_json)
+
+
+def _check_connector(name: str, behind: str, llm_width: int, as_json: bool) -> None:
+    from eyeswap.backbones.weights import build_backbone
+    from eyeswap.vlm.connector_check import check_connector
+
+    network, geometry = build_backbone(behind)
+    grid = network.token_grid(*geometry.canvas)
+    report_findings(check_connector(name, network.embed_dim, llm_width, grid), name, as_json)
 
 
 def report_findings(findings: Iterable[Finding], title: str, as_json: bool) -> None:

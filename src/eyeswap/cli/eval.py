@@ -26,6 +26,9 @@ BoxFrameOption = Annotated[
 ]
 
 
+TrustOption = Annotated[bool, typer.Option("--trust-code", help="Run the code of the model's custom connector.")]
+
+
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of any saved VLM.")],
     benchmarks: Annotated[
@@ -76,6 +79,7 @@ def evaluate(
     show_prompts: Annotated[
         int, typer.Option("--show-prompts", min=0, metavar="N", help="Print N prompts of each benchmark and exit.")
     ] = 0,
+    trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a trained VLM on benchmarks.
@@ -110,7 +114,7 @@ def evaluate(
         return
     with join() as workers:
         with progress(open_console(stderr=True, quiet=not workers.is_first)) as board:
-            folder = evaluate_run(run, names, settings, board, out, batch, workers)
+            folder = evaluate_run(run, names, settings, board, out, batch, workers, trusts_code=trust_code)
         if not workers.is_first:
             return
     scores = read_json(RunFolder(folder).scores)
@@ -288,16 +292,18 @@ def ask(
             help="Where to save the image with the box drawn; by default IMAGE-answer.png in this folder.",
         ),
     ] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Ask a trained VLM a question about one image.
 
     If the answer is a box, it is also printed in pixels and drawn into a copy of the image.
     """
     from eyeswap.api import ask as ask_run
+    from eyeswap.api import load_vlm
     from eyeswap.console import visible
     from eyeswap.errors import RunError
 
-    answer = ask_run(run, image, question)
+    answer = ask_run(load_vlm(run, trust_remote_code=trust_code), image, question)
     typer.echo(visible(answer.text))
     if answer.box_px is not None:
         left, top, right, bottom = answer.box_px

@@ -107,6 +107,13 @@ def _summary(study: Study, planned: list[PlannedRun], estimate: StudyEstimate) -
             "one seed per arm and no seed_sd: this study can show how these runs differ on these images, but it cannot "
             "decide which arm is better"
         )
+    tune = study.tune
+    if tune is not None:
+        steps = "as many steps as a run" if tune.steps is None else f"{tune.steps:,} steps"
+        lines.append(
+            f"tune: {len(tune.lr)} trials per arm of {steps} with seed {tune.on}, evaluated on the training splits; "
+            "an arm gets a tuned twin if another rate is best for it; trials are not included in the totals"
+        )
     if unfinished:
         lines.append(_total_line(unfinished))
     lines += _assumption_lines(estimate.workload, estimate.assumptions)
@@ -150,7 +157,7 @@ def _cells(estimate: ArmEstimate) -> list[str]:
     """Return the numbers of one arm in the order of `NUMBERS`, with a question mark for each unknown one."""
     footprint, memory = estimate.footprint, estimate.memory
     return [
-        UNKNOWN if footprint is None else f"{footprint.tokens:,}",
+        UNKNOWN if estimate.visual_tokens is None else f"{estimate.visual_tokens:,}",
         UNKNOWN if footprint is None else scaled(footprint.parameters, "kMB") if footprint.parameters else "-",
         scaled(estimate.connector_parameters, "kMB"),
         scaled(estimate.flops_per_sample, "kMGTPEZ"),
@@ -228,10 +235,7 @@ def _print_note(console: Console, note: str, label: str = "note", style: str = "
 
 def _estimate_as_dict(estimate: ArmEstimate) -> dict[str, Any]:
     """Return an arm's estimate as plain data; each key names its unit."""
-    plain = asdict(estimate)
-    if estimate.footprint is not None:
-        plain["visual_tokens"] = estimate.footprint.tokens
-    return plain
+    return asdict(estimate)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,6 +78,7 @@ def profile(
         SIDES,
         Setting,
         build_llm,
+        study_connectors,
         study_grid,
         write_csv,
     )
@@ -96,10 +97,12 @@ def profile(
     names: tuple[str, ...] = BACKBONES if on_gpu else CPU_BACKBONES
     sides: tuple[int, ...] = SIDES if on_gpu else CPU_SIDES
     folder = out or Path("profile")
+    connectors: Mapping[str, Sequence[str]] = {}
     console = open_console()
     if study is not None:
         profiled = load_study(study)
         names, sides = study_grid(profiled)
+        connectors = study_connectors(profiled)
         folder = out or runs / profiled.name
     elif not (on_gpu or backbone or side):
         console.print(
@@ -112,8 +115,8 @@ def profile(
     title = f"{machine}; torch {torch.__version__}, {str(dtype).removeprefix('torch.')}, LLM {llm_name}, batch 1"
     cells: list[Cell] = []
     with progress(console) as board:
-        task = board.task("profile", len(names) * len(sides))
-        for cell in measure(names, sides, build_llm(llm_name, setting), setting):
+        task = board.task("profile", sum(len(connectors.get(name, ("",))) for name in names) * len(sides))
+        for cell in measure(names, sides, build_llm(llm_name, setting), setting, connectors):
             cells.append(cell)
             write_csv(folder / PROFILE_FILE, cells)  # after every cell, so that an interruption loses nothing
             task.advance(1, note=f"{cell.backbone} {cell.side_px}")
@@ -143,7 +146,7 @@ def table_of(cells: Sequence[Cell], width: int, beside_published: bool) -> Table
             continue
         seconds = (cell.vision_s, cell.connector_s, cell.prefill_s, cell.decode_s)
         row = [
-            cell.backbone, str(cell.side_px), f"{cell.tokens}{'*' if cell.beyond_positions else ''}",
+            cell.title, str(cell.side_px), f"{cell.tokens}{'*' if cell.beyond_positions else ''}",
             *(_ms(value) for value in seconds), f"{cell.images_per_s:.1f}",
             "" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**30:.1f}",
         ]  # fmt: skip
@@ -165,7 +168,7 @@ def _print_notes(console: Console, cells: Sequence[Cell]) -> None:
     missing: dict[tuple[str, str], list[int]] = {}
     for cell in cells:
         if cell.problem:
-            missing.setdefault((cell.backbone, cell.problem), []).append(cell.side_px)
+            missing.setdefault((cell.title, cell.problem), []).append(cell.side_px)
     for (name, problem), sides in missing.items():
         console.print(f"{name} at {', '.join(map(str, sides))} px: {problem}", highlight=False, soft_wrap=True)
 

@@ -110,6 +110,7 @@ def plan(
     from eyeswap.planning.estimate import Assumptions
     from eyeswap.planning.hardware import find_gpu
     from eyeswap.planning.spec import load_recipe, load_study
+    from eyeswap.planning.tuning import with_tuned_arms
     from eyeswap.yaml_reader import read_yaml
 
     assumptions = Assumptions(find_gpu(gpu), gpus, mfu, text_tokens)
@@ -119,7 +120,7 @@ def plan(
             raise SpecError(f"--set {changes[0]}: only a study can be changed, and {file} is a recipe")
         show_recipe(load_recipe(file), file, assumptions, as_json)
     else:
-        show_plan(load_study(file, changes or ()), runs, assumptions, as_json)
+        show_plan(with_tuned_arms(load_study(file, changes or ()), runs), runs, assumptions, as_json)
 
 
 @app.command(epilog="Example: eyeswap study status studies/quickstart.yaml --watch")
@@ -133,8 +134,9 @@ def status(
     """Show the progress of each run: steps, loss, time left, questions answered, worker."""
     from eyeswap.planning.plan import plan_runs
     from eyeswap.planning.spec import load_study
+    from eyeswap.planning.tuning import with_tuned_arms
 
-    planned = plan_runs(load_study(file, changes or ()), runs)
+    planned = plan_runs(with_tuned_arms(load_study(file, changes or ()), runs), runs)
     if watch and not as_json:
         watch_status(planned)
     else:

@@ -7,15 +7,14 @@ by the causal mask, times 3 for forward and backward. The frozen backbone runs f
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eyeswap.connector_name import ConnectorName, Grid
 from eyeswap.errors import EnvironmentProblem
 from eyeswap.files import read_json
 from eyeswap.planning.hardware import TERA, Gpu
-from eyeswap.recipe import ConnectorKind
 from eyeswap.shipped import SHIPPED_LLM
 
 GIB = 2**30
@@ -122,22 +121,55 @@ def _sizes_on_meta(name: str, config_path: Path) -> LanguageModel:
     return LanguageModel(name, parameters, multiplied, width, layers, positions, vocabulary, attention_layers)
 
 
-def connector_parameters(kind: ConnectorKind, vision_width: int, llm_width: int) -> int:
-    """Return the number of parameters of a connector, weights and biases (see `eyeswap.vlm.connector`)."""
-    d, D = vision_width, llm_width
-    widths = {"linear": (d, D), "gelu-mlp": (d, D, D), "fused-gelu-mlp": (d, 4 * d, D, D)}[kind]
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
+@dataclass(frozen=True)
+class ConnectorSize:
+    """What a connector makes of an image, and its cost.
+
+    Attributes:
+        tokens: visual tokens that the LLM sees.
+        parameters: number of weights and biases.
+        multiplied: multiplications per image.
+    """
+
+    tokens: int
+    parameters: int
+    multiplied: int
+
+    @property
+    def multiplied_per_token(self) -> float:
+        """Multiplications per token that the LLM sees; the parameters of an MLP."""
+        return self.multiplied / self.tokens
+
+
+def connector_size(kind: str, grid: Grid, vision_width: int, llm_width: int) -> ConnectorSize:
+    """Return the size of a connector for a grid of visual tokens, see `eyeswap.connector_name`.
+
+    A custom one is built and run, which needs torch.
+
+    Raises:
+        SpecError: if it fails.
+    """
+    name = ConnectorName.parse(kind)
+    if name.own is not None:
+        from eyeswap.planning.count import measure_connector
+
+        return measure_connector(kind, grid, vision_width, llm_width)
+    return ConnectorSize(
+        tokens=name.num_tokens(grid),
+        parameters=name.parameters(vision_width, llm_width),
+        multiplied=name.multiplied(grid, vision_width, llm_width),
+    )
 
 
 def training_flops(
-    llm: LanguageModel, connector: int, visual_tokens: int, text_tokens: float, *, adapters_only: bool = False
+    llm: LanguageModel, connector: float, visual_tokens: int, text_tokens: float, *, adapters_only: bool = False
 ) -> float:
     """Return the FLOPs of one training sample, forward and backward, without the frozen backbone.
 
     Args:
         llm: the language model.
-        connector: number of parameters of the connector.
-        visual_tokens: visual tokens per image.
+        connector: multiplications of the connector per visual token that the LLM sees: the parameters of an MLP.
+        visual_tokens: visual tokens per image that the LLM sees.
         text_tokens: text tokens per conversation.
         adapters_only: whether the LLM's own weights get no gradient, which saves a third of their FLOPs.
     """
@@ -148,7 +180,7 @@ def training_flops(
     return weights + attention + 6 * connector * visual_tokens
 
 
-def prefill_flops(llm: LanguageModel, connector: int, visual_tokens: int, text_tokens: float) -> float:
+def prefill_flops(llm: LanguageModel, connector: float, visual_tokens: int, text_tokens: float) -> float:
     """Return the FLOPs of prefilling one question with its image, without the backbone."""
     return training_flops(llm, connector, visual_tokens, text_tokens) / 3
 

@@ -1,4 +1,4 @@
-"""Count the parameters and FLOPs of a backbone on FakeTensors, which have shapes but no data."""
+"""Count the parameters and FLOPs of a connector, and of a backbone on FakeTensors, which have shapes but no data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyeswap.backbones.base import VisionBackbone
+from eyeswap.connector_name import Grid
 from eyeswap.geometry import ImageGeometry
+from eyeswap.planning.cost import ConnectorSize
 from eyeswap.planning.footprint import TYPICAL_IMAGE, Footprint
+from eyeswap.vlm.connector import build_connector
 
 
 def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:
@@ -34,6 +37,22 @@ def measure(network: VisionBackbone, geometry: ImageGeometry) -> Footprint:
         parameters_run=used.count(),
         flops=int(counter.get_total_flops()),
         canvas=(rows, columns),
+    )
+
+
+def measure_connector(kind: str, grid: Grid, vision_width: int, llm_width: int) -> ConnectorSize:
+    """Build a connector, run it on an empty image and count.
+
+    Raises:
+        SpecError: if it cannot be built or run.
+    """
+    connector = build_connector(kind, vision_width, llm_width, seed=0, grid=grid)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        connector(connector.blank())
+    return ConnectorSize(
+        tokens=connector.tokens_of(grid),
+        parameters=sum(parameter.numel() for parameter in connector.parameters()),
+        multiplied=int(counter.get_total_flops()) // 2,
     )
 
 

@@ -7,12 +7,14 @@ Whatever cannot be known on this machine (a timm encoder without timm, an LLM wi
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from eyeswap.backbones.name import BackboneName
+from eyeswap.connector_name import ConnectorName
 from eyeswap.errors import EnvironmentProblem, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.planning import cost
@@ -20,7 +22,7 @@ from eyeswap.planning.cost import LanguageModel, Memory
 from eyeswap.planning.footprint import Footprint, backbone_footprint
 from eyeswap.planning.hardware import GPUS, Gpu
 from eyeswap.planning.spec import Study
-from eyeswap.recipe import ConnectorKind, DigitsData, Recipe
+from eyeswap.recipe import DigitsData, Recipe
 from eyeswap.shipped import llm_path
 
 MIX665K_FILE, MIX665K_CONVERSATIONS = "llava_v1_5_mix665k.json", 665_298
@@ -82,6 +84,7 @@ class ArmEstimate:
     Attributes:
         arm: name of the arm.
         footprint: footprint of its backbone; None if it cannot be built on this machine.
+        visual_tokens: visual tokens per image that the LLM sees; None without the footprint.
         connector_parameters: parameters of its connector; None if footprint or LLM are unknown.
         flops_per_sample: training FLOPs of one conversation with its image, including the frozen backbone's forward.
         train_flops: FLOPs of the complete training.
@@ -94,6 +97,7 @@ class ArmEstimate:
 
     arm: str
     footprint: Footprint | None = None
+    visual_tokens: int | None = None
     connector_parameters: int | None = None
     flops_per_sample: float | None = None
     train_flops: float | None = None
@@ -133,6 +137,7 @@ def estimate_study(
     llm, notes = known_llm(study.recipe.llm)
     work = workload(study.recipe, assumptions, study.benchmarks, study.subset)
     arms = {}
+    more: dict[str, None] = {}  # notes on LLMs of arms
     for name, arm in study.arms.items():
         try:
             if BackboneName.parse(arm.backbone).kind == "timm" and find_spec("timm") is None:
@@ -141,9 +146,15 @@ def estimate_study(
         except EnvironmentProblem as problem:
             arms[name] = ArmEstimate(name, notes=(f"arms.{name}: {problem}",))
         else:
-            arms[name] = _estimate_arm(study, name, footprint, llm, work, assumptions)
+            own, known, trained_on = study.recipe_of(name), llm, work
+            if own.llm != study.recipe.llm:
+                known, unknown = known_llm(own.llm)
+                more |= dict.fromkeys(unknown)
+            if own.data != study.recipe.data:
+                trained_on = dataclasses.replace(workload(own, assumptions), questions=work.questions)
+            arms[name] = _estimate_arm(study, name, footprint, known, trained_on, assumptions)
         advance(1)
-    notes = (*notes, *_workload_notes(study.recipe, work), *_unmatched(study, arms))
+    notes = (*notes, *more, *_workload_notes(study.recipe, work), *_unmatched(study, arms))
     return StudyEstimate(assumptions, work, llm, arms, notes)
 
 
@@ -154,10 +165,12 @@ def estimate_recipe(recipe: Recipe, visual_tokens: int, assumptions: Assumptions
         EnvironmentProblem: if the LLM's sizes are unknown.
     """
     llm = cost.find_language_model(recipe.llm, llm_path(recipe.llm))
-    footprint = Footprint((1, visual_tokens), 768, 0, 0, 0, canvas=(16, 16 * visual_tokens))
+    rows = next(rows for rows in range(math.isqrt(visual_tokens), 0, -1) if visual_tokens % rows == 0)
+    grid = rows, visual_tokens // rows
+    footprint = Footprint(grid, 768, 0, 0, 0, canvas=(16 * grid[0], 16 * grid[1]))
     work = workload(recipe, assumptions)
     estimate = _priced(f"{visual_tokens:,} tokens", recipe, recipe.connector, footprint, llm, work, assumptions)
-    overfull = positions_problem(llm.name, llm.positions, visual_tokens, 16)
+    overfull = _positions_problem(llm, footprint, estimate.visual_tokens)
     return estimate if overfull is None else dataclasses.replace(estimate, problems=(overfull,))
 
 
@@ -219,21 +232,28 @@ def _estimate_arm(
     study: Study, name: str, footprint: Footprint, llm: LanguageModel | None, work: Workload, assumptions: Assumptions
 ) -> ArmEstimate:
     if llm is None:
-        return ArmEstimate(name, footprint)
-    estimate = _priced(name, study.recipe, study.connector_of(name), footprint, llm, work, assumptions)
-    overfull = positions_problem(llm.name, llm.positions, footprint.tokens, footprint.stride_px)
+        connector = ConnectorName.parse(study.connector_of(name))
+        return ArmEstimate(name, footprint, None if connector.own else connector.num_tokens(footprint.grid))
+    estimate = _priced(name, study.recipe_of(name), study.connector_of(name), footprint, llm, work, assumptions)
+    tokens = estimate.visual_tokens or footprint.tokens
+    overfull = _positions_problem(llm, footprint, tokens)
     if overfull is not None and study.beyond_positions == "refuse":
         return dataclasses.replace(estimate, problems=(f"arms.{name}: {overfull}",))
     if llm.positions is None:
         return estimate
-    free_positions = llm.positions - footprint.tokens
+    free_positions = llm.positions - tokens
     if overfull is not None:
-        note = f"{footprint.tokens:,} visual tokens exceed the LLM's {llm.positions:,} positions, as allowed"
+        note = f"{tokens:,} visual tokens exceed the LLM's {llm.positions:,} positions, as allowed"
     elif free_positions < study.recipe.max_text_tokens:
         note = f"conversations over {free_positions:,} text tokens exceed the LLM's {llm.positions:,} positions"
     else:
         return estimate
     return dataclasses.replace(estimate, notes=(f"arms.{name}: {note}",))
+
+
+def _positions_problem(llm: LanguageModel, footprint: Footprint, tokens: int | None) -> str | None:
+    seen = tokens or footprint.tokens
+    return positions_problem(llm.name, llm.positions, seen, footprint.stride_px * math.sqrt(footprint.tokens / seen))
 
 
 def positions_problem(llm_name: str, positions: int | None, tokens: int, stride_px: float) -> str | None:
@@ -258,32 +278,32 @@ def positions_problem(llm_name: str, positions: int | None, tokens: int, stride_
 def _priced(
     name: str,
     recipe: Recipe,
-    connector_kind: ConnectorKind,
+    connector_kind: str,
     footprint: Footprint,
     llm: LanguageModel,
     work: Workload,
     assumptions: Assumptions,
 ) -> ArmEstimate:
     """Return the cost of one run."""
-    connector = cost.connector_parameters(connector_kind, footprint.width, llm.width)
-    adapters = recipe.lora_rank is not None
-    sample = footprint.flops + cost.training_flops(
-        llm, connector, footprint.tokens, work.text_tokens, adapters_only=adapters
-    )
-    question = footprint.flops + cost.prefill_flops(llm, connector, footprint.tokens, QUESTION_TOKENS)
+    connector = cost.connector_size(connector_kind, footprint.grid, footprint.width, llm.width)
+    per_token, tokens = connector.multiplied_per_token, connector.tokens
+    adapters = recipe.trained != "connector+llm"
+    sample = footprint.flops + cost.training_flops(llm, per_token, tokens, work.text_tokens, adapters_only=adapters)
+    question = footprint.flops + cost.prefill_flops(llm, per_token, tokens, QUESTION_TOKENS)
     train = None if work.samples is None else sample * work.samples
     evaluation = None if work.questions is None else question * work.questions
     gpu, mfu = assumptions.gpu, assumptions.mfu
     return ArmEstimate(
         arm=name,
         footprint=footprint,
-        connector_parameters=connector,
+        visual_tokens=tokens,
+        connector_parameters=connector.parameters,
         flops_per_sample=sample,
         train_flops=train,
         train_gpu_hours=None if train is None else cost.gpu_hours(train, gpu, mfu),
         eval_gpu_hours=None if evaluation is None else cost.gpu_hours(evaluation, gpu, mfu),
         memory=cost.training_memory(
-            llm, connector, footprint.parameters, gpu, assumptions.num_gpus, adapters_only=adapters
+            llm, connector.parameters, footprint.parameters, gpu, assumptions.num_gpus, adapters_only=adapters
         ),
     )
 
@@ -291,7 +311,7 @@ def _priced(
 def _unmatched(study: Study, arms: dict[str, ArmEstimate]) -> tuple[str, ...]:
     """Return where arms differ in what the study claims to be matched."""
     footprints = {name: arm.footprint for name, arm in arms.items() if arm.footprint is not None}
-    tokens = {name: footprint.tokens for name, footprint in footprints.items()}
+    tokens = {name: arm.visual_tokens for name, arm in arms.items() if arm.visual_tokens is not None}
     sizes = {name: footprint.parameters for name, footprint in footprints.items()}
     notes = []
     if "tokens" in study.matched and len(set(tokens.values())) > 1:

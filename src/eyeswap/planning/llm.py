@@ -21,33 +21,40 @@ _TWO_ROUNDS = ("Is there a dog?", "Yes", "Is there a cat?", "No")
 
 
 def check_llm(study: Study) -> None:
-    """Check what can be checked without weights, if the LLM's tokenizer is on this machine.
+    """Check what can be checked of each arm's LLM without weights, if its tokenizer is on this machine.
 
     Raises:
-        SpecError: if the LLM is of an unsupported kind, or cannot represent the study's conversations or questions.
+        SpecError: if an LLM is of an unsupported kind, or cannot represent the study's conversations or questions.
     """
-    config = config_path(study.recipe.llm, llm_path(study.recipe.llm))
-    if config is None or _is_known_to_fit(study):
+    recipes = [study.recipe_of(arm) for arm in study.arms]
+    for recipe in {(recipe.llm, recipe.data): recipe for recipe in recipes}.values():
+        _check_llm(study, recipe)
+
+
+def _check_llm(study: Study, recipe: Recipe) -> None:
+    config = config_path(recipe.llm, llm_path(recipe.llm))
+    if config is None or _is_known_to_fit(study, recipe):
         return
     from eyeswap.vlm.llm import load_config, load_tokenizer
 
     folder = config.parent
     if any((folder / name).is_file() for name in _TOKENIZER_FILES):
         load_config(folder)
-        check_questions(study, *load_tokenizer(folder, study.recipe.prompt))
+        check_questions(study, recipe, *load_tokenizer(folder, recipe.prompt))
 
 
-def _is_known_to_fit(study: Study) -> bool:
+def _is_known_to_fit(study: Study, recipe: Recipe) -> bool:
     """Return whether this is the shipped LLM with built-in benchmarks, tested already: no need to load transformers."""
-    known = study.recipe.llm == SHIPPED_LLM and study.recipe.prompt == Recipe.model_fields["prompt"].default
+    known = recipe.llm == SHIPPED_LLM and recipe.prompt == Recipe.model_fields["prompt"].default
     return known and all(name in BENCHMARKS or name in TEST_SPLITS for name in study.benchmarks)
 
 
-def check_questions(study: Study, tokenizer: Any, prompt: Prompt) -> None:
+def check_questions(study: Study, recipe: Recipe, tokenizer: Any, prompt: Prompt) -> None:
     """Check that the prompt supports multi-turn conversations and every answer choice of every benchmark.
 
     Args:
-        study: the study.
+        study: the study, for its benchmarks.
+        recipe: the recipe of an arm, for its data.
         tokenizer: the tokenizer of its LLM.
         prompt: the chat frame.
 
@@ -60,7 +67,7 @@ def check_questions(study: Study, tokenizer: Any, prompt: Prompt) -> None:
     try:
         prompt.turns(_TWO_ROUNDS)
     except SpecError:
-        if _has_rounds(study.recipe.data):
+        if _has_rounds(recipe.data):
             raise
 
 

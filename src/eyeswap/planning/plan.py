@@ -17,15 +17,16 @@ from typing import Any, Literal
 from eyeswap.backbones import catalog
 from eyeswap.backbones.fetch import local_path
 from eyeswap.backbones.name import BackboneName
+from eyeswap.connector_name import ConnectorName
 from eyeswap.digests import folder_sha256, known_sha256
 from eyeswap.errors import CheckpointError, DataError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.benchmark import Benchmark
 from eyeswap.files import canonical_json, digest
 from eyeswap.planning.spec import Study
-from eyeswap.recipe import FolderData
+from eyeswap.recipe import FolderData, Recipe
 from eyeswap.runs.folder import RunFolder, StudyFolder
-from eyeswap.runs.identity import Change, ModelIdentity, backbone_identity, in_words
+from eyeswap.runs.identity import SETTINGS, Change, ModelIdentity, backbone_identity, in_words
 from eyeswap.runs.record import AskedBenchmark, RunRecord, read_index
 from eyeswap.runs.recorded import read_record
 from eyeswap.shipped import llm_source
@@ -48,6 +49,11 @@ class PlannedRun:
         return RunFolder(self.folder)
 
     @property
+    def recipe(self) -> Recipe:
+        """The recipe as it applies to the arm."""
+        return self.study.recipe_of(self.arm)
+
+    @property
     def record(self) -> RunRecord | None:
         """The record of the run in the folder; None before the run has begun.
 
@@ -59,24 +65,26 @@ class PlannedRun:
     @property
     def model(self) -> ModelIdentity:
         """Everything that determines the run's trained model, with the digests of weights that are on this machine."""
-        recipe, arm = self.study.recipe, self.study.arms[self.arm]
-        name = BackboneName.parse(arm.backbone)
-        data = Path(recipe.data.folder) / recipe.data.instruction if isinstance(recipe.data, FolderData) else None
+        recipe, arm, own = self.study.recipe, self.study.arms[self.arm], self.recipe
+        name, connector = BackboneName.parse(arm.backbone), self._connector
+        data = Path(own.data.folder) / own.data.instruction if isinstance(own.data, FolderData) else None
         return ModelIdentity(
-            recipe=recipe.model_dump(mode="json"),
+            recipe={**recipe.model_dump(mode="json"), "connector": ConnectorName.parse(recipe.connector).identity},
             arm={
                 "backbone": backbone_identity(arm.backbone),
-                "connector": self.study.connector_of(self.arm),
+                "connector": connector.identity,
                 "wiring": self.study.wiring_of(self.arm),
                 "tap": arm.tap,
                 "geometry": arm.geometry,
+                **{key: value for key, value in arm.overrides.items() if key in SETTINGS},
             },
             seed=self.seed,
             data=known_sha256(data) if data is not None and data.is_file() else None,
             weights={
                 "backbone": _backbone_weights(name),
                 "encoder_file": name.file_sha256,
-                "llm": _llm_weights(recipe.llm),
+                "llm": _llm_weights(own.llm),
+                **({} if connector.own is None else {"connector_file": connector.own.sha256}),
             },
         )
 
@@ -85,12 +93,17 @@ class PlannedRun:
         """The sha256 (hex) of the run's model as the study file declares it, without the bytes of any weights."""
         arm = self.study.arms[self.arm]
         name = BackboneName.parse(arm.backbone)
+        own = self._connector.own
         declared = {
             "backbone": [backbone_identity(arm.backbone), name.file_sha256],
-            "overrides": arm.overrides,
+            "overrides": arm.overrides if own is None else {**arm.overrides, "connector": [own.identity, own.sha256]},
             "seed": self.seed,
         }
         return digest({"recipe": self.study.recipe.model_dump(mode="json"), **declared})
+
+    @property
+    def _connector(self) -> ConnectorName:
+        return ConnectorName.parse(self.study.connector_of(self.arm))
 
     @cached_property
     def benchmarks(self) -> tuple[Benchmark, ...]:

@@ -12,9 +12,10 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from eyeswap.backbones import catalog
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.measure import peak_bytes, reset_peak
+from eyeswap.connector_name import ConnectorName
 from eyeswap.errors import DataError, ShapeError, SpecError
 from eyeswap.files import write_text
 from eyeswap.planning.spec import Study
+from eyeswap.recipe import Recipe
 from eyeswap.shipped import llm_source
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.decoder import cache_argument, has_attention_alone
@@ -50,6 +53,7 @@ SIDES = (224, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 3072, 4096, 5120, 6144
 CPU_BACKBONES = ("vmamba-tiny-s1l8", "in21k-vit-t", "in21k-vit-s", "vitdet-b-maskrcnn")  # these finish within minutes
 CPU_SIDES = SIDES[:6]
 MOST_REPEATS = 20
+DEFAULT_CONNECTOR = str(Recipe.model_fields["connector"].default)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Cell:
     Attributes:
         backbone: catalog name.
         side_px: side of the square image.
-        tokens: visual tokens.
+        tokens: visual tokens that the LLM sees.
         vision_s: pixels to tokens, batch 1.
         connector_s: tokens to LLM embeddings.
         prefill_s: visual tokens and prompt through the LLM.
@@ -69,6 +73,7 @@ class Cell:
         peak_bytes: peak memory of the measurement; on a CPU that of the whole process.
         beyond_positions: whether the sequence is longer than the LLM's number of positions.
         problem: why the cell is empty.
+        connector: name of the connector.
     """
 
     backbone: str
@@ -83,6 +88,13 @@ class Cell:
     peak_bytes: int | None = None
     beyond_positions: bool = False
     problem: str = ""
+    connector: str = DEFAULT_CONNECTOR
+
+    @property
+    def title(self) -> str:
+        """The backbone, and what the connector does to the tokens."""
+        steps = ConnectorName.parse(self.connector).changes_tokens
+        return f"{self.backbone}, {steps}" if steps else self.backbone
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,14 @@ def study_grid(study: Study) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(dict.fromkeys(arm.backbone for arm in arms.values())), tuple(sides)
 
 
+def study_connectors(study: Study) -> dict[str, tuple[str, ...]]:
+    """Return the connectors behind each backbone of a study's arms."""
+    found: dict[str, dict[str, None]] = {}
+    for name, arm in study.arms.items():
+        found.setdefault(arm.backbone, {})[study.connector_of(name)] = None
+    return {backbone: tuple(connectors) for backbone, connectors in found.items()}
+
+
 def build_llm(name: str, setting: Setting) -> Any:
     """Build an LLM of the named architecture with random weights.
 
@@ -141,27 +161,41 @@ def build_llm(name: str, setting: Setting) -> Any:
 
 
 def profile(
-    names: Sequence[str], sides: Sequence[int], llm: Any, setting: Setting, connector: str = "gelu-mlp"
+    names: Sequence[str],
+    sides: Sequence[int],
+    llm: Any,
+    setting: Setting,
+    connectors: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Iterator[Cell]:
     """Measure every backbone at every resolution, smallest images first.
+
+    Args:
+        names: catalog names.
+        sides: of square images, pixels.
+        llm: see `build_llm`.
+        setting: what is measured and how long at most.
+        connectors: backbone to its connectors; the recipe's default where it has none here.
 
     Raises:
         SpecError: if a backbone or connector does not exist, before anything is measured.
     """
     entries = [catalog.entry(name) for name in names]
-    for entry in entries:
+    pairs = [(entry, kind) for entry in entries for kind in connectors.get(entry.name, (DEFAULT_CONNECTOR,))]
+    for _, kind in pairs:
+        ConnectorName.parse(kind)
+    for entry, kind in pairs:
         with torch.device(setting.device):
             network = entry.build().to(setting.dtype).freeze()
-            joint = build_connector(connector, network.embed_dim, llm.config.hidden_size, seed=0).to(setting.dtype)
         took = 0.0
         for side in sorted(sides):
+            cell = Cell(entry.name, side, connector=kind)
             if took > setting.longest_s:
-                yield Cell(entry.name, side, problem=f"skipped: a smaller image took over {setting.longest_s:g} s")
+                skipped = f"skipped: a smaller image took over {setting.longest_s:g} s"
+                yield dataclasses.replace(cell, problem=skipped)
                 continue
             started = time.perf_counter()
-            cell = Cell(entry.name, side)
             try:
-                cell = _measure(cell, network, joint.to(setting.device), llm, setting)
+                cell = _measure(cell, network, llm, setting)
             except torch.OutOfMemoryError:
                 cell = dataclasses.replace(cell, problem="out of memory")
             except (ShapeError, RuntimeError) as problem:
@@ -171,15 +205,17 @@ def profile(
 
 
 @torch.inference_mode()
-def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, setting: Setting) -> Cell:
+def _measure(cell: Cell, network: VisionBackbone, llm: Any, setting: Setting) -> Cell:
     placement: Any = {"device": setting.device, "dtype": setting.dtype}
+    grid, width = network.token_grid(cell.side_px, cell.side_px), llm.config.hidden_size
+    connector = build_connector(cell.connector, network.embed_dim, width, seed=0, grid=grid).to(**placement)
     image = torch.randn(1, 3, cell.side_px, cell.side_px, **placement)
     reset_peak(setting.device.type == "cuda")
     tokens = network(image)  # [1, N, d]
     vision = _median_s(lambda: network(image), setting)
-    visual = connector(tokens)  # [1, N, D]
+    visual = connector(tokens)  # [1, M, D]
     prompt = torch.randn(1, setting.prompt_tokens, visual.shape[2], **placement)
-    sequence = torch.cat([visual, prompt], dim=1)  # [1, N + T, D]
+    sequence = torch.cat([visual, prompt], dim=1)  # [1, M + T, D]
     step = torch.zeros(1, 1, dtype=torch.long, device=setting.device)
 
     def prefill() -> Any:
@@ -199,7 +235,7 @@ def _measure(cell: Cell, network: VisionBackbone, connector: Any, llm: Any, sett
     throughput = setting.batch / _median_s(lambda: network(batched), setting)
     limit = num_positions(llm.config)
     return dataclasses.replace(
-        cell, tokens=tokens.shape[1], vision_s=vision, connector_s=connecting, prefill_s=prefilling,
+        cell, tokens=visual.shape[1], vision_s=vision, connector_s=connecting, prefill_s=prefilling,
         decode_s=decoding, end_to_end_s=vision + connecting + prefilling, images_per_s=throughput,
         peak_bytes=peak_bytes(setting.device.type == "cuda"),
         beyond_positions=limit is not None and sequence.shape[1] > limit,
@@ -224,10 +260,13 @@ def _wait(setting: Setting) -> None:
         torch.cuda.synchronize(setting.device)
 
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))  # older files have no connector
+
+
 def write_csv(path: Path, cells: Sequence[Cell]) -> None:
     """Write the cells as CSV, one row per backbone and resolution."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Cell)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, _FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(cell) for cell in cells)
     write_text(path, buffer.getvalue())
@@ -247,7 +286,7 @@ def read_csv(path: Path) -> list[Cell]:
     for number, row in enumerate(rows, start=2):
         try:
             cells.append(
-                Cell(**{field.name: _value(field.name, row[field.name]) for field in dataclasses.fields(Cell)})
+                Cell(**{field: _value(field, row[field]) for field in _FIELDS if field in row or field != "connector"})
             )
         except (KeyError, ValueError, TypeError, AttributeError) as problem:
             raise DataError(f"{path}: line {number}: not a row written by `eyeswap profile` ({problem})") from None
@@ -255,7 +294,7 @@ def read_csv(path: Path) -> list[Cell]:
 
 
 def _value(field: str, text: str) -> Any:
-    if field in ("backbone", "problem"):
+    if field in ("backbone", "problem", "connector"):
         return text
     if field == "beyond_positions":
         return text == "True"

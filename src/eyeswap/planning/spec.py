@@ -15,20 +15,26 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import (
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from eyeswap.backbones.name import BackboneName
+from eyeswap.data.official.layout import Split
 from eyeswap.errors import DataError, SpecError, nearest
 from eyeswap.planning.other_names import hint
+from eyeswap.planning.tune_spec import Tune
 from eyeswap.recipe import (
-    ConnectorKind,
+    Align,
+    Connector,
     Count,
+    Data,
     DigitsData,
     Execution,
     FolderData,
@@ -36,14 +42,18 @@ from eyeswap.recipe import (
     Recipe,
     Seed,
     Spec,
+    Stages,
+    Trainable,
     Wiring,
+    data_from_text,
     shown,
 )
 from eyeswap.yaml_reader import parse_yaml, read_yaml
 
 __all__ = ["Arm", "DigitsData", "Factor", "FolderData", "Recipe", "SeedSd", "Study", "load_recipe", "load_study"]
 
-Factor = Literal["backbone", "connector", "geometry", "tap", "wiring"]
+Factor = Literal["backbone", "connector", "geometry", "tap", "wiring", "llm", "lr", "data", "trainable", "stages"]
+OF_RECIPE = ("connector", "wiring", "llm", "lr", "data", "trainable", "stages")  # an arm may set these of the recipe
 Matched = Literal["tokens", "parameters"]
 
 MAX_NAME = 100  # characters; names become folder names
@@ -54,12 +64,31 @@ class Arm(Spec):
     """One arm: a backbone, and the declared differences in how it is connected."""
 
     backbone: str = Field(description="catalog name, `file.py:function` of your own encoder, or `timm:name`")
-    connector: ConnectorKind | None = Field(None, description="connector of this arm; null: the recipe's")
+    connector: Connector | None = Field(None, description="connector of this arm; null: the recipe's")
     geometry: str | None = Field(
         None, description="how images are fitted to the canvas, such as letterbox-224; null: the backbone's default"
     )
     tap: str | None = Field(None, description="where features are read; null: the backbone's default")
     wiring: Wiring | None = Field(None, description="wiring of this arm; null: the recipe's")
+
+    llm: str | None = Field(None, min_length=1, description="language model of this arm; null takes the recipe's")
+    lr: Positive | None = Field(None, description="peak learning rate of this arm; null takes the recipe's")
+    data: Data | None = Field(
+        None, description="training data of this arm; null takes the recipe's, with which every arm is asked"
+    )
+    trainable: Trainable | None = Field(None, description="what learns in this arm; null takes the recipe's")
+    stages: Stages | None = Field(None, description="stages of this arm's training; null takes the recipe's")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_from_text(cls, value: Any) -> Any:
+        return data_from_text(value)
+
+    @model_serializer(mode="wrap")
+    def _without_newer_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that older versions did not know where they are not set."""
+        newer = ("llm", "lr", "data", "trainable", "stages")
+        return {key: value for key, value in dump(self).items() if key not in newer or value is not None}
 
     @field_validator("backbone")
     @classmethod
@@ -94,9 +123,10 @@ class Arm(Spec):
         return text
 
     @property
-    def overrides(self) -> dict[str, str]:
+    def overrides(self) -> dict[str, Any]:
         """The factors that this arm sets itself, other than the backbone."""
-        return {key: value for key, value in self.model_dump().items() if value is not None and key != "backbone"}
+        declared = self.model_dump(mode="json", exclude={"backbone"})
+        return {key: value for key, value in declared.items() if value is not None}
 
 
 class SeedSd(Spec):
@@ -153,6 +183,9 @@ class Study(Spec):
         "measured it with several seeds, such as runs/other; with null, the report only compares these particular runs",
     )
     subset: Count | None = Field(None, description="examples per benchmark part; null evaluates all of them")
+    tune: Tune | None = Field(
+        None, description="learning rates that every arm tries; the best one makes a further arm, <arm>-tuned"
+    )
     execution: Execution = Field(Execution(), description="how training runs on this machine; may change between runs")
 
     @field_validator("arms", mode="before")
@@ -190,11 +223,39 @@ class Study(Spec):
             for key in arm.overrides:
                 if key not in self.may_differ:
                     raise ValueError(f"arms.{name}.{key}: arms may not differ here; add {key} to may_differ")
+            try:
+                self.recipe_of(name)
+            except ValidationError as problem:
+                raise ValueError(f"arms.{name}: {problem.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         if "backbone" not in self.may_differ and len({arm.backbone for arm in self.arms.values()}) > 1:
             raise ValueError("arms: backbones differ; add backbone to may_differ")
         return self
 
-    def connector_of(self, arm: str) -> ConnectorKind:
+    @model_validator(mode="after")
+    def _trials_are_separate(self) -> Self:
+        if self.tune is None:
+            return self
+        if self.tune.on in self.seeds:
+            raise ValueError(f"tune.on: results use seed {self.tune.on} (seeds); choose another one for trials")
+        if "tuning" in self.arms:
+            raise ValueError("arms.tuning: the folder of this name is for trials; rename the arm")
+        return self
+
+    @property
+    def split(self) -> Split:
+        """Which questions are asked."""
+        return "eval"
+
+    def recipe_of(self, arm: str) -> Recipe:
+        """Return the recipe as it applies to an arm.
+
+        Raises:
+            ValidationError: if the arm's own settings do not fit the others.
+        """
+        own = {key: value for key, value in self.arms[arm].overrides.items() if key in OF_RECIPE}
+        return Recipe.model_validate({**self.recipe.model_dump(mode="json"), **own}) if own else self.recipe
+
+    def connector_of(self, arm: str) -> str:
         """Return the connector of an arm, by default the recipe's."""
         return self.arms[arm].connector or self.recipe.connector
 
@@ -316,7 +377,7 @@ def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
     location = [*within, *first["loc"]]
     model = _model_at(location)
     if model in (DigitsData, FolderData):
-        del location[2]  # pydantic inserts the union's tag into recipe.data.<key>, and into seed_sd.<key>
+        del location[location.index("data") + 1]  # pydantic inserts the union's tag, and into seed_sd.<key>
     if model is SeedSd:
         del location[1]
     field = next((model.model_fields[str(key)] for key in reversed(location) if key in model.model_fields), None)
@@ -332,7 +393,8 @@ def _one_line(problem: ValidationError, within: Sequence[str] = ()) -> str:
         text = f"unknown value {shown(first['input'])}{'; ' + advice if advice else ''}. "
         text += nearest(str(first["input"]), allowed)
     elif kind == "value_error":
-        text = str(first["ctx"]["error"])
+        known = hint(str(first["input"]), is_key=False)
+        text = f"unknown value {shown(first['input'])}; {known}" if known else str(first["ctx"]["error"])
     else:
         message = re.sub("tuple", "list", first["msg"].replace("Input should", "should"), flags=re.IGNORECASE)
         text = f"{message[0].lower()}{message[1:]}, got {shown(first['input'])}"
@@ -363,8 +425,16 @@ def _model_at(location: list[Any]) -> type[Spec]:
             return DigitsData
         case ["recipe", "data", "folder", *_]:
             return FolderData
+        case ["tune", _, *_]:
+            return Tune
+        case ["recipe", "align", _, *_]:
+            return Align
         case ["recipe", _, *_]:
             return Recipe
+        case ["arms", _, "data", "digits", *_]:
+            return DigitsData
+        case ["arms", _, "data", "folder", *_]:
+            return FolderData
         case ["arms", _, _, *_]:
             return Arm
         case ["execution", _, *_]:

@@ -6,6 +6,7 @@ question; the state at the last position of a prompt, from which the answer's fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,7 +62,14 @@ def see(backbone: LoadedBackbone, images: LabelledImages, device: torch.device, 
 
 
 def grid_sites(model: VisionLanguageModel, seen: Seen, layers: Sequence[int], advance: Advance) -> dict[str, Features]:
-    """Return the features at the image's positions: connector outputs and the states behind some LLM layers."""
+    """Return the features at the image's positions: connector outputs and the states behind some LLM layers.
+
+    Raises:
+        SpecError: if the tokens behind the connector have no place in the image.
+    """
+    grid = model.connector.seen_grid(seen.grid)
+    if grid is None:
+        raise SpecError(f"connector {model.connector.kind}: its tokens have no place in the image to probe")
     names = {0: "connector"} | {layer: f"LLM layer {layer}" for layer in layers}
     states: dict[int, list[Tensor]] = {layer: [] for layer in names}
     lead = int(model.config.bos_first)
@@ -71,9 +79,9 @@ def grid_sites(model: VisionLanguageModel, seen: Seen, layers: Sequence[int], ad
         ids = torch.tensor([model.insert_visual(bos, num_visual)] * len(chunk), device=model.device)
         hidden = _hidden_states(model, ids, seen.tokens[list(chunk)])
         for layer in names:
-            states[layer].append(hidden[layer][:, lead : lead + num_visual].float().cpu())
+            states[layer].append(hidden[layer][:, lead : lead + math.prod(grid)].float().cpu())
         advance(len(chunk))
-    return {name: Features(torch.cat(states[layer]).clone(), seen.grid) for layer, name in names.items()}
+    return {name: Features(torch.cat(states[layer]).clone(), grid) for layer, name in names.items()}
 
 
 def answer_sites(

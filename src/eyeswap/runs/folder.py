@@ -175,6 +175,15 @@ class StudyFolder:
         return self.path / "data"
 
     @property
+    def tuning(self) -> Path:
+        """What trials of learning rates chose, where the study tunes its arms."""
+        return self.path / "tuning.json"
+
+    def data_of(self, key: str) -> Path:
+        """An embedded data set that arms of their own data train on."""
+        return self.path / f"data-{key}"
+
+    @property
     def tokens(self) -> Path:
         """Cached visual tokens of frozen backbones, unless studies share a cache."""
         return self.path / "tokens"
@@ -183,6 +192,10 @@ class StudyFolder:
     def training_images(self) -> Path:
         """Training images that cannot be used."""
         return self.path / "training-images.json"
+
+    def training_images_of(self, key: str) -> Path:
+        """The same of data that arms of their own data train on."""
+        return self.path / f"training-images-{key}.json"
 
     @property
     def prompt_date(self) -> Path:

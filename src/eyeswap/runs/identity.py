@@ -21,8 +21,13 @@ from eyeswap.recipe import Recipe
 from eyeswap.runs.recorded import Recorded
 
 # Recipe fields that are mere locations, by the digest of the bytes found there; and those that only affect evaluation.
-LOCATIONS = {"weights.llm": ("recipe.llm",), "data": ("recipe.data.folder", "recipe.data.instruction")}
+LOCATIONS = {
+    "weights.llm": ("recipe.llm", "arm.llm"),
+    "data": ("recipe.data.folder", "recipe.data.instruction", "arm.data.folder", "arm.data.instruction"),
+}
 EVALUATION = ("recipe.test_box_frame",)
+SETTINGS = ("llm", "lr", "data", "trainable", "stages")  # keys of the recipe that an arm may set
+_OPTIONAL = tuple(f"arm.{key}" for key in SETTINGS)
 _MAX_CHANGES = 4  # in a message
 
 
@@ -50,16 +55,17 @@ class ModelIdentity(Recorded):
     Attributes:
         recipe: everything that the study holds fixed.
         arm: backbone, connector, wiring, tap and geometry of the arm; tap and geometry are None where they are the
-            backbone's defaults. Fields that an older version did not record are absent.
+            backbone's defaults. What the arm sets of the recipe (`SETTINGS`) is there too. Fields that an older version
+            did not record are absent.
         seed: the run's seed.
         data: sha256 of the file of training conversations; None for the embedded data set, which the recipe
             determines, and if the file is unavailable.
         weights: sha256 of the weights of ``backbone`` and ``llm``, and of a custom encoder's file, ``encoder_file``;
-            None where there is none or it is unavailable.
+            None where there is none or it is unavailable. Of a custom connector's file too, ``connector_file``.
     """
 
     recipe: dict[str, Any]
-    arm: dict[str, str | None]
+    arm: dict[str, Any]
     seed: int
     data: str | None = None
     weights: dict[str, str | None]
@@ -73,6 +79,10 @@ class ModelIdentity(Recorded):
         """Return a copy with the digest of the backbone's weights as loaded."""
         return self.model_copy(update={"weights": {**self.weights, "backbone": weights_sha256}})
 
+    def setting(self, key: str) -> Any:
+        """Return a key of the recipe as it applies to the arm; None if it is not set."""
+        return self.arm.get(key, self.recipe.get(key))
+
     def changes_to(self, now: ModelIdentity) -> list[Change]:
         """Return every field that is known for both and differs; the location of equal bytes is no difference."""
         before, after = dict(_fields(self)), dict(_fields(now))
@@ -81,7 +91,7 @@ class ModelIdentity(Recorded):
                 for location in locations:
                     before.pop(location, None)
                     after.pop(location, None)
-        optional = [key for key in before.keys() ^ after.keys() if key.startswith("recipe.")]
+        optional = [key for key in before.keys() ^ after.keys() if key.startswith(("recipe.", *_OPTIONAL))]
         shared = [key for key in after if key in before]
         return [
             Change(key, before.get(key), after.get(key))

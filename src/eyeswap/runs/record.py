@@ -87,7 +87,7 @@ class BackboneRecord(Recorded):
 
     @property
     def num_tokens(self) -> int | None:
-        """Number of visual tokens per image."""
+        """Number of visual tokens per image, before the connector."""
         return None if self.token_grid is None else self.token_grid[0] * self.token_grid[1]
 
     @property
@@ -114,10 +114,19 @@ class LanguageModelRecord(Recorded):
 
 
 class ConnectorRecord(Recorded):
-    """The connector: its kind, and the digest of its initial weights."""
+    """The connector.
+
+    Attributes:
+        kind: its name, see `eyeswap.connector_name`.
+        init_digest: digest of its initial weights.
+        file_sha256: sha256 of a custom connector's file.
+        num_tokens: visual tokens per image behind it; None in older versions, whose connectors kept their number.
+    """
 
     kind: str | None = None
     init_digest: str | None = None
+    num_tokens: int | None = None
+    file_sha256: str | None = None
 
 
 class RunRecord(Recorded):
@@ -180,6 +189,30 @@ class RunRecord(Recorded):
     def name(self) -> str:
         """The run's name, ``arm/seed-n``."""
         return run_name(self.arm, self.seed)
+
+    def setting_of_arm(self, key: str) -> Any:
+        """Return what the arm itself set of the recipe; None if it did not."""
+        return None if self.model is None else self.model.arm.get(key)
+
+    def setting(self, key: str) -> Any:
+        """Return a key of the recipe as it applies to the run; None if it is not set or not known."""
+        return (self.recipe or {}).get(key) if self.model is None else self.model.setting(key)
+
+    @property
+    def trained(self) -> str:
+        """What learnt, see `eyeswap.recipe.Recipe.trained`."""
+        default = "connector+llm" if self.setting("lora_rank") is None else "connector+adapters"
+        return str(self.setting("trainable") or default)
+
+    @property
+    def stages(self) -> str:
+        """The stages of training."""
+        return str(self.setting("stages") or "one")
+
+    @property
+    def num_visual_tokens(self) -> int | None:
+        """Visual tokens of an image that the LLM sees."""
+        return self.backbone.num_tokens if self.connector.num_tokens is None else self.connector.num_tokens
 
 
 class AskedBenchmark(Recorded):
@@ -261,6 +294,29 @@ class StudyRecord(Recorded):
 def benchmark_name(origin: str) -> str:
     """Return the short name of a benchmark in a study; that of a custom one is its file's, without suffix."""
     return Path(origin).stem if origin.endswith((".yaml", ".yml")) else origin
+
+
+class Trial(Recorded):
+    """One training of an arm with one learning rate, and its overall average in percent."""
+
+    lr: float
+    score: float
+
+
+class TuningRecord(Recorded):
+    """What trials of learning rates chose, ``tuning.json``.
+
+    Attributes:
+        rule: by which they were chosen, in words.
+        settings: ``tune`` of the study.
+        trials: of each arm.
+        chosen: learning rate of each arm.
+    """
+
+    rule: str
+    settings: dict[str, Any]
+    trials: dict[str, tuple[Trial, ...]]
+    chosen: dict[str, float]
 
 
 _INDEX = TypeAdapter(dict[str, AskedBenchmark])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable
+from typing import Any
 
 from eyeswap.backbones.weights import LoadedBackbone, check_backbone, load_backbone
 from eyeswap.errors import SpecError
+from eyeswap.planning.cost import connector_size
 from eyeswap.planning.estimate import positions_problem
 from eyeswap.planning.llm import check_questions
 from eyeswap.planning.spec import Study
+from eyeswap.recipe import Recipe
 from eyeswap.shipped import llm_source
 from eyeswap.training.log import import_tracker
 from eyeswap.training.lora import import_peft
@@ -52,25 +56,31 @@ def check_arms(study: Study, arms: Iterable[str], *, for_training: bool) -> None
         SpecError: if an arm cannot be trained as specified; the message names the alternatives.
         EnvironmentProblem: if adapters or a tracker are requested and the package is not installed.
     """
-    positions = _check_training(study) if for_training else None
+    llms: dict[str, Any] = {}
     for arm in arms:
         spec = study.arms[arm]
         network, geometry = check_backbone(spec.backbone, study.wiring_of(arm), tap=spec.tap, geometry=spec.geometry)
         if not for_training:
             continue
         check_canvas(spec.backbone, geometry)
-        rows, columns = network.token_grid(*geometry.canvas)
-        problem = positions_problem(study.recipe.llm, positions, rows * columns, geometry.canvas[0] / rows)
+        recipe = study.recipe_of(arm)
+        if recipe.adapter_rank is not None:
+            import_peft()
+        if recipe.llm not in llms:
+            llms[recipe.llm] = _check_llm(study, recipe)
+        llm = llms[recipe.llm]
+        grid = network.token_grid(*geometry.canvas)
+        tokens = connector_size(study.connector_of(arm), grid, network.embed_dim, llm.hidden_size).tokens
+        stride_px = math.sqrt(math.prod(geometry.canvas) / tokens)
+        problem = positions_problem(recipe.llm, num_positions(llm), tokens, stride_px)
         if problem is not None and study.beyond_positions == "refuse":
             raise SpecError(f"{study.name}: arms.{arm}: {problem}")
 
 
-def _check_training(study: Study) -> int | None:
-    """Check what the training of every arm needs; return the language model's number of positions."""
-    if study.recipe.lora_rank is not None:
-        import_peft()
+def _check_llm(study: Study, recipe: Recipe) -> Any:
+    """Check the language model of a recipe; return its configuration."""
     for name in study.execution.track:
         import_tracker(name)
-    llm, tokenizer, prompt = load_llm(llm_source(study.recipe.llm), prompt=study.recipe.prompt)
-    check_questions(study, tokenizer, prompt)
-    return num_positions(llm.config)
+    llm, tokenizer, prompt = load_llm(llm_source(recipe.llm), prompt=recipe.prompt)
+    check_questions(study, recipe, tokenizer, prompt)
+    return llm.config

@@ -204,6 +204,8 @@ def evaluate_run(
     out: Path | None = None,
     batch: int = 128,
     workers: Ranks | None = None,
+    *,
+    trusts_code: bool | str = False,
 ) -> Path:
     """Evaluate a VLM; questions answered before an interruption are not asked again.
 
@@ -215,6 +217,7 @@ def evaluate_run(
         out: output folder; by default in the run's folder.
         batch: batch size.
         workers: the processes that share the work.
+        trusts_code: whether the code of a custom connector may run, or the sha256 of the file that may.
 
     Returns:
         The output folder, with ``scores.json``.
@@ -233,7 +236,7 @@ def evaluate_run(
     asked: list[Asked] = [
         (benchmark, examples, TrivialBaseline.of(benchmark, root)) for benchmark, examples in selected
     ]
-    model = load_model(folder, settings, workers)
+    model = load_model(folder, settings, workers, trusts_code=trusts_code)
     frame = settings.box_frame or _box_frame(run, model)
     loaded = replace(model.backbone, geometry=model.processor.image_geometry)
     if workers.is_first:
@@ -245,14 +248,18 @@ def evaluate_run(
     return out
 
 
-def load_model(folder: Path, settings: Settings, workers: Ranks) -> VisionLanguageModel:
+def load_model(
+    folder: Path, settings: Settings, workers: Ranks, *, trusts_code: bool | str = False
+) -> VisionLanguageModel:
     """Load a trained VLM in the precision of an evaluation.
 
     Raises:
         CheckpointError: if it is damaged.
+        SpecError: if its connector is custom code that is not trusted.
     """
     dtype = torch.bfloat16 if _is_half(settings, workers) else torch.float32
-    model: VisionLanguageModel = VisionLanguageModel.load(folder, dtype=dtype).to(workers.device)
+    model: VisionLanguageModel = VisionLanguageModel.load(folder, dtype=dtype, trust_remote_code=trusts_code)
+    model.to(workers.device)
     return model
 
 

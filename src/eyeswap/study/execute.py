@@ -17,11 +17,13 @@ from pathlib import Path
 from rich.console import Console
 
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.connector_name import ConnectorName
 from eyeswap.console import open_console
 from eyeswap.errors import RunError, SpecError
 from eyeswap.files import read_json, write_json
 from eyeswap.planning.plan import PlannedRun, plan_runs, refuse, refuse_changed
 from eyeswap.planning.spec import Study
+from eyeswap.planning.tuning import TrialStudy
 from eyeswap.processes import Ranks, join
 from eyeswap.progress import Progress, progress
 from eyeswap.results.scores import write_scores
@@ -33,6 +35,7 @@ from eyeswap.study.launch import alone_in, work_through
 from eyeswap.study.run_record import record_questions
 from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
+from eyeswap.study.tune import tuned
 from eyeswap.tokens.cache import token_folder
 
 
@@ -56,6 +59,7 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
         DataError: if the data are missing or damaged.
         RunError: if runs failed, after all others are done.
     """
+    study = tuned(study, study_file, runs_dir, console, run_study)
     folder = StudyFolder(runs_dir / study.name)
     planned = plan_runs(study, runs_dir)
     refuse_changed(planned, study_file)
@@ -76,7 +80,8 @@ def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) 
                 _write_study(study, folder)
             benchmarks = {name for run in unfinished for name in run.unasked()}
             data = prepare_data(study, folder.path, board, benchmarks, for_training=needs_training)
-        executor = Executor(planned, data, Backbones(study), folder, str(study_file), board, ranks)
+        tokens = token_folder((StudyFolder(runs_dir) if isinstance(study, TrialStudy) else folder).tokens)
+        executor = Executor(planned, data, Backbones(study), tokens, str(study_file), board, ranks)
         work_through(planned, executor.execute, board.console, ranks)
     return folder.path
 
@@ -96,7 +101,7 @@ class Executor:
         planned: all runs of the study.
         data: training conversations and benchmarks.
         backbones: the frozen backbones.
-        folder: the study's folder.
+        tokens: folder of the visual tokens; trials share those of their study.
         source: the study file, for messages.
         board: shows progress.
         ranks: the processes that work on each run together.
@@ -105,7 +110,7 @@ class Executor:
     planned: Sequence[PlannedRun]
     data: StudyData
     backbones: Backbones
-    folder: StudyFolder
+    tokens: Path
     source: str
     board: Progress
     ranks: Ranks
@@ -131,8 +136,9 @@ class Executor:
 
     def train(self, run: PlannedRun, loaded: LoadedBackbone) -> None:
         """Train a run's VLM, resuming from its last checkpoint if there is one."""
-        cache = cached_tokens(run, self.data, loaded, token_folder(self.folder.tokens), self.board, self.ranks)
-        train_run(run, self.data, loaded, cache, self.board, self.ranks)
+        data = self.data.for_training(run.recipe.data)
+        cache = cached_tokens(run, data, loaded, self.tokens, self.board, self.ranks)
+        train_run(run, data, loaded, cache, self.board, self.ranks)
 
     def ask(self, run: PlannedRun, loaded: LoadedBackbone, names: Sequence[str]) -> None:
         """Ask a trained VLM the named benchmarks, on a GPU in bf16 as published."""
@@ -141,11 +147,15 @@ class Executor:
             _reopen(run)
             record_questions(run, data, loaded)
         self.ranks.wait()
-        cache = cached_tokens(run, data, loaded, token_folder(self.folder.tokens), self.board, self.ranks)
+        cache = cached_tokens(run, data, loaded, self.tokens, self.board, self.ranks)
         settings = Settings(
-            data=str(data.root), subset=run.study.subset or "full", box_frame=run.study.recipe.test_box_frame
+            data=str(data.root),
+            subset=run.study.subset or "full",
+            split=run.study.split,
+            box_frame=run.study.recipe.test_box_frame,
         )
-        model = load_model(run.files.model, settings, self.ranks)
+        own = ConnectorName.parse(run.study.connector_of(run.arm)).own
+        model = load_model(run.files.model, settings, self.ranks, trusts_code=False if own is None else own.sha256)
         task = self.board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in data.asked))
         ask_and_score(
             model, loaded, data.asked, run.folder, settings, task, workers=self.ranks, cache=cache, renew=True

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from eyeswap.audit.observed import canvas_of, observed
 from eyeswap.backbones.state import state_digest
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.files import write_json
+from eyeswap.files import sha256_of, write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.runs.environment import environment
 from eyeswap.runs.record import BackboneRecord, ConnectorRecord, LanguageModelRecord, RunRecord, read_index, write_index
@@ -96,7 +96,7 @@ def _complete_index(run: PlannedRun, renewed: Container[str]) -> None:
 def _record(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, trained_on: TrainingData
 ) -> RunRecord:
-    recipe, before = run.study.recipe, run.record
+    recipe, own, before = run.study.recipe, run.recipe, run.record
     trained, tested = _trained_request(data), _tested_request(data)
     identity = run.model.with_backbone(loaded.weights_sha256)
     record = RunRecord(
@@ -113,13 +113,16 @@ def _record(
         left_out={"records": len(data.left_out), "images": len({record.image for record in data.left_out})},
         train_prompt=model.prompt.question(trained or NO_BOX_REQUEST),
         test_prompt=model.prompt.question(tested or NO_BOX_REQUEST),
-        train_box_frame=recipe.trained_box_frame,
+        train_box_frame=own.trained_box_frame,
         test_box_frame=recipe.test_box_frame,
         benchmarks=run.study.benchmarks,
         may_differ=run.study.may_differ,
-        llm=LanguageModelRecord(name=recipe.llm, sha256=identity.weights["llm"]),
+        llm=LanguageModelRecord(name=own.llm, sha256=identity.weights["llm"]),
         connector=ConnectorRecord(
-            kind=run.study.connector_of(run.arm), init_digest=state_digest(model.connector.state_dict())
+            kind=model.connector.kind,
+            file_sha256=None if model.connector.file is None else sha256_of(model.connector.file),
+            init_digest=state_digest(model.connector.state_dict()),
+            num_tokens=model.connector.tokens_of(loaded.token_grid),
         ),
         backbone=BackboneRecord.model_validate(loaded.record()),
         image_digests=data.image_digests,

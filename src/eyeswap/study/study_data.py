@@ -15,10 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from eyeswap.backbones.weights import LoadedBackbone
-from eyeswap.data.digits.write import INSTRUCTION_FILE, INSTRUCTION_IMAGES, DigitsSize, num_scenes, write_digits
+from eyeswap.data.digits.write import (
+    INSTRUCTION_FILE,
+    INSTRUCTION_IMAGES,
+    DigitsSize,
+    draw_annotated_images,
+    num_scenes,
+    write_digits,
+)
 from eyeswap.data.formats import Example
 from eyeswap.data.image_digests import Hashing, digests_of_sets
 from eyeswap.data.instruction import Instruction, read_instructions
+from eyeswap.data.official.subsets import subsample
 from eyeswap.data.preflight import inspect_images
 from eyeswap.digests import known_sha256
 from eyeswap.errors import DataError
@@ -30,7 +38,7 @@ from eyeswap.planning.plan import PlannedRun
 from eyeswap.planning.spec import Study
 from eyeswap.processes import Ranks
 from eyeswap.progress import Progress
-from eyeswap.recipe import DigitsData, FolderData
+from eyeswap.recipe import Data, DigitsData, FolderData
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.tokens.cache import TokenCache, cache_tokens, open_store
 from eyeswap.tokens.store import ImageDigests
@@ -68,6 +76,7 @@ class StudyData:
         left_out: the skipped records.
         encoded: tokenized conversations, shared by later arms; filled by `eyeswap.study.train_run`.
         hash_images: how much of each image `image_digests` reads.
+        of_arms: training data of arms that have their own, by `data_key`.
     """
 
     root: Path
@@ -77,6 +86,11 @@ class StudyData:
     left_out: Sequence[LeftOut] = ()
     encoded: dict[str, EncodedConversations] = field(default_factory=dict)
     hash_images: Hashing = "sampled"
+    of_arms: Mapping[str, StudyData] = field(default_factory=dict)
+
+    def for_training(self, source: Data) -> StudyData:
+        """Return what a run trains on: this, or the data of its arm, with which nothing is asked."""
+        return self.of_arms.get(data_key(source), self)
 
     @property
     def image_sets(self) -> dict[str, list[str]]:
@@ -120,26 +134,54 @@ def prepare_data(
     Raises:
         DataError: naming the file and row that is wrong, or the unusable training images.
     """
-    source = study.recipe.data
-    if isinstance(source, DigitsData):
-        root = StudyFolder(study_dir).data
-        size = DigitsSize(source.seed, source.num_train_images, source.num_val_images, source.turns)
-        task = board.task("drawing the data set", num_scenes(size))
-        data = StudyData(root, write_digits(root, size, task.advance), (), ())
-        if for_training:
-            data = replace(data, instructions=read_instructions(root / INSTRUCTION_FILE, INSTRUCTION_IMAGES))
-    else:
-        root = Path(source.folder)
-        data = _training_data(source, StudyFolder(study_dir), board) if for_training else StudyData(root, "", (), ())
+    folder = StudyFolder(study_dir)
+    data = _read_data(study.recipe.data, folder.data, folder.training_images, board, for_training)
+    root, of_arms = data.root, {}
+    if study.split == "train" and isinstance(study.recipe.data, DigitsData):
+        draw_annotated_images(root, _size(study.recipe.data))
+    for source in (study.recipe_of(arm).data for arm in study.arms) if for_training else ():
+        key = data_key(source)
+        if source != study.recipe.data and key not in of_arms:
+            own = _read_data(source, folder.data_of(key), folder.training_images_of(key), board, for_training)
+            of_arms[key] = replace(own, hash_images=study.execution.hash_images)
     asked = []
     for benchmark in map(get_benchmark, study.benchmarks):
         if benchmarks is None or benchmark.name in benchmarks:
-            examples = benchmark.slim(root, study.subset) if study.subset else benchmark.examples(root)
-            asked.append((benchmark, examples, TrivialBaseline.of(benchmark, root)))
-    return replace(data, asked=asked, hash_images=study.execution.hash_images)
+            asked.append((benchmark, _examples(study, benchmark, root), TrivialBaseline.of(benchmark, root)))
+    return replace(data, asked=asked, hash_images=study.execution.hash_images, of_arms=of_arms)
 
 
-def _training_data(source: FolderData, folder: StudyFolder, board: Progress) -> StudyData:
+def _examples(study: Study, benchmark: Benchmark, root: Path) -> list[Example]:
+    """Return the examples of a benchmark that a study asks."""
+    if study.subset is None:
+        return benchmark.examples(root, study.split)
+    if study.split == "eval":
+        return benchmark.slim(root, study.subset)
+    return subsample(benchmark.examples(root, study.split), study.subset, benchmark.slim_part)
+
+
+def data_key(source: Data) -> str:
+    """Return a short name of training data as the study file declares them."""
+    return digest(source.model_dump(mode="json"))[:12]
+
+
+def _size(source: DigitsData) -> DigitsSize:
+    return DigitsSize(source.seed, source.num_train_images, source.num_val_images, source.turns)
+
+
+def _read_data(source: Data, drawn: Path, unusable: Path, board: Progress, for_training: bool) -> StudyData:
+    """Draw the embedded data set into a folder, or read the conversations of another; none unless for training."""
+    if isinstance(source, DigitsData):
+        size = _size(source)
+        task = board.task("drawing the data set", num_scenes(size))
+        data = StudyData(drawn, write_digits(drawn, size, task.advance), (), ())
+        if not for_training:
+            return data
+        return replace(data, instructions=read_instructions(drawn / INSTRUCTION_FILE, INSTRUCTION_IMAGES))
+    return _training_data(source, unusable, board) if for_training else StudyData(Path(source.folder), "", (), ())
+
+
+def _training_data(source: FolderData, kept: Path, board: Progress) -> StudyData:
     """Read the training conversations of a folder; records whose image is unusable are skipped or refused."""
     root = Path(source.folder)
     path = root / source.instruction
@@ -151,7 +193,7 @@ def _training_data(source: FolderData, folder: StudyFolder, board: Progress) -> 
         more = f"and {len(warnings) - _MOST_LISTED:,} more such records (`eyeswap data check` lists them)"
         board.console.print(more, highlight=False)
     data_digest = known_sha256(path)
-    unusable = unusable_images(root, records, data_digest, folder.training_images, board)
+    unusable = unusable_images(root, records, data_digest, kept, board)
     instructions, left_out = _split(records, unusable)
     _check_left_out(path, source, len(records), left_out)
     if left_out:

@@ -29,6 +29,12 @@ from eyeswap.training.vision import CachedTokens, LiveTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
+_PARTS = {
+    "connector": "connector",
+    "connector+llm": "connector and LLM",
+    "connector+adapters": "connector and adapters",
+}
+
 
 def train_run(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, cache: TokenCache | None, board: Progress, ranks: Ranks
@@ -48,9 +54,9 @@ def train_run(
         DataError: if a training image cannot be read, or no conversation has an answer left to learn from.
         EnvironmentProblem: if adapters are requested and peft is not installed.
     """
-    recipe = run.study.recipe
+    recipe = run.recipe
     model = _untrained_model(run, loaded)
-    source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache)
+    source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache, model.connector.num_tokens)
     if cache is not None:
         cache.require([instruction.image for instruction in data.instructions if instruction.image is not None])
     encoded = _encoded(run, data, loaded, model, board)
@@ -62,8 +68,10 @@ def train_run(
     trained_on = TrainingData.of(data.instructions, encoded, recipe, run.seed, source)
     if ranks.is_first:
         write_records(run, data, loaded, model, trained_on, unanswered)
-    if recipe.lora_rank is not None:
-        add_adapters(model.llm, recipe.lora_rank, run.seed)
+    if recipe.trained == "connector":
+        model.llm.requires_grad_(False)
+    if recipe.adapter_rank is not None:
+        add_adapters(model.llm, recipe.adapter_rank, run.seed)
     train(
         model,
         trained_on,
@@ -72,7 +80,7 @@ def train_run(
         _checkpoint_digest(run, data, loaded),
         run.seed,
         run.study.execution,
-        _TrainingProgress(f"{run.arm}: training connector and LLM", len(trained_on.order), board),
+        _TrainingProgress(f"{run.arm}: training {_PARTS[recipe.trained]}", len(trained_on.order), board),
         board.console.print,
         peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None,
     )
@@ -87,11 +95,16 @@ def _checkpoint_digest(run: PlannedRun, data: StudyData, loaded: LoadedBackbone)
 
 
 def _untrained_model(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
-    recipe = run.study.recipe
+    recipe = run.recipe
     today = functools.partial(_first_day, run.files.study)
     llm, tokenizer, prompt = load_llm(llm_source(recipe.llm), prompt=recipe.prompt, today=today)
     connector = build_connector(
-        run.study.connector_of(run.arm), loaded.network.embed_dim, llm.config.hidden_size, run.seed, loaded.wiring
+        run.study.connector_of(run.arm),
+        loaded.network.embed_dim,
+        llm.config.hidden_size,
+        run.seed,
+        loaded.wiring,
+        loaded.token_grid,
     )
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
     model.config.box_frame = recipe.trained_box_frame or "original"
@@ -109,8 +122,9 @@ def _encoded(
     run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, board: Progress
 ) -> EncodedConversations:
     """Return the tokenized conversations, which take minutes to make and are shared by runs with the same text."""
-    recipe = run.study.recipe
-    key = digest(loaded.geometry.canonical()) if recipe.trained_box_frame == "canvas" else ""
+    recipe = run.recipe
+    canvas = loaded.geometry.canonical() if recipe.trained_box_frame == "canvas" else None
+    key = digest([canvas, recipe.llm])
     if key not in data.encoded:
         data.encoded.clear()
         task = board.task(f"{run.arm}: tokenizing conversations", len(data.instructions))

@@ -51,9 +51,7 @@ class Learner(nn.Module):
         at_targets = hidden.flatten(0, 1)[batch.target_at]  # [K, D]
         loss = summed_cross_entropy(at_targets, self.vlm.get_output_embeddings(), batch.targets)
         if visual_tokens is None and uses_images:
-            first: nn.Linear = self.vlm.connector[0]  # type: ignore[assignment]
-            blank = first.weight.new_zeros(1, first.in_features)
-            loss = loss + 0.0 * self.vlm.connector(blank).sum()
+            loss = loss + 0.0 * self.vlm.connector(self.vlm.connector.blank()).sum()
         return loss
 
 

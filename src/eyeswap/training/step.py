@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eyeswap.processes import Ranks
-from eyeswap.recipe import Recipe
+from eyeswap.recipe import Align, Recipe
 from eyeswap.training.batches import Pass, TrainingData
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
@@ -72,7 +72,8 @@ class Trainer:
             The log row, whether to write a checkpoint, and whether all processes end after this step.
         """
         rows = self.data.order[step]
-        rate = learning_rate(step, len(self.data.order), self.recipe.lr, self.recipe.warmup_fraction)
+        recipe, num_steps = self.recipe, len(self.data.order)
+        rate = staged_rate(step, num_steps, recipe.lr, recipe.warmup_fraction, recipe.aligned)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         uses_images = any(self.data.images[row] is not None for row in rows)
@@ -82,6 +83,9 @@ class Trainer:
             if self.reduces_once:
                 reduce_gradients(self.learner, number == len(passes) - 1)
             own_loss += self._accumulate(planned, batch, uses_images)
+        if step < align_steps(num_steps, recipe.aligned):
+            for parameter in self.learner.vlm.llm.parameters():
+                parameter.grad = None  # the optimizer then skips it, moments included
         sums = self.ranks.sum(float(own_loss), float(is_due and self.ranks.is_first), float(is_last))
         loss, is_due_in_first, num_ending = sums
         norm = unsharded(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
@@ -131,6 +135,19 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return optimizer
+
+
+def align_steps(num_steps: int, align: Align | None) -> int:
+    """Return how many steps the connector learns alone, of so many; at least one, if there is such a stage."""
+    return 0 if align is None else min(num_steps, max(1, round(align.share * num_steps)))
+
+
+def staged_rate(step: int, num_steps: int, peak: float, warmup_fraction: float, align: Align | None) -> float:
+    """Return the learning rate of a step in its stage; arguments as in `learning_rate`, ``align`` the first of two."""
+    first = align_steps(num_steps, align)
+    if align is not None and step < first:
+        return learning_rate(step, first, align.lr, warmup_fraction)
+    return learning_rate(step - first, num_steps - first, peak, warmup_fraction)
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_fraction: float) -> float:

@@ -57,16 +57,18 @@ class CachedTokens:
 
     Attributes:
         cache: visual tokens of all training images.
+        seen: visual tokens per image that the LLM sees; None if the connector keeps their number.
     """
 
     decodes: ClassVar[bool] = False
 
     cache: TokenCache
+    seen: int | None = None
 
     @property
     def num_tokens(self) -> int:
-        """Visual tokens per image."""
-        return int(self.cache.tokens.shape[1])
+        """Visual tokens per image that the LLM sees."""
+        return self.seen or int(self.cache.tokens.shape[1])
 
     def read(self, images: Sequence[str]) -> Tensor:
         """Return the tokens ``[I, N, vision_width]`` of images.
@@ -106,8 +108,7 @@ class LiveTokens:
         """
         loaded = vlm.backbone
         check_canvas(loaded.name, loaded.geometry)
-        rows, columns = loaded.token_grid
-        return cls(loaded.geometry, root, rows * columns)
+        return cls(loaded.geometry, root, vlm.connector.tokens_of(loaded.token_grid))
 
     def read(self, images: Sequence[str]) -> Tensor:
         """Return the pixels ``[I, 3, H, W]`` of images.

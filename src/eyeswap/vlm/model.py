@@ -11,7 +11,9 @@ position of each visual token, and `VisionLanguageModel.embed` puts the visual t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +23,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import CheckpointError, ShapeError
+from eyeswap.files import sha256_of
 from eyeswap.vlm.configuration import VisionLanguageConfig
-from eyeswap.vlm.connector import connector_kind, connector_layers
+from eyeswap.vlm.connector import Connector, connector_layers
+from eyeswap.vlm.connector_code import load_code, save_code
 from eyeswap.vlm.decoder import cache_argument
 from eyeswap.vlm.frozen import BACKBONE_FILE, encode, load_frozen, save_frozen
 from eyeswap.vlm.hub import find_model, one_line_errors
@@ -37,11 +41,24 @@ __all__ = ["IGNORED", "VisionLanguageModel", "load_llm"]
 IGNORED = -100  # label of positions without loss
 
 
+# A custom connector is built before its model: transformers would pass it on to configs, which are JSON.
+_LOADED: ContextVar[Connector | None] = ContextVar("connector of the model that is being loaded", default=None)
+
+
+@contextlib.contextmanager
+def _being_loaded(connector: Connector | None) -> Iterator[None]:
+    token = _LOADED.set(connector)
+    try:
+        yield
+    finally:
+        _LOADED.reset(token)
+
+
 class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers carries no types
     """A connector and a decoder LLM, and the name of a frozen backbone.
 
     Attributes:
-        connector: ``[B, N, vision_width] -> [B, N, llm_width]``.
+        connector: ``[I, N, vision_width] -> [I, M, llm_width]``.
         llm: any causal LM of transformers that takes ``inputs_embeds``.
     """
 
@@ -55,14 +72,20 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     _supports_attention_backend = True
     _skip_keys_device_placement = ("cache", "past_key_values")
 
-    connector: nn.Sequential
+    connector: Connector
     llm: Any  # transformers' model classes carry no types
 
-    def __init__(self, config: VisionLanguageConfig) -> None:
+    def __init__(self, config: VisionLanguageConfig, connector: Connector | None = None) -> None:
         super().__init__(config)
         self._backbone: LoadedBackbone | None = None
         self._processor: VisionLanguageProcessor | None = None
-        self.connector = connector_layers(config.connector, config.vision_width, config.text_config.hidden_size)
+        self.connector = (
+            connector
+            or _LOADED.get()
+            or connector_layers(
+                config.connector, config.vision_width, config.text_config.hidden_size, config.visual_grid
+            )
+        )
         self.llm = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
@@ -71,7 +94,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         cls,
         llm: Any,
         tokenizer: Any,
-        connector: nn.Sequential,
+        connector: Connector,
         prompt: Prompt,
         backbone: LoadedBackbone | None = None,
     ) -> Self:
@@ -84,20 +107,21 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             prompt: the chat frame of the LLM.
             backbone: the frozen backbone; without one, the caller passes visual tokens.
         """
-        processor = VisionLanguageProcessor.of(tokenizer, prompt, backbone)
-        first: Any = connector[0]
+        processor = VisionLanguageProcessor.of(tokenizer, prompt, backbone, connector)
         config = VisionLanguageConfig(
             text_config=llm.config,
-            vision_width=first.in_features,
-            connector=connector_kind(connector),
+            vision_width=connector.vision_width,
+            connector=connector.kind,
+            connector_sha256=None if connector.file is None else sha256_of(connector.file),
+            visual_grid=connector.grid,
             image_token_id=processor.image_token_id,
             bos_first=begins_with_bos(tokenizer, prompt),
             dtype=llm.dtype,
             **({} if backbone is None else VisionLanguageConfig.describe_backbone(backbone)),
         )
         with torch.device("meta"):
-            model = cls(config)
-        model.connector, model.llm = connector, llm
+            model = cls(config, connector)
+        model.llm = llm
         model._backbone, model._processor = backbone, processor
         ends = known_ends(tokenizer, llm.generation_config)
         ends = list(dict.fromkeys([*ends, end_of_answer(tokenizer, prompt, ends)]))
@@ -236,8 +260,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         return inputs
 
     def insert_visual(self, ids: Sequence[int], num_visual: int) -> list[int]:
-        """Return the ids of a text with ``config.image_token_id`` where the visual tokens of its image go."""
-        return insert_visual(ids, num_visual, self.config.image_token_id, self.config.bos_first)
+        """Return the ids of a text with ``config.image_token_id`` where the visual tokens of its image go.
+
+        Args:
+            ids: of the text.
+            num_visual: visual tokens of the backbone; 0 without an image. There is room for those that the LLM sees.
+        """
+        seen = self.connector.num_tokens if num_visual else None
+        return insert_visual(
+            ids, num_visual if seen is None else seen, self.config.image_token_id, self.config.bos_first
+        )
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor | None = None) -> Tensor:
         """Embed token ids, with visual tokens through the connector where `insert_visual` made room for them.
@@ -255,14 +287,14 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         room = input_ids == self.config.image_token_id
         # The image id may lie beyond the vocabulary, so another one is looked up in its place.
         embeddings: Tensor = self.get_input_embeddings()(input_ids.masked_fill(room, 0))
-        num_visual = 0 if visual_tokens is None else visual_tokens[..., 0].numel()
+        visual = None
+        if visual_tokens is not None and visual_tokens.numel():
+            connector_dtype = next(self.connector.parameters()).dtype
+            visual = self.connector(visual_tokens.to(connector_dtype)).to(embeddings.dtype)
+        num_visual = 0 if visual is None else visual[..., 0].numel()
         if int(room.sum()) != num_visual:
             raise ShapeError(f"input_ids have room for {int(room.sum())} visual tokens, {num_visual} were given")
-        if visual_tokens is None:
-            return embeddings
-        connector_dtype = next(self.connector.parameters()).dtype
-        visual = self.connector(visual_tokens.to(connector_dtype)).to(embeddings.dtype)
-        return embeddings.masked_scatter(room[..., None], visual)
+        return embeddings if visual is None else embeddings.masked_scatter(room[..., None], visual)
 
     def hidden_states(self, input_ids: Tensor, visual_tokens: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return the last hidden state of the LLM at every position, before the output layer.
@@ -292,6 +324,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         """
         if include_backbone:
             save_frozen(self.backbone, Path(save_directory))
+        if self.connector.file is not None:
+            save_code(self.connector, Path(save_directory))
         self.config.backbone_file = BACKBONE_FILE if include_backbone else None
         super().save_pretrained(save_directory, **kwargs)
 
@@ -301,6 +335,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
         Raises:
             CheckpointError: if it is missing or damaged, or its weights do not match its config.
+            SpecError: if its connector is custom code and ``trust_remote_code`` is not set.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         name = find_model(name)
@@ -310,6 +345,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             kind = VisionLanguageConfig.get_config_dict(name)[0].get("model_type")
             if kind != VisionLanguageConfig.model_type:
                 raise ValueError(f"its config.json describes a {kind} model, not an eyeswap VLM")
+            config = VisionLanguageConfig.from_pretrained(name)
+        ready = load_code(config, name, kwargs.pop("trust_remote_code", False))
+        with one_line_errors(name), _being_loaded(ready):
             model, info = super().from_pretrained(name, *args, **kwargs)
         for kind in ("missing", "unexpected", "mismatched"):
             keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])

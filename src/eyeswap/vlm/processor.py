@@ -8,6 +8,7 @@ the beginning-of-sequence token. Rows are padded on the left, ready for ``genera
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.errors import DataError, SpecError
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_picture
+from eyeswap.vlm.connector import Connector
 from eyeswap.vlm.image_processor import CanvasImageProcessor
 from eyeswap.vlm.prompt import (
     IMAGE_PLACEHOLDER,
@@ -42,7 +44,7 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
     Args:
         tokenizer: the LLM's tokenizer, with ``<image>``; set to pad on the left.
         geometry: fields of the `ImageGeometry`; None for a VLM without backbone, which takes text and visual tokens.
-        num_visual_tokens: visual tokens of one canvas; None if the canvas varies with the image.
+        num_visual_tokens: visual tokens of one canvas that the LLM sees; None if the canvas varies with the image.
         frame: ``vicuna``, ``plain``, or ``template`` for the tokenizer's own chat template.
         system: text of the system message.
         end_of_answer: text that closes an answer, unless the frame is a template.
@@ -69,15 +71,27 @@ class VisionLanguageProcessor(ProcessorMixin):  # type: ignore[misc]  # transfor
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
 
     @classmethod
-    def of(cls, tokenizer: Any, prompt: Prompt, backbone: LoadedBackbone | None = None) -> VisionLanguageProcessor:
-        """Make the processor of a chat frame and a backbone."""
+    def of(
+        cls,
+        tokenizer: Any,
+        prompt: Prompt,
+        backbone: LoadedBackbone | None = None,
+        connector: Connector | None = None,
+    ) -> VisionLanguageProcessor:
+        """Make the processor of a chat frame, a backbone and a connector, which may change the number of tokens.
+
+        Raises:
+            SpecError: if the connector was built for another grid of tokens than the backbone gives.
+        """
         fields: dict[str, Any] = {}
         if backbone is not None:
             fields["geometry"] = backbone.geometry.model_dump(mode="json")
             fields["backbone"] = {"name": backbone.name, "wiring": backbone.wiring, "tap": backbone.tap}
             if backbone.geometry.strategy != "keep-ratio":
-                rows, columns = backbone.token_grid
-                fields["num_visual_tokens"] = rows * columns
+                grid = backbone.token_grid
+                fields["num_visual_tokens"] = math.prod(grid) if connector is None else connector.tokens_of(grid)
+            elif connector is not None and connector.grid is not None:
+                raise SpecError(f"connector {connector.kind}: needs a fixed canvas; choose a letterbox")
         frame = "template"
         if isinstance(prompt, VicunaPrompt | PlainPrompt):
             frame = "vicuna" if isinstance(prompt, VicunaPrompt) else "plain"

@@ -91,6 +91,18 @@ def write_digits(root: Path, size: DigitsSize, advance: Callable[[int], None] = 
     return digest(sums)
 
 
+def draw_annotated_images(root: Path, size: DigitsSize) -> None:
+    """Draw the images of the training annotations, which only questions of the training splits show.
+
+    Args:
+        root: folder of a data set that is complete.
+        size: its size and seed.
+    """
+    scenes = range(min(_BASELINE_SCENES, size.num_train_images))
+    with worker_pool(_WORKERS) as workers:
+        list(workers.map(partial(_draw_annotated_images, root, size.seed), scenes, chunksize=50))
+
+
 def num_scenes(size: DigitsSize) -> int:
     """Return the number of scenes in a data set of this size."""
     return size.num_train_images + sum(_shares(size.num_val_images).values())
@@ -120,6 +132,14 @@ def _make_training_scene(root: Path, seed: int, turns: int, index: int) -> Instr
 def _training_examples(seed: int, index: int) -> dict[str, list[Example]]:
     scene, rng = _training_scene(seed, index)
     return {family: list(scene_examples(family, "train", scene, index, rng)) for family in FAMILIES}
+
+
+def _draw_annotated_images(root: Path, seed: int, index: int) -> None:
+    scene, _ = _training_scene(seed, index)
+    examples = [example for of_family in _training_examples(seed, index).values() for example in of_family]
+    for image in dict.fromkeys(example.image for example in examples):
+        if not (root / image).is_file():
+            _save(scene, root / image)
 
 
 def _make_validation_scene(root: Path, seed: int, family: str, index: int) -> list[Example]:

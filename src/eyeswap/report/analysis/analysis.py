@@ -18,6 +18,7 @@ from eyeswap.report.analysis.predictors import Predictor, predictors, weak_weigh
 from eyeswap.report.analysis.published import PublishedComparison, compare_with_published, published_points
 from eyeswap.report.analysis.seeds import SeedSpread, seed_spreads, with_spreads
 from eyeswap.report.analysis.study import StudyResults, gather, score_records
+from eyeswap.report.analysis.tuning import Tuning, tuning
 from eyeswap.report.analysis.verdict import Verdict, judge
 from eyeswap.report.style import short_names
 from eyeswap.results.published import PublishedResult
@@ -38,6 +39,7 @@ class Analysis:
         benchmarks: every pair of arms on every benchmark.
         ranks: average to arm to its rank, with an interval.
         predictors: properties of the arms known before training, correlated with their scores.
+        tuning: arms matched and tuned side by side; None if the study does not tune.
         budgets: the cost of each arm in tokens, FLOPs, seconds and parameters.
         published: our averages that have a published counterpart.
         published_points: points of the published Figure 1, if an arm is among its models.
@@ -55,6 +57,7 @@ class Analysis:
     benchmarks: list[Comparison]
     ranks: dict[str, dict[str, Rank]]
     predictors: list[Predictor]
+    tuning: Tuning | None
     budgets: list[Budget]
     published: list[PublishedComparison]
     published_points: list[PublishedResult]
@@ -125,6 +128,7 @@ def analyse(study_dir: Path, margin: float = MARGIN) -> Analysis:
         benchmarks=compare_benchmarks(results, margin, seeds),
         ranks=rank_arms(averages),
         predictors=known,
+        tuning=tuning(results),
         budgets=budgets(results, profile) if results.finished_arms else [],
         published=published,
         published_points=published_points(results, published),

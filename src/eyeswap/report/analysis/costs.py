@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from eyeswap.backbones.name import BackboneName
+from eyeswap.connector_name import ConnectorName
 from eyeswap.errors import EyeswapError
-from eyeswap.planning.cost import connector_parameters, prefill_flops
+from eyeswap.planning.cost import connector_size, prefill_flops
 from eyeswap.planning.estimate import QUESTION_TOKENS, known_llm
 from eyeswap.planning.footprint import backbone_footprint
 from eyeswap.planning.profile import Cell, read_csv
@@ -87,28 +88,38 @@ def _flops(results: StudyResults) -> tuple[dict[str, float], str]:
         study = Study.model_validate(results.study)
     except ValidationError:
         return {}, "the study was written by another version, so its FLOPs are unknown"
-    llm, notes = known_llm(study.recipe.llm)
-    if llm is None:
-        return {}, notes[0]
+    llms = {name: known_llm(study.recipe_of(name).llm) for name in study.arms}
+    if not any(llm for llm, _ in llms.values()):
+        return {}, llms[next(iter(study.arms))][1][0]
     flops = {}
     for arm in results.finished_arms:
-        declared = study.arms[arm.name]
-        if BackboneName.parse(declared.backbone).kind != "catalog":
+        declared, connector = study.arms[arm.name], ConnectorName.parse(study.connector_of(arm.name))
+        llm, _ = llms[arm.name]
+        if llm is None or BackboneName.parse(declared.backbone).kind != "catalog" or connector.own is not None:
             continue  # a report must not run custom code
         try:
             size = backbone_footprint(declared.backbone, study.wiring_of(arm.name), declared.tap, declared.geometry)
         except EyeswapError:
             continue
-        connector = connector_parameters(study.connector_of(arm.name), size.width, llm.width)
-        flops[arm.name] = size.flops + prefill_flops(llm, connector, size.tokens, QUESTION_TOKENS)
-    llm_name = without_paths(study.recipe.llm)
-    return flops, f"backbone, connector, and prefill of {llm_name} with image and {QUESTION_TOKENS} text tokens"
+        interface = connector_size(connector.text, size.grid, size.width, llm.width)
+        prefill = prefill_flops(llm, interface.multiplied_per_token, interface.tokens, QUESTION_TOKENS)
+        flops[arm.name] = size.flops + prefill
+    names = " or ".join(dict.fromkeys(without_paths(llm.name) for llm, _ in llms.values() if llm is not None))
+    return flops, f"backbone, connector, and prefill of {names} with image and {QUESTION_TOKENS} text tokens"
 
 
 def _seconds(arms: list[Arm], profile: list[Cell], study_dir: Path) -> tuple[dict[str, float], str]:
-    measured = {(cell.backbone, cell.tokens): cell.end_to_end_s for cell in profile if cell.end_to_end_s}
-    seconds = {arm.name: measured.get((str(arm.backbone.name), arm.num_tokens)) for arm in arms}
+    measured = {_profiled(cell.backbone, cell.tokens, cell.connector): cell.end_to_end_s for cell in profile}
+    seconds = {
+        arm.name: measured.get(_profiled(arm.backbone.name, arm.num_tokens, arm.runs[0].record.connector.kind))
+        for arm in arms
+    }
     if any(seconds.values()):
         return {name: value for name, value in seconds.items() if value}, "from the profile of this machine"
     folder = without_paths(str(study_dir))
     return {}, f"not measured; `eyeswap profile --out {folder}/profile` measures backbones at the given image sizes"
+
+
+def _profiled(backbone: str | None, tokens: int | None, connector: str | None) -> tuple[str | None, int | None, str]:
+    """Return what a time belongs to: MLPs take about the same time, steps before them do not."""
+    return backbone, tokens, "" if connector is None else ConnectorName.parse(connector).changes_tokens

@@ -78,8 +78,8 @@ class Arm:
 
     @property
     def num_tokens(self) -> int | None:
-        """Number of visual tokens per image."""
-        return self.backbone.num_tokens
+        """Number of visual tokens per image that the LLM sees."""
+        return self.runs[0].record.num_visual_tokens
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def profile_figure(
         indices: backbone to the index of its colour and marker; by default in the order of the cells.
     """
     names = list(dict.fromkeys(cell.backbone for cell in cells))
+    first = {cell.backbone: cell.connector for cell in reversed(cells)}  # only one of several connectors is drawn
     indices = indices or {name: index for index, name in enumerate(names)}
     rows, in_legend = math.ceil(len(PANELS) / columns), 5 if columns > 1 else 2
     height = rows * (3.2 if columns > 1 else 2.5) + 0.22 * math.ceil(len(names) / in_legend)
@@ -59,7 +60,7 @@ def profile_figure(
             points = [
                 (cell.side_px, getattr(cell, field) * factor)
                 for cell in cells
-                if cell.backbone == name and getattr(cell, field) is not None
+                if (cell.backbone, cell.connector) == (name, first[name]) and getattr(cell, field) is not None
             ]
             if points:
                 style = "-" if indices[name] < NUM_COLORS else "--"
@@ -102,7 +103,7 @@ def plots(analysis: Analysis) -> list[Plot]:
         seconds = (cell.vision_s, cell.end_to_end_s, cell.decode_s)
         rows.append(
             [
-                cell.backbone, str(cell.side_px), "" if cell.tokens is None else str(cell.tokens),
+                cell.title, str(cell.side_px), "" if cell.tokens is None else str(cell.tokens),
                 *("" if value is None else f"{1e3 * value:.3g}" for value in seconds),
                 "" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**30:.3g}", cell.problem,
             ]

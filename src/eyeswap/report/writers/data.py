@@ -11,6 +11,7 @@ from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.pairs import Comparison
 from eyeswap.report.analysis.published import PublishedComparison
 from eyeswap.report.analysis.study import RECORD_KEYS, Arm, StudyResults, score_records
+from eyeswap.report.analysis.tuning import Tuning
 
 
 def long_csv(results: StudyResults) -> str:
@@ -40,6 +41,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "ranks": {group: {arm: asdict(rank) for arm, rank in ranks.items()} for group, ranks in analysis.ranks.items()},
         "predictors": [asdict(predictor) for predictor in analysis.predictors],
         "budgets": [asdict(budget) for budget in analysis.budgets],
+        "tuning": None if analysis.tuning is None else _tuning_json(analysis.tuning),
         "grounding": [asdict(grounding) for grounding in analysis.grounding],
         "collapse": [diagnosis.as_dict() for diagnosis in analysis.collapse],
         "published": [_published_json(comparison) for comparison in analysis.published],
@@ -50,6 +52,12 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
 
 def _published_json(comparison: PublishedComparison) -> dict[str, Any]:
     return asdict(comparison) | {"result": comparison.result.as_dict(), "in_words": comparison.in_words}
+
+
+def _tuning_json(tuning: Tuning) -> dict[str, Any]:
+    arms = [{**vars(arm), "trials": [trial.model_dump() for trial in arm.trials]} for arm in tuning.arms]
+    scores = [{"matched": arm.matched.as_json(), "tuned": arm.tuned.as_json()} for arm in tuning.arms]
+    return {**vars(tuning), "arms": [arm | score for arm, score in zip(arms, scores, strict=True)]}
 
 
 def _pair_json(pair: Comparison) -> dict[str, Any]:

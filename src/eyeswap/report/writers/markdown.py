@@ -7,6 +7,7 @@ from eyeswap.report.analysis.analysis import Analysis
 from eyeswap.report.analysis.boxes import FATE_TITLES, FATES, frames_note, frames_table
 from eyeswap.report.analysis.fixed import fact_rows, recipe_rows
 from eyeswap.report.analysis.study import GROUP_TITLES
+from eyeswap.report.analysis.tuning import Tuning
 from eyeswap.report.analysis.verdict import correlation
 from eyeswap.report.style import BELOW, BELOW_NOTE, DASH, cost, count, detectable, p_value, percent, points, size
 from eyeswap.results.scores import Score
@@ -19,6 +20,8 @@ def markdown(analysis: Analysis) -> str:
     parts.append("\n".join(f"- {finding.text}" for finding in verdict.findings))
     if results.finished_arms:
         parts += ["## Scores", _scores(analysis), "## Costs", _costs(analysis)]
+    if analysis.tuning is not None:
+        parts += ["## Does the ranking survive tuning?", _tuning(analysis.tuning)]
     if analysis.averages:
         parts += ["## Pairs of arms", _pairs(analysis)]
         parts += ["## What predicts the scores", _predictors(analysis)]
@@ -86,6 +89,24 @@ def _costs(analysis: Analysis) -> str:
     ]
     notes = " ".join(f"{kind.title[0].upper()}{kind.title[1:]}: {kind.note}." for kind in analysis.budgets if kind.note)
     return f"{pipes(['arm', 'objective', *(kind.title for kind in analysis.budgets)], rows)}\n\n{notes}"
+
+
+def _tuning(tuning: Tuning) -> str:
+    rows = [
+        [
+            arm.name,
+            "; ".join(f"{trial.lr:g}: {percent(trial.score)}" for trial in arm.trials),
+            f"{arm.lr:g}",
+            f"{percent(arm.matched.value)} [{percent(arm.matched.low)}, {percent(arm.matched.high)}]",
+            "as matched"
+            if arm.is_same
+            else f"{percent(arm.tuned.value)} [{percent(arm.tuned.low)}, {percent(arm.tuned.high)}]",
+        ]
+        for arm in tuning.arms
+    ]
+    table = pipes(["arm", "trials: learning rate, %", "chosen", "matched, %", "tuned, %"], rows)
+    note = f"Overall averages. Every arm had the same trials; what was chosen is {tuning.rule}."
+    return f"{tuning.in_words}\n\n{table}\n\n{note}"
 
 
 def _pairs(analysis: Analysis) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import read_json, read_torch_weights
 from eyeswap.recipe import DEFAULT_LLM
-from eyeswap.vlm.connector import ConnectorKind
 from eyeswap.vlm.released.catalog import CONFIG_FILE, WEIGHTS_FILE
 
 _LLMS = {"vicuna-v15-7b": DEFAULT_LLM}
@@ -59,13 +58,12 @@ class ReleasedConfig(BaseModel):
         return _LLMS.get(self.model.llm_backbone_id)
 
     @property
-    def connector(self) -> ConnectorKind:
+    def connector(self) -> str:
         """Our name of the connector; the prefix ``no-align+`` means that there was no first training stage."""
         arch = self.model.arch_specifier
         if arch == "linear":
             return "linear"
-        kinds: tuple[ConnectorKind, ...] = ("fused-gelu-mlp", "gelu-mlp")
-        kind = next((kind for kind in kinds if arch.endswith(kind)), None)
+        kind = next((kind for kind in ("fused-gelu-mlp", "gelu-mlp") if arch.endswith(kind)), None)
         if kind is None:
             raise CheckpointError(f"{CONFIG_FILE}: model.arch_specifier {arch!r} is not a published connector")
         return kind
