@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
