@@ -9,16 +9,16 @@ import pytest
 from eyeswap.runs.privacy import without_paths
 
 PATHS = {
-    "/home/jane doe/llava mix": "llava mix",
-    "/home/jane/my_encoder.py:vit": "my_encoder.py:vit",
+    "/Users/jane doe/llava mix": "llava mix",
+    "/Users/jane/my_encoder.py:vit": "my_encoder.py:vit",
     "/data/": "data",
     "~/vicuna-7b": "vicuna-7b",
     "~jane/vicuna-7b": "vicuna-7b",
     r"C:\Users\jane\data": "data",
     r"\\server\jane\data": "data",
-    "file:///home/jane/x.json": "x.json",
-    "/home/jane doe/im/1.jpg: not a readable image: cut": "1.jpg: not a readable image: cut",
-    "see `/home/jane/run/train.jsonl`, step 3": "see `train.jsonl`, step 3",
+    "file:///Users/jane/x.json": "x.json",
+    "/Users/jane doe/im/1.jpg: not a readable image: cut": "1.jpg: not a readable image: cut",
+    "see `/Users/jane/run/train.jsonl`, step 3": "see `train.jsonl`, step 3",
     "--data=/srv/jane/x --llm /srv/jane/y": "--data=x --llm y",
 }
 WORDS = (

@@ -73,3 +73,11 @@ def test_pixels_and_colours_of_a_geometry_are_told_apart() -> None:
     assert backbone.canvas_geometry == {"strategy": "letterbox", "canvas": [64, 64]}
     assert set(backbone.colours or {}) == {"mean", "std", "fill"}
     assert backbone.num_tokens == 12
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", "...", "1" * 5000, "\x00"])
+def test_a_benchmark_is_named_as_a_file_of_the_run(tmp_path: Path, name: str) -> None:
+    entry = {"group": "vqa", "title": "t", "metric": "m", "baseline": "b"}
+    with pytest.raises(DataError, match="is not the name of a benchmark"):
+        read_index(written(tmp_path / "benchmarks.json", {name: entry}))
+    assert list(read_index(written(tmp_path / "benchmarks.json", {"refcoco+": entry}))) == ["refcoco+"]

@@ -119,6 +119,8 @@ def rescore_benchmarks(
 def rescore_predictions(stored: Predictions, asked: AskedBenchmark, mode: Mode, root: Path | None = None) -> Rescored:
     """Score the predictions for one benchmark again; arguments and errors as `rescore`."""
     benchmark = get_benchmark(asked.benchmark or stored.name, mode)
+    if "answer" not in stored.table.column_names:
+        raise DataError(f"{stored.path}: no column answer")
     rows = stored.table.to_pylist()
     if isinstance(benchmark, Grounding):
         run_dir = stored.path.parents[1]

@@ -28,7 +28,7 @@ def without_paths(value: Value) -> Value:
         value: a text, number or None, or mappings, lists, tuples and dataclasses of such.
 
     Example:
-        >>> without_paths({"folder": "/home/jo/llava", "backbone": "/home/jo/my.py:vit", "at": "see /srv/x/log.txt"})
+        >>> without_paths({"folder": "/Users/jo/llava", "backbone": "/Users/jo/my.py:vit", "at": "see /srv/x/log.txt"})
         {'folder': 'llava', 'backbone': 'my.py:vit', 'at': 'see log.txt'}
     """
     changed: Any = value

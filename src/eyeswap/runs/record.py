@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -320,6 +321,7 @@ class TuningRecord(Recorded):
 
 
 _INDEX = TypeAdapter(dict[str, AskedBenchmark])
+_FILE_NAME = re.compile(r"[\w+-][\w.+-]{0,127}")  # predictions are in a file of this name, in the run's folder
 
 
 def read_index(path: Path) -> dict[str, AskedBenchmark]:
@@ -329,7 +331,11 @@ def read_index(path: Path) -> dict[str, AskedBenchmark]:
         DataError: if it is not valid; the message names file, benchmark and field.
     """
     try:
-        return _INDEX.validate_python(read_json(path))
+        index = _INDEX.validate_python(read_json(path))
+        for name in index:
+            if not _FILE_NAME.fullmatch(name):
+                raise DataError(f"{path}: {name[:80]!r} is not the name of a benchmark")
+        return index
     except ValidationError as problem:
         raise DataError(f"{path}: {first_problem(problem)}") from None
 
