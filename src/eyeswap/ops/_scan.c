@@ -96,8 +96,9 @@ inlined void project(
 
 /* Scan one image in all directions for one block of channels. `state` is the scan's state, S x width vectors; for a
    two-dimensional scan, S x width vectors for the row, followed by as many for each column of the row above. */
-inlined void scan(const Scan *t, int64_t image, int64_t first, vec *state, const int width, const int is_2d) {
-    const int64_t D = t->channels, S = t->states, R = t->rank, L = t->length, K = t->directions, size = S * width;
+inlined void scan(
+    const Scan *t, int64_t image, int64_t first, vec *state, const int64_t S, const int width, const int is_2d) {
+    const int64_t D = t->channels, R = t->rank, L = t->length, K = t->directions, size = S * width;
     const int64_t line = R + 2 * S;
     const float *projected = t->projected + image * L * K * line;
     float *y = t->y + image * L * D + first;
@@ -144,23 +145,29 @@ inlined void scan(const Scan *t, int64_t image, int64_t first, vec *state, const
 
 int64_t lanes(void) { return LANES; }
 
+/* One copy of `scan` for each width, so that its loops over width are unrolled. */
+#define SCAN_1D(state, S) \
+    switch (width) { \
+    case 1: scan(t, image, channel, state, S, 1, 0); break; \
+    case 2: scan(t, image, channel, state, S, 2, 0); break; \
+    case 3: scan(t, image, channel, state, S, 3, 0); break; \
+    default: scan(t, image, channel, state, S, 4, 0); \
+    }
+
 /* Run tasks first..stop of images x blocks; a block is `width` (1 to 4) vectors of channels, 1 for two-dimensional
-   scans. `memory` is private to the call and holds the states of one scan, see `scan`. The cases make width a
-   constant, so that each gets its own fully unrolled copy of `scan`. */
+   scans. `memory` is private to the call and holds the states of one scan, see `scan`; a single state needs none, as the
+   compiler keeps it in registers. */
 void scan_rows(const Scan *t, int64_t width, int64_t first, int64_t stop, float *memory) {
-    const int64_t block = width * LANES, blocks = t->channels / block;
-    vec *state = (vec *)memory;
+    const int64_t S = t->states, block = width * LANES, blocks = t->channels / block;
+    vec *states = (vec *)memory, single[4];
     for (int64_t task = first; task < stop; task++) {
         const int64_t image = task / blocks, channel = task % blocks * block;
         if (t->columns) {
-            scan(t, image, channel, state, 1, 1);
-            continue;
-        }
-        switch (width) {
-        case 1: scan(t, image, channel, state, 1, 0); break;
-        case 2: scan(t, image, channel, state, 2, 0); break;
-        case 3: scan(t, image, channel, state, 3, 0); break;
-        default: scan(t, image, channel, state, 4, 0);
+            scan(t, image, channel, states, S, 1, 1);
+        } else if (S == 1) {
+            SCAN_1D(single, 1)
+        } else {
+            SCAN_1D(states, S)
         }
     }
 }
