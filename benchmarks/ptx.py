@@ -1,7 +1,7 @@
 """Compile the Triton kernels for GPUs, without a GPU, and print what ptxas reports about them.
 
-    python benchmarks/ptx.py                               # every kernel for sm_80 and sm_90, about a minute of CPU
-    time python benchmarks/ptx.py --only ss2d --arch 90 --json ptx.json
+    python benchmarks/ptx.py                               # all kernels for sm_80 and sm_90, a minute of CPU time
+    python benchmarks/ptx.py --only ss2d --arch 90 --json ptx.json
 
 Kernels are compiled as a launch on real tensors compiles them: pointers and channels are multiples of 16, and the
 number of warps is that of a large or a small batch. PTX is assembled by the ptxas of the Triton wheel. A register spill
@@ -27,7 +27,7 @@ from triton.compiler import ASTSource
 
 from eyeswap.ops._triton_math import tile_shape, warps
 from eyeswap.ops._triton_scan import _scan
-from eyeswap.ops._triton_scan_backward import _backward
+from eyeswap.ops._triton_scan_backward import LIVE_TILES, _backward
 from eyeswap.ops._triton_ss2d import _ss2d
 
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -112,7 +112,7 @@ def compile_kernel(name: str, states: int, rank: int, *, num_warps: int, arch: i
 def examine(name: str, states: int, rank: int, programs: int, arch: int) -> Report:
     """Compile a kernel for a launch of so many programs, and read what ptxas says about it."""
     block_t, block_c, block_s = tile_shape(states)
-    live = 2 if name == "backward" else 1  # tiles that are live at once, as the launches count them
+    live = LIVE_TILES if name == "backward" else 1
     num_warps = warps(live * block_t * block_c * block_s, programs)
     compiled = compile_kernel(name, states, rank, num_warps=num_warps, arch=arch)
     ptx = compiled.asm["ptx"]
