@@ -27,11 +27,12 @@ from triton.compiler import ASTSource
 
 from eyeswap.ops._triton_math import tile_shape, warps
 from eyeswap.ops._triton_scan import _scan
-from eyeswap.ops._triton_scan_backward import LIVE_TILES, _backward
+from eyeswap.ops._triton_scan_backward import LIVE_TILES, _backward, backward_tile
 from eyeswap.ops._triton_ss2d import _ss2d
 
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 KERNELS = {"ss2d": _ss2d, "scan": _scan, "backward": _backward}
+TILES = {"ss2d": tile_shape, "scan": tile_shape, "backward": backward_tile}
 IN_BFLOAT16 = {"ss2d": ("x", "projected", "weight", "y")}  # the other tensors are float32, and orders int64
 CASES = (  # kernel, states per channel, rank of the step-size code: the networks' own
     ("ss2d", 1, 6),  # VMamba
@@ -92,7 +93,7 @@ def compile_kernel(name: str, states: int, rank: int, *, num_warps: int, arch: i
         Triton's compiled kernel, with ``asm`` and ``metadata``.
     """
     kernel = KERNELS[name]
-    block_t, block_c, block_s = tile_shape(states)
+    block_t, block_c, block_s = TILES[name](states)
     constants = {
         "STATES": states, "USE_SOFTPLUS": True, "RANK": rank, "BLOCK_R": max(16, triton.next_power_of_2(rank)),
         "DIRECTIONS": 1 if ones else 4, "BLOCK_T": block_t, "BLOCK_C": block_c, "BLOCK_S": block_s,
@@ -111,7 +112,7 @@ def compile_kernel(name: str, states: int, rank: int, *, num_warps: int, arch: i
 
 def examine(name: str, states: int, rank: int, programs: int, arch: int) -> Report:
     """Compile a kernel for a launch of so many programs, and read what ptxas says about it."""
-    block_t, block_c, block_s = tile_shape(states)
+    block_t, block_c, block_s = TILES[name](states)
     live = LIVE_TILES if name == "backward" else 1
     num_warps = warps(live * block_t * block_c * block_s, programs)
     compiled = compile_kernel(name, states, rank, num_warps=num_warps, arch=arch)

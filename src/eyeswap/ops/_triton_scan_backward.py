@@ -17,11 +17,14 @@ Cost per channel at one step of one direction, float32:
 
 - Reads: delta three times, u and grad_y twice, 28 B, the trail 8 S B, and 16 S + 24 B of B, C and order per block of
   channels. Writes: gradients of delta and u 8 B, the trail 8 S B, gradients of B and C 8 S B per block of channels. The
-  trail of a tile is private to a program and takes 8 KB for one state and 35 KB for eight or sixteen, so its traffic
-  stays in the caches; the states before the tiles add 4 S / T B each way.
-- Tile: as forward. Warps: one per 1,024 elements of `LIVE_TILES` tiles, so four for one state and eight otherwise.
-- Registers: states, gradients, decay, drive and their products of two scans, all 255 of a thread, whence one or two
-  programs per multiprocessor. With two warps for one state, ptxas spilled 1 KB per thread.
+  trail of a tile is private to a program and takes 8 KB for one state, 35 KB for eight and 18 KB for sixteen, so its
+  traffic stays in the caches; the states before the tiles add 4 S / T B each way.
+- Tile: 32 steps x 32 channels for one state, 16 x 32 up to eight states, 8 x 16 above (`backward_tile`). Warps: one per
+  1,024 elements of `LIVE_TILES` tiles, so four for one state and eight otherwise.
+- Registers: states, gradients, decay, drive and their products of two scans, up to the 255 that a thread can have, so
+one
+  or two programs run per multiprocessor. Fewer warps for one state spilled 0.5 KB each way, more steps for sixteen 10
+  B.
 - Autotuning: none, so results do not depend on the machine. Worth trying on a GPU: 16 steps for one state, 16 channels,
   four to sixteen warps.
 - In PTX, delta, u, grad_y, their gradients and the trail move 16 B per thread along the channels if a thread has so
@@ -143,6 +146,12 @@ def _backward(
     tl.store(ga + of_cs, g_matrix, mask=in_cs)
 
 
+def backward_tile(states: int) -> tuple[int, int, int]:
+    """Return the steps, channels and states of a tile: as forward, with half the steps above eight states."""
+    steps, channels, padded = tile_shape(states)
+    return steps // 2 if states > 8 else steps, channels, padded
+
+
 @torch.library.custom_op("eyeswap::selective_scan_triton_backward", mutates_args=())
 def scan_triton_backward(
     grad_y: Tensor, grad_last: Tensor,
@@ -151,7 +160,7 @@ def scan_triton_backward(
     """Return the gradients of ``u``, ``delta``, ``a``, ``b``, ``c`` and ``bias``, each in its input's shape."""
     batch, directions, length, channels = delta.shape
     groups, states = u.shape[1], a.shape[1]
-    block_t, block_c, block_s = tile_shape(states)
+    block_t, block_c, block_s = backward_tile(states)
     grid = (batch * directions, triton.cdiv(channels, block_c))
     gu, gdelta = (u.new_empty(delta.shape) for _ in range(2))
     ga = u.new_empty(batch, *a.shape)
