@@ -22,9 +22,7 @@ Cost per channel at one step of one direction, float32:
 - Tile: 32 steps x 32 channels for one state, 16 x 32 up to eight states, 8 x 16 above (`backward_tile`). Warps: one per
   1,024 elements of `LIVE_TILES` tiles, so four for one state and eight otherwise.
 - Registers: states, gradients, decay, drive and their products of two scans, up to the 255 that a thread can have, so
-one
-  or two programs run per multiprocessor. Fewer warps for one state spilled 0.5 KB each way, more steps for sixteen 10
-  B.
+  one or two programs run per multiprocessor. Two warps for one state spilled 0.5 KB, 16 steps for sixteen 10 B.
 - Autotuning: none, so results do not depend on the machine. Worth trying on a GPU: 16 steps for one state, 16 channels,
   four to sixteen warps.
 - In PTX, delta, u, grad_y, their gradients and the trail move 16 B per thread along the channels if a thread has so
