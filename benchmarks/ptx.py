@@ -44,7 +44,7 @@ CASES = (  # kernel, states per channel, rank of the step-size code: the network
     ("backward", 8, 0),
     ("backward", 16, 0),
 )
-MANY, FEW = 4096, 128  # programs of a launch: a batch of 128 maps of 32 blocks of channels, and a single image
+MANY, FEW = 4096, 128  # programs of a launch: a batch, and a single image
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,15 @@ def compile_kernel(name: str, states: int, rank: int, *, num_warps: int, arch: i
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps})
 
 
+def launch_warps(name: str, states: int, programs: int) -> int:
+    """Return the warps per program of a launch of so many programs."""
+    block_t, block_c, block_s = TILES[name](states)
+    return warps((LIVE_TILES if name == "backward" else 1) * block_t * block_c * block_s, programs)
+
+
 def examine(name: str, states: int, rank: int, programs: int, arch: int) -> Report:
     """Compile a kernel for a launch of so many programs, and read what ptxas says about it."""
-    block_t, block_c, block_s = TILES[name](states)
-    live = LIVE_TILES if name == "backward" else 1
-    num_warps = warps(live * block_t * block_c * block_s, programs)
+    num_warps = launch_warps(name, states, programs)
     compiled = compile_kernel(name, states, rank, num_warps=num_warps, arch=arch)
     ptx = compiled.asm["ptx"]
     said = assemble(ptx, f"sm_{arch}a" if arch >= 90 else f"sm_{arch}")
@@ -178,7 +182,7 @@ def main() -> None:
         for name, states, rank in CASES
         if options.only in (None, name) and options.states in (None, states)
         for arch in ((80, 90) if options.arch is None else (options.arch,))
-        for programs in (MANY, FEW)
+        for programs in {launch_warps(name, states, programs): programs for programs in (FEW, MANY)}.values()
     ]
     show(reports)
     if options.json is not None:
