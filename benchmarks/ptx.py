@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -173,14 +172,13 @@ def main() -> None:
     """Compile and report the selected kernels."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=tuple(KERNELS), help="compile one kernel")
-    parser.add_argument("--states", type=int, help="with so many states per channel only")
     parser.add_argument("--arch", type=int, choices=(80, 90), help="for one compute capability")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     reports = [
         examine(name, states, rank, programs, arch)
         for name, states, rank in CASES
-        if options.only in (None, name) and options.states in (None, states)
+        if options.only in (None, name)
         for arch in ((80, 90) if options.arch is None else (options.arch,))
         for programs in {launch_warps(name, states, programs): programs for programs in (FEW, MANY)}.values()
     ]
@@ -189,8 +187,6 @@ def main() -> None:
         from measure import write_results
 
         write_results(options.json, {"kernels": [asdict(report) for report in reports]})
-    if any(report.spilled for report in reports):
-        sys.exit("some kernels spill registers")
 
 
 if __name__ == "__main__":
