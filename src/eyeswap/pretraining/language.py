@@ -151,7 +151,7 @@ def train_cycle(
 
 
 def _texts(recipe: LanguageRecipe) -> tuple[list[list[Text]], list[Text]]:
-    """Return the texts of each cycle, and those held out, which are numbered behind the first cycle's."""
+    """Return the texts of each cycle and the held-out texts, whose numbers follow those of the first cycle."""
     starts = [0]
     for cycle in recipe.cycles:
         starts.append(starts[-1] + cycle.num_scenes + recipe.held_out)

@@ -1,4 +1,4 @@
-"""The texts that the miniature LLM learns from, apart from it: processes that write texts need no torch."""
+"""Pretraining texts of the miniature LLM, in a module without torch so that worker processes start quickly."""
 
 from __future__ import annotations
 
