@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.tallyqa import choice_message
 from eyeswap.errors import DataError
 from eyeswap.evaluation import get_benchmark
-from eyeswap.evaluation.counting import choice_message
 
 
 def asked(count, subset="simple", number=1):

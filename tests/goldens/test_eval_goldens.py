@@ -18,12 +18,12 @@ import pytest
 from eyeswap.data.formats import Example, clutter_level, full_set_box, normalise_box, read_pope
 from eyeswap.data.formats.boxes import check_box, xywh_to_xyxy
 from eyeswap.data.formats.record import Record
+from eyeswap.data.formats.tallyqa import choice_message
 from eyeswap.data.instruction import parse_messages
 from eyeswap.data.official.subsets import shuffled, subsample
 from eyeswap.errors import DataError
 from eyeswap.evaluation import BENCHMARKS, get_benchmark
 from eyeswap.evaluation.boxes import clipped, iou, parse_box
-from eyeswap.evaluation.counting import choice_message
 from eyeswap.evaluation.frames import View, study_frame
 from eyeswap.evaluation.gqa import clean_gqa, count_steps
 from eyeswap.evaluation.hallucination import say_yes_or_no, yes_no_report

@@ -2,7 +2,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from eyeswap.data.digits.language import BOX_REQUEST, LETTER_ANSWER, letter_options
+from eyeswap.data.digits.language import BOX_REQUEST
+from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.pretraining.language import Cycle, LanguageRecipe, encode_text, pretrain_language_model
 from eyeswap.pretraining.texts import make_text
@@ -13,7 +14,7 @@ def test_the_tokenizer_keeps_every_text_and_makes_instructions_one_token(tiny_ll
     texts = [
         f"USER: How many?\n{SHORT_ANSWER} ASSISTANT:",
         f'USER: {BOX_REQUEST}"red 3" ASSISTANT:',
-        f"USER: How many?\n{letter_options()}\n{LETTER_ANSWER} ASSISTANT:",
+        f"USER: {count_message('How many?')} ASSISTANT:",
         "[0.12, 0.40, 0.56, 1.00]",
         "Wörter, die keine Szene kennt: été 🙂",
     ]

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from eyeswap.data.formats import Example
+from eyeswap.data.formats.tallyqa import NUM_COUNTS, count_message
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
     Answer,
@@ -27,21 +28,8 @@ from eyeswap.evaluation.benchmark import (
 )
 from eyeswap.evaluation.hallucination import first_token_margin
 
-NUM_COUNTS = 16
 LETTERS = tuple(string.ascii_uppercase[:NUM_COUNTS])
 AREAS = ("roc_auc", "pr_auc")
-
-
-def choice_message(question: str, choices: Sequence[str]) -> str:
-    """Return a multiple-choice question with its options lettered.
-
-    Raises:
-        DataError: if there are more choices than letters.
-    """
-    if len(choices) > len(string.ascii_uppercase):
-        raise DataError(f"a question can offer {len(string.ascii_uppercase)} choices, found {len(choices)}")
-    options = [f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
-    return "\n".join([question, *options, "Answer with the option's letter from the given choices directly."])
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ class TallyQA(Benchmark):
         return LETTERS
 
     def user_message(self, example: Example) -> str:
-        return choice_message(example.question, [str(count) for count in range(NUM_COUNTS)])
+        return count_message(example.question)
 
     def score(self, example: Example, answer: Answer) -> Outcome:
         """Score sixteen probabilities, or a text that is a letter or a number."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from eyeswap.data.formats import Example
 from eyeswap.data.formats.record import Record, Truth, records, unique
+from eyeswap.data.formats.tallyqa import choice_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.data.official.layout import Split
 from eyeswap.errors import DataError, MissingFileError, SpecError, nearest
@@ -36,7 +37,6 @@ from eyeswap.evaluation.benchmark import (
     Outcome,
     answer_text,
 )
-from eyeswap.evaluation.counting import choice_message
 from eyeswap.evaluation.grounding import Grounding
 from eyeswap.evaluation.hallucination import POPE, first_token_margin
 from eyeswap.evaluation.text import normalise_answer, normalise_words

@@ -32,11 +32,10 @@ from eyeswap.data.digits.language import (
     BACKGROUND_WORD,
     BOX_REQUEST,
     DESCRIPTION_REQUEST,
-    LETTER_ANSWER,
     PADDING_WORD,
-    letter_options,
 )
 from eyeswap.data.digits.scene import COLOURS, KINDS
+from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.pretraining.texts import Text, make_text
 from eyeswap.processes import worker_pool
@@ -233,7 +232,7 @@ def phrases() -> list[str]:
         "USER: ",
         " ASSISTANT:",
         f"\n{SHORT_ANSWER}",
-        f"\n{letter_options()}\n{LETTER_ANSWER}",
+        count_message(""),
         BOX_REQUEST,
         DESCRIPTION_REQUEST,
         ", ",

@@ -10,6 +10,7 @@ It is used only if the meaning selects exactly its target and is unambiguous for
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ import numpy as np
 
 from eyeswap.data.digits.scene import COLOURS, KINDS, Scene, Thing
 from eyeswap.data.formats.boxes import format_box, normalise_box
+from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 
 Style = Literal["refcoco", "refcoco+", "refcocog", "ocid-ref"]
@@ -261,17 +263,10 @@ def _relation_questions(scene: Scene, rng: np.random.Generator) -> list[Question
     return found
 
 
-LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes: "
 DESCRIPTION_REQUEST = "Please provide a short description for this region: "
-MAX_COUNT = 15  # TallyQA offers the counts 0..15 as the letters A..P
 
 BACKGROUND_WORD, PADDING_WORD = ".", "_"
-
-
-def letter_options() -> str:
-    """Return TallyQA's sixteen option lines, ``A. 0`` to ``P. 15``."""
-    return "\n".join(f"{chr(ord('A') + number)}. {number}" for number in range(MAX_COUNT + 1))
 
 
 def short_answer_turn(question: Question) -> tuple[str, str]:
@@ -282,7 +277,7 @@ def short_answer_turn(question: Question) -> tuple[str, str]:
 
 def letter_turn(question: Question) -> tuple[str, str]:
     """Return a counting question as multiple choice over letters."""
-    return f"{question.text}\n{letter_options()}\n{LETTER_ANSWER}", chr(ord("A") + int(question.answer))
+    return count_message(question.text), string.ascii_uppercase[int(question.answer)]
 
 
 def conversation(

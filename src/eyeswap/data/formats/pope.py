@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from eyeswap.data.formats.record import Example, records, unique, with_kind, write_json_lines
-from eyeswap.data.formats.vqa import whole
+from eyeswap.data.formats.record import Example, integer_id, records, unique, with_kind, write_json_lines
 from eyeswap.files import read_json_lines
 
 POPE_SPLITS = ("adversarial", "popular", "random")
@@ -56,7 +55,7 @@ def write_pope(folder: Path, examples: Sequence[Example]) -> None:
         rows = [
             with_kind(
                 {
-                    "question_id": whole(example, example.raw_id),
+                    "question_id": integer_id(example, example.raw_id),
                     "image": PurePosixPath(example.image).name,
                     "text": example.question,
                     "label": example.truth,

@@ -201,6 +201,17 @@ def answers_of(example: Example) -> list[str]:
     return [str(answer) for answer in example.truth]
 
 
+def integer_id(example: Example, value: str) -> int:
+    """Return an id as a whole number, which the format requires.
+
+    Raises:
+        DataError: if it is not one.
+    """
+    if not value.isdecimal():
+        raise DataError(f"example {example.example_id}: id {value!r} must be a whole number in this format")
+    return int(value)
+
+
 def with_kind(row: dict[str, Any], example: Example, default: str) -> dict[str, Any]:
     """Return the row, with a ``kind`` if it differs from the reader's default."""
     return row if example.kind == default else {**row, "kind": example.kind}

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from eyeswap.data.formats.boxes import Box, normalise_box, xywh_to_xyxy
-from eyeswap.data.formats.record import Example, Record, by_id, records, unique, with_kind, write_compact_json
-from eyeswap.data.formats.vqa import whole
+from eyeswap.data.formats.record import (
+    Example,
+    Record,
+    by_id,
+    integer_id,
+    records,
+    unique,
+    with_kind,
+    write_compact_json,
+)
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, write_bytes
 from eyeswap.pickles import read_plain_pickle
@@ -121,9 +129,9 @@ def write_refer(refs: Path, instances: Path, examples: Sequence[Example]) -> Non
     for example in examples:
         if example.box_px is None or example.size is None:
             raise DataError(f"example {example.example_id}: box_px and size are needed to write REFER files")
-        image_id = whole(example, example.image_id)
-        ref_id = whole(example, example.example_id.split("/")[-2])
-        sent_id = whole(example, example.raw_id)
+        image_id = integer_id(example, example.image_id)
+        ref_id = integer_id(example, example.example_id.split("/")[-2])
+        sent_id = integer_id(example, example.raw_id)
         ann_id = int(example.details.get("ann_id", ref_id))
         category_id = category_ids[str(example.details.get("category", "object"))]
         file_name = f"COCO_train2014_{image_id:012d}.jpg"

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from eyeswap.data.formats.record import Example, records, unique, with_kind, write_compact_json
-from eyeswap.data.formats.vqa import whole
+from eyeswap.data.formats.record import Example, integer_id, records, unique, with_kind, write_compact_json
+from eyeswap.errors import DataError
 from eyeswap.files import read_json
+
+NUM_COUNTS = 16  # counts that a question offers, 0..15
+
+
+def choice_message(question: str, choices: Sequence[str]) -> str:
+    """Return a multiple-choice question with its options lettered, worded as in the study and in LLaVA's data.
+
+    Raises:
+        DataError: if there are more choices than letters.
+    """
+    if len(choices) > len(string.ascii_uppercase):
+        raise DataError(f"a question can offer {len(string.ascii_uppercase)} choices, found {len(choices)}")
+    options = [f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
+    return "\n".join([question, *options, "Answer with the option's letter from the given choices directly."])
+
+
+def count_message(question: str) -> str:
+    """Return a counting question that offers the counts 0 to 15 as letters."""
+    return choice_message(question, [str(count) for count in range(NUM_COUNTS)])
 
 
 def read_tallyqa(annotations: Path, image_folder: str, split: str = "test") -> list[Example]:
@@ -44,10 +64,10 @@ def write_tallyqa(annotations: Path, image_folder: str, examples: Sequence[Examp
     rows = []
     for example in examples:
         row = {
-            "question_id": whole(example, example.raw_id),
+            "question_id": integer_id(example, example.raw_id),
             "question": example.question,
             "image": str(PurePosixPath(example.image).relative_to(image_folder)),
-            "image_id": whole(example, example.image_id),
+            "image_id": integer_id(example, example.image_id),
             "answer": example.truth,
             "issimple": example.subset == "simple",
             "data_source": example.details.get("data_source", "amt"),

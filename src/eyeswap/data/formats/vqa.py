@@ -16,6 +16,7 @@ from eyeswap.data.formats.record import (
     Example,
     Record,
     answers_of,
+    integer_id,
     read_answers,
     records,
     unique,
@@ -90,7 +91,7 @@ def write_vqa(questions: Path, annotations: Path, examples: Sequence[Example]) -
     head = {"info": {"version": "2.0"}, "data_type": "mscoco", "data_subtype": split, "license": {}}
     asked, answered = [], []
     for example in examples:
-        ids = {"image_id": whole(example, example.image_id), "question_id": whole(example, example.raw_id)}
+        ids = {"image_id": integer_id(example, example.image_id), "question_id": integer_id(example, example.raw_id)}
         asked.append({**ids, "question": example.question})
         answers = answers_of(example)
         answer_type = example.details.get("answer_type", example.kind)
@@ -107,17 +108,6 @@ def write_vqa(questions: Path, annotations: Path, examples: Sequence[Example]) -
         answered.append(with_kind(row, example, answer_type))
     write_compact_json(questions, {**head, "task_type": "Open-Ended", "questions": asked})
     write_compact_json(annotations, {**head, "annotations": answered})
-
-
-def whole(example: Example, value: str) -> int:
-    """Return an id as a whole number, which the format requires.
-
-    Raises:
-        DataError: if it is not one.
-    """
-    if not value.isdecimal():
-        raise DataError(f"example {example.example_id}: id {value!r} must be a whole number in this format")
-    return int(value)
 
 
 def read_vizwiz(annotations: Path, image_folder: str) -> list[Example]:
@@ -231,7 +221,7 @@ def write_textvqa(annotations: Path, ocr_questions: Path, examples: Sequence[Exa
             "question": example.question,
             "image_id": example.image_id,
             "answers": answers_of(example),
-            "question_id": whole(example, example.raw_id),
+            "question_id": integer_id(example, example.raw_id),
             "question_tokens": example.question.split(),
             "set_name": example.subset,
         }
