@@ -26,8 +26,8 @@ from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.evaluation.boxes import parse_box
 from eyeswap.evaluation.counting import TallyQA
+from eyeswap.evaluation.custom import load_custom, read_number
 from eyeswap.evaluation.hallucination import say_yes_or_no
-from eyeswap.evaluation.own import load_own, read_number
 from eyeswap.evaluation.predictions import read_predictions
 from eyeswap.evaluation.text import normalise_answer, normalise_textvqa
 from eyeswap.evaluation.vqa import is_unanswerable, score_textvqa, score_vizwiz, score_vqa_official, score_vqa_study
@@ -268,7 +268,7 @@ def _own_benchmark(folder: Path, generator: random.Random) -> Case:
     size += _written(path, _text(text))
 
     def read() -> None:
-        benchmark = load_own(path)
+        benchmark = load_custom(path)
         for example in benchmark.examples(folder):
             benchmark.user_message(example)
             if benchmark.answer_kind != "choice":

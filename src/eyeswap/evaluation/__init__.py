@@ -11,10 +11,10 @@ from pathlib import Path
 from eyeswap.errors import SpecError, nearest
 from eyeswap.evaluation.benchmark import Benchmark, Mode, Outcome
 from eyeswap.evaluation.counting import TallyQA
+from eyeswap.evaluation.custom import load_custom
 from eyeswap.evaluation.gqa import GQA
 from eyeswap.evaluation.grounding import OCIDRef, RefCOCO
 from eyeswap.evaluation.hallucination import POPE
-from eyeswap.evaluation.own import load_own
 from eyeswap.evaluation.vqa import TextVQA, VizWiz, VQAv2
 
 _ALL: tuple[Benchmark, ...] = (
@@ -56,7 +56,7 @@ def get_benchmark(name: str, mode: Mode = "study") -> Benchmark:
     """
     known = BENCHMARKS | TEST_SPLITS
     if name.endswith((".yaml", ".yml")):
-        benchmark: Benchmark = load_own(Path(name))
+        benchmark: Benchmark = load_custom(Path(name))
         if benchmark.name in known:
             raise SpecError(f"{name}: {benchmark.name} is the name of a built-in benchmark; rename the file")
     elif name in known:

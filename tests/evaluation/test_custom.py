@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eyeswap.errors import DataError, EyeswapError, MissingFileError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.baselines import TrivialBaseline
-from eyeswap.evaluation.own import METRICS, read_number
+from eyeswap.evaluation.custom import METRICS, read_number
 
 ROW = {"id": 1, "image": "a.jpg", "question": "What does the sign say?"}
 ROWS = {

@@ -49,7 +49,7 @@ GROUPS: tuple[Group, ...] = ("vqa", "localization")
 _NAME = re.compile(r"[a-z0-9]+([-+][a-z0-9]+)*")
 
 
-def load_own(path: Path) -> OwnBenchmark:
+def load_custom(path: Path) -> CustomBenchmark:
     """Load a custom benchmark from its YAML file, and check all of its rows.
 
     Raises:
@@ -91,7 +91,7 @@ def load_own(path: Path) -> OwnBenchmark:
     return benchmark
 
 
-def _metric_class(path: Path, metric: str) -> type[OwnBenchmark]:
+def _metric_class(path: Path, metric: str) -> type[CustomBenchmark]:
     threshold = re.fullmatch(r"accuracy-iou-(0\.\d+|1|1\.0)", metric)
     if threshold and float(threshold[1]) > 0:
         return BoxAccuracy
@@ -104,7 +104,7 @@ _FEWEST_ANSWERS = 4  # with fewer, not even a unanimous answer could score 1
 
 
 @dataclass(frozen=True)
-class OwnBenchmark(Benchmark):
+class CustomBenchmark(Benchmark):
     """A benchmark described by a YAML file.
 
     Attributes:
@@ -188,7 +188,7 @@ class OwnBenchmark(Benchmark):
 
 
 @dataclass(frozen=True)
-class ExactMatch(OwnBenchmark):
+class ExactMatch(CustomBenchmark):
     """``answer``, or ``answers`` of which any is right; both sides are normalised as in VQA v2."""
 
     def truth(self, record: Record) -> Truth:
@@ -203,7 +203,7 @@ class ExactMatch(OwnBenchmark):
 
 
 @dataclass(frozen=True)
-class VQAAccuracy(OwnBenchmark):
+class VQAAccuracy(CustomBenchmark):
     """``answers`` of at least four people, scored by VQA v2's own script."""
 
     def truth(self, record: Record) -> Truth:
@@ -219,7 +219,7 @@ class VQAAccuracy(OwnBenchmark):
 
 
 @dataclass(frozen=True)
-class Number(OwnBenchmark):
+class Number(CustomBenchmark):
     """``answer`` is a number; the model must answer with only that number, in digits or words up to ten."""
 
     def truth(self, record: Record) -> Truth:
@@ -238,7 +238,7 @@ class Number(OwnBenchmark):
 
 
 @dataclass(frozen=True)
-class YesNo(OwnBenchmark):
+class YesNo(CustomBenchmark):
     """``answer`` is yes or no; the model's answer is the more probable first token of Yes and No."""
 
     @property
@@ -261,7 +261,7 @@ class YesNo(OwnBenchmark):
 
 
 @dataclass(frozen=True)
-class MultipleChoice(OwnBenchmark):
+class MultipleChoice(CustomBenchmark):
     """``choices`` and ``answer``, one of them or its letter; the model's answer is the most probable letter."""
 
     @property
@@ -314,7 +314,7 @@ class MultipleChoice(OwnBenchmark):
 
 
 @dataclass(frozen=True)
-class BoxAccuracy(OwnBenchmark, Grounding):
+class BoxAccuracy(CustomBenchmark, Grounding):
     """``box`` ``[x1, y1, x2, y2]``, in pixels if the row has ``width`` and ``height``, else in 0..1 of the image."""
 
     exact_truth: bool = field(default=True, kw_only=True)
@@ -337,11 +337,11 @@ class BoxAccuracy(OwnBenchmark, Grounding):
 
     def user_message(self, example: Example) -> str:
         """Return the study's request for a box, or the question and the prompt line."""
-        asks = Grounding.user_message if self.prompt is None else OwnBenchmark.user_message
+        asks = Grounding.user_message if self.prompt is None else CustomBenchmark.user_message
         return asks(self, example)
 
 
-METRICS: dict[str, type[OwnBenchmark]] = {
+METRICS: dict[str, type[CustomBenchmark]] = {
     "exact-match": ExactMatch,
     "vqa-accuracy": VQAAccuracy,
     "number": Number,
