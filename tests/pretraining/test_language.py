@@ -2,7 +2,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from eyeswap.data.digits.language import BOX_REQUEST
+from eyeswap.data.formats.boxes import BOX_REQUEST
 from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.pretraining.language import Cycle, LanguageRecipe, encode_text, pretrain_language_model

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from eyeswap.data.formats import Box, Example, full_set_box
-from eyeswap.data.formats.boxes import find_box
+from eyeswap.data.formats.boxes import BOX_REQUEST, find_box
 from eyeswap.data.official.layout import Split, read_ocid_ref_files, read_refcoco_files
 from eyeswap.errors import DataError
 from eyeswap.evaluation.benchmark import (
@@ -82,7 +82,7 @@ class Grounding(Benchmark):
 
     def user_message(self, example: Example) -> str:
         """Return the request for a box, worded as in the study."""
-        return f'Please provide the bounding box coordinate of the region this sentence describes: "{example.question}"'
+        return f'{BOX_REQUEST}"{example.question}"'
 
     def score(self, example: Example, answer: Answer) -> BoxOutcome:
         """Score a text by the IoU of its box with the true box."""

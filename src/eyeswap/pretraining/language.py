@@ -30,11 +30,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eyeswap.data.digits.language import (
     BACKGROUND_WORD,
-    BOX_REQUEST,
     DESCRIPTION_REQUEST,
     PADDING_WORD,
 )
 from eyeswap.data.digits.scene import COLOURS, KINDS
+from eyeswap.data.formats.boxes import BOX_REQUEST
 from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 from eyeswap.pretraining.texts import Text, make_text

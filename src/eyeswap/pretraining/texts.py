@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from eyeswap.data.digits.language import BOX_REQUEST, conversation, word_grid
+from eyeswap.data.digits.language import conversation, word_grid
 from eyeswap.data.digits.scene import sample_scene
+from eyeswap.data.formats.boxes import BOX_REQUEST
 
 GRID = 8  # rows and columns of a scene drawn in words; the miniature backbones have as many visual tokens
 _TEXT_SEED = 2  # starts the seed of every text scene, so that none equals the scene of an image

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from eyeswap.data.digits.scene import COLOURS, KINDS, Scene, Thing
-from eyeswap.data.formats.boxes import format_box, normalise_box
+from eyeswap.data.formats.boxes import BOX_REQUEST, format_box, normalise_box
 from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
 
@@ -263,7 +263,6 @@ def _relation_questions(scene: Scene, rng: np.random.Generator) -> list[Question
     return found
 
 
-BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes: "
 DESCRIPTION_REQUEST = "Please provide a short description for this region: "
 
 BACKGROUND_WORD, PADDING_WORD = ".", "_"

@@ -15,6 +15,8 @@ from eyeswap.errors import DataError
 
 Box = tuple[float, float, float, float]
 
+BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes: "  # as in LLaVA's mix
+
 # Possessive quantifiers (`++`) never backtrack, so that a long run of digits is scanned once and not once per digit.
 _NUMBER = r"[-+]?(?:\d++\.?+\d*+|\.\d++)"
 _COMMA = r"\s*+,\s*+"
