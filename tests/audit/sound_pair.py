@@ -68,7 +68,8 @@ def write_sound(folder: Path) -> Path:
     study = folder / "sound"
     recipe = RECIPE.model_dump(mode="json")
     arms = {arm: {"backbone": backbone, "connector": None} for arm, backbone in ARMS.items()}
-    write_json(study / "study.json", {"recipe": recipe, "arms": arms, "benchmarks": ["pope", "refcoco"]})
+    content = {"recipe": recipe, "arms": arms, "may_differ": ["backbone"], "benchmarks": ["pope", "refcoco"]}
+    write_json(study / "study.json", content)
     for arm, backbone in ARMS.items():
         run = study / arm / f"seed-{SEED}"
         write_json(run / "spec.json", record_of(arm, backbone))
@@ -135,7 +136,8 @@ def write_predictions(run: Path, benchmark: Benchmark, arm: str) -> dict[str, An
         is_right = (number + len(arm)) % 3 > 0
         wanted: Any = example.truth if is_right else (0.6, 0.6, 0.9, 0.9)
         chances = (0.9, 0.1) if is_right == (example.truth == "yes") else (0.2, 0.8)
-        told.append(Generation(format_box(wanted) if is_boxed else "", None if is_boxed else chances, 1, 0.0))
+        latency = (number + list(ARMS).index(arm) / 10) / 1e3
+        told.append(Generation(format_box(wanted) if is_boxed else "", None if is_boxed else chances, 1, latency))
         questions.append(Question(benchmark, example, baseline, Request(f"USER: {example.question} ASSISTANT:")))
     rows = answer(Told(told), NoImages(), questions)  # type: ignore[arg-type]
     path = run / "predictions" / f"{benchmark.name}.parquet"

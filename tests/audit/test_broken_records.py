@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,32 @@ def column(name: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
     return how
 
 
+def all_of(value: Any) -> Callable[[list[Any]], list[Any]]:
+    return lambda values: [value] * len(values)
+
+
+def swapped(one: str, other: str) -> Callable[[pa.Table], pa.Table]:
+    def how(table: pa.Table) -> pa.Table:
+        names = {one: other, other: one}
+        return table.rename_columns([names.get(name, name) for name in table.column_names]).select(table.column_names)
+
+    return how
+
+
+def answers_of_the_other_arm(run: Path) -> None:
+    shutil.copy(run.parents[1] / "maxvit" / run.name / "predictions" / "pope.parquet", run / "predictions")
+    write_scores(run)
+
+
+def cut_short(run: Path) -> None:
+    path = run / "predictions" / "pope.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def other_tokenizer(run: Path) -> None:
+    (run / "model" / "tokenizer.json").write_text('{"version": "other"}', encoding="utf-8")
+
+
 def first(value: Any) -> Callable[[list[Any]], list[Any]]:
     return lambda values: [value, *values[1:]]
 
@@ -169,6 +196,40 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "log of another rate": (log(lambda steps: [row | {"lr": 2 * row["lr"]} for row in steps]), "training-log"),
     "log without rates": (log(lambda steps: [{**row, "lr": None} for row in steps]), "training-log"),
     "missing log": (lambda run: (run / "train.jsonl").unlink(), "training-log"),
+    "log that repeats a step": (log(lambda steps: [*steps[:5], steps[4], *steps[6:]]), "training-log"),
+    "log without losses": (log(lambda steps: [{**row, "loss": None} for row in steps]), "training-log"),
+    "log cut in a line": (
+        lambda run: (run / "train.jsonl").write_text((run / "train.jsonl").read_text(encoding="utf-8")[:-9]),
+        "training-log",
+    ),
+    "tap": (put("spec.json", "backbone.tap", [0, 0]), "contradiction"),
+    "family": (put("spec.json", "backbone.family", "vit"), "contradiction"),
+    "declared factors": (put("spec.json", "may_differ", ["backbone", "connector"]), "contradiction"),
+    "tokenizer": (other_tokenizer, "tokenizer"),
+    "columns of answers and truth": (rows("pope", swapped("answer", "truth"), scored=False), "answers"),
+    "columns of scores and baseline": (rows("pope", swapped("score", "baseline_score")), "scores"),
+    "answers of the other arm": (answers_of_the_other_arm, "copied-answers"),
+    "truncated answers": (cut_short, "answers"),
+    "missing answers": (lambda run: (run / "predictions" / "pope.parquet").unlink(), "answers"),
+    "rows in another order": (rows("pope", lambda table: table.take(list(range(table.num_rows))[::-1])), "answers"),
+    "a score that is no number": (rows("pope", column("score", first(math.nan)), scored=False), "answers"),
+    "changed answer": (rows("refcoco", column("answer", first("[0.00, 0.00, 1.00, 1.00]")), scored=False), "scores"),
+    "probabilities": (rows("pope", column("probabilities", all_of([0.9, 0.1])), scored=False), "scores"),
+    "margins": (rows("pope", column("margin", all_of(0.5))), "scores"),
+    "overlaps": (rows("refcoco", column("iou", all_of(0.99))), "scores"),
+    "validity of boxes": (rows("refcoco", column("invalid", all_of(True))), "scores"),
+    "baseline": (rows("pope", column("baseline_score", all_of(0.0))), "questions"),
+    "subsets": (rows("pope", column("subset", all_of("random"))), "questions"),
+    "question": (rows("refcoco", column("question", first("another"))), "questions"),
+    "box in pixels": (rows("refcoco", column("true_box_px", first([0.0, 0.0, 1.0, 1.0]))), "questions"),
+    "group of a benchmark": (put("predictions/benchmarks.json", "pope.group", "localization"), "scoring rules"),
+    "threshold of boxes": (put("predictions/benchmarks.json", "refcoco.iou_threshold", 0.25), "scoring rules"),
+    "name of the baseline": (put("predictions/benchmarks.json", "pope.baseline", "always no"), "scoring rules"),
+    "frame that counts": (put("predictions/benchmarks.json", "refcoco.box_frame", "padded-square"), "answers"),
+    "mode of scoring": (put("predictions/benchmarks.json", "pope.mode", "official"), "answers"),
+    "missing index": (lambda run: (run / "predictions" / "benchmarks.json").unlink(), "questions and true answers"),
+    "missing scores": (lambda run: (run / "scores.json").unlink(), "scores"),
+    "score of null": (put("scores.json", "averages.vqa.score", None), "answers"),
     "errors in one arm": (rows("refcoco", unreadable), "errors"),
 }
 
@@ -190,6 +251,28 @@ UNSEALED: dict[str, Break] = {
     "the log is missing": lambda run: (run / "train.jsonl").unlink(),
     "a file was added": rows("pope", lambda table: table),
 }
+
+
+# What cannot even be compared: one line says which file is wrong.
+UNREADABLE: dict[str, tuple[Break, str]] = {
+    "a row twice": (
+        rows("pope", lambda table: pa.concat_tables([table.slice(0, 1), table.slice(0, table.num_rows - 1)]), False),
+        "pope.parquet: an example_id appears twice",
+    ),
+    "no environment": (lambda run: (run / "environment.json").unlink(), "environment.json: no such file"),
+    "a record that is a list": (lambda run: (run / "spec.json").write_text("[]"), "spec.json: expected an object"),
+    "a seed in words": (put("spec.json", "seed", "seven"), "spec.json: seed: input should be a valid integer"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_record_that_cannot_be_read_ends_in_one_line(study: Path, what: str) -> None:
+    damage, expected = UNREADABLE[what]
+    damage(second(study))
+    write_seal(second(study))
+    result = CliRunner().invoke(app, ["audit", str(study)])
+    assert result.exit_code != 0
+    assert expected in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("what", UNSEALED)
@@ -249,5 +332,13 @@ def test_an_export_refuses_what_does_not_verify(study: Path, tmp_path: Path) -> 
 
 def test_no_kind_of_error_is_missing_from_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
-    for heading in ("## Answers", "## Scores", "## Training log", "## Errors", "## Unequal accuracy"):
+    for heading in (
+        "## Answers",
+        "## Scores",
+        "## Training log",
+        "## Questions",
+        "## Copied answers",
+        "## Errors",
+        "## Unequal accuracy",
+    ):
         assert heading in page

@@ -6,20 +6,23 @@ of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator
+from typing import Any
 
 from eyeswap.audit.finding import Finding
 from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation import get_benchmark
 from eyeswap.evaluation.predictions import CONTENT, questions_digest
-from eyeswap.results.rescore import rescore_predictions
+from eyeswap.results.rescore import Rescored, rescore_predictions
 from eyeswap.results.run import Run
 from eyeswap.results.scores import Predictions
 from eyeswap.results.verify import score_differences
 from eyeswap.runs.record import AskedBenchmark
 from eyeswap.versions import code_version
 
-_TOLERANCE = 1e-9  # sides of boxes that differ by less are equal
+_DERIVED = {"boxes": "box", "IoUs": "iou", "invalid flags": "invalid", "margins": "margin"}  # by their columns
+_TOLERANCE = 1e-9  # numbers that differ by less are equal
 
 
 def check_answers(name: str, run: Run) -> Iterator[Finding]:
@@ -29,6 +32,10 @@ def check_answers(name: str, run: Run) -> Iterator[Finding]:
         name: the run's name in findings.
         run: the run.
     """
+    if run.files.seal.is_file() and not run.files.is_scored:
+        yield Finding(
+            "scores", "error", (name,), "the run is finished but has no scores.json", {"missing": "scores.json"}
+        )
     if not run.files.is_scored or not run.files.benchmarks.is_file():
         return
     try:
@@ -74,15 +81,14 @@ def _not_as_asked(run: Run, predictions: Predictions) -> str:
 
 
 def _changed_scores(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield the benchmarks in which stored scores or boxes do not follow from the answers, with their numbers."""
+    """Yield the benchmarks in which scores, boxes or margins do not follow from the answers, with their numbers."""
     for predictions in run.predictions:
         asked = run.asked[predictions.name]
         if not _is_available(predictions.name, asked):
             continue
         rescored = rescore_predictions(predictions, asked, "official" if asked.mode == "official" else "study")
-        boxes = predictions.column("box") if "box" in predictions.table.column_names else []
-        moved = sum(not _same_box(outcome.box, box) for outcome, box in zip(rescored.outcomes, boxes, strict=False))
-        counts = {"scores": rescored.num_changed, "boxes": moved}
+        changed = {kind: _num_changed(rescored, column) for kind, column in _DERIVED.items()}
+        counts = {"scores": rescored.num_changed} | changed
         phrases = [f"{count:,} of {len(rescored.outcomes):,} {kind}" for kind, count in counts.items() if count]
         if phrases:
             yield predictions.name, " and ".join(phrases)
@@ -97,46 +103,24 @@ def _is_available(name: str, asked: AskedBenchmark) -> bool:
     return True
 
 
-def _same_box(first: Sequence[float] | None, second: Sequence[float] | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return len(first) == len(second) and all(abs(a - b) < _TOLERANCE for a, b in zip(first, second, strict=True))
+def _num_changed(rescored: Rescored, column: str) -> int:
+    """Return in how many rows a column does not follow from the answer; 0 if it is missing, as in older files."""
+    if column not in rescored.predictions.table.column_names:
+        return 0
+    pairs = zip(rescored.outcomes, rescored.predictions.column(column), strict=True)
+    values = ((getattr(outcome, column), stored) for outcome, stored in pairs)
+    if column == "margin":  # older files lack the probabilities that it is computed from
+        values = ((computed, stored) for computed, stored in values if computed is not None)
+    return sum(not _is_same(computed, stored) for computed, stored in values)
 
 
-def check_errors(runs: Mapping[str, Run]) -> Iterator[Finding]:
-    """Yield the benchmarks with examples that could not be asked or scored, as an error if the runs differ in them.
-
-    Args:
-        runs: the runs by name.
-    """
-    for benchmark in dict.fromkeys(name for run in runs.values() for name in run.asked):
-        failed = {name: ids for name, run in runs.items() if (ids := _failed(run, benchmark)) is not None}
-        if len(set(failed.values())) > 1:
-            counts = {name: len(ids) for name, ids in failed.items()}
-            yield Finding(
-                "errors",
-                "error",
-                tuple(name for name, count in counts.items() if count),
-                f"{benchmark}: questions could not be asked or scored in some runs, and count as wrong there: "
-                + "; ".join(f"{name} {count:,}" for name, count in counts.items()),
-                {"benchmark": benchmark, "errors": counts},
-                together=True,
-            )
-        elif any(failed.values()):
-            count = len(next(iter(failed.values())))
-            message = f"{benchmark}: {count:,} questions could not be asked or scored in any run, and count as wrong"
-            yield Finding("errors", "note", tuple(failed), message, {"benchmark": benchmark, "errors": count}, True)
-
-
-def _failed(run: Run, benchmark: str) -> frozenset[str] | None:
-    """Return the ids of the examples that could not be asked or scored; None if that cannot be read."""
-    try:
-        predictions = next((each for each in run.predictions if each.name == benchmark), None)
-    except DataError:
-        return None  # `check_answers` reports it
-    if predictions is None:
-        return None
-    if "error" not in predictions.table.column_names:
-        return frozenset()
-    rows = zip(predictions.column("example_id"), predictions.column("error"), strict=True)
-    return frozenset(example_id for example_id, error in rows if error is not None)
+def _is_same(computed: Any, stored: Any) -> bool:
+    """Whether two numbers, boxes or flags are equal, or both are missing."""
+    if computed is None or stored is None:
+        return computed is stored
+    if not isinstance(stored, list):
+        computed, stored = [computed], [stored]
+    return len(computed) == len(stored) and all(
+        math.isclose(first, second, rel_tol=0.0, abs_tol=_TOLERANCE) or (math.isnan(first) and math.isnan(second))
+        for first, second in zip(computed, stored, strict=True)
+    )

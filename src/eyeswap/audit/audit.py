@@ -15,13 +15,15 @@ from typing import Any
 from eyeswap.audit import backbones as audit_backbones
 from eyeswap.audit import canvas as audit_canvas
 from eyeswap.audit import design as audit_design
-from eyeswap.audit.answers import check_answers, check_errors
+from eyeswap.audit.answers import check_answers
+from eyeswap.audit.between_runs import check_between_runs
 from eyeswap.audit.finding import Finding, Records, merged
 from eyeswap.audit.records import check_files, check_training_log
 from eyeswap.errors import DataError
 from eyeswap.files import canonical_json
 from eyeswap.results.run import Run, named
 from eyeswap.runs.record import CanvasUse, RunRecord
+from eyeswap.runs.seal import sealed_digests
 
 __all__ = ["AuditReport", "Fact", "Finding", "audit"]
 
@@ -62,9 +64,11 @@ FACTS: tuple[tuple[str, Callable[[Run], Any], tuple[str, ...]], ...] = (
     ("test prompt", lambda run: run.record.test_prompt, ("llm",)),
     ("benchmarks", lambda run: run.benchmarks, ()),
     ("questions and true answers", lambda run: _questions(run), ()),
+    ("scoring rules", lambda run: _rules(run), ()),
     ("seed", lambda run: run.record.seed, ("seed",)),
     ("LLM", lambda run: run.record.llm.name, ("llm",)),
     ("LLM weights", lambda run: run.record.llm.sha256, ("llm",)),
+    ("tokenizer", lambda run: _tokenizer(run), ("llm",)),
     ("connector", lambda run: _connector(run.record), ("connector",)),
     ("connector start", lambda run: run.record.connector.init_digest, ("connector", "width", "seed", "wiring", "llm")),
     ("backbone", lambda run: run.record.backbone.name, ("backbone",)),
@@ -180,7 +184,7 @@ def audit(runs: Iterable[Run]) -> AuditReport:
         fact = Fact(title, values, tuple(name for name in factors if name in (*may_differ, *ALWAYS_ALLOWED)))
         facts[_verdict(fact, records)].append(fact)
     findings = [finding for check in CHECKS for finding in check(records)]
-    findings += check_errors(by_name)
+    findings += check_between_runs(by_name)
     for name, run in by_name.items():
         findings += [*check_files(name, run), *check_answers(name, run), *check_training_log(name, run)]
     return AuditReport(
@@ -209,6 +213,17 @@ def _as_text(value: Any) -> str:
 def _questions(run: Run) -> dict[str, str | None] | None:
     """Return the digest of the questions and answer keys of each benchmark; None before any was asked."""
     return {name: benchmark.questions_digest for name, benchmark in run.asked.items()} or None
+
+
+def _rules(run: Run) -> dict[str, list[Any]] | None:
+    """Return how each benchmark is scored, and against which trivial baseline; None before any was asked."""
+    rules = {name: [one.group, one.metric, one.iou_threshold, one.baseline] for name, one in run.asked.items()}
+    return rules or None
+
+
+def _tokenizer(run: Run) -> dict[str, str] | None:
+    """Return the digests of the sealed tokenizer files; None if there are none."""
+    return sealed_digests(run.folder, run.files.model, "*token*.json") or None
 
 
 def _shared_keys(values: Mapping[str, Mapping[str, str | None] | None]) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
     record = run.record
     if record.recipe is not None and training_fields(study.recipe or {}) != training_fields(record.recipe):
         yield "recipe", "differs from that of study.json"
+    if study.may_differ is not None and not set(record.may_differ) <= set(study.may_differ):
+        yield "may_differ", f"is {', '.join(record.may_differ)}, but {', '.join(study.may_differ)} in study.json"
     arm = study.arms.get(record.arm)
     if arm is None:
         return  # the run was imported from another part of the study
@@ -101,6 +103,11 @@ def _against_study(run: Run, study: StudyRecord) -> Iterator[tuple[str, str]]:
     recorded, declared = map(backbone_identity, (record.backbone.name, arm.backbone))
     if recorded != declared:
         yield "backbone.name", f"is {recorded}, but {declared} in study.json"
+    elif (entry := catalog.find(record.backbone.name)) is not None and record.backbone.tap is not None:
+        wiring: Wiring = arm.wiring or (study.recipe or {}).get("wiring") or "controlled"
+        tap = entry.wired(wiring).with_changes(tap=arm.tap).model_dump(mode="json")["tap"]
+        if record.backbone.tap != tap:
+            yield "backbone.tap", f"is {record.backbone.tap}, but {tap} in study.json"
 
 
 def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
@@ -109,6 +116,8 @@ def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
     entry = None if backbone.name is None else catalog.find(backbone.name)
     if entry is None:
         return
+    if backbone.family not in (None, entry.family):
+        yield "backbone.family", f"is {backbone.family}, but {entry.family} for {entry.name}"
     if entry.size is not None and backbone.tap == entry.model_dump(mode="json")["tap"]:
         same_canvas = backbone.canvas_geometry == _canvas_geometry(entry)
         sizes: dict[str, tuple[int | Sequence[int] | None, int | Sequence[int]]] = {
@@ -186,6 +195,8 @@ def _log_problem(run: Run, num_steps: int) -> str:
             return f"row {row_number} is of step {row.get('step')}"
     if len(rows) < num_steps:
         return f"it ends after {len(rows):,} of {num_steps:,} steps"
+    if (step := next((step for step, row in enumerate(rows) if row.get("loss") is None), None)) is not None:
+        return f"step {step} has no loss"
     return _rate_problem(rows, run.record, num_steps)
 
 

@@ -75,16 +75,16 @@ class Score:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Score:
         """Return a score of ``scores.json``."""
-        low, high = content["interval"]
-        gain_low, gain_high = content["gain"]["interval"]
+        low, high = map(float, content["interval"])
+        gain_low, gain_high = map(float, content["gain"]["interval"])
         return cls(
             n=content["n"],
-            value=content["score"],
+            value=float(content["score"]),
             low=low,
             high=high,
             baseline_name=content["baseline"]["name"],
-            baseline=content["baseline"]["score"],
-            gain=content["gain"]["value"],
+            baseline=float(content["baseline"]["score"]),
+            gain=float(content["gain"]["value"]),
             gain_low=gain_low,
             gain_high=gain_high,
         )

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError
 from eyeswap.files import read_json, write_json
+from eyeswap.recipe import Wiring
 from eyeswap.runs.folder import run_name
 from eyeswap.runs.identity import ModelIdentity
 from eyeswap.runs.recorded import Recorded, first_problem
@@ -267,6 +268,8 @@ class ArmRecord(Recorded):
 
     backbone: str | None = None
     connector: str | None = None
+    tap: str | None = None
+    wiring: Wiring | None = None
 
 
 class StudyRecord(Recorded):
@@ -275,12 +278,14 @@ class StudyRecord(Recorded):
     Attributes:
         arms: the arms by name.
         recipe: everything that is held fixed.
+        may_differ: the factors in which arms may differ; None in files that do not say.
         benchmarks: names, or files of custom benchmarks; None if the study has none.
         subset: number of examples per benchmark part; None for all.
     """
 
     arms: dict[str, ArmRecord] = Field(default_factory=dict)
     recipe: dict[str, Any] | None = None
+    may_differ: tuple[str, ...] | None = None
     benchmarks: tuple[str, ...] | None = None
     subset: int | None = None
 

@@ -66,6 +66,22 @@ def unsealed_files(run_dir: Path) -> Iterator[str]:
             yield name
 
 
+def sealed_digests(run_dir: Path, folder: Path, pattern: str) -> dict[str, str]:
+    """Return the sha256 of the sealed files in a folder of the run whose names fit a pattern; of none without a seal.
+
+    Raises:
+        DataError: if the seal is damaged.
+    """
+    if not RunFolder(run_dir).seal.is_file():
+        return {}
+    inside = folder.relative_to(run_dir)
+    return {
+        Path(name).name: str(about.get("sha256"))
+        for name, about in _read(run_dir).items()
+        if Path(name).parent == inside and Path(name).match(pattern)
+    }
+
+
 def _read(run_dir: Path) -> dict[str, dict[str, Any]]:
     path = RunFolder(run_dir).seal
     seal = read_json(path)
