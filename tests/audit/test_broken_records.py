@@ -139,6 +139,7 @@ def unreadable(table: pa.Table) -> pa.Table:
     table = column("error", lambda _: ["no image" if one else None for one in lost])(table)
     table = column("answer", lambda old: ["" if one else text for one, text in zip(lost, old, strict=True)])(table)
     table = column("box", lambda old: [None if one else box for one, box in zip(lost, old, strict=True)])(table)
+    table = column("iou", lambda old: [None if one else iou for one, iou in zip(lost, old, strict=True)])(table)
     return column("score", lambda old: [0.0 if one else score for one, score in zip(lost, old, strict=True)])(table)
 
 
