@@ -108,7 +108,7 @@ def test_missing_and_damaged_files_are_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"refcoco\.parquet: not a readable parquet file"):
         score_run(run)
     (run / "predictions" / "refcoco.parquet").unlink()
-    with pytest.raises(DataError, match=r"refcoco\.parquet: no such file, although benchmarks\.json names it"):
+    with pytest.raises(DataError, match=r"refcoco\.parquet: no such file, but benchmarks\.json names it"):
         score_run(run)
     write_json(run / "predictions" / "benchmarks.json", {"pope": SHAPE["pope"] | {"group": "vision"}})
     with pytest.raises(DataError, match="group: vision is not one of vqa, localization"):
