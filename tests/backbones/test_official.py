@@ -84,7 +84,7 @@ def test_vmamba_counts_the_tensors_of_the_file_not_the_copies_made_of_them(tmp_p
     [
         ("absent.safetensors", None, "no such weights file"),
         ("cut.safetensors", b"cut", "not a readable safetensors file"),
-        ("page.pth", b"<html>404</html>", "refused, not a torch file of weights"),
+        ("page.pth", b"<html>404</html>", "refused, not a torch file with weights only"),
         ("empty.pkl", b"", "refused, not a pickle of arrays"),
     ],
 )

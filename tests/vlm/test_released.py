@@ -166,7 +166,7 @@ def test_truncated_or_foreign_archives_are_one_line(official: Path, tmp_path: Pa
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as content:
         content.add(official / "config.json", arcname="config.json")
-    with pytest.raises(CheckpointError, match=r"holds no checkpoints/latest-checkpoint\.pt"):
+    with pytest.raises(CheckpointError, match=r"contains no checkpoints/latest-checkpoint\.pt"):
         unpack_archive(archive, tmp_path / "x")
     with tarfile.open(archive, "w") as content:
         content.add(official, arcname=".")
@@ -332,7 +332,7 @@ def test_a_released_id_is_fetched_checked_and_unpacked(
 
 
 def test_without_the_hub_one_line_says_where_to_put_the_archive(hub: Path):
-    with pytest.raises(CheckpointError, match=r"answers 404 .*; or get the file elsewhere and put it at .*224\.tar"):
+    with pytest.raises(CheckpointError, match=r"answers 404 .*; or get the file by other means and put it at .*224\.tar"):
         fetch_archive(released_model("vit-s-in1k-224"))
 
 
