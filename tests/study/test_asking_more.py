@@ -183,5 +183,5 @@ def test_another_model_is_refused_with_the_field_and_both_values(lab: Lab, chang
 def test_nothing_more_is_asked_of_a_run_whose_files_were_changed(lab: Lab) -> None:
     log = lab.root / "runs" / "more" / "vit" / "seed-7" / "train.jsonl"
     log.write_text(log.read_text() + "{}\n", encoding="utf-8")
-    with pytest.raises(RunError, match=r"1 of 4 runs failed: vit/seed-7; .*changed since it ended: train\.jsonl"):
+    with pytest.raises(RunError, match=r"1 of 4 runs failed: vit/seed-7; .*finished run have changed: train\.jsonl"):
         lab.run(lab.study("pope, ocid-ref, tallyqa"))
