@@ -66,6 +66,22 @@ browser:
 	  echo "==> no chromium, and installing it needs root and apt-get: the browser tests will be skipped"; \
 	fi
 
+# A release is tried as its users get it: from the files alone, in an environment that has nothing else.
+.PHONY: package
+package: $(INSTALLED_DEV)  ## build wheel and sdist, install the wheel into a clean venv, run the miniature's plan
+	@rm -rf dist build/clean-venv
+	@$(BIN)/python -m build --outdir dist .
+	@$(PYTHON) -m venv build/clean-venv
+	@build/clean-venv/bin/pip install --quiet dist/*.whl
+	@cd build && clean-venv/bin/eyeswap --version && clean-venv/bin/eyeswap study plan ../studies/quickstart.yaml
+	@build/clean-venv/bin/eyeswap doctor
+	@ls -l dist
+
+.PHONY: image
+image:  ## build the container and run it once
+	@docker build --quiet --tag eyeswap .
+	@docker run --rm eyeswap --version
+
 .PHONY: clean
 clean:  ## remove the venv and caches, but not results
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eyeswap import ops
-    from eyeswap.api import analyse, ask, compare, evaluate, load_runs, load_study, load_vlm, run_study
+    from eyeswap.api import analyse, ask, compare, evaluate, load_runs, load_study, load_vlm, locate, run_study
     from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "load_runs",
     "load_study",
     "load_vlm",
+    "locate",
     "ops",
     "run_study",
 ]

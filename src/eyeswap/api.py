@@ -150,27 +150,40 @@ def analyse(study_dir: StrPath, margin: float = 1.0) -> Analysis:
     return analysis.analyse(Path(study_dir), margin)
 
 
-def load_vlm(run: StrPath, **kwargs: Any) -> VisionLanguageModel:
-    """Load a trained VLM, on a GPU if there is one.
+def load_vlm(run: StrPath, *, device: str | None = None, **kwargs: Any) -> VisionLanguageModel:
+    """Load a trained VLM.
 
     Args:
         run: folder of a run, or of a saved VLM.
+        device: such as ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
         **kwargs: arguments of transformers' ``from_pretrained``, such as ``dtype``.
 
     Raises:
+        SpecError: if there is no such device.
         RunError: if there is no trained model.
         CheckpointError: if one of its files does not fit.
     """
     from eyeswap.evaluation.ask import model_folder
-    from eyeswap.processes import best_device
+
+    folder = model_folder(Path(run))  # told before torch and transformers are loaded
+    from eyeswap.processes import find_device
+
+    target = find_device(device or "")
     from eyeswap.vlm.model import VisionLanguageModel
 
-    model = VisionLanguageModel.load(model_folder(Path(run)), **kwargs)
-    model.to(best_device())
+    model = VisionLanguageModel.load(folder, **kwargs)
+    model.to(target)
     return model
 
 
-def ask(vlm: VisionLanguageModel | StrPath, image: Any, question: str, max_new_tokens: int = 64) -> Answer:
+def ask(
+    vlm: VisionLanguageModel | StrPath,
+    image: Any,
+    question: str,
+    max_new_tokens: int = 64,
+    *,
+    choices: Sequence[str] = (),
+) -> Answer:
     """Ask a VLM about one image.
 
     Args:
@@ -178,6 +191,7 @@ def ask(vlm: VisionLanguageModel | StrPath, image: Any, question: str, max_new_t
         image: a path, a URL, a PIL image or an array ``[H, W, 3]`` of uint8.
         question: the question; a text of several lines, or one that begins with "Please", is used verbatim.
         max_new_tokens: maximum length of the answer.
+        choices: answers to choose from; the answer then has the probability of each.
 
     Raises:
         RunError: if there is no trained model.
@@ -185,7 +199,29 @@ def ask(vlm: VisionLanguageModel | StrPath, image: Any, question: str, max_new_t
     """
     from eyeswap.evaluation.ask import ask_model
 
-    return ask_model(load_vlm(vlm) if isinstance(vlm, str | Path) else vlm, image, question, max_new_tokens)
+    return ask_model(_vlm(vlm), image, question, max_new_tokens, choices)
+
+
+def locate(vlm: VisionLanguageModel | StrPath, image: Any, expression: str) -> Answer:
+    """Ask a VLM where something is; the answer's ``box_px`` is None if its text is not a box.
+
+    Args:
+        vlm: a VLM from `load_vlm`, or the path of one.
+        image: as for `ask`.
+        expression: what to locate, such as "the red digit".
+
+    Raises:
+        RunError: if there is no trained model.
+        DataError: if the image cannot be read.
+    """
+    from eyeswap.evaluation.ask import ask_model
+    from eyeswap.evaluation.grounding import box_request
+
+    return ask_model(_vlm(vlm), image, box_request(expression))
+
+
+def _vlm(vlm: VisionLanguageModel | StrPath) -> VisionLanguageModel:
+    return load_vlm(vlm) if isinstance(vlm, str | Path) else vlm
 
 
 def _folder(run: Run | StrPath) -> Path:

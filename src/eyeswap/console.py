@@ -45,6 +45,20 @@ class _InertConsole(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
+_is_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Choose whether progress is shown in this process; results and errors always are."""
+    global _is_quiet
+    _is_quiet = quiet
+
+
+def progress_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console for progress, which is silent where the user wants none."""
+    return open_console(stderr, quiet or _is_quiet)
+
+
 def open_console(stderr: bool = False, quiet: bool = False) -> Console:
     """Return a console as wide as the terminal, or wide enough for tables if the output is a file or pipe."""
     console = _InertConsole(stderr=stderr, quiet=quiet, markup=False, emoji=False)

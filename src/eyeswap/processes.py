@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eyeswap.errors import SpecError
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,6 +35,25 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
+
+
+def find_device(name: str = "") -> torch.device:
+    """Return the device of a name such as ``cpu``, ``cuda`` or ``cuda:1``; the best one for an empty name.
+
+    Raises:
+        SpecError: if torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if not name:
+        return best_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or ["not available"])[0]
+        raise SpecError(f"--device {name}: torch cannot use it here ({reason}); cpu always works") from None
+    return device
 
 
 @dataclass(frozen=True)
@@ -83,21 +104,28 @@ class Ranks:
             self.wait()
 
 
-def this_process() -> Ranks:
+def this_process(device: torch.device | None = None) -> Ranks:
     """Return this process in the current process group."""
     import torch.distributed as dist
 
+    device = device or best_device()
     if not dist.is_initialized():
-        return Ranks()
-    return Ranks(dist.get_rank(), dist.get_world_size())
+        return Ranks(device=device)
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 @contextlib.contextmanager
-def join() -> Iterator[Ranks]:
+def join(device: str = "") -> Iterator[Ranks]:
     """Join the process group of torchrun, or work alone, for the duration of the block.
 
     A single process on a GPU forms a group of one, so that it is sharded like several: float32 master weights, bf16
     arithmetic.
+
+    Args:
+        device: name of the device to compute on; by default a GPU if there is one.
+
+    Raises:
+        SpecError: if there is no such device.
     """
     import torch
     import torch.distributed as dist
@@ -105,16 +133,17 @@ def join() -> Iterator[Ranks]:
 
     if "OMP_NUM_THREADS" not in os.environ and usable_cpus() < torch.get_num_threads():
         torch.set_num_threads(usable_cpus())  # torch does not look at the quota of a container
-    has_gpu, is_one_of_many = torch.cuda.is_available(), "RANK" in os.environ
+    chosen = find_device(device)
+    has_gpu, is_one_of_many = chosen.type == "cuda", "RANK" in os.environ
     if dist.is_initialized() or not (has_gpu or is_one_of_many):
-        yield this_process()
+        yield this_process(chosen)
         return
     alone: dict[str, Any] = {} if is_one_of_many else {"store": HashStore(), "rank": 0, "world_size": 1}
     if has_gpu:
-        torch.cuda.set_device(best_device())
+        torch.cuda.set_device(chosen)
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_TIMEOUT, **alone)
     try:
-        yield this_process()
+        yield this_process(chosen)
     finally:
         dist.destroy_process_group()
 

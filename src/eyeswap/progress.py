@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -21,12 +22,14 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from eyeswap.console import open_console
+from eyeswap.console import progress_console
 
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_OF_RATE = 60.0  # the rate is that of the last minute: work often starts slowly, and then time left is wrong
+_LOGGER = logging.getLogger("eyeswap")
+_LOGGER.addHandler(logging.NullHandler())  # without any, Python prints warnings itself
 
 
 class Task:
@@ -39,11 +42,14 @@ class Task:
         self._board = board
         self._started = self._last_line = time.monotonic()
         self._recent = collections.deque([(self._started, done)])  # times and counts of the last minute
+        _LOGGER.debug("%s: %d of %d", description, done, total)
         self._bar = board.bars.add_task(description, total=total, completed=done, note="") if board.bars else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Record ``count`` further steps as done; ``note`` (a loss, for example) is shown beside the bar."""
         self.done += count
+        if self.done >= self.total > self.done - count:
+            _LOGGER.info("%s", self.line(time.monotonic(), note))
         if self._board.bars and self._bar is not None:
             self._board.bars.update(self._bar, advance=count, note=note)
             return
@@ -91,6 +97,11 @@ class Progress:
                 speed_estimate_period=SECONDS_OF_RATE,
             )
 
+    def say(self, message: str) -> None:
+        """Print a message above the bars, and log it."""
+        _LOGGER.warning("%s", message)
+        self.console.print(message, highlight=False)
+
     def task(self, description: str, total: int, done: int = 0) -> Task:
         """Add a task of ``total`` steps, of which ``done`` were done earlier and do not count towards the rate."""
         return Task(description, total, self, done)
@@ -112,7 +123,7 @@ def progress(console: Console | None = None) -> Iterator[Progress]:
         ...     for batch in board.track(range(3), "train vit", total=3):
         ...         pass
     """
-    board = Progress(console or open_console(stderr=True))
+    board = Progress(console or progress_console(stderr=True))
     with board.bars or contextlib.nullcontext():
         yield board
 

@@ -1,16 +1,20 @@
-"""The wheel is complete, installs into a clean environment, and pulls neither torchvision nor timm."""
+"""Wheel and sdist are complete and small, install into a clean environment, and pull neither torchvision nor timm."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+from eyeswap.cli.doctor import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "eyeswap"
@@ -20,10 +24,46 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the sdist, and the wheel from it, so that what is missing in the sdist is missing here."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def headers(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        return Parser().parsestr(archive.read(metadata).decode())
+
+
+def test_wheel_and_sdist_are_small(wheel: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in wheel.parent.iterdir()}
+    assert len(sizes) == 2
+    assert max(sizes.values()) < 15_000_000, sizes
+
+
+def test_the_metadata_are_complete(headers: Message) -> None:
+    assert headers["License-Expression"] == "Apache-2.0"
+    assert headers["Description-Content-Type"] == "text/markdown"
+    classifiers = headers.get_all("Classifier", [])
+    assert {"Typing :: Typed", "Programming Language :: Python :: 3.11"} <= set(classifiers)
+    assert "License-File" in headers
+
+
+def test_the_version_is_the_same_everywhere(headers: Message) -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {headers['Version']}\n" in citation
+    assert f"\n## {headers['Version']} " in changelog
+
+
+def test_extras_are_named_the_same_everywhere(headers: Message) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    extras = headers.get_all("Provides-Extra", [])
+    assert sorted(extras) == sorted(EXTRAS)
+    assert sorted(re.findall(r"^\| `pip install -e '\.\[(\w+)\]'` ", readme, re.MULTILINE)) == sorted(extras)
 
 
 def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
@@ -34,10 +74,7 @@ def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
     assert not wanted - packed
 
 
-def test_the_wheel_requires_neither_torchvision_nor_timm(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        metadata = next(name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
-        headers = Parser().parsestr(archive.read(metadata).decode())
+def test_the_wheel_requires_neither_torchvision_nor_timm(headers: Message) -> None:
     required = [line for line in headers.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert any(line.startswith("torch<") or line.startswith("torch>") for line in required)
     assert not [line for line in required if line.startswith(("torchvision", "timm"))]

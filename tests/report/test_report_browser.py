@@ -1,18 +1,12 @@
 """The page in a real browser: boxes, filters, keys, and no sideways scrolling on a phone."""
 
-import shutil
-
 import pytest
 
+from chromium import CHROMIUM, FLAGS
 from eyeswap.report import analyse, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install eyeswap[dev]")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 pytestmark = [

@@ -1,6 +1,7 @@
 """The training log goes to train.jsonl always, and to trackers when asked for."""
 
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,12 @@ class Service(ModuleType):
     def init(self, **about: object) -> None:
         self.opened = about
 
+    def Api(self) -> "Service":  # noqa: N802
+        return self
+
+    def runs(self, project: str) -> list:
+        return []
+
     def log(self, values: dict, step: int) -> None:
         self.rows.append((step, values))
 
@@ -38,8 +45,8 @@ class Writer:
 
     opened: ClassVar[list] = []
 
-    def __init__(self, folder: str) -> None:
-        self.folder, self.rows, self.closed = folder, [], False
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.folder, self.purge_step, self.rows, self.closed = folder, purge_step, [], False
         self.opened.append(self)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -73,7 +80,7 @@ def test_tensorboard_gets_every_step(tiny_llm: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(Writer, "opened", [])
     run(tiny_llm, tmp_path, execution=Execution(track=("tensorboard",)))
     (writer,) = Writer.opened
-    assert writer.folder == str(tmp_path / "tensorboard")
+    assert (writer.folder, writer.purge_step) == (str(tmp_path / "tensorboard"), 0)
     assert [value for name, value, _ in writer.rows if name == "train/loss"] == [row["loss"] for row in rows(tmp_path)]
     assert writer.closed
 
@@ -85,6 +92,47 @@ def test_a_tracker_that_is_not_installed_is_one_line(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
     with pytest.raises(EnvironmentProblem, match=f"track: {name} is not installed; pip install {name}"):
         open_trackers([name], tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["trackio", "tensorboard"])
+def test_a_resumed_run_shows_each_step_once_in_its_own_tracked_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is first imported
+    pytest.importorskip(name)
+    folder = tmp_path / "study" / "arm" / "seed-7"
+    folder.mkdir(parents=True)
+    for first, last in ((0, 5), (3, 6)):
+        trackers = open_trackers([name], folder, {"lr": 1.0}, first)
+        log = TrainLog(folder / "train.jsonl", first, trackers)
+        for step in range(first, last):
+            log.add({"step": step, "loss": float(step), "elapsed_s": step / 2})
+        log.close()
+    assert tracked_steps(name, tmp_path) == [0, 1, 2, 3, 4, 5]
+
+
+def tracked_steps(name: str, folder: Path) -> list[int]:
+    """Return the steps that a tracker shows, as its own reader sees them."""
+    if name == "trackio":
+        (database,) = (folder / "trackio").glob("*.db")
+        with sqlite3.connect(database) as connection:
+            return [step for (step,) in connection.execute("select step from metrics order by step, id")]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "study" / "arm" / "seed-7" / "tensorboard"))
+    events.Reload()
+    return [event.step for event in events.Scalars("train/loss")]
+
+
+def test_wandb_goes_on_in_the_run_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    ids = []
+    for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
+        open_trackers(["wandb"], folder, {})
+        assert service.opened["resume"] == "allow"
+        ids.append(service.opened["id"])
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_steps_that_are_taken_again_are_logged_once(tmp_path: Path) -> None:

@@ -86,12 +86,11 @@ def _check(runs: Sequence[Path], finished: Sequence[Run]) -> None:
 
 def _probe(runs: Sequence[Run], subset: int) -> None:
     """Ask every run a part of its questions again with blanked and shuffled images, unless already done."""
-    from eyeswap.console import open_console
     from eyeswap.errors import SpecError
     from eyeswap.progress import progress
     from eyeswap.study.evaluate import Settings, evaluate_run, study_settings
 
-    with progress(open_console(stderr=True)) as board:
+    with progress() as board:
         for run in runs:
             data, _, names = study_settings(run.folder)
             if data is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,27 @@ from pathlib import Path
 
 import typer
 
+from eyeswap.cli.options import JsonOption
+
 GIB = 2**30
-EXTRAS = {"timm": "timm", "lora": "peft", "slurm": "submitit", "dev": "pytest"}
+EXTRAS = {
+    "timm": "timm",
+    "lora": "peft",
+    "slurm": "submitit",
+    "track": "tensorboard",
+    "demo": "gradio",
+    "notebook": "nbclient",
+    "docs": "mkdocs-material",
+    "dev": "pytest",
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def doctor() -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Check this machine: devices, kernels, memory and packages, with a remedy for each problem."""
+    if as_json:
+        typer.echo(json.dumps(dict(findings()), indent=1, ensure_ascii=False))
+        return
     for name, finding in findings():
         typer.echo(f"{name:<15}{finding}")
 

@@ -1,4 +1,4 @@
-"""`eyeswap eval|score|ask RUN`: evaluate a trained VLM, rescore its answers, or ask it a question."""
+"""`eyeswap eval|score RUN`: evaluate a trained VLM, or rescore its answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eyeswap.cli.options import JsonOption
+from eyeswap.cli.options import JsonOption, TrustOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: eyeswap eval runs/quickstart/vit/seed-7 --benchmarks vqav2,refcoco --subset slim"
 SCORE_EXAMPLE = "Example: eyeswap score runs/quickstart/vit/seed-7 --mode official"
-ASK_EXAMPLE = 'Example: eyeswap ask runs/quickstart/vmamba/seed-7 scene.png "How many digits are there?"'
 _MOST_ERRORS = 5  # printed; scores.json has the number, predictions/*.parquet all of them
 
 BoxFrameOption = Annotated[
@@ -26,7 +25,6 @@ BoxFrameOption = Annotated[
 ]
 
 
-TrustOption = Annotated[bool, typer.Option("--trust-code", help="Run the code of the model's custom connector.")]
 
 
 def evaluate(
@@ -72,6 +70,9 @@ def evaluate(
         Literal["as-is", "blanked", "shuffled"],
         typer.Option("--images", help="blanked or shuffled: measure how much the answers depend on the image."),
     ] = "as-is",
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", file_okay=False, help="Output folder; by default RUN/evaluations/..."),
@@ -89,7 +90,7 @@ def evaluate(
     """
     import json
 
-    from eyeswap.console import open_console
+    from eyeswap.console import open_console, progress_console
     from eyeswap.files import read_json
     from eyeswap.processes import join
     from eyeswap.progress import progress
@@ -112,8 +113,8 @@ def evaluate(
         prompts = prompts_of(run, names, settings, show_prompts)
         typer.echo(json.dumps(prompts, indent=1, ensure_ascii=False) if as_json else "\n\n".join(map(_prompt, prompts)))
         return
-    with join() as workers:
-        with progress(open_console(stderr=True, quiet=not workers.is_first)) as board:
+    with join(device) as workers:
+        with progress(progress_console(stderr=True, quiet=not workers.is_first)) as board:
             folder = evaluate_run(run, names, settings, board, out, batch, workers, trusts_code=trust_code)
         if not workers.is_first:
             return
@@ -278,52 +279,3 @@ def _print_details(name: str, entry: dict[str, Any], console: Console) -> None:
         if metric not in entry["details"]:
             table.add_row(metric, "", reason)
     console.print(table)
-
-
-def ask(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of a saved VLM.")],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            "--save",
-            metavar="PNG",
-            help="Where to save the image with the box drawn; by default IMAGE-answer.png in this folder.",
-        ),
-    ] = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Ask a trained VLM a question about one image.
-
-    If the answer is a box, it is also printed in pixels and drawn into a copy of the image.
-    """
-    from eyeswap.api import ask as ask_run
-    from eyeswap.api import load_vlm
-    from eyeswap.console import visible
-    from eyeswap.errors import RunError
-
-    answer = ask_run(load_vlm(run, trust_remote_code=trust_code), image, question)
-    typer.echo(visible(answer.text))
-    if answer.box_px is not None:
-        left, top, right, bottom = answer.box_px
-        typer.echo(f"box: x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} pixels")
-        target = save or Path(f"{image.stem}-answer.png")
-        draw_box(image, answer.box_px, target)
-        typer.echo(f"saved: {target}")
-    elif save is not None:
-        raise RunError(f"{save} was not written: the answer contains no box to draw")
-
-
-def draw_box(image: Path, box_px: tuple[float, float, float, float], to: Path) -> None:
-    """Write a PNG copy of an image with a box drawn into it; ``box_px`` is left, top, right, bottom."""
-    from PIL import ImageDraw
-
-    from eyeswap.files import atomic_path
-    from eyeswap.images import open_picture
-
-    picture = open_picture(image)
-    width = max(1, round(max(picture.size) / 200))
-    ImageDraw.Draw(picture).rectangle(box_px, outline=(230, 30, 60), width=width)
-    with atomic_path(to) as temporary:
-        picture.save(temporary, format="PNG")

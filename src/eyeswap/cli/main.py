@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from eyeswap.cli import (
+    ask,
     audit,
     backbones,
     collapse,
@@ -26,6 +27,7 @@ from eyeswap.cli import (
     probe,
     profile,
     report,
+    serve,
     study,
     tokens,
     train,
@@ -39,7 +41,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for i
 _STUDIES, _MODELS, _PARTS = "Studies", "Single models", "Encoders, checkpoints, data and this machine"
 _ORDER = (
     *("study", "report", "audit", "collapse", "compare", "published", "export", "import"),
-    *("train", "eval", "score", "ask", "probe"),
+    *("train", "eval", "score", "ask", "serve", "probe"),
     *("backbones", "check", "models", "data", "tokens", "pretrain", "profile", "doctor"),
 )
 
@@ -122,7 +124,6 @@ app = typer.Typer(
     cls=_Commands,
     name="eyeswap",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -137,8 +138,26 @@ def options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print the lines of run.log.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only results and errors.")] = False,
 ) -> None:
     """Swap the vision backbone of a VLM, keep everything else fixed, and measure what it did."""
+    from eyeswap.console import be_quiet
+
+    be_quiet(quiet)
+    if verbose:
+        _log_to_terminal()
+
+
+def _log_to_terminal() -> None:
+    import logging
+
+    from eyeswap.runs.log import LOGGER, log_format
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(log_format())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.DEBUG)
 
 
 app.add_typer(study.app, name="study", rich_help_panel=_STUDIES)
@@ -152,7 +171,8 @@ app.command("import", rich_help_panel=_STUDIES, epilog=report.IMPORT_EXAMPLE)(re
 app.command("train", rich_help_panel=_MODELS, epilog=train.EXAMPLE)(train.train)
 app.command("eval", rich_help_panel=_MODELS, epilog=eval.EXAMPLE)(eval.evaluate)
 app.command("score", rich_help_panel=_MODELS, epilog=eval.SCORE_EXAMPLE)(eval.score)
-app.command("ask", rich_help_panel=_MODELS, epilog=eval.ASK_EXAMPLE)(eval.ask)
+app.command("ask", rich_help_panel=_MODELS, epilog=ask.EXAMPLE)(ask.ask)
+app.command("serve", rich_help_panel=_MODELS, epilog=serve.EXAMPLE)(serve.serve)
 app.command("probe", rich_help_panel=_MODELS, epilog=probe.EXAMPLE)(probe.probe)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=_PARTS)
 app.command("check", rich_help_panel=_PARTS, epilog=backbones.CHECK_EXAMPLE)(backbones.check)

@@ -1,4 +1,4 @@
-"""`eyeswap models list|show|fetch|import|export`: the released VLM checkpoints of the study."""
+"""`eyeswap models list|show|fetch|import|export|push|pull`: published VLM checkpoints, and your own on the Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from eyeswap.cli.options import JsonOption
 if TYPE_CHECKING:
     from eyeswap.vlm.released.catalog import ReleasedModel
 
-app = typer.Typer(no_args_is_help=True, help="List, download and convert the published study's VLM checkpoints.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, download and convert the published study's VLM checkpoints; share your own."
+)
 
 ModelId = Annotated[str, typer.Argument(metavar="ID", help="A model id from `eyeswap models list`.")]
 
@@ -132,6 +134,35 @@ def export(
 
     export_released(folder, out)
     typer.echo(f"exported: {out}")
+
+
+@app.command(epilog="Example: eyeswap models push runs/quickstart/vmamba/seed-7 my-lab/digits-vmamba --card-only")
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Name on the Hub, organisation/model.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see a new repository.")] = False,
+    card_only: Annotated[bool, typer.Option("--card-only", help="Print the model card, and upload nothing.")] = False,
+) -> None:
+    """Upload a run's model to the Hugging Face Hub, with a model card made from the run's records."""
+    from eyeswap.integrations.model_hub import model_card, push_model
+    from eyeswap.results.run import Run
+
+    if card_only:
+        typer.echo(model_card(Run(run), repository), nl=False)
+        return
+    typer.echo(f"pushed: {push_model(run, repository, private=not public)}")
+
+
+@app.command(epilog="Example: eyeswap models pull my-lab/digits-vmamba models/digits-vmamba")
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Name on the Hub, organisation/model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+) -> None:
+    """Fetch a VLM from the Hugging Face Hub into a folder that `ask`, `eval` and `serve` open."""
+    from eyeswap.integrations.model_hub import pull_model
+
+    pull_model(repository, out)
+    typer.echo(f"pulled: {out}")
 
 
 def _unpacked(source: str, scratch: Path, sha256: str | None) -> tuple[Path, ReleasedModel | None]:

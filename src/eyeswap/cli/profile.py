@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eyeswap.cli.options import RunsOption
+from eyeswap.cli.options import JsonOption, RunsOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +64,7 @@ def profile(
             help="Folder for profile.csv and profile.png; by default ./profile, or the study's folder.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure latency, memory and throughput on this machine by image resolution.
 
@@ -70,7 +73,7 @@ def profile(
     """
     import torch
 
-    from eyeswap.console import open_console
+    from eyeswap.console import open_console, progress_console
     from eyeswap.planning.profile import (
         BACKBONES,
         CPU_BACKBONES,
@@ -104,7 +107,7 @@ def profile(
         names, sides = study_grid(profiled)
         connectors = study_connectors(profiled)
         folder = out or runs / profiled.name
-    elif not (on_gpu or backbone or side):
+    elif not (on_gpu or backbone or side or as_json):
         console.print(
             f"on a CPU: {len(names)} of Figure 4's {len(BACKBONES)} backbones, up to {sides[-1]:,} of "
             f"{SIDES[-1]:,} px; choose others with --backbone and --side",
@@ -114,13 +117,16 @@ def profile(
     machine = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {torch.get_num_threads()} threads"
     title = f"{machine}; torch {torch.__version__}, {str(dtype).removeprefix('torch.')}, LLM {llm_name}, batch 1"
     cells: list[Cell] = []
-    with progress(console) as board:
+    with progress(progress_console(stderr=as_json)) as board:
         task = board.task("profile", sum(len(connectors.get(name, ("",))) for name in names) * len(sides))
         for cell in measure(names, sides, build_llm(llm_name, setting), setting, connectors):
             cells.append(cell)
             write_csv(folder / PROFILE_FILE, cells)  # after every cell, so that an interruption loses nothing
             task.advance(1, note=f"{cell.backbone} {cell.side_px}")
     draw_profile(cells, title, folder / "profile.png")
+    if as_json:
+        typer.echo(json.dumps({"title": title, "cells": [asdict(cell) for cell in cells]}, indent=1))
+        return
     console.print(title, style="bold", highlight=False)
     console.print(table_of(cells, console.width, beside_published=on_gpu and llm_name == "vicuna-7b"))
     _print_notes(console, cells)

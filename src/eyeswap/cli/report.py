@@ -24,6 +24,7 @@ def report(
         float,
         typer.Option("--margin", metavar="POINTS", help='Largest loss that still counts as "no worse".'),
     ] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that the page says as JSON.")] = False,
 ) -> None:
     """Write the report of a study and print its verdict and tables.
 
@@ -31,6 +32,11 @@ def report(
     """
     from eyeswap.console import open_console
 
+    if as_json:
+        from eyeswap.report import analyse, write_report
+
+        typer.echo(write_report(analyse(study_dir, margin))["results.json"].read_text(encoding="utf-8"))
+        return
     write_and_show(study_dir, open_console(), margin)
 
 

@@ -60,7 +60,7 @@ def run(
     An interrupted study resumes where it stopped, and finished parts are not repeated. Start the command several times,
     on any machines that share the --runs folder, and the processes divide the runs among themselves.
     """
-    from eyeswap.console import open_console
+    from eyeswap.console import open_console, progress_console
     from eyeswap.planning.spec import load_study
 
     study = load_study(file, changes or ())
@@ -74,15 +74,45 @@ def run(
     from eyeswap.cli.report import write_and_show
     from eyeswap.study.execute import run_study
 
-    console = open_console()
-    folder = run_study(study, file, runs, console)
+    folder = run_study(study, file, runs, progress_console())
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process is enough
-        write_and_show(folder, console)
+        write_and_show(folder, open_console())
+
+
+@app.command(epilog="Example: eyeswap study new mine.yaml digits-vit digits-vmamba")
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study file to write.")],
+    backbones: Annotated[
+        list[str],
+        typer.Argument(metavar="BACKBONE...", help="One of each arm: catalog name, file.py:function, or timm:name."),
+    ],
+    miniature: Annotated[
+        bool | None,
+        typer.Option(
+            "--miniature/--published",
+            help="Embedded data and LLM, or those of the published recipe; miniature if all backbones are digits-*.",
+        ),
+    ] = None,
+) -> None:
+    """Write a commented study file that compares some backbones; nothing is run."""
+    from eyeswap.planning.new_study import new_study
+
+    if miniature is None:
+        miniature = all(backbone.startswith("digits-") for backbone in backbones)
+    new_study(file, backbones, miniature=miniature)
+    typer.echo(f"written: {file}\nplan     eyeswap study plan {file}\nrun      eyeswap study run {file}")
 
 
 @app.command(epilog="Example: eyeswap study fields")
-def fields() -> None:
+def fields(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON schema, for editors.")] = False,
+) -> None:
     """Print every key that a study file may have, with its default and meaning."""
+    if as_json:
+        from eyeswap.planning.spec import Study
+
+        typer.echo(json.dumps(Study.model_json_schema(), indent=1, ensure_ascii=False))
+        return
     from eyeswap.planning.reference import study_reference
 
     typer.echo(study_reference())

@@ -51,7 +51,7 @@ def train(
     GPUs: `torchrun --nproc-per-node 8 -m eyeswap.cli train RECIPE --backbone NAME`. The options from --gpu on only
     affect --dry-run.
     """
-    from eyeswap.console import open_console
+    from eyeswap.console import open_console, progress_console
     from eyeswap.study.one_arm import one_arm
 
     overrides = {"connector": connector, "geometry": geometry, "tap": tap, "wiring": wiring}
@@ -69,7 +69,7 @@ def train(
         return
     from eyeswap.study.one_arm import train_one
 
-    folder = train_one(study, recipe, runs, console)
+    folder = train_one(study, recipe, runs, progress_console())
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process is enough
         console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
         next_step = f"to evaluate it: eyeswap eval {folder} --benchmarks vqav2,refcoco --subset slim"

@@ -6,6 +6,7 @@ taken over the counts that occur; upstream's scorer fails if one does not.
 
 from __future__ import annotations
 
+import json
 import math
 import string
 from collections.abc import Sequence
@@ -88,6 +89,22 @@ class TallyQA(Benchmark):
             if values[f"rmse_counts/{subset}"] is None:
                 reasons[f"rmse_counts/{subset}"] = "no answer is a count"
         return Details(values, reasons)
+
+
+def spelled_out(answer: str, benchmark: str, details: str | None = None) -> str:
+    """Return an answer for a reader: the count or the choice that a letter stands for, other answers as they are.
+
+    Args:
+        answer: as stored with the predictions.
+        benchmark: its short name.
+        details: the example's further fields, JSON; the choices of multiple-choice questions are among them.
+    """
+    offered: Sequence[object] = range(NUM_COUNTS) if benchmark == "tallyqa" else ()
+    if details and '"choices"' in details:
+        offered = json.loads(details).get("choices") or ()
+    if len(answer) == 1 and answer in string.ascii_uppercase[: len(offered)]:
+        return str(offered[string.ascii_uppercase.index(answer)])
+    return answer
 
 
 def count_error(outcomes: Sequence[Outcome]) -> float | None:

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 _IOU_STEPS = (0.25, 0.5, 0.75)
 
 
+def box_request(expression: str) -> str:
+    """Return the message that asks where something is, as the study words it."""
+    return f'{BOX_REQUEST}"{expression}"'
+
+
 @dataclass(frozen=True)
 class BoxOutcome(Outcome):
     """One scored box; ``box`` and ``lenient_box`` are in fractions of the original image, clipped to it.
@@ -82,7 +87,7 @@ class Grounding(Benchmark):
 
     def user_message(self, example: Example) -> str:
         """Return the request for a box, worded as in the study."""
-        return f'{BOX_REQUEST}"{example.question}"'
+        return box_request(example.question)
 
     def score(self, example: Example, answer: Answer) -> BoxOutcome:
         """Score a text by the IoU of its box with the true box."""

@@ -15,6 +15,7 @@ from eyeswap.connector_name import ConnectorName, Grid
 from eyeswap.errors import EnvironmentProblem
 from eyeswap.files import read_json
 from eyeswap.planning.hardware import TERA, Gpu
+from eyeswap.planning.language_models import SIZES
 from eyeswap.shipped import SHIPPED_LLM
 
 GIB = 2**30
@@ -54,13 +55,8 @@ class LanguageModel:
     attention_layers: int | None = None
 
 
-KNOWN = {
-    model.name: model
-    for model in (
-        LanguageModel("lmsys/vicuna-7b-v1.5", 6_738_415_616, 6_607_343_616, 4096, 32, 4096, 32_000),
-        LanguageModel("lmsys/vicuna-13b-v1.5", 13_015_864_320, 12_852_024_320, 5120, 40, 4096, 32_000),
-        LanguageModel(SHIPPED_LLM, 893_056, 893_056, 128, 4, 1024, 696, attention_layers=4),
-    )
+KNOWN = {name: LanguageModel(name, *sizes) for name, sizes in SIZES.items()} | {
+    SHIPPED_LLM: LanguageModel(SHIPPED_LLM, 893_056, 893_056, 128, 4, 1024, 696, attention_layers=4)
 }
 
 

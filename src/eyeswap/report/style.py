@@ -1,8 +1,8 @@
 """The style of all outputs: a colour and a marker per arm, and number formats.
 
-Colours derive from Okabe and Ito's colour-blind-safe palette, darkened (light page) or lightened (dark page) to a
-contrast of at least 3:1. Figures are drawn in the light colours; `themed` turns each into a CSS variable, so that the
-same drawing follows the reader's light or dark mode.
+Arms can also be told apart by readers who are colour-blind, with a contrast of at least 3:1, and none has the green or
+orange that mean right and wrong. Figures are drawn in the light colours; `themed` turns each into a CSS variable, so
+that the same drawing follows the reader's light or dark mode.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ LIGHT = {
     "line": "#dcdfe3",
     "good": "#00795a",
     "alert": "#b54a00",
+    "loose": "#7dbfa8",
+    "frame": "#e3a36f",
+    "unparsed": "#b9bdc4",
     "arm-0": "#0072b2",
-    "arm-1": "#d55e00",
-    "arm-2": "#008f68",
-    "arm-3": "#b8568f",
-    "arm-4": "#927000",
-    "arm-5": "#3b8fc4",
-    "arm-6": "#59616e",
+    "arm-1": "#927000",
+    "arm-2": "#b8568f",
+    "arm-3": "#59616e",
+    "arm-4": "#3b8fc4",
+    "arm-5": "#6f4fb3",
+    "arm-6": "#007f8c",
     "arm-7": "#8c3242",
 }
 DARK = {
@@ -39,13 +42,16 @@ DARK = {
     "line": "#2e323a",
     "good": "#3dc89c",
     "alert": "#f68c46",
+    "loose": "#27755e",
+    "frame": "#8f5c31",
+    "unparsed": "#555b66",
     "arm-0": "#5ab0f2",
-    "arm-1": "#f58b45",
-    "arm-2": "#3cc79b",
-    "arm-3": "#e79ac6",
-    "arm-4": "#d9b03f",
-    "arm-5": "#9ad2f4",
-    "arm-6": "#aab2be",
+    "arm-1": "#d9b03f",
+    "arm-2": "#e79ac6",
+    "arm-3": "#aab2be",
+    "arm-4": "#9ad2f4",
+    "arm-5": "#b7a0f2",
+    "arm-6": "#4cc6d2",
     "arm-7": "#dc8e98",
 }
 NUM_COLORS = 8

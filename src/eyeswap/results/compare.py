@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeswap.errors import DataError, SpecError, nearest
+from eyeswap.evaluation.counting import spelled_out
 from eyeswap.results.averages import Piece, gather_pieces, members, pieces
 from eyeswap.results.scores import Predictions, read_run_predictions
 from eyeswap.runs.folder import RunFolder
@@ -181,10 +182,14 @@ def _examples(joined: Joined, num_examples: int) -> list[dict[str, Any]]:
     others = [joined.second.table.slice(int(joined.rows[index, 1]), 1).to_pylist()[0] for index in order]
     return [
         {name: row[name] for name in shown}
-        | {"answers": [row.get("answer", ""), other.get("answer", "")]}
+        | {"answers": [_spelled_out(row, joined.first.name), _spelled_out(other, joined.second.name)]}
         | {"scores": [float(first[index]), float(second[index])]}
         for index, row, other in zip(order, rows, others, strict=True)
     ]
+
+
+def _spelled_out(row: dict[str, Any], benchmark: str) -> str:
+    return spelled_out(row.get("answer", ""), benchmark, row.get("details"))
 
 
 def _notes(joined: Joined) -> list[str]:

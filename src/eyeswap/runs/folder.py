@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "train.jsonl"
 
     @property
+    def log(self) -> Path:
+        """What happened when, in words."""
+        return self.path / "run.log"
+
+    @property
     def model(self) -> Path:
         """The trained VLM; present once training has finished."""
         return self.path / "model"

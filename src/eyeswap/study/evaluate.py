@@ -38,6 +38,7 @@ from eyeswap.recipe import TestBoxFrame
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.environment import environment
 from eyeswap.runs.folder import RunFolder
+from eyeswap.runs.log import run_log
 from eyeswap.runs.record import RunRecord, StudyRecord
 from eyeswap.runs.recorded import read_record, write_record
 from eyeswap.tokens.cache import ImageEncoder, StoredImages, TokenCache, shared_token_folder
@@ -244,7 +245,9 @@ def evaluate_run(
         _write_spec(out, run, settings, frame, asked, loaded.geometry)
     workers.wait()
     task = board.task(f"{run}: benchmarks", sum(len(examples) for _, examples, _ in asked))
-    ask_and_score(model, loaded, asked, out, settings.model_copy(update={"box_frame": frame}), task, batch, workers)
+    shown_in = settings.model_copy(update={"box_frame": frame})
+    with run_log(RunFolder(out).log, f"evaluate {', '.join(names)}", writes=workers.is_first):
+        ask_and_score(model, loaded, asked, out, shown_in, task, batch, workers)
     return out
 
 

@@ -28,6 +28,7 @@ from eyeswap.processes import Ranks, join
 from eyeswap.progress import Progress, progress
 from eyeswap.results.scores import write_scores
 from eyeswap.runs.folder import StudyFolder
+from eyeswap.runs.log import run_log
 from eyeswap.runs.seal import changed_files, write_seal
 from eyeswap.study.backbones import Backbones, check_arms
 from eyeswap.study.evaluate import Settings, ask_and_score, load_model
@@ -117,6 +118,10 @@ class Executor:
 
     def execute(self, run: PlannedRun) -> None:
         """Complete one run: visual tokens, training, predictions, scores and seal."""
+        with run_log(run.files.log, f"{run.arm}, seed {run.seed}", writes=self.ranks.is_first):
+            self._execute(run)
+
+    def _execute(self, run: PlannedRun) -> None:
         loaded = self.backbones[run.arm]
         refuse(run, run.changes(run.model.with_backbone(loaded.weights_sha256)), self.source)
         if not run.files.is_trained:

@@ -23,6 +23,7 @@ from eyeswap.planning.spec import Study, apply_change, checked, split_change
 from eyeswap.processes import join
 from eyeswap.progress import progress
 from eyeswap.runs.folder import StudyFolder
+from eyeswap.runs.log import run_log
 from eyeswap.study.backbones import Backbones, check_arms
 from eyeswap.study.launch import alone_in
 from eyeswap.study.study_data import cached_tokens, prepare_data
@@ -102,7 +103,10 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
             data = prepare_data(study, study_dir, board)
         loaded = Backbones(study)[run.arm]
         refuse(run, run.changes(run.model.with_backbone(loaded.weights_sha256)), str(recipe_file))
-        with alone_in(run.folder, console) if ranks.is_first else nullcontext():
+        with (
+            alone_in(run.folder, console) if ranks.is_first else nullcontext(),
+            run_log(run.files.log, run.arm, writes=ranks.is_first),
+        ):
             cache = cached_tokens(run, data, loaded, token_folder(StudyFolder(study_dir).tokens), board, ranks)
             if not run.files.is_trained:
                 train_run(run, data, loaded, cache, board, ranks)

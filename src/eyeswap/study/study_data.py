@@ -188,17 +188,17 @@ def _training_data(source: FolderData, kept: Path, board: Progress) -> StudyData
     warnings: list[str] = []
     records = read_instructions(path, str(Path(source.instruction).parent), warn=warnings.append)
     for warning in warnings[:_MOST_LISTED]:
-        board.console.print(warning, highlight=False)
+        board.say(warning)
     if len(warnings) > _MOST_LISTED:
         more = f"and {len(warnings) - _MOST_LISTED:,} more such records (`eyeswap data check` lists them)"
-        board.console.print(more, highlight=False)
+        board.say(more)
     data_digest = known_sha256(path)
     unusable = unusable_images(root, records, data_digest, kept, board)
     instructions, left_out = _split(records, unusable)
     _check_left_out(path, source, len(records), left_out)
     if left_out:
         message = f"{len(left_out):,} of {len(records):,} records are skipped: their image is missing or unreadable"
-        board.console.print(f"{message} (left-out.json in each run's folder lists them)", highlight=False)
+        board.say(f"{message} (left-out.json in each run's folder lists them)")
         data_digest = digest([data_digest, [record.record for record in left_out]])
     return StudyData(root, data_digest, instructions, (), left_out)
 
@@ -304,10 +304,9 @@ def cached_tokens(
     loaded.network.to(ranks.device)  # tokens computed on different devices are stored separately
     needed, limit = missing_bytes(loaded, data, folder), run.study.execution.cache_gb * _GB
     if needed > limit:
-        board.console.print(
+        board.say(
             f"{run.arm}: {needed / _GB:,.3g} GB of visual tokens, more than execution.cache_gb {limit / _GB:g}; "
-            "images are encoded as they are needed instead",
-            highlight=False,
+            "images are encoded as they are needed instead"
         )
         return None
     task = board.task(f"{run.arm}: visual tokens", len(images))

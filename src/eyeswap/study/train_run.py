@@ -64,7 +64,7 @@ def train_run(
     if unanswered:
         counts = f"{len(unanswered):,} of {len(data.instructions):,} conversations contribute no loss"
         message = f"{run.arm}: {counts}: {unanswered[0].reason}: {listed(unanswered)} (all are listed in left-out.json)"
-        board.console.print(message, highlight=False)
+        board.say(message)
     trained_on = TrainingData.of(data.instructions, encoded, recipe, run.seed, source)
     if ranks.is_first:
         write_records(run, data, loaded, model, trained_on, unanswered)
@@ -81,7 +81,7 @@ def train_run(
         run.seed,
         run.study.execution,
         _TrainingProgress(f"{run.arm}: training {_PARTS[recipe.trained]}", len(trained_on.order), board),
-        board.console.print,
+        board.say,
         peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None,
     )
     _save(run, model, ranks)

@@ -6,6 +6,7 @@ removed first.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eyeswap.errors import EnvironmentProblem
-from eyeswap.files import write_text
+from eyeswap.files import digest, write_text
 
 PROJECT = "eyeswap"
 
 
 class Tracker(Protocol):
     """An experiment tracker that receives the training log besides ``train.jsonl``."""
+
+    def resume(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take the rows of the steps before an interruption, in case some of them never arrived."""
+        ...
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log the numbers of one step."""
@@ -49,6 +54,8 @@ class TrainLog:
         self.losses = [row["loss"] for row in rows]
         self.elapsed_s = rows[-1]["elapsed_s"] if rows else 0.0
         self._trackers, self._file = trackers, None
+        for tracker in trackers:
+            tracker.resume(rows)
         if writes:
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
             self._file = path.open("a", encoding="utf-8")
@@ -59,9 +66,8 @@ class TrainLog:
         if self._file:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        values = {key: value for key, value in row.items() if key != "step"}
         for tracker in self._trackers:
-            tracker.log(values, int(row["step"]))
+            tracker.log(_numbers(row), int(row["step"]))
 
     def close(self) -> None:
         """Close the file and the trackers."""
@@ -71,18 +77,19 @@ class TrainLog:
             tracker.finish()
 
 
-def open_trackers(names: Sequence[str], run_dir: Path, config: Mapping[str, Any]) -> list[Tracker]:
-    """Open trackers by name.
+def open_trackers(names: Sequence[str], run_dir: Path, config: Mapping[str, Any], first_step: int = 0) -> list[Tracker]:
+    """Open trackers by name; an interrupted run goes on in the tracked run that it has.
 
     Args:
         names: any of ``tensorboard``, ``trackio``, ``wandb``.
         run_dir: folder of the run, which provides its name and holds TensorBoard's files.
         config: configuration of the run.
+        first_step: the step to resume from.
 
     Raises:
         EnvironmentProblem: if one is not installed.
     """
-    return [_open(name, run_dir, config) for name in names]
+    return [_open(name, run_dir, config, first_step) for name in names]
 
 
 def import_tracker(name: str) -> Any:
@@ -94,21 +101,31 @@ def import_tracker(name: str) -> Any:
     try:
         return importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError:
-        raise EnvironmentProblem(f"track: {name} is not installed; pip install {name}, or remove it") from None
+        raise EnvironmentProblem(
+            f"track: {name} is not installed; pip install {name} (or 'eyeswap[track]'), or remove it"
+        ) from None
 
 
-def _open(name: str, run_dir: Path, config: Mapping[str, Any]) -> Tracker:
+def _open(name: str, run_dir: Path, config: Mapping[str, Any], first_step: int) -> Tracker:
     title = "/".join(run_dir.parts[-3:])
     service = import_tracker(name)
     if name == "tensorboard":
-        return _TensorBoard(service.SummaryWriter(str(run_dir / "tensorboard")))
-    service.init(project=PROJECT, name=title, config=dict(config), resume="allow")
+        return _TensorBoard(service.SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step))
+    if name == "trackio":
+        return _Trackio(service, title, config)
+    # Steps that wandb has already are left out by it; they would be the same numbers again.
+    service.init(
+        project=PROJECT, name=title, id=digest(str(run_dir.resolve()))[:16], config=dict(config), resume="allow"
+    )
     return _Service(service)
 
 
 class _TensorBoard:
     def __init__(self, writer: Any) -> None:
         self._writer = writer
+
+    def resume(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Nothing: events are on disk, and those of later steps are purged when the writer opens."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for key, value in values.items():
@@ -124,11 +141,34 @@ class _Service:
     def __init__(self, service: Any) -> None:
         self._service = service
 
+    def resume(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Nothing: the service has what it was sent."""
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._service.log({f"train/{key}": value for key, value in values.items()}, step=step)
 
     def finish(self) -> None:
         self._service.finish()
+
+
+class _Trackio(_Service):
+    """trackio sends now and then, so a killed run lacks its last steps: its tracked run is written anew on resuming."""
+
+    def __init__(self, service: Any, title: str, config: Mapping[str, Any]) -> None:
+        super().__init__(service)
+        with contextlib.suppress(ValueError):  # there is no such project yet
+            for run in service.Api().runs(PROJECT):
+                if run.name == title:
+                    run.delete()
+        service.init(project=PROJECT, name=title, config=dict(config), resume="never")
+
+    def resume(self, rows: Sequence[Mapping[str, float]]) -> None:
+        for row in rows:
+            self.log(_numbers(row), int(row["step"]))
+
+
+def _numbers(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key != "step"}
 
 
 def _rows(path: Path) -> list[dict[str, float]]:

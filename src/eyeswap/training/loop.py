@@ -78,7 +78,8 @@ def train(
             )
         )
         first = checkpoints.load(trainer.learner, trainer.optimizer)
-        trackers = open_trackers(execution.track, run_dir, recipe.model_dump(mode="json")) if ranks.is_first else []
+        config = recipe.model_dump(mode="json")
+        trackers = open_trackers(execution.track, run_dir, config, first) if ranks.is_first else []
         log = TrainLog(files.training_log, first, trackers, writes=ranks.is_first)
         stack.callback(log.close)
         meter = SpeedMeter(peak_flops and peak_flops * ranks.size)

@@ -12,7 +12,7 @@ from eyeswap.report.analysis.boxes import FATE_TITLES, FATES, Grounding
 from eyeswap.report.figures.drawing import WIDE, Plot, Rows, new_figure, set_rows
 from eyeswap.report.style import LIGHT, percent
 
-COLORS = dict(zip(FATES, ("arm-2", "arm-4", "arm-1", "arm-3", "arm-6"), strict=True))
+COLORS = dict(zip(FATES, ("good", "loose", "alert", "frame", "unparsed"), strict=True))
 
 
 def plots(analysis: Analysis) -> list[Plot]:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from eyeswap.errors import DataError
+from eyeswap.evaluation.counting import spelled_out
 from eyeswap.images import open_image
 from eyeswap.report.analysis.pairs import RIGHT
 from eyeswap.report.analysis.study import StudyResults
@@ -84,17 +85,18 @@ def _example(position: int, row: int, paths: list[str], answers: list[Prediction
         return predictions.table.column(name)[row].as_py()
 
     first = answers[0]
+    details = str(cell("details", first)) if "details" in first.table.column_names else None
     truth_text, truth_box = read_truth(str(cell("truth", first)))
     return {
         "benchmark": position,
         "image": paths.index(str(first.image[row])),
         "question": cell("question", first),
         "subset": cell("subset", first),
-        "truth": truth_text,
+        "truth": spelled_out(truth_text, first.name, details),
         "truthBox": truth_box,
         "answers": [
             {
-                "text": cell("answer", of_arm),
+                "text": spelled_out(str(cell("answer", of_arm)), of_arm.name, details),
                 "right": float(of_arm.score[row]) >= RIGHT,
                 "score": round(100 * float(of_arm.score[row])),
                 "box": _rounded(cell("box", of_arm)),
