@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from chromium import CHROMIUM, FLAGS
 from eyeswap.backbones.weights import load_backbone
+from eyeswap.cli.ask import find_models
 from eyeswap.cli.main import app
-from eyeswap.cli.serve import find_models
 from eyeswap.errors import DataError, SpecError
 from eyeswap.evaluation.ask import Answer
 from eyeswap.integrations import demo

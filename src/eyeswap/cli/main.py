@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 
 from eyeswap.cli import (
     ask,
-    audit,
     backbones,
     collapse,
     compare,
@@ -27,7 +26,6 @@ from eyeswap.cli import (
     probe,
     profile,
     report,
-    serve,
     study,
     tokens,
     train,
@@ -162,7 +160,7 @@ def _log_to_terminal() -> None:
 
 app.add_typer(study.app, name="study", rich_help_panel=_STUDIES)
 app.command("report", rich_help_panel=_STUDIES, epilog=report.REPORT_EXAMPLE)(report.report)
-app.command("audit", rich_help_panel=_STUDIES, epilog=audit.EXAMPLE)(audit.audit)
+app.command("audit", rich_help_panel=_STUDIES, epilog=report.AUDIT_EXAMPLE)(report.audit)
 app.command("collapse", rich_help_panel=_STUDIES, epilog=collapse.EXAMPLE)(collapse.collapse)
 app.command("compare", rich_help_panel=_STUDIES, epilog=compare.EXAMPLE)(compare.compare)
 app.command("published", rich_help_panel=_STUDIES, epilog=report.PUBLISHED_EXAMPLE)(report.published)
@@ -172,7 +170,7 @@ app.command("train", rich_help_panel=_MODELS, epilog=train.EXAMPLE)(train.train)
 app.command("eval", rich_help_panel=_MODELS, epilog=eval.EXAMPLE)(eval.evaluate)
 app.command("score", rich_help_panel=_MODELS, epilog=eval.SCORE_EXAMPLE)(eval.score)
 app.command("ask", rich_help_panel=_MODELS, epilog=ask.EXAMPLE)(ask.ask)
-app.command("serve", rich_help_panel=_MODELS, epilog=serve.EXAMPLE)(serve.serve)
+app.command("serve", rich_help_panel=_MODELS, epilog=ask.SERVE_EXAMPLE)(ask.serve)
 app.command("probe", rich_help_panel=_MODELS, epilog=probe.EXAMPLE)(probe.probe)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=_PARTS)
 app.command("check", rich_help_panel=_PARTS, epilog=backbones.CHECK_EXAMPLE)(backbones.check)

@@ -74,14 +74,14 @@ def ask_model(
     start = time.perf_counter()
     pixels, _ = model.processor.image_geometry.place(picture)
     answer = Generator(model).answer(model.encode(pixels[None].to(model.device)), [[request]])[0][0]
-    cost = {"num_tokens": answer.num_tokens, "seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
     if answer.probabilities is not None:
         by_choice = dict(zip(choices, answer.probabilities, strict=True))
-        return Answer(max(by_choice, key=by_choice.__getitem__), None, by_choice, **cost)
+        return Answer(max(by_choice, key=by_choice.__getitem__), None, by_choice, answer.num_tokens, seconds)
     text = answer.text
     if question.lower().startswith("how many") and text.strip() in LETTERS:
         text = str(LETTERS.index(text.strip()))  # the VLM also learned to count with TallyQA's letters
-    return Answer(text, _box_px(model, picture, text), **cost)
+    return Answer(text, _box_px(model, picture, text), None, answer.num_tokens, seconds)
 
 
 def _box_px(model: VisionLanguageModel, picture: Image.Image, text: str) -> tuple[float, float, float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -146,14 +147,9 @@ def _name_alone(name: str | None) -> str:
 
 
 def _check_name(repository: str) -> None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        raise SpecError(f"{repository}: no name of a repository; write organisation/model") from None
-    if repository.count("/") != 1:
-        raise SpecError(f"{repository}: no name of a repository; write organisation/model")
+    part = r"[A-Za-z0-9][\w.-]{0,95}"
+    if re.fullmatch(f"{part}/{part}", repository, re.ASCII) is None:
+        raise SpecError(f"{repository}: not the name of a repository; write organisation/model")
 
 
 @contextmanager
