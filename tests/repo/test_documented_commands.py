@@ -79,7 +79,7 @@ def test_the_quickstart_runs_and_a_second_call_finds_everything_done(inside: Pat
     assert "report: runs/quickstart/report/report.html" in run(words)
     assert "all 2 runs of quickstart are done" in run(words)
     log = (inside / "runs" / "quickstart" / "vit" / "seed-7" / "run.log").read_text()
-    assert "vit: train connector and LLM: 2/2" in log
+    assert "vit: training connector and LLM: 2/2" in log
 
 
 def test_facts_are_printed_as_json_too(inside: Path) -> None:
