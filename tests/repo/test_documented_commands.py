@@ -32,6 +32,7 @@ COSTLY = (
     r"check timm:",
     r"doctor",  # tests/cli/test_doctor.py
     r"profile",
+    r"probe",  # tests/probing
 )
 TINY = {"name": "digits", "num_train_images": 8, "num_val_images": 24, "turns": 2}
 
@@ -69,7 +70,7 @@ def inside(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(words: list[str]) -> str:
-    result = CliRunner().invoke(app, words, input="quit\n")
+    result = CliRunner().invoke(app, words, input="image studies/scene.jpg\nHow many digits are there?\nquit\n")
     assert result.exit_code == 0, f"eyeswap {shlex.join(words)}\n{result.output}"
     return result.output
 
