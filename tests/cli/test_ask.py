@@ -22,7 +22,7 @@ class FakeVlm:
     def __init__(self, answers: dict[str, Answer]) -> None:
         self.answers, self.num_loaded, self.device = answers, 0, ""
 
-    def load(self, run: Path, *, device: str | None = None) -> FakeVlm:
+    def load(self, run: Path, *, device: str | None = None, trust_remote_code: bool = False) -> FakeVlm:
         self.num_loaded += 1
         self.device = device or ""
         return self

@@ -10,8 +10,8 @@ import torch
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.files import read_json
-from eyeswap.pretraining import backbone, pretrain
-from eyeswap.pretraining.pretrain import Snapshots
+from eyeswap.pretraining import backbone
+from eyeswap.pretraining.pretrain import Snapshots, pretrain
 from eyeswap.pretraining.recipes import RECIPES, ClassificationRecipe, Stage
 
 TINY = ClassificationRecipe(stages=(Stage(32, (0.8, 1.0), 32, 1, 16, 1e-3),), evaluate_every=1)

@@ -25,8 +25,6 @@ BoxFrameOption = Annotated[
 ]
 
 
-
-
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of any saved VLM.")],
     benchmarks: Annotated[

@@ -83,6 +83,6 @@ def pretrain(
     ] = Path("checkpoints"),
 ) -> None:
     """Train a miniature backbone or LLM from scratch, with the recipe of the shipped one."""
-    from eyeswap.pretraining import pretrain as pretrain_miniature
+    from eyeswap.pretraining.pretrain import pretrain as pretrain_miniature
 
     typer.echo(f"checkpoint: {pretrain_miniature(name, out)}")

@@ -57,8 +57,9 @@ def ask_model(
         DataError: if the image cannot be read, or there are more choices than letters.
         SpecError: if a letter is not one token of the LLM.
     """
+    from eyeswap.data.formats.tallyqa import choice_message
     from eyeswap.data.formats.vqa import SHORT_ANSWER
-    from eyeswap.evaluation.counting import LETTERS, choice_message
+    from eyeswap.evaluation.counting import LETTERS
     from eyeswap.evaluation.generate import Generator, Request
     from eyeswap.images import open_picture
 
