@@ -69,7 +69,7 @@ def ask(
     if as_json:
         typer.echo(json.dumps({"answer": answer.text, "box_px": answer.box_px}, ensure_ascii=False))
     if answer.box_px is None and save is not None:
-        raise RunError(f"{save} was not written: the answer holds no box to draw")
+        raise RunError(f"{save} was not written: the answer contains no box to draw")
     if not as_json:
         _show(answer, image, save or Path(f"{image.stem}-answer.png"))
     elif answer.box_px is not None and save is not None:
