@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## show the available targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
 
 $(BIN)/python:
 	@echo "==> creating .venv with $$($(PYTHON) --version)"
@@ -44,7 +44,11 @@ study: $(INSTALLED)  ## run the quickstart study and write its report
 .PHONY: test
 test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and all tests
 	@echo "==> pytest, $(JOBS) processes"
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: test-all
+test-all: $(INSTALLED_DEV) browser lint  ## run every test, those that take minutes too
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m ""
 
 .PHONY: lint
 lint: $(INSTALLED_DEV)  ## run ruff and mypy

@@ -26,6 +26,7 @@ benchmarks: [pope]
 """
 
 
+@pytest.mark.extended
 def test_the_page_runs_as_a_script_without_a_main_guard(tiny_llm: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(STUDY.format(llm=tiny_llm), encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

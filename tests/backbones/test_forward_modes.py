@@ -208,7 +208,7 @@ VARIANTS = ("beit-adapter", "uniperceiver-adapter")
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in FAMILIES]
+    "family", [pytest.param(name, marks=pytest.mark.extended) if name in VARIANTS else name for name in FAMILIES]
 )
 def test_a_compiled_network_gives_the_same_tokens(family):
     model = compiled(family)
@@ -236,6 +236,7 @@ def test_one_compiled_network_takes_batches_of_several_sizes(family):
             assert error(model(images(batch)), network(family)(images(batch))) < FLOAT32
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for inductor")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, on import

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
 
 
+@pytest.mark.extended
 def test_ways_to_take_a_step_agree_and_packing_wastes_nothing(tmp_path: Path):
     sizes = ["--shape", "32x1", "--batch", "4", "--micro-batch", "2", "--tokens-per-pass", "1024", "--rounds", "1"]
     command = [sys.executable, SCRIPT, *sizes, "--recompute", "elementwise", "--json", tmp_path / "out.json"]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from eyeswap.data.formats.boxes import find_box, format_box
 from eyeswap.evaluation.boxes import iou, iou_matrix, parse_box
 
-unit = st.integers(0, 100).map(lambda value: value / 100)
-boxes = st.tuples(unit, unit, unit, unit).filter(lambda box: box[0] < box[2] and box[1] < box[3])
+sides = st.sets(st.integers(0, 100), min_size=2, max_size=2).map(sorted)  # two edges, the smaller first
+boxes = st.tuples(sides, sides).map(lambda xy: (xy[0][0] / 100, xy[1][0] / 100, xy[0][1] / 100, xy[1][1] / 100))
 
 
 @given(boxes)

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 KINDS = ("SIGKILL", "SIGTERM", "damaged results")
 
 
+@pytest.mark.extended
 def test_killed_trainings_and_studies_end_as_if_nothing_had_happened():
     kinds = [argument for kind in KINDS for argument in ("--kind", kind)]
     command = [sys.executable, "-m", "tests.faults", "both", "--rounds", "1", *kinds]

@@ -49,6 +49,7 @@ def test_kernels_agree_with_the_references_in_the_interpreter():
     assert not failures, "\n".join(f"{name}: {trace}" for name, trace in failures.items())
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_a_gpu(tmp_path):

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from eyeswap.cli.main import app
 
+pytestmark = pytest.mark.extended
 COSTLY = (
     r"data (fetch|prepare|check)",  # official files
     r"models (fetch|import|export|push|pull)",

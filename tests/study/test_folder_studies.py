@@ -197,6 +197,7 @@ def test_a_twin_wired_as_published_trains_beside_its_controlled_one(
     assert any("was not in eval mode" in finding.message for finding in report.warnings)
 
 
+@pytest.mark.extended
 def test_two_processes_under_torchrun_do_what_one_does(root: Path, study: Callable[..., Study], tmp_path: Path) -> None:
     asked = study(root, lora_rank=2, micro_batch=4)
     one, _ = run(asked, tmp_path / "one")

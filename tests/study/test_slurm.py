@@ -153,6 +153,7 @@ def test_the_command_submits_what_is_not_done_and_says_where_to_look(slurm: Path
     assert not (slurm / "script.sh").exists()
 
 
+@pytest.mark.extended
 def test_a_preempted_job_is_queued_again_and_finishes_the_study(
     slurm: Path, tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

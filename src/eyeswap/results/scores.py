@@ -285,7 +285,7 @@ def read_scores(path: Path) -> Scores:
     """
     try:
         return _SCORES.validate_python(asdict(Scores.from_json(read_json(path))))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         reason = first_problem(error) if isinstance(error, ValidationError) else repr(error)
         raise DataError(f"{path}: not in the format of scores.json ({reason}); evaluate the run again") from None
 
