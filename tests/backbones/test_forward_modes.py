@@ -204,7 +204,7 @@ def test_the_scan_shows_in_the_tokens(family):
 
 
 # Tracing an adapter takes as long as all others together; the variants share all of it but their transformers.
-VARIANTS = ("beit-adapter", "uniperceiver-adapter")
+VARIANTS = ("beit-adapter", "uniperceiver-adapter", "vit-adapter")
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,7 @@ def test_gradients_pass_through_a_compiled_scan(family):
     assert error(*gradients) < FLOAT32
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("family", ["vit", "vmamba"])
 def test_one_compiled_network_takes_batches_of_several_sizes(family):
     model = compiled(family)

@@ -173,6 +173,7 @@ def test_it_is_compiled_once_into_the_cache(afresh):
     assert file.stat().st_mtime_ns == made
 
 
+@pytest.mark.extended
 @core
 def test_a_library_that_was_cut_off_is_made_again(afresh):
     assert not _c_scan.why_missing()

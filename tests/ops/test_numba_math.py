@@ -86,6 +86,7 @@ def kernels(tmp_path):
     return tmp_path, run
 
 
+@pytest.mark.extended
 def test_machine_code_is_made_anew_when_any_of_its_sources_changes(kernels):
     folder, run = kernels
     assert run() == (30.0, 0)
@@ -95,6 +96,7 @@ def test_machine_code_is_made_anew_when_any_of_its_sources_changes(kernels):
     assert run() == (60.0, 0)
 
 
+@pytest.mark.extended
 def test_a_cache_that_was_cut_off_is_made_anew(kernels):
     folder, run = kernels
     run()
