@@ -42,7 +42,7 @@ study: $(INSTALLED)  ## run the quickstart study and write its report
 	@$(BIN)/eyeswap study run $(STUDY)
 
 .PHONY: test
-test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and all tests
+test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and the tests
 	@echo "==> pytest, $(JOBS) processes"
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

@@ -203,7 +203,7 @@ def test_the_scan_shows_in_the_tokens(family):
         assert error(without(images()), plain(family)) > 0.1
 
 
-# Tracing an adapter takes as long as all others together; the variants share all of it but their transformers.
+# Tracing an adapter takes as long as all others together.
 VARIANTS = ("beit-adapter", "uniperceiver-adapter", "vit-adapter")
 
 

@@ -17,6 +17,8 @@ from eyeswap.statistics.differences import compare_arms
 from eyeswap.statistics.resampling import Sample
 from eyeswap.statistics.tails import tail
 
+pytestmark = pytest.mark.extended
+
 STUDIES = 1500
 LEAST, MOST, ALARMS = 0.93, 0.97, 0.05
 TRIED = {one.title: one for one in SCENARIOS}

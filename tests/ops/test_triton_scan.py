@@ -42,6 +42,7 @@ def run(*arguments, **environment):
     return finished.stdout
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @needs_triton
 def test_kernels_agree_with_the_references_in_the_interpreter():

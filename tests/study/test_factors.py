@@ -21,6 +21,8 @@ from eyeswap.results.run import load_runs
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.study.execute import run_study
 
+pytestmark = pytest.mark.extended
+
 STUDY = """
 question: Do arms differ in what they say?
 recipe:

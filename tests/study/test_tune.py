@@ -20,6 +20,8 @@ from eyeswap.report.writers.page import render
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.study.execute import run_study
 
+pytestmark = pytest.mark.extended
+
 STUDY = """
 question: Does the ranking survive?
 recipe:

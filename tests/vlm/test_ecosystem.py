@@ -77,6 +77,7 @@ def test_a_pipeline_continues_an_answer_that_was_begun(saved: Path, images: list
     assert pipe(text=begun, **GREEDY)[0]["generated_text"] == expected
 
 
+@pytest.mark.extended
 def test_a_fresh_process_opens_a_saved_model_in_bfloat16(saved: Path, images: list[Image.Image], tmp_path: Path):
     images[0].save(tmp_path / "image.png")
     script = """
