@@ -139,7 +139,7 @@ def write_predictions(run: Path, benchmark: Benchmark, arm: str) -> dict[str, An
         latency = (number + list(ARMS).index(arm) / 10) / 1e3
         told.append(Generation(format_box(wanted) if is_boxed else "", None if is_boxed else chances, 1, latency))
         questions.append(Question(benchmark, example, baseline, Request(f"USER: {example.question} ASSISTANT:")))
-    rows = answer(Told(told), NoImages(), questions)  # type: ignore[arg-type]
+    rows = answer(Told(told), NoImages(), questions)
     path = run / "predictions" / f"{benchmark.name}.parquet"
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)

@@ -40,7 +40,7 @@ def test_the_points_of_figure_4_stand_beside_ours(width: int) -> None:
     cell = Cell("vmamba-tiny-s1l8", 224, 196, 0.0071, 0.0001, 0.04, 0.02, 0.0472, 120.0, 13 << 30)
     console = Console(file=io.StringIO(), width=width)
     console.print(table_of([cell], width, beside_published=True))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     assert " 7.1 " in text
     assert " 6.9 " in text  # Figure 4, VMamba-T at 224 px
     assert max(map(len, text.splitlines())) <= width

@@ -17,7 +17,7 @@ LONG = [["vit-adapter-upernet-deit-s-ade20k-512-letterbox-as-published", "1,024"
 def shown(rows: list[list[str]], width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     console.print(fitted_table(HEADS, rows, width))
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return console.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("rows", [SHORT, LONG])

@@ -49,10 +49,10 @@ def test_tokens_are_stored_once_and_are_those_of_the_backbone(data: Path, tmp_pa
     assert dry["saved_s"] == pytest.approx(count * dry["image_s"])
     loaded = load_backbone("digits-vit")
     before = loaded.network.feature_map
-    loaded.network.feature_map = None  # type: ignore[method-assign,assignment]  # nothing may be computed
+    loaded.network.feature_map = None  # nothing may be computed
     root, images = images_of(data)
     cache = cache_tokens(tmp_path, loaded, root, images)
-    loaded.network.feature_map = before  # type: ignore[method-assign]
+    loaded.network.feature_map = before
     pixels = loaded.geometry.place(Image.open(root / images[5]))[0][None]
     with torch.no_grad():
         torch.testing.assert_close(cache[[images[5]]], loaded.network(pixels), rtol=1e-3, atol=1e-3)

@@ -72,10 +72,10 @@ def test_what_is_no_text_has_no_score(value: object) -> None:
     assert score_textvqa(value, ["yes"] * 10) is None
     for scorer in (score_vqa_study, score_vqa_official, score_vizwiz):
         with pytest.raises(DataError, match="must be text"):
-            scorer(value, ["yes"] * 10)  # type: ignore[arg-type]
+            scorer(value, ["yes"] * 10)
     for clean in (normalise_answer, normalise_textvqa, clean_gqa):
         with pytest.raises(DataError, match="must be text"):
-            clean(value)  # type: ignore[arg-type]
+            clean(value)
 
 
 @given(texts)

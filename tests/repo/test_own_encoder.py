@@ -84,7 +84,7 @@ def test_the_study_shown_loads_beside_the_encoder(encoder: Path) -> None:
 def test_the_python_shown_gives_tokens() -> None:
     names: dict[str, object] = {"image": Image.new("RGB", (30, 20))}
     exec(blocks("python")[2], names)
-    assert names["tokens"].shape == (1, 64, 128)  # type: ignore[attr-defined]
+    assert names["tokens"].shape == (1, 64, 128)
 
 
 def test_the_entry_shown_is_valid() -> None:

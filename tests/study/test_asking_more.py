@@ -93,11 +93,11 @@ def lab(trained: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     shutil.copytree(trained.llm, lab.llm)
     plain = Generator.answer
 
-    def answer(self: Generator, tokens, questions):  # type: ignore[no-untyped-def]
+    def answer(self: Generator, tokens, questions):
         lab.num_asked += sum(map(len, questions))
         return plain(self, tokens, questions)
 
-    def train(run, *_: object) -> None:  # type: ignore[no-untyped-def]
+    def train(run, *_: object) -> None:
         lab.trained.append(run.arm)
         raise RunError("nothing is to be trained")
 

@@ -130,7 +130,7 @@ def test_an_option_without_key_or_value_is_refused(text: str) -> None:
 @pytest.mark.parametrize("change", [{"hours": 0}, {"nodes": 0}, {"gpus": -1}, {"jobs": -2}, {"hours": float("nan")}])
 def test_impossible_requests_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(SpecError, match=f"--slurm-{next(iter(change))}"):
-        SlurmOptions(**change)  # type: ignore[arg-type]
+        SlurmOptions(**change)
 
 
 def test_the_command_submits_what_is_not_done_and_says_where_to_look(slurm: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_service_gets_every_step(tiny_llm: Path, tmp_path: Path, monkeypatch: 
 
 def test_tensorboard_gets_every_step(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr(Writer, "opened", [])
     run(tiny_llm, tmp_path, execution=Execution(track=("tensorboard",)))
