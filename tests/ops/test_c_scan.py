@@ -2,8 +2,10 @@
 
 import logging
 import time
+from functools import partial
 
 import pytest
+import ss2d_inputs
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,21 +18,7 @@ from eyeswap.ops.ss2d import cross_scan_order
 core = pytest.mark.skipif(bool(_c_scan.why_missing()), reason=f"no C core: {_c_scan.why_missing()}")
 
 
-def drawn(batch=1, height=3, width=5, D=8, R=2, S=1):
-    """Return inputs whose scans remember some twenty steps, so that a wrong order shows."""
-    generator = torch.Generator().manual_seed(height * 100 + width)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator)
-
-    return [
-        normal(batch, height, width, D),
-        normal(4, R + 2 * S, D) / D**0.5,
-        normal(4, D, R) / R**0.5,
-        normal(4, D) - 2,
-        normal(4 * D, S) * 0.3,
-        normal(4 * D),
-    ]
+drawn = partial(ss2d_inputs.drawn, dtype=torch.float32, spread=0.3)
 
 
 def error(got, inputs):

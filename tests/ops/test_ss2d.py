@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ss2d_inputs import drawn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eyeswap.errors import ShapeError, SpecError
@@ -17,22 +18,6 @@ from eyeswap.ops.ss2d import cross_scan_order
 
 GOLDENS = Path(os.environ.get("EYESWAP_GOLDENS") or Path(__file__).parents[1] / "goldens" / "data")
 ORDERS = json.loads(next(GOLDENS.rglob("cross_scan_orders.json")).read_text())["cases"]
-
-
-def drawn(batch=1, height=3, width=5, D=8, R=2, S=1, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(height * 100 + width)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    return [
-        normal(batch, height, width, D),
-        normal(4, R + 2 * S, D) / D**0.5,
-        normal(4, D, R) / R**0.5,
-        normal(4, D) - 2,
-        normal(4 * D, S),
-        normal(4 * D),
-    ]
 
 
 def error(got, want):
@@ -131,19 +116,7 @@ def test_orders_made_while_sizes_are_counted_stay_real():
 
 
 def grid_inputs(batch=2, height=3, width=5, D=20, R=2, S=2):
-    generator = torch.Generator().manual_seed(height * 100 + width)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return [
-        normal(batch, height, width, D),
-        normal(4, R + 2 * S, D) / D**0.5,
-        normal(4, D, R) / R**0.5,
-        normal(4, D) - 2,
-        normal(4 * D, S) * 0.3,
-        normal(4 * D),
-    ]
+    return drawn(batch, height, width, D, R, S, spread=0.3)
 
 
 def grid_restated(x, x_proj, dt_projs, dt_bias, A_logs, Ds):
