@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_a_model_comes_back_as_it_went(run: Path, tmp_path: Path, monkeypatch: p
     came = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert came.pop("README.md").decode() == model_card(Run(run), "my-lab/small")
     assert came == sent
+
+
+def test_the_place_of_an_encoder_of_ones_own_stays_at_home(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    recorded = {"model_type": "eyeswap", "backbone": f"{tmp_path}/secret/my_encoder.py:build"}
+    (run / "model" / "config.json").write_text(json.dumps(recorded))
+    with hub() as server:
+        push_model(run, "my-lab/small", endpoint=server.address)
+        pull_model("my-lab/small", tmp_path / "again", endpoint=server.address)
+    came = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert came == recorded | {"backbone": "my_encoder.py:build"}
 
 
 def test_the_card_says_what_the_records_say(run: Path) -> None:

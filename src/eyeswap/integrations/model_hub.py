@@ -14,14 +14,15 @@ from eyeswap.backbones import catalog
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import EnvironmentProblem, EyeswapError, RunError, SpecError
 from eyeswap.evaluation.ask import model_folder
-from eyeswap.files import read_json, write_text
+from eyeswap.files import read_json, write_json, write_text
 from eyeswap.results.run import Run
 from eyeswap.results.scores import Score
+from eyeswap.runs.privacy import without_paths
 from eyeswap.runs.seal import changed_files
 from eyeswap.shipped import SHIPPED_LLM
 from eyeswap.versions import version_of
 
-CARD = "README.md"
+CARD, CONFIG = "README.md", "config.json"
 FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py", CARD)
 _UNKNOWN = "not recorded"
 
@@ -49,17 +50,17 @@ def push_model(run_dir: Path, repository: str, *, private: bool = True, endpoint
         raise RunError(f"{run_dir}: files changed since the run ended, so its card would not be true: {changed[0]}")
     with tempfile.TemporaryDirectory() as scratch, _one_line(repository):
         write_text(Path(scratch) / CARD, model_card(run, repository))
+        config = read_json(folder / CONFIG)
+        cut = without_paths(config)  # a custom encoder is recorded with the folder of its file
+        if cut != config:
+            write_json(Path(scratch) / CONFIG, cut)
+        replaced = sorted(path.name for path in Path(scratch).iterdir())
         api = HfApi(endpoint=endpoint)
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="Upload the model", ignore_patterns=[CARD]
+            repo_id=repository, folder_path=folder, commit_message="Upload the model", ignore_patterns=replaced
         )
-        api.upload_file(
-            path_or_fileobj=Path(scratch) / CARD,
-            path_in_repo=CARD,
-            repo_id=repository,
-            commit_message="Write the model card",
-        )
+        api.upload_folder(repo_id=repository, folder_path=scratch, commit_message="Write the model card")
     return str(address)
 
 
@@ -85,7 +86,7 @@ def pull_model(repository: str, out: Path, *, endpoint: str | None = None) -> No
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         with _one_line(repository):
             HfApi(endpoint=endpoint).snapshot_download(repository, local_dir=scratch, allow_patterns=list(FILES))
-        config = Path(scratch) / "config.json"
+        config = Path(scratch) / CONFIG
         if not config.is_file() or read_json(config).get("model_type") != "eyeswap":
             raise RunError(f"{repository}: holds no VLM of eyeswap's (its config.json says so)")
         shutil.rmtree(Path(scratch) / ".cache", ignore_errors=True)
@@ -101,7 +102,7 @@ def model_card(run: Run, repository: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     record = run.record
-    backbone, llm = record.backbone.name or _UNKNOWN, _name_alone(record.llm.name)
+    backbone, llm = record.backbone.name or _UNKNOWN, without_paths(record.llm.name or _UNKNOWN)
     scores: list[tuple[str, Score]] = []
     if run.files.is_scored:
         scores += [(one.title, one.score) for one in run.scores.benchmarks.values()]
@@ -115,7 +116,7 @@ def model_card(run: Run, repository: str) -> str:
         version=version_of("eyeswap"),
         record=record,
         recipe={"global_batch": None, "lr": None} | (record.recipe or {}),
-        backbone=_name_alone(backbone),
+        backbone=without_paths(backbone),
         backbone_licence=_backbone_licence(backbone),
         llm=llm,
         llm_licence="Apache-2.0" if llm == SHIPPED_LLM else "see its model card",
@@ -137,13 +138,6 @@ def _backbone_licence(backbone: str) -> str:
     if name is not None and name.kind == "catalog":
         return catalog.entry(backbone).licence
     return "see its authors' page" if name is not None and name.kind == "timm" else "of its author"
-
-
-def _name_alone(name: str | None) -> str:
-    """Return a name without the place on this machine where it lies."""
-    if name is None:
-        return _UNKNOWN
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
 
 def _check_name(repository: str) -> None:
