@@ -16,6 +16,7 @@ from eyeswap.runs.folder import RunFolder
 if TYPE_CHECKING:
     from PIL import Image
 
+    from eyeswap.geometry import Box
     from eyeswap.vlm.model import VisionLanguageModel
 
 
@@ -87,6 +88,21 @@ def ask_model(
 
 def _box_px(model: VisionLanguageModel, picture: Image.Image, text: str) -> tuple[float, float, float, float] | None:
     """Return the box of an answer in pixels of the image; None if it is not a box."""
+    box = answered_box(model, picture.size, text)
+    if box is None:
+        return None
+    width, height = picture.size
+    return box[0] * width, box[1] * height, box[2] * width, box[3] * height
+
+
+def answered_box(model: VisionLanguageModel, size: tuple[int, int], text: str) -> Box | None:
+    """Return the box of an answer in 0..1 of the image, whatever frame the VLM answers in; None if it is not a box.
+
+    Args:
+        model: the VLM.
+        size: width and height of the image.
+        text: the answer.
+    """
     from eyeswap.evaluation.boxes import parse_box, to_original
     from eyeswap.evaluation.frames import View, frame_of
 
@@ -94,11 +110,8 @@ def _box_px(model: VisionLanguageModel, picture: Image.Image, text: str) -> tupl
     if box is None:
         return None
     view = View.of(model.processor.image_geometry, model.backbone.name, model.backbone.family)
-    placement = frame_of(getattr(model.config, "box_frame", "original"), picture.size, view)
-    if placement is not None:
-        box = to_original(box, placement)
-    width, height = picture.size
-    return box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    placement = frame_of(getattr(model.config, "box_frame", "original"), size, view)
+    return box if placement is None else to_original(box, placement)
 
 
 def with_box(picture: Image.Image, box_px: tuple[float, float, float, float]) -> Image.Image:

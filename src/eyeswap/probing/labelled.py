@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from eyeswap.data.digits.scene import KINDS, render, sample_scene
+from eyeswap.data.formats.boxes import xywh_to_xyxy
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import read_json
 from eyeswap.geometry import Box
@@ -99,7 +100,7 @@ def _thing(entry: Mapping[str, Any], names: Mapping[int, str], where: str) -> Th
     x, y, width, height = (float(side) for side in entry["bbox"])
     if not (width > 0 and height > 0):
         raise DataError(f"{where}: bbox of {width:g}x{height:g} pixels has no area")
-    return Thing(names[int(entry["category_id"])], (x, y, x + width, y + height))
+    return Thing(names[int(entry["category_id"])], xywh_to_xyxy((x, y, width, height)))
 
 
 def _inside(folder: Path, name: str, annotations: Path) -> Path:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeswap.evaluation.boxes import iou, parse_box, to_canvas, to_original
+from eyeswap.evaluation.ask import answered_box
+from eyeswap.evaluation.boxes import iou, to_canvas
 from eyeswap.files import write_json, write_text
 from eyeswap.probing.labelled import LabelledImages
 from eyeswap.probing.measures import TokenStatistics, correspondence, token_statistics, word_alignment
@@ -243,19 +244,14 @@ def _answers(
 
 def _is_right(model: VisionLanguageModel, seen: Seen, question: Question, text: str) -> bool:
     """Judge an answer: the word or number is in it as a word; a box has an IoU of 0.5, in the frame of its training."""
-    from eyeswap.evaluation.frames import View, frame_of
-
     if question.task != "where":
         words = text.lower().strip(" .").split()
         wanted = question.answer.lower().split()
         return any(words[start : start + len(wanted)] == wanted for start in range(len(words)))
-    box = parse_box(text)
+    placement = seen.placements[question.image]
+    box = answered_box(model, placement.image_size, text)
     if box is None or question.box is None:
         return False
-    placement = seen.placements[question.image]
-    view = View.of(model.processor.image_geometry, model.backbone.name, model.backbone.family)
-    frame = frame_of(getattr(model.config, "box_frame", "original"), placement.image_size, view)
-    box = box if frame is None else to_original(box, frame)
     return iou(to_canvas(box, placement), question.box) >= IOU_THRESHOLD
 
 

@@ -12,10 +12,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from eyeswap.data.digits.language import DESCRIPTION_REQUEST, count_text, existence_text
 from eyeswap.data.formats.boxes import format_box
 from eyeswap.data.formats.vqa import SHORT_ANSWER
+from eyeswap.evaluation.boxes import clipped
+from eyeswap.evaluation.grounding import box_request
 from eyeswap.geometry import Box, Placement
-from eyeswap.probing.labelled import LabelledImage, LabelledImages, Thing
+from eyeswap.probing.labelled import LabelledImage, LabelledImages
 
 Task = Literal["there", "which", "how many", "where"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -27,8 +30,6 @@ TITLES: dict[Task, str] = {
 }
 MAX_COUNT = 6  # more objects count as so many
 _PER_IMAGE = 8  # questions of a task about one image, at most
-_BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes: "
-_DESCRIPTION_REQUEST = "Please provide a short description for this region: "
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,21 @@ def _of_image(
     pairs = min(_PER_IMAGE // 2, len(present), len(absent))
     for label, among in ((1, present), (0, absent)):
         for category in _drawn(among, pairs, rng):
-            text = f"Is there a {categories[category]} in the image?\n{SHORT_ANSWER}"
+            text = f"{existence_text(categories[category])}\n{SHORT_ANSWER}"
             yield Question(number, "there", category, None, label, text, "Yes" if label else "No")
     count = min(len(image.things), MAX_COUNT)
     yield Question(
-        number, "how many", 0, None, count, f"How many objects are there?\n{SHORT_ANSWER}", str(len(image.things))
+        number, "how many", 0, None, count, f"{count_text('objects')}\n{SHORT_ANSWER}", str(len(image.things))
     )
     for row in _drawn(range(len(seen)), _PER_IMAGE, rng):
         thing, box = seen[row]
         category = categories.index(thing.category)
-        text = f"{_DESCRIPTION_REQUEST}{format_box(_in_image(thing, placement))}."
+        text = f"{DESCRIPTION_REQUEST}{format_box(clipped(placement.convert(thing.box, 'image', 'image-unit')))}."
         yield Question(number, "which", category, box, category, text, thing.category)
     once = [row for row, (thing, _) in enumerate(seen) if _count(image, thing.category) == 1]
     for row in _drawn(once, _PER_IMAGE, rng):
         thing, box = seen[row]
-        text = f'{_BOX_REQUEST}"{thing.category}"'
+        text = box_request(thing.category)
         yield Question(number, "where", categories.index(thing.category), box, 0, text, "")
 
 
@@ -107,12 +108,6 @@ def visible_box(box: Box, placement: Placement) -> Box | None:
     cut = (max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0))
     area = max(cut[2] - cut[0], 0.0) * max(cut[3] - cut[1], 0.0)
     return cut if area > 0.5 * (x1 - x0) * (y1 - y0) else None
-
-
-def _in_image(thing: Thing, placement: Placement) -> Box:
-    width, height = placement.image_size
-    x0, y0, x1, y1 = thing.box
-    return max(x0 / width, 0.0), max(y0 / height, 0.0), min(x1 / width, 1.0), min(y1 / height, 1.0)
 
 
 def _count(image: LabelledImage, category: str) -> int:

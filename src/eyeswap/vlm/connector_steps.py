@@ -20,6 +20,12 @@ _HEAD_WIDTH = 64
 _SLOWEST = 10_000.0  # wave length of the slowest position, in units of 2 pi tokens (arXiv 1706.03762, section 3.5)
 
 
+def _check_count(tokens: Tensor, grid: Grid) -> None:
+    rows, columns = grid
+    if tokens.shape[-2] != rows * columns:
+        raise ShapeError(f"connector: built for {rows}x{columns} visual tokens, got {tokens.shape[-2]}")
+
+
 class _OnGrid(nn.Module):
     """A layer that sees its tokens as a map."""
 
@@ -33,9 +39,7 @@ class _OnGrid(nn.Module):
         Raises:
             ShapeError: if the grid does not have so many.
         """
-        rows, columns = self.grid
-        if tokens.shape[-2] != rows * columns:
-            raise ShapeError(f"connector: built for {rows}x{columns} visual tokens, got {tokens.shape[-2]}")
+        _check_count(tokens, self.grid)
         as_map = tokens.unflatten(-2, self.grid).movedim(-1, -3)  # [I, d, h, w]
         return self.change(as_map).flatten(-2).transpose(-1, -2)
 
@@ -108,9 +112,7 @@ class Resample(nn.Module):
         Raises:
             ShapeError: if the grid does not have so many.
         """
-        rows, columns = self.grid
-        if tokens.shape[-2] != rows * columns:
-            raise ShapeError(f"connector: built for {rows}x{columns} visual tokens, got {tokens.shape[-2]}")
+        _check_count(tokens, self.grid)
         normed = self.norm(tokens)
         keys = self.key(normed + positions(self.grid, tokens.shape[-1], normed))
         queries = self.query(self.queries).expand(*tokens.shape[:-2], -1, -1)
