@@ -163,7 +163,7 @@ def _upright_on_white(image: Image.Image, name: str) -> Image.Image:
             image = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     except Exception as error:
-        raise DataError(f"{name}: not a readable image: {' '.join(str(error).split())}") from None
+        raise DataError(f"{name}: not a readable image: {error}") from None
 
 
 def _from_array(array: Any) -> Image.Image:
@@ -203,7 +203,7 @@ def _content_of_address(address: str, shown: str) -> bytes:
             received: bytes = response.read(MAX_ADDRESS_BYTES + 1)
     except (OSError, ValueError) as error:  # urllib's own errors are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise DataError(f"{shown}: cannot be fetched: {' '.join(str(reason).split())}") from None
+        raise DataError(f"{shown}: cannot be fetched: {reason}") from None
     if len(received) > MAX_ADDRESS_BYTES:
         raise DataError(f"{shown}: larger than {MAX_ADDRESS_BYTES:,} bytes")
     return received

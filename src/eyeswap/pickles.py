@@ -39,7 +39,7 @@ def read_plain_pickle(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # a hostile pickle can raise anything
-        raise DataError(f"{path}: refused, not a pickle of plain data: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: refused, not a pickle of plain data: {error}") from None
 
 
 def read_array_pickle(path: Path) -> Any:
@@ -55,7 +55,7 @@ def read_array_pickle(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such weights file") from None
     except Exception as error:  # a hostile pickle can raise anything
-        raise CheckpointError(f"{path}: refused, not a pickle of arrays: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{path}: refused, not a pickle of arrays: {error}") from None
 
 
 def _refuse_large_memo(content: bytes) -> None:

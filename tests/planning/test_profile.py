@@ -12,7 +12,7 @@ from eyeswap.planning.spec import Study
 from eyeswap.report.figures.profile import draw_profile
 from eyeswap.results.published import published_profile
 
-SETTING = Setting(torch.device("cpu"), torch.float32, batch=2, prompt_tokens=4, longest_s=1.0)
+SETTING = Setting(torch.device("cpu"), torch.float32, batch=2, prompt_tokens=4, longest_s=600.0)
 
 
 @pytest.fixture(scope="module")

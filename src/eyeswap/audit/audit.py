@@ -217,7 +217,9 @@ def _questions(run: Run) -> dict[str, str | None] | None:
 
 def _rules(run: Run) -> dict[str, list[Any]] | None:
     """Return how each benchmark is scored, and against which trivial baseline; None before any was asked."""
-    rules = {name: [one.group, one.metric, one.iou_threshold, one.baseline] for name, one in run.asked.items()}
+    rules = {
+        name: [asked.group, asked.metric, asked.iou_threshold, asked.baseline] for name, asked in run.asked.items()
+    }
     return rules or None
 
 

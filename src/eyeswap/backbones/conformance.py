@@ -23,6 +23,7 @@ from eyeswap.backbones.measure import measure_speed
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.errors import EyeswapError
 from eyeswap.geometry import ImageGeometry
+from eyeswap.own_code import one_line
 
 __all__ = ["CHECKS", "Finding", "assert_conforms", "check_backbone"]
 
@@ -77,7 +78,7 @@ def _run(name: str, check: Callable[[Subject], Finding], subject: Subject) -> Fi
         return check(subject)
     except Exception as error:  # a user's encoder can raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
-        found = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(place.filename).name}:{place.lineno})"
+        found = f"{one_line(error)} ({Path(place.filename).name}:{place.lineno})"
         return Finding(name, "failed", found, "make forward and token_grid work on float32 [B, 3, H, W]")
 
 
@@ -202,12 +203,12 @@ def check_grid(subject: Subject) -> Finding:
             rejected.append(f"{height}x{width}")
             continue
         except Exception as error:  # a user's encoder can raise anything
-            found = f"{height}x{width} pixels: token_grid fails: {_one_line(error)}"
+            found = f"{height}x{width} pixels: token_grid fails: {one_line(error)}"
             return Finding("grid", "failed", found, "raise ShapeError for sizes that the network does not support")
         try:
             tokens = _run_network(subject.network, subject.images.new_zeros(1, 3, height, width))
         except Exception as error:  # a user's encoder can raise anything
-            found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward fails: {_one_line(error)}"
+            found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward fails: {one_line(error)}"
             return Finding("grid", "failed", found, "make token_grid exact, or raise ShapeError for this size")
         if tokens.shape[1] != rows * columns:
             found = f"{height}x{width} pixels: token_grid says {rows}x{columns}, forward gives {tokens.shape[1]} tokens"
@@ -350,10 +351,6 @@ def _run_network(network: VisionBackbone, images: Tensor) -> Tensor:
 
 def _relative(tokens: Tensor, reference: Tensor) -> float:
     return float((tokens - reference).norm() / reference.norm().clamp_min(1e-12))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 CHECKS: dict[str, Callable[[Subject], Finding]] = {

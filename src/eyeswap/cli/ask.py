@@ -106,7 +106,7 @@ def converse(model: VisionLanguageModel, image: Path | None, read: Callable[[str
                 answer = _answer(model, image, None if is_box else line, rest if is_box else None)
                 _show(answer, image, Path(f"{image.stem}-answer.png"))
         except EyeswapError as error:
-            typer.echo(f"error: {visible(' '.join(str(error).split()))}", err=True)
+            typer.echo(f"error: {visible(str(error))}", err=True)
 
 
 def _check_image(path: Path) -> None:

@@ -78,6 +78,7 @@ def _layers(text: str | None) -> list[int] | None:
 def _probe(target: str, images: LabelledImages, board: Progress, layers: list[int] | None, seed: int) -> ProbeResult:
     from eyeswap.backbones.weights import load_backbone
     from eyeswap.evaluation.ask import model_folder
+    from eyeswap.planning.spec import kebab
     from eyeswap.probing.probe import probe_backbone, probe_model
     from eyeswap.processes import best_device
     from eyeswap.vlm.model import VisionLanguageModel
@@ -85,14 +86,10 @@ def _probe(target: str, images: LabelledImages, board: Progress, layers: list[in
     folder = Path(target)
     if not folder.is_dir():
         backbone = load_backbone(target)
-        return probe_backbone(_file_name(target), backbone, images, board, device=best_device(), seed=seed)
+        return probe_backbone(kebab(target), backbone, images, board, device=best_device(), seed=seed)
     model = VisionLanguageModel.from_pretrained(model_folder(folder)).eval().to(best_device())
     parts = folder.resolve().parts[-2:]
     return probe_model("-".join(parts), model, images, board, layers=layers, seed=seed)
-
-
-def _file_name(target: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in target)
 
 
 def _show(result: ProbeResult, console: Console) -> None:

@@ -134,7 +134,11 @@ def build_page(models: Mapping[str, VisionLanguageModel]) -> Any:
             shown = list(answers(models, path, mode, text, choices))
         except EyeswapError as error:
             raise gradio.Error(_without_folder(str(error), path), print_exception=False) from None
-        return [part for one in shown for part in (one.image, one.text, dict(one.probabilities) or None, one.speed)]
+        return [
+            part
+            for answer in shown
+            for part in (answer.image, answer.text, dict(answer.probabilities) or None, answer.speed)
+        ]
 
     with gradio.Blocks(analytics_enabled=False, title="eyeswap", delete_cache=(600, 600)) as page:
         with gradio.Row():

@@ -105,7 +105,7 @@ def model_card(run: Run, repository: str) -> str:
     backbone, llm = record.backbone.name or _UNKNOWN, without_paths(record.llm.name or _UNKNOWN)
     scores: list[tuple[str, Score]] = []
     if run.files.is_scored:
-        scores += [(one.title, one.score) for one in run.scores.benchmarks.values()]
+        scores += [(benchmark.title, benchmark.score) for benchmark in run.scores.benchmarks.values()]
         scores += [(f"**{name}**, weighted by questions", score) for name, score in run.scores.averages.items()]
     templates = Environment(
         loader=PackageLoader("eyeswap", "integrations"), undefined=StrictUndefined, keep_trailing_newline=True

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from eyeswap.errors import SpecError
 from eyeswap.files import write_text
-from eyeswap.planning.spec import load_study
+from eyeswap.planning.spec import kebab, load_study
 from eyeswap.shipped import SHIPPED_LLM
 
 _TEMPLATE = """\
@@ -73,9 +72,9 @@ def new_study(path: Path, backbones: Sequence[str], *, miniature: bool) -> None:
         raise SpecError(f"{path} exists; choose another name, or edit it")
     if len(set(backbones)) < 2:
         raise SpecError("a study compares at least two backbones; `eyeswap backbones list` names them")
-    if len({_arm_name(backbone) for backbone in backbones}) < len(backbones):
+    if len({kebab(backbone) for backbone in backbones}) < len(backbones):
         raise SpecError(f"two arms would have one name; leave one of these out: {', '.join(backbones)}")
-    arms = {_arm_name(backbone): backbone for backbone in backbones}
+    arms = {kebab(backbone): backbone for backbone in backbones}
     width = max(map(len, arms)) + 1
     text = _TEMPLATE.format(
         question=f"Which of {len(backbones)} vision backbones serves a VLM best, all else equal?",
@@ -92,8 +91,3 @@ def new_study(path: Path, backbones: Sequence[str], *, miniature: bool) -> None:
             raise SpecError(str(problem).replace(str(trial), str(path))) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-
-
-def _arm_name(backbone: str) -> str:
-    """Return a short name for a backbone: its own in lower case, with hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", backbone.rpartition("/")[2].lower()).strip("-")

@@ -60,6 +60,11 @@ MAX_NAME = 100  # characters; names become folder names
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
+def kebab(text: str) -> str:
+    """Return a name in kebab-case for a backbone, path or value, made of what stands behind its last slash."""
+    return re.sub(r"[^a-z0-9]+", "-", text.rpartition("/")[2].lower()).strip("-")
+
+
 class Arm(Spec):
     """One arm: a backbone, and the declared differences in how it is connected."""
 

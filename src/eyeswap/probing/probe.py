@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ def probe_model(
     readings += _answers(name, model, seen, questions, board)
     result = _result(name, model.backbone, images, seen, readings, {k: sites[k] for k in (VISUAL, "connector")}, seed)
     aligned = word_alignment(sites["connector"].values, model.get_input_embeddings().weight.detach().cpu())
-    return ProbeResult(**{**vars(result), "word_alignment": aligned, "settings": {**result.settings, "layers": layers}})
+    return replace(result, word_alignment=aligned, settings={**result.settings, "layers": layers})
 
 
 def _see(name: str, backbone: LoadedBackbone, images: LabelledImages, board: Progress, device: Any) -> Seen:
@@ -172,10 +172,12 @@ def _result(
     name: str, backbone: LoadedBackbone, images: LabelledImages, seen: Seen, readings: list[Reading],
     sites: Mapping[str, Features], seed: int,
 ) -> ProbeResult:  # fmt: skip
-    some = LabelledImages(images.source, images.categories, images.images[:_VIEWED])
-    found = correspondence(backbone, some, seen.tokens[:_VIEWED], seen.placements[:_VIEWED], seed)
+    viewed = LabelledImages(images.source, images.categories, images.images[:_VIEWED])
+    found_again = correspondence(backbone, viewed, seen.tokens[:_VIEWED], seen.placements[:_VIEWED], seed)
     statistics = {site: token_statistics(features.values, seen.grid) for site, features in sites.items()}
-    return ProbeResult(name, images.source, len(images.images), readings, statistics, found, settings={"seed": seed})
+    return ProbeResult(
+        name, images.source, len(images.images), readings, statistics, found_again, settings={"seed": seed}
+    )
 
 
 def _read(

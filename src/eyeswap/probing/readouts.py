@@ -95,7 +95,7 @@ class LinearGrid(nn.Module):
     def __init__(self, task: Task, width: int, num_categories: int, features: Features) -> None:
         super().__init__()
         self.task = task
-        outputs = {"there": num_categories, "where": num_categories}.get(task) or num_outputs(task, num_categories)
+        outputs = num_categories if task in ("there", "where") else num_outputs(task, num_categories)
         self.scale = nn.BatchNorm1d(width, affine=False)  # a mean over tokens varies far less than one token
         self.linear = nn.Linear(width, outputs)
         self.positions = features.positions

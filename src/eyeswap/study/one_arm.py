@@ -6,7 +6,6 @@ It is written where a study's run would be, to ``runs/<recipe>/<arm>/seed-<n>``,
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from rich.console import Console
 from eyeswap.console import open_console
 from eyeswap.errors import SpecError
 from eyeswap.planning.plan import plan_runs, refuse, refuse_changed
-from eyeswap.planning.spec import Study, apply_change, checked, split_change
+from eyeswap.planning.spec import Study, apply_change, checked, kebab, split_change
 from eyeswap.processes import join
 from eyeswap.progress import progress
 from eyeswap.runs.folder import StudyFolder
@@ -67,7 +66,7 @@ def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Seque
         {
             "name": recipe_file.stem,
             "question": f"What does {arm['backbone']} make of {recipe_file.name}?",
-            "arms": {"-".join(_kebab(part) for part in arm.values()): dict(arm)},
+            "arms": {"-".join(kebab(part) for part in arm.values()): dict(arm)},
             "may_differ": ["backbone", *overrides],
             "seeds": [seed],
             **value,
@@ -113,7 +112,3 @@ def train_one(study: OneArm, recipe_file: Path, runs_dir: Path, console: Console
         if ranks.is_first:
             shutil.rmtree(run.files.checkpoints, ignore_errors=True)
     return run.folder
-
-
-def _kebab(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.rpartition("/")[2].lower()).strip("-")

@@ -110,7 +110,7 @@ def submit(
         with executor.batch():
             jobs = [executor.submit(worker) for _ in range(min(num_runs, options.jobs))]
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
-        raise EnvironmentProblem(f"slurm: {' '.join(str(error).split())}") from None
+        raise EnvironmentProblem(f"slurm: {error}") from None
     return [str(job.job_id) for job in jobs]
 
 

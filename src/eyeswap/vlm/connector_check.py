@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eyeswap.backbones.conformance import MOST_BATCH_DIFFERENCE, Finding
 from eyeswap.connector_name import ConnectorName, Grid
-from eyeswap.own_code import OwnFunction
+from eyeswap.own_code import OwnFunction, one_line
 from eyeswap.vlm.connector import Connector, build_connector
 
 _IMAGES = 3
@@ -59,8 +59,8 @@ def _gradients(connector: Connector, tokens: Tensor) -> Finding:
     connector(tokens).square().mean().backward()
     silent = [
         name
-        for name, one in connector.named_parameters()
-        if one.requires_grad and (one.grad is None or not bool(one.grad.isfinite().all()))
+        for name, weight in connector.named_parameters()
+        if weight.requires_grad and (weight.grad is None or not bool(weight.grad.isfinite().all()))
     ]
     connector.zero_grad()
     if silent:
@@ -112,8 +112,8 @@ def _saved(connector: Connector, kind: str, llm_width: int, grid: Grid, tokens: 
             loaded = build_connector(elsewhere, connector.vision_width, llm_width, seed=1, grid=grid).eval()
             loaded.load_state_dict(connector.state_dict())
         except Exception as error:  # whatever the user's code raises
-            told = " ".join(str(error).split())
-            return Finding("saved", "failed", f"cannot be loaded elsewhere: {told}", "keep all of its code in one file")
+            found = f"cannot be loaded elsewhere: {one_line(error)}"
+            return Finding("saved", "failed", found, "keep all of its code in one file")
         finally:
             sys.modules.update(beside)
     if not torch.equal(loaded(tokens), connector(tokens)):

@@ -81,9 +81,14 @@ def _exchanged(first: TunedArm, second: TunedArm) -> bool:
 
 
 def _in_words(arms: list[TunedArm], exchanged: list[tuple[str, str]]) -> str:
+    """Say how the averages of these runs stand; which differences are decided is said by the pairs alone."""
     if not exchanged:
-        return f"The ranking survives tuning: with their own best learning rates the {len(arms)} arms stand as before."
-    pairs = ", ".join(f"{first} and {second}" for first, second in exchanged)
-    best = max(arms, key=lambda arm: arm.tuned.value).name
-    first = f"{best} stays first" if best == arms[0].name else f"{best} is first instead of {arms[0].name}"
-    return f"The ranking does not survive tuning whole: {pairs} change places; {first}."
+        found = (
+            f"In these runs the {len(arms)} arms keep the order of their averages with their own best learning rates"
+        )
+    else:
+        pairs = ", ".join(f"{first} and {second}" for first, second in exchanged)
+        best = max(arms, key=lambda arm: arm.tuned.value).name
+        first = f"{best} stays first" if best == arms[0].name else f"{best} is first instead of {arms[0].name}"
+        found = f"In these runs, with their own best learning rates, {pairs} change places; {first}"
+    return f"{found}. Whether that is more than chance, the comparison of all pairs says."
