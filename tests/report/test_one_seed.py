@@ -190,3 +190,13 @@ def test_the_json_says_what_the_words_say(twins):
     assert content["seed_sd"] == {}
     pair = content["comparisons"]["averages"][0]
     assert (pair["told_apart"], pair["decided"], pair["over_seeds"], pair["detectable"]) == (True, False, False, None)
+
+
+@pytest.mark.parametrize(("freedom", "share"), [(None, "four of five"), (6, "about two of three")])
+def test_the_page_says_how_often_a_detectable_difference_is_detected(twins, tmp_path, page_of, freedom, share):
+    stated = {"vqa": 10.0, "localization": 14.0} | ({} if freedom is None else {"df": freedom})
+    analysis = analyse(restated(twins, tmp_path, stated))
+    for text in (markdown(analysis), page_of(analysis)):
+        assert f"{share} such studies would detect" in text
+    said = " ".join(finding.text for finding in analysis.verdict.findings)
+    assert f"would be detected in {share} such studies" in said

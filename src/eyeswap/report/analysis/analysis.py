@@ -16,7 +16,7 @@ from eyeswap.report.analysis.fixed import audited, diagnosed
 from eyeswap.report.analysis.pairs import MARGIN, Comparison, compare_averages, compare_benchmarks, rank_arms
 from eyeswap.report.analysis.predictors import Predictor, predictors, weak_weights
 from eyeswap.report.analysis.published import PublishedComparison, compare_with_published, published_points
-from eyeswap.report.analysis.seeds import SeedSpread, seed_spreads, with_spreads
+from eyeswap.report.analysis.seeds import SeedSpread, seed_spreads, share_detecting, with_spreads
 from eyeswap.report.analysis.study import StudyResults, gather, score_records
 from eyeswap.report.analysis.tuning import Tuning, tuning
 from eyeswap.report.analysis.verdict import Verdict, judge
@@ -83,6 +83,11 @@ class Analysis:
         """The sources of variation that the intervals cover."""
         known = [group in self.seeds for group in self.results.groups]
         return "images and seeds" if all(known) else "images and, where known, seeds" if any(known) else "images alone"
+
+    @property
+    def share_detecting(self) -> str:
+        """How many such studies find a difference as large as the detectable one."""
+        return share_detecting(self.results, self.seeds)
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one record for each run and benchmark or average, for ``pandas.DataFrame``; scores in percent."""

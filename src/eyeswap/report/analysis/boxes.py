@@ -148,9 +148,12 @@ def frames_table(rows: Sequence[Grounding]) -> tuple[list[str], list[list[str]]]
 
 
 def frames_note(rows: Sequence[Grounding]) -> str:
-    """Return a sentence with the frame that boxes are scored in; empty without boxes."""
+    """Return sentences with the frame that boxes, and the trivial baseline's, are scored in; empty without boxes."""
     frames = list(dict.fromkeys(row.box_frame for row in rows if row.box_frame))
-    return f"Boxes are scored in the frame {' and '.join(frames)}." if frames else ""
+    if not frames:
+        return ""
+    baseline = "" if frames == ["original"] else " The constant box of the trivial baseline is scored in original."
+    return f"Boxes are scored in the frame {' and '.join(frames)}.{baseline}"
 
 
 def fates(predictions: Predictions) -> list[str]:

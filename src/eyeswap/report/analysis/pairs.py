@@ -41,8 +41,9 @@ class Comparison:
         raw_p: p-value of "the two are equal", of this pair alone.
         p: the same, adjusted by Holm within the family and lowered to what other pairs imply.
         over_seeds: whether interval and p-values cover variation between training runs, not just the runs at hand.
-        detectable: smallest true difference that this study detects with 80% power after the correction; None if the
-            variation between training runs is unknown, or if no possible difference would be detected.
+        detectable: smallest true difference that this study is meant to detect with 80% power after the correction
+            (see `share_detecting` for how often it does); None if the variation between training runs is unknown, or
+            if no possible difference would be detected.
         equivalence: non-inferiority in both directions at the margin; p-values adjusted by Holm within the family.
         mcnemar: McNemar's test of the first seeds, ``ahead`` first; None for averages over several benchmarks, and
             unless all scores are 0 or 1.

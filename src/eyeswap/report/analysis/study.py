@@ -177,7 +177,7 @@ def _check_comparable(arms: list[Arm]) -> None:
 
 
 RECORD_KEYS = (
-    *("study", "arm", "seed", "benchmark", "group", "metric", "unit", "n"),
+    *("study", "arm", "seed", "benchmark", "group", "metric", "box_frame", "unit", "n"),
     *("score", "low", "high", "baseline", "gain", "gain_low", "gain_high"),
 )
 
@@ -191,14 +191,34 @@ def _records(study: str, run: Run) -> list[dict[str, Any]]:
     scores = run.scores
     head = {"study": study, "arm": run.arm, "seed": run.seed, "unit": "%"}
     rows = [
-        head | {"benchmark": entry.name, "group": entry.group, "metric": entry.metric} | _score_record(entry.score)
+        {
+            **head,
+            "benchmark": entry.name,
+            "group": entry.group,
+            "metric": entry.metric,
+            "box_frame": entry.box_frame,
+            **_score_record(entry.score),
+        }
         for entry in scores.benchmarks.values()
     ]
     rows += [
-        head | {"benchmark": "average", "group": group, "metric": "weighted by n"} | _score_record(score)
+        {
+            **head,
+            "benchmark": "average",
+            "group": group,
+            "metric": "weighted by n",
+            "box_frame": _shared_frame(scores, group),
+            **_score_record(score),
+        }
         for group, score in scores.averages.items()
     ]
     return [{key: row[key] for key in RECORD_KEYS} for row in rows]
+
+
+def _shared_frame(scores: Scores, group: str) -> str:
+    """Return the box frame of an average's benchmarks; empty for VQA, and all names if they differ."""
+    frames = {entry.box_frame for entry in scores.benchmarks.values() if group in (entry.group, "overall")}
+    return " ".join(sorted(frames - {""}))
 
 
 def _score_record(score: Score) -> dict[str, Any]:

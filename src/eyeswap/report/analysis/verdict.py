@@ -14,7 +14,7 @@ from types import MappingProxyType
 from eyeswap.collapse.verdict import WORST_FIRST, ArmDiagnosis
 from eyeswap.report.analysis.pairs import ALPHA, Comparison, rank_arms
 from eyeswap.report.analysis.predictors import Predictor
-from eyeswap.report.analysis.seeds import SeedSpread
+from eyeswap.report.analysis.seeds import SeedSpread, share_detecting
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.report.style import MINUS, count, listed, number, p_value, percent, points, size
 from eyeswap.results.scores import Score
@@ -74,7 +74,7 @@ def judge(
         headline = "Not decided: there are no two finished arms to compare."
     else:
         headline = " ".join([_headline(results, groups, comparisons), *caveats])
-        differences = [_difference_finding(results, group, comparisons) for group in groups]
+        differences = [_difference_finding(results, group, comparisons, seeds) for group in groups]
         findings += sorted(differences, key=lambda finding: finding.kind)  # alphabetical: decided before open
         findings += filter(None, (_equal_finding(groups, comparisons), _prediction_finding(known)))
     if results.finished_arms:
@@ -160,11 +160,13 @@ def _lead(results: StudyResults, names: tuple[str, ...], where: str) -> str:
     return f"{listed(best) if len(best) <= MAX_NAMED_LEADERS else f'{len(best)} arms'} share the lead in {where}"
 
 
-def _difference_finding(results: StudyResults, group: str, comparisons: Sequence[Comparison]) -> Finding:
+def _difference_finding(
+    results: StudyResults, group: str, comparisons: Sequence[Comparison], seeds: Mapping[str, SeedSpread]
+) -> Finding:
     pairs = [pair for pair in comparisons if pair.where == group]
     over_seeds = any(pair.over_seeds for pair in pairs)
     if not _any_apart(pairs):
-        return _open_finding(results, group, pairs, over_seeds)
+        return _open_finding(results, group, pairs, seeds)
     title = IN_WORDS[group][0].upper() + IN_WORDS[group][1:]
     best = leaders(results, group, comparisons)
     scores = [f"**{arm.name}** ({percent(arm.scores.averages[group].value)}%)" for arm in best]
@@ -185,8 +187,11 @@ def _difference_finding(results: StudyResults, group: str, comparisons: Sequence
     return Finding("decided" if over_seeds else "runs", f"{text} {_pair_list(pairs, over_seeds)}")
 
 
-def _open_finding(results: StudyResults, group: str, pairs: Sequence[Comparison], over_seeds: bool) -> Finding:
+def _open_finding(
+    results: StudyResults, group: str, pairs: Sequence[Comparison], seeds: Mapping[str, SeedSpread]
+) -> Finding:
     """Say how large a difference the study could have detected, where it detected none."""
+    over_seeds = any(pair.over_seeds for pair in pairs)
     widest = max(pairs, key=lambda pair: pair.value)
     n = count(results.finished_arms[0].scores.averages[group].n)
     text = (
@@ -198,7 +203,8 @@ def _open_finding(results: StudyResults, group: str, pairs: Sequence[Comparison]
         return Finding("runs", f"{text}.")
     if widest.detectable is None:
         return Finding("open", f"{text}; so few seeds and images could not show any difference, however large.")
-    power = f"a true difference of {percent(widest.detectable)} would be detected in four of five such studies"
+    share = share_detecting(results, seeds)
+    power = f"a true difference of {percent(widest.detectable)} would be detected in {share} such studies"
     return Finding("open", f"{text}; {power}.")
 
 

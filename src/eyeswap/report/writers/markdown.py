@@ -123,8 +123,8 @@ def _pairs(analysis: Analysis) -> str:
     ]
     note = (
         f"Points, with 95% intervals of the paired difference over {analysis.covered}; p-values are adjusted by Holm "
-        "over this table. Detectable: the true difference that four of five such studies would detect. Equivalent, no "
-        f"worse: with a margin of {analysis.margin:g} points."
+        f"over this table. Detectable: the true difference that {analysis.share_detecting} such studies would detect. "
+        f"Equivalent, no worse: with a margin of {analysis.margin:g} points."
     )
     return f"{pipes(['average', 'pair', 'difference', 'p', 'detectable', 'result'], rows)}\n\n{note}"
 
