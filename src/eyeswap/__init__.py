@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from eyeswap import torchvision_operators
+
 if TYPE_CHECKING:
     from eyeswap import ops
     from eyeswap.api import analyse, ask, compare, evaluate, load_runs, load_study, load_vlm, locate, run_study
@@ -33,6 +35,8 @@ __all__ = [
     "ops",
     "run_study",
 ]
+
+torchvision_operators.install()
 
 _WEIGHTS = ("LoadedBackbone", "load_backbone")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def plant_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str
     information.mkdir()
     (information / "METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 def test_a_broken_torchvision_is_found_and_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,16 @@ def test_a_broken_torchvision_is_found_and_has_a_remedy(tmp_path: Path, monkeypa
 def test_a_sound_torchvision_needs_no_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_torchvision(tmp_path, monkeypatch, "")
     assert dict(doctor.findings())["torchvision"] == "0.28.0, can be imported"
+
+
+def test_a_torchvision_without_its_library_is_said_to_work_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_torchvision(tmp_path, monkeypatch, "from torchvision import _meta_registrations\n")
+    described = "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *_: None)\n"
+    (tmp_path / "torchvision" / "_meta_registrations.py").write_text(described, encoding="utf-8")
+    expected = "0.28.0, its compiled library does not load; eyeswap and timm work without it"
+    assert doctor._torchvision() == expected
 
 
 def test_the_doctor_says_which_scan_runs_and_what_it_costs() -> None:

@@ -7,10 +7,8 @@ The timm wrapper reads intermediate features before the final norm, by default t
 from __future__ import annotations
 
 import copy
-import functools
 import importlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,38 +79,19 @@ def from_timm(model: str, tap: str | None, *, pretrained: bool) -> tuple[VisionB
 
 
 def _import_timm(model: str) -> Any:
-    """Import timm, also beside a torchvision whose compiled part does not fit this torch.
-
-    pip brings torchvision along with timm, on a machine without a GPU often one built for CUDA. Its Python part, all
-    that timm and transformers use, then fails for the lack of two operators that neither of them calls.
+    """Import timm.
 
     Raises:
-        EnvironmentProblem: if it is not installed, or cannot be imported all the same.
+        EnvironmentProblem: if it is not installed, or cannot be imported.
     """
     try:
-        try:
-            return importlib.import_module("timm")
-        except RuntimeError as error:
-            if "operator torchvision::" not in str(error):
-                raise
-            for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
-                del sys.modules[name]  # half imported
-            _define_torchvision_operators()
-            return importlib.import_module("timm")
+        return importlib.import_module("timm")
     except ImportError as error:
         remedy = "pip install 'eyeswap[timm]'"
         raise EnvironmentProblem(f"timm:{model} needs timm ({one_line(error)}): {remedy}") from None
     except Exception as error:  # packages that do not fit each other raise anything
         remedy = f"install the torchvision that is built for torch {torch.__version__}; see `eyeswap doctor`"
         raise EnvironmentProblem(f"timm:{model}: timm cannot be imported ({one_line(error)}): {remedy}") from None
-
-
-@functools.cache  # they last as long as the library object
-def _define_torchvision_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 def _single_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[TimmBackbone, ImageGeometry]:

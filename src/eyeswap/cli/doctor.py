@@ -120,14 +120,17 @@ def _c_core() -> str:
 
 
 def _torchvision() -> str:
-    """Import torchvision in a subprocess: a build that does not match torch breaks transformers too."""
+    """Import torchvision in a subprocess: one that cannot be imported breaks transformers too."""
     from eyeswap.versions import version_of
 
     version = version_of("torchvision")
     if version is None:
         return "not installed, as it should be (nothing here needs it)"
-    trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
-    if trial.returncode == 0:
+    code = "import eyeswap.torchvision_operators as operators, torchvision; print(len(operators.declared))"
+    trial = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if trial.returncode:
+        reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"BROKEN ({version}: {reason}); transformers will fail. Remedy: pip uninstall torchvision"
+    if trial.stdout.strip() == "0":
         return f"{version}, can be imported"
-    reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"BROKEN ({version}: {reason}); transformers will fail. Remedy: pip uninstall torchvision"
+    return f"{version}, its compiled library does not load; eyeswap and timm work without it"
