@@ -76,6 +76,7 @@ def evaluate(
     out: StrPath | None = None,
     batch: int = 128,
     quiet: bool = False,
+    trust_remote_code: bool = False,
     **settings: Any,
 ) -> Run:
     """Evaluate a trained VLM on benchmarks; an interrupted evaluation is resumed.
@@ -88,6 +89,7 @@ def evaluate(
         out: output folder; by default in the run's folder.
         batch: batch size; does not change any answer.
         quiet: whether to hide progress.
+        trust_remote_code: whether the code of the model's custom connector may run.
         **settings: ``split``, ``mode``, ``box_frame``, ``precision`` and ``images``, see `study.evaluate.Settings`.
 
     Returns:
@@ -109,7 +111,8 @@ def evaluate(
     )
     with join() as ranks, progress(open_console(stderr=True, quiet=quiet or not ranks.is_first)) as board:
         target = None if out is None else Path(out)
-        return Run(evaluate_run(Path(run), names, chosen, board, target, batch, ranks))
+        folder = evaluate_run(Path(run), names, chosen, board, target, batch, ranks, trusts_code=trust_remote_code)
+        return Run(folder)
 
 
 def compare(
@@ -156,7 +159,8 @@ def load_vlm(run: StrPath, *, device: str | None = None, **kwargs: Any) -> Visio
     Args:
         run: folder of a run, or of a saved VLM.
         device: such as ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
-        **kwargs: arguments of transformers' ``from_pretrained``, such as ``dtype``.
+        **kwargs: arguments of transformers' ``from_pretrained``, such as ``dtype``; ``trust_remote_code`` lets the code
+            of the model's custom connector run.
 
     Raises:
         SpecError: if there is no such device.

@@ -232,3 +232,20 @@ def test_the_real_package_knows_us_if_it_is_here():
     if "eyeswap" not in registry.list_available_models():
         pytest.skip("eyeswap was installed before it had this entry point")
     assert registry.get_model("eyeswap").__name__ == "EyeswapVLM"
+
+
+def test_code_of_a_custom_connector_runs_only_if_trusted(lmms_eval, tiny_llm, tmp_path):
+    from eyeswap.backbones.weights import load_backbone
+    from eyeswap.vlm.connector import build_connector
+    from eyeswap.vlm.model import VisionLanguageModel, load_llm
+
+    file, backbone = tmp_path / "mine.py", load_backbone("digits-vit")
+    file.write_text(
+        "import torch\n\ndef build(width, llm_width, grid):\n    return torch.nn.Linear(width, llm_width)\n"
+    )
+    llm, tokenizer, prompt = load_llm(tiny_llm)
+    connector = build_connector(f"{file}:build", 128, llm.config.hidden_size, seed=1, grid=backbone.token_grid)
+    VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, backbone).save(tmp_path / "run" / "model")
+    with pytest.raises(SpecError, match=r"its connector is code of its own, mine\.py"):
+        make(tmp_path / "run")
+    assert make(tmp_path / "run", ",trust_code=True").vlm.config.connector == "mine.py:build"

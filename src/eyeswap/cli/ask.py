@@ -156,6 +156,7 @@ def serve(
     device: Annotated[
         str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")
     ] = "",
+    trust_code: TrustOption = False,
 ) -> None:
     """Open a page on which all runs answer the same question side by side, with boxes, probabilities and speed.
 
@@ -166,7 +167,11 @@ def serve(
     import_gradio()  # before models are loaded
     from eyeswap.api import load_vlm
 
-    page = build_page({name: load_vlm(folder, device=device or None) for name, folder in find_models(runs).items()})
+    models = {
+        name: load_vlm(folder, device=device or None, trust_remote_code=trust_code)
+        for name, folder in find_models(runs).items()
+    }
+    page = build_page(models)
     typer.echo(f"serving at {launch(page, host, port)} (Ctrl-C ends it)")
     page.block_thread()
 

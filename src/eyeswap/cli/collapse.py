@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eyeswap.cli.options import JsonOption
+from eyeswap.cli.options import JsonOption, TrustOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,7 @@ def collapse(
             "--write-stabilized", metavar="FILE", help="Write a study that tries the remedies on the collapsed arms."
         ),
     ] = None,
+    trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge whether the localization of trained runs works, with the evidence.
@@ -64,7 +65,7 @@ def collapse(
     finished = [run for run in load_runs(runs) if run.files.is_scored]
     _check(runs, finished)
     if probe:
-        _probe(finished, probe)
+        _probe(finished, probe, trusts_code=trust_code)
     arms = diagnose(finished)
     if as_json:
         import json
@@ -84,7 +85,7 @@ def _check(runs: Sequence[Path], finished: Sequence[Run]) -> None:
         raise SpecError(f"{runs[0]}: no finished run here; a finished run has a scores.json")
 
 
-def _probe(runs: Sequence[Run], subset: int) -> None:
+def _probe(runs: Sequence[Run], subset: int, *, trusts_code: bool) -> None:
     """Ask every run a part of its questions again with blanked and shuffled images, unless already done."""
     from eyeswap.errors import SpecError
     from eyeswap.progress import progress
@@ -97,7 +98,7 @@ def _probe(runs: Sequence[Run], subset: int) -> None:
                 raise SpecError(f"{run.folder}: there is no trained model to probe (model/ is missing)")
             for images in ("blanked", "shuffled"):
                 settings = Settings.model_validate({"data": data, "subset": subset, "images": images})
-                evaluate_run(run.folder, names, settings, board)
+                evaluate_run(run.folder, names, settings, board, trusts_code=trusts_code)
 
 
 def _stabilize(path: Path, runs: Sequence[Run], arms: Sequence[ArmDiagnosis]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eyeswap.cli.options import TrustOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,6 +36,7 @@ def probe(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of images, questions, folds and readouts.")] = 0,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results.")] = Path("probes"),
+    trust_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Read out what frozen representations know: is it there, which is it, how many are there, where is it.
@@ -52,7 +55,7 @@ def probe(
     results = []
     with progress() as board:
         for target in targets:
-            result = _probe(target, labelled, board, chosen, seed)
+            result = _probe(target, labelled, board, chosen, seed, trusts_code=trust_code)
             write_result(result, out / result.name)
             results.append(result)
     if as_json:
@@ -75,7 +78,9 @@ def _layers(text: str | None) -> list[int] | None:
         raise SpecError(f"--layers {text}: write numbers with commas between them, such as 1,2,4") from None
 
 
-def _probe(target: str, images: LabelledImages, board: Progress, layers: list[int] | None, seed: int) -> ProbeResult:
+def _probe(
+    target: str, images: LabelledImages, board: Progress, layers: list[int] | None, seed: int, *, trusts_code: bool
+) -> ProbeResult:
     from eyeswap.backbones.weights import load_backbone
     from eyeswap.evaluation.ask import model_folder
     from eyeswap.planning.spec import kebab
@@ -87,7 +92,8 @@ def _probe(target: str, images: LabelledImages, board: Progress, layers: list[in
     if not folder.is_dir():
         backbone = load_backbone(target)
         return probe_backbone(kebab(target), backbone, images, board, device=best_device(), seed=seed)
-    model = VisionLanguageModel.from_pretrained(model_folder(folder)).eval().to(best_device())
+    model = VisionLanguageModel.from_pretrained(model_folder(folder), trust_remote_code=trusts_code)
+    model.eval().to(best_device())
     parts = folder.resolve().parts[-2:]
     return probe_model("-".join(parts), model, images, board, layers=layers, seed=seed)
 

@@ -38,6 +38,7 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         device: device of the VLM; by default the first GPU, or the CPU.
         batch_size: largest number of questions answered together.
         several_images: whether to ``refuse`` a question about several images, or answer about the ``first``.
+        trust_code: whether the code of the VLM's custom connector may run.
         **others: passed by lmms-eval to every model; ``max_batch_size`` is not used.
 
     Raises:
@@ -53,12 +54,15 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         device: str | None = None,
         batch_size: int | str = 32,
         several_images: str = "refuse",
+        trust_code: bool | str = False,
         **others: Any,
     ) -> None:
         super().__init__()
         unknown = sorted(set(others) - {"max_batch_size"})
         if unknown:
-            raise SpecError(f"--model_args {unknown[0]}: {nearest(unknown[0], ('run', 'device', 'several_images'))}")
+            raise SpecError(
+                f"--model_args {unknown[0]}: {nearest(unknown[0], ('run', 'device', 'several_images', 'trust_code'))}"
+            )
         if not run:
             raise SpecError("--model_args: name a run, such as run=runs/quickstart/vit/seed-7")
         if several_images not in SEVERAL_IMAGES:
@@ -67,7 +71,9 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
             raise SpecError("eyeswap inside lmms-eval runs in one process; start it without torchrun or accelerate")
         folder = model_folder(Path(run))
         self.device = torch.device((device or "cuda") if torch.cuda.is_available() else "cpu")
-        self.vlm = VisionLanguageModel.load(folder).eval().to(self.device)
+        self.vlm = (
+            VisionLanguageModel.load(folder, trust_remote_code=str(trust_code).lower() == "true").eval().to(self.device)
+        )
         self.batch_size = int(batch_size) if str(batch_size).isdecimal() else 32
         self.several_images = several_images
         self.tokenizer = self.vlm.tokenizer
