@@ -1,6 +1,6 @@
 """Read image files as RGB pixels; every file is treated as hostile.
 
-Every image is read by one of two functions:
+Every image is read by one of two functions, and every label map by `open_labels`:
 
 - `open_image` reads the files of data sets as they are stored, like the published pipelines: EXIF orientation is
   ignored, and transparency is dropped.
@@ -22,11 +22,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image, ImageOps
 
 from eyeswap.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MAX_IMAGE_PIXELS = 120_000_000
 MAX_ADDRESS_BYTES = 100_000_000
@@ -44,6 +48,23 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     """
     with _opened(source) as image:
         return _rgb(image)
+
+
+def open_labels(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a label map: an image of one 8-bit channel, or with a palette, whose values are categories.
+
+    Returns:
+        ``[H, W]``, the values as stored.
+
+    Raises:
+        DataError: as `open_image`, or if it has several channels or other than 8 bits.
+    """
+    import numpy as np
+
+    with _opened(path) as image:
+        if image.mode not in ("L", "P"):
+            raise DataError(f"{path}: a label map must be an image of one 8-bit channel, this one is {image.mode}")
+        return np.array(image, dtype=np.uint8)
 
 
 def open_picture(source: Any) -> Image.Image:

@@ -17,6 +17,7 @@ GIB = 2**30
 EXTRAS = {
     "timm": "timm",
     "lora": "peft",
+    "coco": "pycocotools",
     "slurm": "submitit",
     "track": "tensorboard",
     "demo": "gradio",

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from eyeswap.data.digits.scene import KINDS, render, sample_scene
-from eyeswap.data.formats.boxes import xywh_to_xyxy
+from eyeswap.data.formats.coco import InstanceImage, check_present, read_instances
 from eyeswap.errors import DataError, SpecError
-from eyeswap.files import read_json
 from eyeswap.geometry import Box
 from eyeswap.images import open_picture
 
@@ -75,41 +73,21 @@ def coco_images(annotations: Path, folder: Path, count: int, seed: int = 0) -> L
     Raises:
         DataError: if the file is not in COCO's format, or an image is missing.
     """
-    content = read_json(annotations)
-    try:
-        names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-        things: dict[int, list[Thing]] = {int(entry["id"]): [] for entry in content["images"]}
-        for position, entry in enumerate(content["annotations"]):
-            if not entry.get("iscrowd", 0):
-                things[int(entry["image_id"])].append(_thing(entry, names, f"{annotations}: annotations[{position}]"))
-        files = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{annotations}: not a COCO instances file ({type(error).__name__}: {error})") from None
-    shown = sorted(image for image, objects in things.items() if objects)
-    drawn = np.random.default_rng(seed).permutation(len(shown))[:count]
-    images = []
-    for image_id in (shown[row] for row in sorted(drawn)):
-        path = _inside(folder, files[image_id], annotations)
-        images.append(LabelledImage(files[image_id], tuple(things[image_id]), partial(open_picture, path)))
-    if not images:
+    content = read_instances(annotations, folder)
+    shown = [image for image in content.images if any(not instance.is_crowd for instance in image.instances)]
+    if not shown:
         raise DataError(f"{annotations}: no image has an object")
-    return LabelledImages(annotations.name, tuple(names.values()), tuple(images))
+    shown.sort(key=lambda image: image.image_id)
+    drawn = np.random.default_rng(seed).permutation(len(shown))[:count]
+    chosen = [shown[row] for row in sorted(drawn)]
+    check_present(chosen, annotations)
+    images = tuple(_labelled(image, folder, content.categories) for image in chosen)
+    return LabelledImages(annotations.name, content.categories, images)
 
 
-def _thing(entry: Mapping[str, Any], names: Mapping[int, str], where: str) -> Thing:
-    x, y, width, height = (float(side) for side in entry["bbox"])
-    if not (width > 0 and height > 0):
-        raise DataError(f"{where}: bbox of {width:g}x{height:g} pixels has no area")
-    return Thing(names[int(entry["category_id"])], xywh_to_xyxy((x, y, width, height)))
-
-
-def _inside(folder: Path, name: str, annotations: Path) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{annotations}: file_name {name!r} leads out of {folder}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such image; {annotations} names it")
-    return path
+def _labelled(image: InstanceImage, folder: Path, categories: tuple[str, ...]) -> LabelledImage:
+    things = tuple(Thing(categories[each.category], each.box) for each in image.instances if not each.is_crowd)
+    return LabelledImage(image.path.relative_to(folder).as_posix(), things, partial(open_picture, image.path))
 
 
 def load_images(data: str, folder: Path | None, count: int, seed: int) -> LabelledImages:

@@ -181,6 +181,18 @@ def render(scene: Scene) -> Image.Image:
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
 
+def label_map(scene: Scene) -> npt.NDArray[np.uint8]:
+    """Return the category of every pixel, ``[H, W]``: 0 is the background, ``1 + KINDS.index(kind)`` a thing.
+
+    A pixel belongs to a thing if the thing covers at least half of it.
+    """
+    labels = np.zeros((scene.height, scene.width), np.uint8)
+    for thing in scene.things:
+        x, y, side = thing.frame
+        labels[y : y + side, x : x + side][_mask(thing) >= 0.5] = 1 + KINDS.index(thing.kind)
+    return labels
+
+
 def _texture(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.float32]:
     """Smooth dark noise with soft stripes, in a random dull tint."""
     coarse = rng.uniform(0, 1, (int(rng.integers(3, 9)), int(rng.integers(3, 9)))).astype(np.float32)
