@@ -12,16 +12,16 @@ from typer.testing import CliRunner
 
 from eyeswap.adaptation import run as run_module
 from eyeswap.adaptation.adapt import Request, adapt
-from eyeswap.adaptation.data import DigitsScenes, open_data, scene_instances
+from eyeswap.adaptation.data import open_data
 from eyeswap.adaptation.recipe import load_recipe
 from eyeswap.adaptation.run import Adaptation
 from eyeswap.backbones import catalog
 from eyeswap.backbones.weights import load_backbone
 from eyeswap.cli.main import app
-from eyeswap.data.digits.scene import KINDS, label_map, render
-from eyeswap.data.formats import ade20k
-from eyeswap.data.formats.coco import InstanceImage, write_instances
+from eyeswap.data.digits.dense import write_ade20k, write_coco
 from eyeswap.errors import CheckpointError, DataError, EyeswapError, RunError, SpecError
+from eyeswap.planning.spec import load_study
+from eyeswap.study.backbones import Backbones
 
 TINY = {"steps": 6, "batch": 2, "width": 16, "head_depth": 1, "train_images": 4, "val_images": 2, "scales": [2, 1]}
 GEOMETRY = "letterbox-64"
@@ -131,29 +131,12 @@ def test_an_adapted_backbone_comes_with_a_card_and_loads_strictly(tmp_path: Path
 
 
 def coco_folder(root: Path) -> Path:
-    for part, split in (("train", "train"), ("val", "val")):
-        folder = root / f"{part}2017"
-        folder.mkdir(parents=True)
-        images, sizes = [], []
-        for index in range(3):
-            scene = DigitsScenes("detection", split, 3).scene(index)
-            image = InstanceImage(index + 1, folder / f"{index + 1:012d}.jpg", scene_instances(scene))
-            render(scene).save(image.path)
-            images.append(image)
-            sizes.append((scene.width, scene.height))
-        (root / "annotations").mkdir(exist_ok=True)
-        write_instances(root / "annotations" / f"instances_{part}2017.json", KINDS, images, sizes)
+    write_coco(root, {"train": 3, "val": 3}, 0, lambda count: None)
     return root
 
 
 def ade_folder(root: Path) -> Path:
-    ade20k.write_categories(root, ["background", *KINDS])
-    for part, split in (("training", "train"), ("validation", "val")):
-        (root / "images" / part).mkdir(parents=True)
-        for index in range(3):
-            scene = DigitsScenes("segmentation", split, 3).scene(index)
-            render(scene).save(root / "images" / part / f"{index}.jpg")
-            ade20k.write_label_map(root / "annotations" / part / f"{index}.png", label_map(scene))
+    write_ade20k(root, {"train": 3, "val": 3}, 0, lambda count: None)
     return root
 
 
@@ -243,3 +226,30 @@ def test_a_recipe_file_sets_keys_and_options_override_it(tmp_path: Path) -> None
     path.write_text("- steps\n")
     with pytest.raises(SpecError, match="expected the keys of an adaptation recipe"):
         load_recipe("detection", path)
+
+
+ARM = """
+from eyeswap.backbones.weights import load_backbone
+
+def adapted():
+    loaded = load_backbone("digits-vit", {path!r}, geometry="letterbox-64")
+    return loaded.network, loaded.geometry
+"""
+
+
+def test_an_adapted_backbone_is_an_arm(tmp_path: Path) -> None:
+    recipe = load_recipe("segmentation", changes={**TINY, "steps": 1})
+    request = Request("segmentation", "digits-vit", "digits", recipe, geometry=GEOMETRY)
+    path, _ = adapt(request, tmp_path, device="cpu", workers=0)
+    (tmp_path / "adapted.py").write_text(ARM.format(path=str(path)))
+    study = tmp_path / "dense.yaml"
+    study.write_text(
+        "question: Which?\nrecipe: {data: digits, llm: digits-llm}\n"
+        "arms: {classification: digits-vit, segmentation: 'adapted.py:adapted'}\nbenchmarks: [pope]\n"
+    )
+    arm = Backbones(load_study(study))["segmentation"]
+    assert arm.token_grid == (4, 4)
+    assert not any(parameter.requires_grad for parameter in arm.network.parameters())
+    adapted = load_backbone("digits-vit", path, geometry=GEOMETRY)
+    pixels = torch.randn(1, 3, 64, 64)
+    assert torch.equal(arm.network(pixels), adapted.network(pixels))

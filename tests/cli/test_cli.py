@@ -115,7 +115,8 @@ def test_audit_exits_with_1_on_an_undeclared_difference(tmp_path: Path) -> None:
 def test_an_unknown_data_set_is_named_with_the_known_ones(tmp_path: Path) -> None:
     result = invoke("data", "make", "digit", "--out", tmp_path / "data")
     assert result.exit_code == 2
-    assert result.stderr == 'error: unknown data set "digit". Did you mean digits? Allowed: digits.\n'
+    allowed = "digits, digits-coco, digits-ade20k"
+    assert result.stderr == f'error: unknown data set "digit". Did you mean digits? Allowed: {allowed}.\n'
 
 
 def test_an_unknown_backbone_is_named_with_the_nearest() -> None:

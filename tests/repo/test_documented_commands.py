@@ -27,6 +27,7 @@ COSTLY = (
     r"tokens cache",
     r"train (?!.*--dry-run)",
     r"pretrain",
+    r"adapt",  # tests/adaptation
     r"backbones (check|convert)",
     r"study run (studies/paper|FILE|mine)",
     r".*--watch",

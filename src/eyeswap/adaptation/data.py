@@ -12,9 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from eyeswap.adaptation.recipe import DenseObjective
-from eyeswap.data.digits.scene import KINDS, Scene, Split, label_map, render, sample_scene
+from eyeswap.data.digits.dense import BACKGROUND, dense_scene, scene_instances
+from eyeswap.data.digits.scene import KINDS, Split, label_map, render
 from eyeswap.data.formats import ade20k
-from eyeswap.data.formats.coco import Instance, InstanceImage, check_present, read_instances
+from eyeswap.data.formats.coco import YEAR, Instance, InstanceImage, check_present, read_instances
 from eyeswap.digests import known_sha256
 from eyeswap.errors import DataError
 from eyeswap.files import digest
@@ -22,10 +23,7 @@ from eyeswap.images import open_image
 
 LabelMap = npt.NDArray[np.uint8]
 
-BACKGROUND = "background"
 DIGITS_TRAIN, DIGITS_VAL = 8000, 500  # scenes by default
-COCO_YEAR = 2017
-_SCENE_SEED = 5  # starts the seed of every scene, so that none is shared with benchmarks, pretraining or probes
 
 
 @dataclass(frozen=True)
@@ -77,23 +75,11 @@ class DigitsScenes(Sequence[DenseImage]):
     def __getitem__(self, index: int) -> DenseImage:  # type: ignore[override]  # no slices
         if not 0 <= index < self._count:
             raise IndexError(index)
-        scene = self.scene(index)
+        scene = dense_scene(self._split, index)
         name = f"digits-{self._split}-{index}"
         if self._objective == "segmentation":
             return DenseImage(name, partial(render, scene), labels=partial(label_map, scene))
         return DenseImage(name, partial(render, scene), scene_instances(scene))
-
-    def scene(self, index: int) -> Scene:
-        """Return a scene by its number."""
-        return sample_scene(np.random.default_rng([_SCENE_SEED, int(self._split == "val"), index]), self._split)
-
-
-def scene_instances(scene: Scene) -> tuple[Instance, ...]:
-    """Return the things of a scene as objects; their categories are the positions in `KINDS`."""
-    return tuple(
-        Instance(KINDS.index(thing.kind), thing.box, (thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1]))
-        for thing in scene.things
-    )
 
 
 def open_data(data: str, objective: DenseObjective, train_images: int | None = None) -> DenseData:
@@ -121,8 +107,8 @@ def open_data(data: str, objective: DenseObjective, train_images: int | None = N
 
 def _coco(root: Path) -> DenseData:
     """Read COCO; training images without objects are left out, as usual."""
-    files = {part: root / "annotations" / f"instances_{part}{COCO_YEAR}.json" for part in ("train", "val")}
-    content = {part: read_instances(file, root / f"{part}{COCO_YEAR}", skip_empty=True) for part, file in files.items()}
+    files = {part: root / "annotations" / f"instances_{part}{YEAR}.json" for part in ("train", "val")}
+    content = {part: read_instances(file, root / f"{part}{YEAR}", skip_empty=True) for part, file in files.items()}
     if content["train"].categories != content["val"].categories:
         raise DataError(f"{files['val']}: its categories differ from those of {files['train'].name}")
     train = [image for image in content["train"].images if any(not each.is_crowd for each in image.instances)]

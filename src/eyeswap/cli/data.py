@@ -234,23 +234,31 @@ def _print(inspection: Inspection, console: Console) -> None:
 
 @app.command(epilog="Example: eyeswap data make digits --out data/digits --train 400 --val 100")
 def make(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: digits.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, digits-coco or digits-ade20k.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder to write.")],
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed of the scenes.")] = 0,
     train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Number of training images.")] = 4000,
     val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Number of validation images.")] = 400,
-    turns: Annotated[
-        int, typer.Option("--turns", min=1, metavar="N", help="Question-answer turns per conversation.")
-    ] = 10,
+    turns: Annotated[int, typer.Option("--turns", min=1, metavar="N", help="Turns per conversation (of digits).")] = 10,
 ) -> None:
-    """Draw the embedded data set and write it in the official formats."""
-    from eyeswap.errors import nearest
+    """Draw the embedded data set and write it in the official formats.
 
-    if name != "digits":
-        raise SpecError(f'unknown data set "{name}". {nearest(name, ["digits"])}')
+    digits has conversations and benchmarks; digits-coco and digits-ade20k have boxes and label maps (`eyeswap adapt`).
+    """
+    from eyeswap.data.digits.dense import write_ade20k, write_coco
     from eyeswap.data.digits.write import DigitsSize, num_scenes, write_digits
+    from eyeswap.errors import nearest
     from eyeswap.progress import progress
 
+    dense = {"digits-coco": write_coco, "digits-ade20k": write_ade20k}
+    if name in dense:
+        with progress() as board:
+            advance = board.task("drawing the data set", train + val).advance
+            dense[name](out, {"train": train, "val": val}, seed, advance)
+        typer.echo(f"data: {out}")
+        return
+    if name != "digits":
+        raise SpecError(f'unknown data set "{name}". {nearest(name, ["digits", *dense])}')
     size = DigitsSize(seed, train, val, turns)
     with progress() as board:
         digest = write_digits(out, size, board.task("drawing the data set", num_scenes(size)).advance)

@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 from eyeswap.cli import (
-    adapt,
     ask,
     backbones,
     collapse,
@@ -179,7 +178,7 @@ app.add_typer(models.app, name="models", rich_help_panel=_PARTS)
 app.add_typer(data.app, name="data", rich_help_panel=_PARTS)
 app.add_typer(tokens.app, name="tokens", rich_help_panel=_PARTS)
 app.command("pretrain", rich_help_panel=_PARTS, epilog=train.PRETRAIN_EXAMPLE)(train.pretrain)
-app.command("adapt", rich_help_panel=_PARTS, epilog=adapt.EXAMPLE)(adapt.adapt)
+app.command("adapt", rich_help_panel=_PARTS, epilog=train.ADAPT_EXAMPLE)(train.adapt)
 app.command("profile", rich_help_panel=_PARTS, epilog=profile.EXAMPLE)(profile.profile)
 app.command("doctor", rich_help_panel=_PARTS, epilog="Example: eyeswap doctor")(doctor.doctor)
 

@@ -14,6 +14,8 @@ from eyeswap.data.formats.record import Record, records, write_compact_json
 from eyeswap.errors import DataError
 from eyeswap.files import read_json
 
+YEAR = 2017  # of the files that detectors are trained and compared on
+
 
 @dataclass(frozen=True)
 class Instance:
