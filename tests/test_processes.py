@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from eyeswap import processes
-from eyeswap.processes import Terminated, Termination, usable_cpus, worker_pool
+from eyeswap.processes import Terminated, Termination, leave_sigterm_to_parent, usable_cpus, worker_pool
 
 SCRIPT = """
 from math import factorial
@@ -128,3 +129,11 @@ def test_work_that_reaches_no_safe_point_is_ended(monkeypatch: pytest.MonkeyPatc
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def test_a_worker_of_a_loader_outlives_a_sigterm_to_the_whole_job() -> None:
+    options = {"num_workers": 1, "prefetch_factor": 1, "worker_init_fn": leave_sigterm_to_parent}
+    rows = iter(DataLoader(range(6), batch_size=None, **options))
+    first = next(rows)
+    os.kill(rows._workers[0].pid, signal.SIGTERM)
+    assert [first, *rows] == list(range(6))

@@ -284,3 +284,11 @@ class Termination:
 
 
 termination = Termination()
+
+
+def leave_sigterm_to_parent(_worker: int) -> None:
+    """Ignore SIGTERM in a loader's worker, so that it serves its parent up to the parent's own end.
+
+    Slurm and ``timeout`` send the signal to every process of a job. A worker ends when its parent stops it or is gone.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

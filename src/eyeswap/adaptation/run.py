@@ -27,7 +27,7 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import CheckpointError, EyeswapError, RunError
 from eyeswap.files import atomic_path, read_torch_weights
 from eyeswap.geometry import ImageGeometry
-from eyeswap.processes import termination
+from eyeswap.processes import leave_sigterm_to_parent, termination
 from eyeswap.training.step import learning_rate
 
 NETWORKS: dict[DenseObjective, type[DenseNetwork]] = {"detection": Detector, "segmentation": Segmentor}
@@ -139,6 +139,7 @@ class Adaptation:
             sampler=range(self.step * recipe.batch, wanted),
             collate_fn=collate,
             num_workers=self._workers,
+            worker_init_fn=leave_sigterm_to_parent,
             pin_memory=self._device.type == "cuda",
         )
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import EyeswapError, SpecError
+from eyeswap.processes import leave_sigterm_to_parent
 from eyeswap.recipe import Execution, Recipe
 from eyeswap.training.collate import Batch, EncodedConversations, pack, pad
 from eyeswap.training.order import Rows, batch_order, count_words, published_micro_batches, split_modality_order
@@ -92,6 +93,7 @@ class BatchLoader:
             batch_size=None,
             sampler=_PassRows(self, first),
             num_workers=self._num_workers,
+            worker_init_fn=leave_sigterm_to_parent,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # so that the loader does not draw from the run's global generator
         )
