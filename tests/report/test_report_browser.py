@@ -7,6 +7,7 @@ from eyeswap.report import analyse, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install eyeswap[dev]")
 
+PATIENCE_MS = 180_000  # a busy machine may take minutes to draw a page
 SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 pytestmark = [
@@ -28,11 +29,19 @@ def browser():
         browser.close()
 
 
+def open_page(browser, address, width=1280, height=900, **options):
+    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(address)
+    return page
+
+
 @pytest.fixture(params=SCREENS)
 def page(request, browser, address):
     """Open the page; afterwards assert that it neither complained nor asked for anything."""
     width, height = SCREENS[request.param]
     page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(PATIENCE_MS)
     complaints, requests = [], []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -165,7 +174,28 @@ def test_a_reader_with_a_keyboard_can_skip_to_the_verdict(page):
     assert page.evaluate("document.activeElement.id") == "verdict"
 
 
+def test_the_first_screen_has_the_headline_the_arms_and_one_figure(browser, address):
+    page = open_page(browser, address, 1400, 1000)
+    bottoms = {name: page.locator(name).bounding_box() for name in ("h1", ".compared", "#figure-averages svg:visible")}
+    assert all(box["y"] + box["height"] < 1000 for box in bottoms.values())
+    assert page.locator(".compared .arm").all_inner_texts() == ["vit", "maxvit", "vmamba", "mambavision"]
+    order = page.locator("main > header, main > section").evaluate_all("all => all.map((one) => one.id)")
+    assert order[:3] == ["verdict", "numbers", "findings"]
+    page.close()
+
+
+def test_on_a_phone_the_page_is_short_and_the_navigation_unfolds_it(browser, address):
+    page = open_page(browser, address, 390, 844)
+    bottoms = page.locator("figure").evaluate_all("all => all.map((one) => one.getBoundingClientRect().bottom)")
+    assert max(bottoms) < 8000
+    assert not page.locator("#figure-errors").is_visible()
+    page.locator("nav a", has_text="Boxes").click()
+    assert page.locator("#figure-errors").is_visible()
+    page.close()
+
+
 def test_every_figure_has_its_numbers_as_a_table(page):
+    page.evaluate("document.querySelectorAll('.fold').forEach((one) => { one.open = true; })")
     for figure in page.locator("figure").all():
         assert figure.locator("figcaption").inner_text()
         figure.locator("summary").click()
@@ -203,8 +233,7 @@ def test_print_keeps_what_can_be_read_and_drops_what_can_be_pressed(browser, add
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_readable(browser, address, scheme):
-    page = browser.new_page(color_scheme=scheme)
-    page.goto(address)
+    page = open_page(browser, address, color_scheme=scheme)
     ratios = page.evaluate(
         """() => {
       const light = (color) => {

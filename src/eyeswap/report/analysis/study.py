@@ -107,6 +107,11 @@ class StudyResults:
         return str(self.study["question"])
 
     @property
+    def is_miniature(self) -> bool:
+        """Whether the data are drawn by eyeswap itself, for small models."""
+        return bool(self.study.get("recipe", {}).get("data", {}).get("name") == "digits")
+
+    @property
     def finished_arms(self) -> list[Arm]:
         """Arms with at least one finished run."""
         return [arm for arm in self.arms if arm.finished]

@@ -74,8 +74,9 @@ def judge(
         headline = "Not decided: there are no two finished arms to compare."
     else:
         headline = " ".join([_headline(results, groups, comparisons), *caveats])
-        differences = [_difference_finding(results, group, comparisons, seeds) for group in groups]
-        findings += sorted(differences, key=lambda finding: finding.kind)  # alphabetical: decided before open
+        differences = [_difference_findings(results, group, comparisons, seeds) for group in groups]
+        findings += sorted((first for first, *_ in differences), key=lambda finding: finding.kind)  # decided, then open
+        findings += [finding for _, *others in differences for finding in others]
         findings += filter(None, (_equal_finding(groups, comparisons), _prediction_finding(known)))
     if results.finished_arms:
         findings += [_baseline_finding(results, groups), _seed_finding(results, seeds)]
@@ -160,13 +161,14 @@ def _lead(results: StudyResults, names: tuple[str, ...], where: str) -> str:
     return f"{listed(best) if len(best) <= MAX_NAMED_LEADERS else f'{len(best)} arms'} share the lead in {where}"
 
 
-def _difference_finding(
+def _difference_findings(
     results: StudyResults, group: str, comparisons: Sequence[Comparison], seeds: Mapping[str, SeedSpread]
-) -> Finding:
+) -> list[Finding]:
+    """Say who is ahead and which pairs are told apart; then, as a finding of its own, which are not."""
     pairs = [pair for pair in comparisons if pair.where == group]
     over_seeds = any(pair.over_seeds for pair in pairs)
     if not _any_apart(pairs):
-        return _open_finding(results, group, pairs, seeds)
+        return [_open_finding(results, group, pairs, seeds)]
     title = IN_WORDS[group][0].upper() + IN_WORDS[group][1:]
     best = leaders(results, group, comparisons)
     scores = [f"**{arm.name}** ({percent(arm.scores.averages[group].value)}%)" for arm in best]
@@ -184,7 +186,9 @@ def _difference_finding(
             if over_seeds
             else f"is the highest on these images {with_score}; **{behind.behind}** is next, {_span(behind)} below."
         )
-    return Finding("decided" if over_seeds else "runs", f"{text} {_pair_list(pairs, over_seeds)}")
+    apart, still_open = _pair_lists(pairs, over_seeds)
+    findings = [Finding("decided" if over_seeds else "runs", f"{text} {apart}")]
+    return findings + ([Finding("open" if over_seeds else "runs", f"{title}: {still_open}")] if still_open else [])
 
 
 def _open_finding(
@@ -208,20 +212,21 @@ def _open_finding(
     return Finding("open", f"{text}; {power}.")
 
 
-def _pair_list(pairs: Sequence[Comparison], over_seeds: bool) -> str:
-    """Say which pairs are told apart and which are not, or how many if the list would be too long."""
-    decided, undecided = ("decided", "Not decided") if over_seeds else ("told apart", "Not told apart")
+def _pair_lists(pairs: Sequence[Comparison], over_seeds: bool) -> tuple[str, str]:
+    """Say which pairs are told apart and which are not, or only how many if there are too many to list."""
+    decided = "decided" if over_seeds else "told apart"
     still_open = [f"**{pair.ahead}** against **{pair.behind}**" for pair in pairs if not pair.told_apart]
     if not still_open:
-        return f"Every pair of arms is {decided}."
+        return f"Every pair of arms is {decided}.", ""
     if len(pairs) > MAX_LISTED_PAIRS:
-        return f"{len(pairs) - len(still_open)} of {len(pairs)} pairs are {decided}."
+        num_apart = len(pairs) - len(still_open)
+        return f"{num_apart} of {len(pairs)} pairs are {decided}.", f"{len(still_open)} pairs are not {decided}."
     apart: dict[str, list[str]] = {}
     for pair in sorted(pairs, key=lambda pair: pair.value):
         if pair.told_apart:
             apart.setdefault(pair.ahead, []).append(f"**{pair.behind}** ({points(pair.value)})")
     clauses = [f"**{ahead}** over {listed(behind)}" for ahead, behind in apart.items()]
-    return f"{decided[0].upper()}{decided[1:]}: {'; '.join(clauses)}. {undecided}: {listed(still_open)}."
+    return f"{decided[0].upper()}{decided[1:]}: {'; '.join(clauses)}.", f"not {decided}: {listed(still_open)}."
 
 
 def _equal_finding(groups: list[str], comparisons: Sequence[Comparison]) -> Finding | None:

@@ -1,5 +1,21 @@
-// The example browser: filters, pages, and the boxes of every arm over the image. Data comes in as text only.
+// On a phone, sections begin folded. Then the example browser: filters, pages, and the boxes of every arm over the image.
+// Data comes in as text only.
 "use strict";
+(() => {
+  if (!matchMedia("(max-width: 46rem)").matches) return;
+  document.querySelectorAll("main > section:not(#numbers, #examples)").forEach((section) => {
+    const fold = document.createElement("details");
+    const summary = document.createElement("summary");
+    fold.className = "fold";
+    summary.append(section.querySelector("h2"));
+    fold.append(summary, ...section.childNodes);
+    section.append(fold);
+  });
+  document.querySelectorAll("nav a").forEach((link) => link.addEventListener("click", () => {
+    const fold = document.querySelector(`${link.getAttribute("href")} > .fold`);
+    if (fold) fold.open = true;
+  }));
+})();
 (() => {
   const { benchmarks, arms, images, examples } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);

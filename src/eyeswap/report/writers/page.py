@@ -196,14 +196,14 @@ def _data_uri(kind: str, content: str) -> str:
 
 
 def _with_arms(text: str, colors: Mapping[str, str]) -> Markup:
-    """Turn ``**name**`` into an arm's name in bold with a dot in its colour."""
+    """Turn ``**name**`` into an arm's name in bold with a dot in its colour, and text between backticks into code."""
 
     def mark(match: re.Match[str]) -> str:
         name = match.group(1)
         return str(Markup('<b class="arm" style="--c:{}">{}</b>').format(colors.get(name, "currentColor"), name))
 
     escaped = str(escape(text)).replace("p = ", "p&nbsp;=&nbsp;")
-    return Markup(re.sub(r"\*\*(.+?)\*\*", mark, escaped))
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", mark, escaped)))
 
 
 def _caption(text: str) -> Markup:
