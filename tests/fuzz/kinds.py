@@ -20,7 +20,10 @@ from tests.fuzz.mutate import mutate_bytes, mutate_value, odd_text
 from tests.official_files import write_official_files, write_predictions
 from tests.written_runs import TRUE, write_run
 
+from eyeswap.adaptation.data import open_data
+from eyeswap.adaptation.samples import make_sample
 from eyeswap.audit.audit import audit
+from eyeswap.data.digits.dense import write_ade20k, write_coco
 from eyeswap.data.formats.boxes import find_box
 from eyeswap.data.instruction import read_instructions
 from eyeswap.evaluation import BENCHMARKS
@@ -32,6 +35,7 @@ from eyeswap.evaluation.predictions import read_predictions
 from eyeswap.evaluation.text import normalise_answer, normalise_textvqa
 from eyeswap.evaluation.vqa import is_unanswerable, score_textvqa, score_vizwiz, score_vqa_official, score_vqa_study
 from eyeswap.files import read_safetensors, read_torch_weights, write_safetensors
+from eyeswap.geometry import ImageGeometry
 from eyeswap.images import image_size, open_image, open_picture, traits
 from eyeswap.pickles import read_array_pickle, read_plain_pickle
 from eyeswap.planning.spec import load_study
@@ -312,6 +316,37 @@ def _run_records(folder: Path, generator: random.Random) -> Case:
     return read, size
 
 
+def _prepare_dense(folder: Path) -> None:
+    for write, objective in ((write_coco, "detection"), (write_ade20k, "segmentation")):
+        write(folder / objective, {"train": 1, "val": 1}, 0, lambda count: None)
+
+
+def _dense(folder: Path, generator: random.Random) -> Case:
+    objective, name = generator.choice(
+        (
+            ("detection", "annotations/instances_val2017.json"),
+            ("segmentation", "annotations/validation/00000001.png"),
+            ("segmentation", "objectInfo150.txt"),
+        )
+    )
+    path = folder / objective / name
+    whole = path.read_bytes()
+    if path.suffix == ".json" and generator.random() < 0.7:
+        content = _text(json.dumps(mutate_value(json.loads(whole), generator)))
+    else:
+        content = mutate_bytes(whole, generator)
+    size = _written(path, content)
+
+    def read() -> None:
+        try:
+            for image in open_data(str(folder / objective), objective).val:
+                make_sample(image, ImageGeometry(canvas=(32, 32)))
+        finally:
+            path.write_bytes(whole)
+
+    return read, size
+
+
 KINDS: Sequence[Kind] = (
     Kind("study", _nothing, _study),
     Kind("answers", _nothing, _answers),
@@ -324,4 +359,5 @@ KINDS: Sequence[Kind] = (
     Kind("pickles", _nothing, _pickles),
     Kind("own-benchmark", _nothing, _own_benchmark),
     Kind("run-records", _prepare_records, _run_records),
+    Kind("dense", _prepare_dense, _dense),
 )

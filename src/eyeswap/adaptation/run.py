@@ -187,6 +187,8 @@ class Adaptation:
             self._optimizer.load_state_dict(state["optimizer"])
             self.step, self._losses, self.seconds = state["step"], state["losses"], state["seconds"]
             self.curve = [(step, loss) for step, loss in state["curve"]]
+            if not 0 <= self.step <= self._recipe.steps:
+                raise ValueError(self.step)
         except (KeyError, RuntimeError, TypeError, ValueError):
             raise CheckpointError(f"{saved}: is damaged; delete it to start over") from None
 
