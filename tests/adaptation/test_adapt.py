@@ -39,7 +39,7 @@ def weights(run: Adaptation) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in run.network.state_dict().items()}
 
 
-@pytest.mark.parametrize("objective", ["detection", "segmentation"])
+@pytest.mark.parametrize("objective", ["classification", "detection", "segmentation"])
 def test_the_loss_of_a_few_images_falls(objective: str) -> None:
     losses: list[float] = []
     changes = {"steps": 20, "train_images": 2, "lr": 3e-3, "backbone_lr": 1e-3}
@@ -84,7 +84,7 @@ def test_bf16_trains_in_float32_weights() -> None:
     run = begin("segmentation", changes={"steps": 1, "precision": "bf16"})
     run.train()
     assert all(value.isfinite().all() for value in weights(run).values())
-    assert run.network.pyramid.backbone.pos_embed.dtype == torch.float32
+    assert run.network.backbone.pos_embed.dtype == torch.float32
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line() -> None:
@@ -153,11 +153,11 @@ def test_official_folders_hold_the_same_as_the_scenes(tmp_path: Path) -> None:
     assert coco.digest != ade.digest
 
 
-@pytest.mark.parametrize("objective", ["detection", "segmentation"])
+@pytest.mark.parametrize("objective", ["classification", "detection", "segmentation"])
 def test_the_command_adapts_on_official_folders(objective: str, tmp_path: Path) -> None:
     if objective == "detection":
         pytest.importorskip("pycocotools")
-    folder = (coco_folder if objective == "detection" else ade_folder)(tmp_path / "data")
+    folder = (ade_folder if objective == "segmentation" else coco_folder)(tmp_path / "data")
     changes = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key != "steps"]
     arguments = ["adapt", "--objective", objective, "--backbone", "digits-vit", "--data", str(folder), "--steps", "2"]
     options = ["--out", str(tmp_path / "out"), "--geometry", GEOMETRY, "--device", "cpu"]

@@ -10,7 +10,7 @@ import torch
 
 from eyeswap.adaptation.data import DenseImage
 from eyeswap.adaptation.detector import Detections
-from eyeswap.adaptation.scores import FoundObjects, average_precision, label_image, mean_iou, to_image
+from eyeswap.adaptation.scores import FoundObjects, average_precision, label_image, mean_iou, to_image, top1_accuracy
 from eyeswap.data.formats.ade20k import IGNORED
 from eyeswap.data.formats.coco import Instance
 from eyeswap.errors import EnvironmentProblem
@@ -88,3 +88,11 @@ def test_logits_are_read_at_the_pixels_of_the_image() -> None:
     logits[0, :4] = 9  # of the padding, which no pixel of the image sees
     assert np.array_equal(label_image(logits, placement), np.where(true, 1, 0))
     assert label_image(logits, Placement((3, 2), (16, 16), (1.0, 1.0), (-20.0, 5.0))).shape == (2, 3)  # beside it
+
+
+def test_an_image_is_named_right_if_it_has_an_object_of_the_category() -> None:
+    boxes = (0.0, 0.0, 9.0, 9.0)
+    two = DenseImage("two", lambda: None, (Instance(3, boxes, 81), Instance(5, boxes, 81)))
+    crowd = DenseImage("crowd", lambda: None, (Instance(3, boxes, 81, is_crowd=True),))
+    assert top1_accuracy([(two, 5), (two, 4), (crowd, 3)]) == {"top-1": 0.5}
+    assert top1_accuracy([(crowd, 3)]) == {"top-1": 0}

@@ -1,1 +1,1 @@
-"""Adapting backbones to dense objectives: detection and segmentation, with one recipe for all families."""
+"""Adapting backbones to detection, segmentation and, as their control, classification: one recipe for all families."""

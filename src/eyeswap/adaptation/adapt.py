@@ -1,4 +1,4 @@
-"""Adapt a backbone of the catalog to a dense objective: ``eyeswap adapt``.
+"""Adapt a backbone of the catalog to an objective: ``eyeswap adapt``.
 
 The result is a safetensors file of the backbone alone under its official names, which the catalog's strict loader reads
 like the weights it started from, and a card that says how it was made. Pyramid and head are dropped.
@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from eyeswap.adaptation.data import open_data
-from eyeswap.adaptation.recipe import AdaptationRecipe, DenseObjective
+from eyeswap.adaptation.recipe import AdaptationRecipe
 from eyeswap.adaptation.run import Adaptation
 from eyeswap.adaptation.scores import require_pycocotools
 from eyeswap.backbones import catalog
@@ -35,7 +35,7 @@ class Request:
     """What to adapt, and to what.
 
     Attributes:
-        objective: detection or segmentation.
+        objective: detection or segmentation, or classification as their control.
         backbone: name in the catalog.
         data: ``digits`` or a folder, see `open_data`.
         recipe: how to train.
@@ -44,7 +44,7 @@ class Request:
         geometry: another geometry.
     """
 
-    objective: DenseObjective
+    objective: catalog.Objective
     backbone: str
     data: str
     recipe: AdaptationRecipe
@@ -132,7 +132,7 @@ def adapt(
         run.train(lambda step, loss: task.advance(1, note=f"loss {loss:.3f}"))
         images = board.task(f"evaluate {card['name']}", run.num_val_images)
         metrics = run.evaluate(images.advance)
-    network = run.network.pyramid.backbone.cpu()
+    network = run.network.backbone.cpu()
     write_safetensors(
         path, {key: value.contiguous() for key, value in network.state_dict().items()}, metadata={"format": "pt"}
     )

@@ -1,4 +1,4 @@
-"""Annotated images for dense objectives: the miniature's scenes, COCO instances, ADE20K label maps."""
+"""Annotated images: the miniature's scenes, COCO instances, ADE20K label maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eyeswap.adaptation.recipe import DenseObjective
+from eyeswap.backbones.catalog import Objective
 from eyeswap.data.digits.dense import BACKGROUND, dense_scene, scene_instances
 from eyeswap.data.digits.scene import KINDS, Split, label_map, render
 from eyeswap.data.formats import ade20k
@@ -34,8 +34,8 @@ class DenseImage:
         name: of its file or scene, for messages.
         open: returns the image, RGB.
         instances: its objects; empty for segmentation.
-        labels: returns the category of every pixel, ``[H, W]``, `ade20k.IGNORED` where there is none; None for
-            detection.
+        labels: returns the category of every pixel, ``[H, W]``, `ade20k.IGNORED` where there is none; None except
+            for segmentation.
     """
 
     name: str
@@ -66,7 +66,7 @@ class DenseData:
 class DigitsScenes(Sequence[DenseImage]):
     """Scenes of the embedded data set, each drawn when it is asked for; the same number is always the same scene."""
 
-    def __init__(self, objective: DenseObjective, split: Split, count: int) -> None:
+    def __init__(self, objective: Objective, split: Split, count: int) -> None:
         self._objective, self._split, self._count = objective, split, count
 
     def __len__(self) -> int:
@@ -82,11 +82,11 @@ class DigitsScenes(Sequence[DenseImage]):
         return DenseImage(name, partial(render, scene), scene_instances(scene))
 
 
-def open_data(data: str, objective: DenseObjective, train_images: int | None = None) -> DenseData:
+def open_data(data: str, objective: Objective, train_images: int | None = None) -> DenseData:
     """Return the data that a name stands for.
 
     Args:
-        data: ``digits``; or a folder in the official layout: COCO's for detection
+        data: ``digits``; or a folder in the official layout: COCO's for detection and classification
             (``annotations/instances_{train,val}2017.json`` and ``{train,val}2017/``), ADE20K's for segmentation
             (``images/``, ``annotations/`` and ``objectInfo150.txt``).
         objective: which annotations are needed.
@@ -96,13 +96,13 @@ def open_data(data: str, objective: DenseObjective, train_images: int | None = N
         DataError: if a file is missing or not in its format.
     """
     if data == "digits":
-        categories = KINDS if objective == "detection" else (BACKGROUND, *KINDS)
+        categories = (BACKGROUND, *KINDS) if objective == "segmentation" else KINDS
         train = DigitsScenes(objective, "train", train_images or DIGITS_TRAIN)
         return DenseData("digits", categories, train, DigitsScenes(objective, "val", DIGITS_VAL), digest("digits"))
     root = Path(data)
     if not root.is_dir():
         raise DataError(f"{data}: no such folder; write digits, or a folder in COCO's or ADE20K's official layout")
-    return _coco(root) if objective == "detection" else _ade20k(root)
+    return _ade20k(root) if objective == "segmentation" else _coco(root)
 
 
 def _coco(root: Path) -> DenseData:

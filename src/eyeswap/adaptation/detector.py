@@ -71,6 +71,11 @@ class Detector(nn.Module):
             nn.init.normal_(output.weight, std=0.01)
             nn.init.constant_(output.bias, bias)  # type: ignore[arg-type]  # both have one
 
+    @property
+    def backbone(self) -> VisionBackbone:
+        """The backbone, without pyramid and head."""
+        return self.pyramid.backbone
+
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Cells]:
         """Return logits ``[B, M, C]``, boxes ``[B, M, 4]`` in canvas pixels, both float32, and the cells."""
         canvas = pixel_values.shape[-2:]

@@ -8,19 +8,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from eyeswap.adaptation.classifier import Classifier
 from eyeswap.adaptation.data import DenseImage
 from eyeswap.adaptation.detector import Detections, Detector
 from eyeswap.adaptation.samples import read_labels
-from eyeswap.adaptation.scores import average_precision, label_image, mean_iou, to_image
+from eyeswap.adaptation.scores import average_precision, label_image, mean_iou, to_image, top1_accuracy
 from eyeswap.adaptation.segmentor import Segmentor
 from eyeswap.geometry import ImageGeometry, Placement
 
-DenseNetwork = Detector | Segmentor
+AdaptedNetwork = Classifier | Detector | Segmentor
 Prediction = TypeVar("Prediction", Detections, Tensor)
 
 
 def evaluate(
-    network: DenseNetwork,
+    network: AdaptedNetwork,
     images: Sequence[DenseImage],
     num_categories: int,
     geometry: ImageGeometry,
@@ -30,7 +31,7 @@ def evaluate(
     """Return the scores of a network in eval mode, each in 0..1; the names say which.
 
     Args:
-        network: a detector or a segmentor, whose training mode is restored.
+        network: its training mode is restored.
         images: annotated images.
         num_categories: number of categories.
         geometry: how an image becomes pixels.
@@ -49,6 +50,8 @@ def evaluate(
             found = [to_image(each, placement) for _, placement, each in detections]
             return average_precision(images, found, num_categories)
         logits = _predictions(network.predict, images, geometry, batch, _device(network), advance)
+        if isinstance(network, Classifier):
+            return top1_accuracy([(image, int(each.argmax())) for image, _, each in logits])
         pairs = (
             (read_labels(image, placement.image_size), label_image(each, placement))
             for image, placement, each in logits
@@ -58,7 +61,7 @@ def evaluate(
         network.train(was_training)
 
 
-def _device(network: DenseNetwork) -> torch.device:
+def _device(network: AdaptedNetwork) -> torch.device:
     return next(network.parameters()).device
 
 

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from eyeswap.backbones.catalog import Objective
 from eyeswap.errors import SpecError, nearest
 from eyeswap.recipe import Count, Positive, Seed, Share, Spec, shown
 from eyeswap.yaml_reader import read_yaml
-
-DenseObjective = Literal["detection", "segmentation"]
 
 SCALES = (4, 2, 1, 0.5, 0.25)
 NUM_GROUPS = 8  # of the group norms in pyramid and heads
@@ -36,7 +35,9 @@ class AdaptationRecipe(Spec):
     clip_norm: Positive = Field(1.0, description="maximum global gradient norm")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of forward and backward passes")
     scales: tuple[float, ...] = Field(
-        min_length=1, description="levels of the pyramid, fine to coarse: cells per cell of the tapped map and axis"
+        min_length=1,
+        description="levels of the pyramid, fine to coarse: cells per cell of the tapped map and axis; classification "
+        "has no pyramid",
     )
     width: Count = Field(64, description=f"channels of pyramid and head, a multiple of {NUM_GROUPS}")
     head_depth: Count = Field(2, description="convolutions of a branch of the head in front of its output")
@@ -54,14 +55,15 @@ class AdaptationRecipe(Spec):
         return self
 
 
-DEFAULTS: dict[DenseObjective, dict[str, Any]] = {
-    "detection": {"steps": 3000, "scales": [2, 1, 0.5]},
-    "segmentation": {"steps": 3000, "scales": [4, 2, 1, 0.5]},
+DEFAULTS: dict[Objective, dict[str, Any]] = {
+    "classification": {"steps": 1000, "scales": [1]},
+    "detection": {"steps": 1000, "scales": [2, 1, 0.5]},
+    "segmentation": {"steps": 1000, "scales": [4, 2, 1, 0.5]},
 }
 
 
 def load_recipe(
-    objective: DenseObjective, path: Path | None = None, changes: Mapping[str, Any] | None = None
+    objective: Objective, path: Path | None = None, changes: Mapping[str, Any] | None = None
 ) -> AdaptationRecipe:
     """Return the recipe of an objective, with the keys that a YAML file and then ``changes`` set.
 

@@ -1,4 +1,4 @@
-"""One adaptation: train backbone, pyramid and head together, resumably, and evaluate them.
+"""One adaptation: train backbone and head together, resumably, and evaluate them.
 
 The complete state is saved to one file from time to time, replaced atomically. A killed run resumes from it and, on a
 CPU, ends with the same weights; kernels of a GPU may add in another order.
@@ -17,20 +17,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from eyeswap.adaptation.classifier import Classifier
 from eyeswap.adaptation.data import DenseData
 from eyeswap.adaptation.detector import Detector
-from eyeswap.adaptation.evaluate import DenseNetwork, evaluate
-from eyeswap.adaptation.recipe import AdaptationRecipe, DenseObjective
+from eyeswap.adaptation.evaluate import AdaptedNetwork, evaluate
+from eyeswap.adaptation.recipe import AdaptationRecipe
 from eyeswap.adaptation.samples import Samples, Targets, collate
 from eyeswap.adaptation.segmentor import Segmentor
 from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.catalog import Objective
 from eyeswap.errors import CheckpointError, EyeswapError, RunError
 from eyeswap.files import atomic_path, read_torch_weights
 from eyeswap.geometry import ImageGeometry
 from eyeswap.processes import leave_sigterm_to_parent, termination
 from eyeswap.training.step import learning_rate
 
-NETWORKS: dict[DenseObjective, type[DenseNetwork]] = {"detection": Detector, "segmentation": Segmentor}
+NETWORKS: dict[Objective, type[AdaptedNetwork]] = {
+    "classification": Classifier,
+    "detection": Detector,
+    "segmentation": Segmentor,
+}
 _SECONDS_BETWEEN_SAVES = 60.0
 _STEPS_PER_POINT = 50  # of the loss curve
 _MOST_AT_ONCE = 16  # validation images in a forward pass
@@ -40,7 +46,7 @@ class Adaptation:
     """A run of a recipe.
 
     Attributes:
-        network: the backbone with pyramid and head, trained in place.
+        network: the backbone with its head, trained in place.
         step: completed steps.
         curve: ``(step, mean loss of the last 50 steps)``.
         seconds: training time, including that of earlier processes.
@@ -48,7 +54,7 @@ class Adaptation:
 
     def __init__(
         self,
-        objective: DenseObjective,
+        objective: Objective,
         backbone: VisionBackbone,
         geometry: ImageGeometry,
         data: DenseData,
@@ -88,9 +94,9 @@ class Adaptation:
 
     @property
     def num_head_parameters(self) -> int:
-        """Parameters of pyramid and head, which are not saved with the backbone."""
+        """Parameters of the head and its pyramid, which are not saved with the backbone."""
         total = sum(parameter.numel() for parameter in self.network.parameters())
-        return total - self.network.pyramid.backbone.num_parameters
+        return total - self.network.backbone.num_parameters
 
     def train(self, report: Callable[[int, float], None] = lambda step, loss: None) -> None:
         """Train to the end; ``report`` is called after every step with the completed steps and the loss.
@@ -193,9 +199,9 @@ class Adaptation:
             raise CheckpointError(f"{saved}: is damaged; delete it to start over") from None
 
 
-def _optimizer(network: DenseNetwork, recipe: AdaptationRecipe) -> torch.optim.AdamW:
+def _optimizer(network: AdaptedNetwork, recipe: AdaptationRecipe) -> torch.optim.AdamW:
     """Return AdamW with an own peak rate for the backbone; ``peak`` of each group is scheduled before every step."""
-    backbone = {id(parameter) for parameter in network.pyramid.backbone.parameters()}
+    backbone = {id(parameter) for parameter in network.backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         groups.setdefault((id(parameter) in backbone, parameter.ndim > 1), []).append(parameter)

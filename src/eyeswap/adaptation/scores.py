@@ -1,7 +1,7 @@
-"""Scores of dense predictions: average precision by COCO's protocol, and mean intersection over union.
+"""Scores: average precision by COCO's protocol, mean intersection over union, and accuracy.
 
-Both are computed on the original images: boxes are moved back from the canvas, and logits are sampled at the pixels of
-the image. Average precision is that of the official implementation, pycocotools.
+The first two are computed on the original images: boxes are moved back from the canvas, and logits are sampled at the
+pixels of the image. Average precision is that of the official implementation, pycocotools.
 """
 
 from __future__ import annotations
@@ -155,3 +155,17 @@ def mean_iou(pairs: Iterable[tuple[LabelMap, LabelMap]], num_categories: int) ->
     occurs = union > 0
     iou = hits[occurs] / union[occurs]
     return {"mIoU": float(iou.mean()) if occurs.any() else 0.0, "pixel accuracy": hits.sum() / max(1, confusion.sum())}
+
+
+def top1_accuracy(predictions: Sequence[tuple[DenseImage, int]]) -> dict[str, float]:
+    """Return ``top-1``, the share of images with objects in which there is one of the likeliest category, in 0..1.
+
+    Args:
+        predictions: every image with the category that its classifier finds likeliest.
+    """
+    hits = [
+        any(instance.category == category for instance in image.instances if not instance.is_crowd)
+        for image, category in predictions
+        if any(not instance.is_crowd for instance in image.instances)
+    ]
+    return {"top-1": float(np.mean(hits)) if hits else 0.0}

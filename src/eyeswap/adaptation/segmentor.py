@@ -28,6 +28,11 @@ class Segmentor(nn.Module):
         self.branches = nn.ModuleList(branch(recipe.width, recipe.head_depth) for _ in recipe.scales)
         self.score = nn.Conv2d(recipe.width, num_classes, 1)
 
+    @property
+    def backbone(self) -> VisionBackbone:
+        """The backbone, without pyramid and head."""
+        return self.pyramid.backbone
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Map ``[B, 3, H, W]`` to float32 logits ``[B, C, h, w]`` on the finest grid of the pyramid."""
         maps = [layers(level) for layers, level in zip(self.branches, self.pyramid(pixel_values), strict=True)]

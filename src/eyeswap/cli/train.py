@@ -92,7 +92,8 @@ def pretrain(
 
 def adapt(
     objective: Annotated[
-        Literal["detection", "segmentation"], typer.Option("--objective", help="What to train the backbone for.")
+        Literal["detection", "segmentation", "classification"],
+        typer.Option("--objective", help="What to train the backbone for."),
     ],
     backbone: Annotated[str, typer.Option("--backbone", metavar="NAME", help="A backbone of the catalog.")],
     data: Annotated[
@@ -119,10 +120,10 @@ def adapt(
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt a backbone to detection or segmentation with one recipe for all families.
+    """Adapt a backbone to detection or segmentation, or further to classification, with one recipe for all families.
 
-    Backbone, feature pyramid and head are trained together; the backbone is saved under its official names and can be
-    an arm of a study. An interrupted run resumes with the same command.
+    Backbone and head are trained together; the backbone is saved under its official names and can be an arm of a study.
+    An interrupted run resumes with the same command.
     """
     from eyeswap.adaptation.adapt import Request
     from eyeswap.adaptation.adapt import adapt as adapt_backbone
