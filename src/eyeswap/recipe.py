@@ -324,6 +324,11 @@ class Execution(Spec):
         description="reduce gradients over GPUs once per step instead of after every pass: less traffic if a step has "
         "several passes, at 4 bytes per parameter on every GPU",
     )
+    shard_over: Count | None = Field(
+        None,
+        description="processes that hold one copy of weights and optimizer state together, such as the GPUs of a node; "
+        "several such groups exchange gradients only; null: all processes hold one copy",
+    )
     workers: Annotated[int, Field(strict=True, ge=0)] = Field(
         4, description="processes that decode images if visual tokens are not cached"
     )

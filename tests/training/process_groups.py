@@ -21,15 +21,17 @@ from eyeswap.backbones.weights import load_backbone
 from eyeswap.data.instruction import Instruction
 from eyeswap.errors import DataError, EyeswapError
 from eyeswap.files import write_json, write_safetensors
-from eyeswap.processes import join
+from eyeswap.processes import join, this_process
 from eyeswap.recipe import Execution, Recipe
-from eyeswap.training import checkpoint, learner
+from eyeswap.training import checkpoint, learner, saving
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.lora import add_adapters
 from eyeswap.training.parallel import unsharded_state
+from eyeswap.training.saving import save_trained
 from eyeswap.training.vision import LiveTokens
 from eyeswap.vlm.connector import build_connector
+from eyeswap.vlm.deferred import defer_llm
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
 PATIENCE_S = 60
@@ -67,14 +69,22 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_run(llm: Path, folder: Path, way: tuple[Recipe, Execution], report=lambda done, note: None) -> dict:
-    """Train in this process, one of its group; return what it has to say."""
+def make_run(
+    llm: Path, folder: Path, way: tuple[Recipe, Execution], report=lambda done, note: None, deferred: bool = False
+) -> dict:
+    """Train in this process, one of its group; return what it has to say. Deferred weights also leave ``model/``."""
     chosen, execution = way
-    model = fresh(llm)
+    ranks = this_process()
+    parts = defer_llm(llm, is_first=ranks.is_first) if deferred else None
+    model = fresh(llm, parts and parts[:-1])
     if chosen.lora_rank is not None:
         add_adapters(model.llm, chosen.lora_rank, seed=3)
     told: list[str] = []
-    train(model, tiny_data(model, chosen), chosen, folder, "d", execution=execution, report=report, warn=told.append)
+    options = {"execution": execution, "report": report, "warn": told.append, "weights": parts and parts[-1]}
+    train(model, tiny_data(model, chosen), chosen, folder, "d", **options)
+    if deferred:
+        saving._FILE_BYTES = 20_000
+        save_trained(model, folder / "model", ranks)
     return {"weights": model, "told": told}
 
 
@@ -230,6 +240,11 @@ def main() -> None:
         ("as published in 2", "as-published", 2),
     ):
         run(name, (count, lambda folder, wiring=wiring: live(llm, folder, wiring)))
+    for way in ("packed", "adapters"):
+        run(f"{way}, deferred", (2, lambda folder, way=way: make_run(llm, folder, WAYS[way], deferred=True)))
+    halves = (WAYS["packed"][0], Execution(**PACKS, shard_over=2))
+    run("two halves", (4, lambda folder: make_run(llm, folder, halves, deferred=True)))
+    run("thirds", (2, lambda folder: make_run(llm, folder, (recipe(), Execution(shard_over=3)))))
     print(json.dumps(ended))
 
 

@@ -14,7 +14,9 @@ from tiny_run import equal, fresh, losses
 from eyeswap.files import read_safetensors
 from eyeswap.processes import this_process
 from eyeswap.recipe import Execution
+from eyeswap.training.lora import merged
 from eyeswap.training.parallel import unsharded_state
+from eyeswap.vlm.model import VisionLanguageModel
 
 WAYS = ["padded", "packed", "packed and more", "adapters", "published"]
 
@@ -140,6 +142,33 @@ def test_every_process_has_the_whole_frozen_backbone(runs: Path, name: str, is_t
 
 def test_live_tokens_of_two_processes_give_the_losses_of_one(runs: Path):
     np.testing.assert_allclose(losses(runs / "live in 2"), losses(runs / "live in 0"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["packed", "adapters"])
+def test_weights_read_after_sharding_train_to_the_same_bits(runs: Path, way: str):
+    assert ended(runs, f"{way}, deferred") == [[0, 0]], (runs / "stderr").read_text()
+    assert losses(runs / f"{way}, deferred") == losses(runs / f"{way} in 2")
+    assert equal(weights(runs, f"{way}, deferred"), weights(runs, f"{way} in 2"))
+
+
+@pytest.mark.parametrize("way", ["packed", "adapters"])
+def test_a_model_saved_tensor_by_tensor_is_the_model_saved_as_a_whole(runs: Path, tmp_path: Path, way: str, tiny_llm):
+    folder, state = runs / f"{way}, deferred" / "model", weights(runs, f"{way} in 2")
+    fresh(tiny_llm).save_pretrained(tmp_path, state_dict=merged(state))
+    names = {file.name for file in folder.iterdir()}
+    assert len(list(folder.glob("model-0000*-of-0000*.safetensors"))) > 2
+    assert {name for name in names if "safetensors" not in name} == {"config.json", "generation_config.json"}
+    for name in ("config.json", "generation_config.json"):
+        assert (folder / name).read_text() == (tmp_path / name).read_text()
+    saved = VisionLanguageModel.from_pretrained(folder).state_dict()
+    assert equal(saved, VisionLanguageModel.from_pretrained(tmp_path).state_dict())
+
+
+def test_copies_of_the_weights_train_as_one(runs: Path):
+    assert ended(runs, "two halves") == [[0, 0, 0, 0]], (runs / "stderr").read_text()
+    assert close(runs, "two halves", "packed in 0")
+    assert ended(runs, "thirds") == [[0, 0]]
+    assert said(runs, "thirds", 1)["error"] == "execution.shard_over: 3 does not divide the 2 processes of this run"
 
 
 def test_alone_nothing_is_sharded(tiny_llm: Path):

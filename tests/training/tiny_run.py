@@ -35,8 +35,8 @@ def instructions() -> list[Instruction]:
     ]
 
 
-def fresh(llm: Path) -> VisionLanguageModel:
-    model, tokenizer, prompt = load_llm(llm)
+def fresh(llm: Path, parts: tuple | None = None) -> VisionLanguageModel:
+    model, tokenizer, prompt = parts or load_llm(llm)
     return VisionLanguageModel.from_parts(
         model, tokenizer, build_connector("gelu-mlp", 8, model.config.hidden_size, seed=1), prompt
     )

@@ -7,6 +7,7 @@ import shutil
 from datetime import date
 
 import torch
+import torch.distributed as dist
 
 from eyeswap.backbones.weights import LoadedBackbone
 from eyeswap.evaluation.frames import View, messages_in_frame
@@ -23,10 +24,11 @@ from eyeswap.tokens.cache import TokenCache
 from eyeswap.training.batches import TrainingData
 from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
-from eyeswap.training.lora import add_adapters, merged
-from eyeswap.training.parallel import unsharded_state
+from eyeswap.training.lora import add_adapters
+from eyeswap.training.saving import save_trained
 from eyeswap.training.vision import CachedTokens, LiveTokens
 from eyeswap.vlm.connector import build_connector
+from eyeswap.vlm.deferred import DeferredWeights, defer_llm
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
 _PARTS = {
@@ -55,7 +57,7 @@ def train_run(
         EnvironmentProblem: if adapters are requested and peft is not installed.
     """
     recipe = run.recipe
-    model = _untrained_model(run, loaded)
+    model, weights = _untrained_model(run, loaded, ranks)
     source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache, model.connector.num_tokens)
     if cache is not None:
         cache.require([instruction.image for instruction in data.instructions if instruction.image is not None])
@@ -83,6 +85,7 @@ def train_run(
         _TrainingProgress(f"{run.arm}: training {_PARTS[recipe.trained]}", len(trained_on.order), board),
         board.say,
         peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None,
+        weights,
     )
     _save(run, model, ranks)
 
@@ -94,10 +97,18 @@ def _checkpoint_digest(run: PlannedRun, data: StudyData, loaded: LoadedBackbone)
     return digest([run_digest or run.model.with_backbone(loaded.weights_sha256).digest, data.digest])
 
 
-def _untrained_model(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageModel:
+def _untrained_model(
+    run: PlannedRun, loaded: LoadedBackbone, ranks: Ranks
+) -> tuple[VisionLanguageModel, DeferredWeights | None]:
+    """Return a run's VLM, and its LLM's weights if they are to be read when it is sharded over a process group."""
     recipe = run.recipe
-    today = functools.partial(_first_day, run.files.study)
-    llm, tokenizer, prompt = load_llm(llm_source(recipe.llm), prompt=recipe.prompt, today=today)
+    source, today = llm_source(recipe.llm), functools.partial(_first_day, run.files.study)
+    deferred = defer_llm(source, recipe.prompt, today, ranks.is_first) if dist.is_initialized() else None
+    weights = None
+    if deferred is None:
+        llm, tokenizer, prompt = load_llm(source, prompt=recipe.prompt, today=today)
+    else:
+        llm, tokenizer, prompt, weights = deferred
     connector = build_connector(
         run.study.connector_of(run.arm),
         loaded.network.embed_dim,
@@ -108,7 +119,7 @@ def _untrained_model(run: PlannedRun, loaded: LoadedBackbone) -> VisionLanguageM
     )
     model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, loaded)
     model.config.box_frame = recipe.trained_box_frame or "original"
-    return model
+    return model, weights
 
 
 def _first_day(study: StudyFolder) -> date:
@@ -138,15 +149,14 @@ def _encoded(
 
 
 def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
-    """Gather the weights of all processes and write them from the first one, completely or not at all."""
-    state = unsharded_state(model, keep=ranks.is_first)
+    """Write the model of all processes from the first one, completely or not at all."""
+    unfinished = run.files.unfinished_model
     if ranks.is_first:
-        files = run.files
-        unfinished = files.unfinished_model
         shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished, state_dict=merged(state))
+    save_trained(model, unfinished, ranks)
+    if ranks.is_first:
         model.processor.save_pretrained(unfinished)
-        unfinished.rename(files.model)
+        unfinished.rename(run.files.model)
     ranks.wait()
 
 

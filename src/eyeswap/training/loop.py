@@ -25,6 +25,7 @@ from eyeswap.training.checkpoint import Checkpoints
 from eyeswap.training.log import TrainLog, open_trackers
 from eyeswap.training.speed import SpeedMeter, divergence, pass_flops
 from eyeswap.training.step import Trainer
+from eyeswap.vlm.deferred import DeferredWeights
 from eyeswap.vlm.model import VisionLanguageModel
 
 _MOST_LISTED = 8  # examples that a message lists
@@ -41,6 +42,7 @@ def train(
     report: Callable[[int, str], None] = lambda done, note: None,
     warn: Callable[[str], None] = lambda message: None,
     peak_flops: float | None = None,
+    weights: DeferredWeights | None = None,
 ) -> None:
     """Train connector and LLM in place, resuming from the run's last intact checkpoint if there is one.
 
@@ -55,6 +57,7 @@ def train(
         report: called after every step with the number of steps done, and loss and speed as text.
         warn: called with a message about each damaged checkpoint that is skipped.
         peak_flops: peak throughput of one process's device, FLOP/s; None if unknown.
+        weights: of the LLM, if they are to be read when it is sharded.
 
     Raises:
         Terminated: after a checkpoint, if this process or another of the group received SIGTERM.
@@ -71,7 +74,8 @@ def train(
     loader = BatchLoader(data, layout, planner, ranks.rank, workers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ready_to_train(model, packs, execution))
-        trainer = Trainer.of(model, data, recipe, ranks, seed, execution.reduce_once or ranks.size == 1)
+        reduces_once = execution.reduce_once or ranks.size == 1
+        trainer = Trainer.of(model, data, recipe, ranks, seed, reduces_once, weights, execution.shard_over)
         checkpoints = stack.enter_context(
             Checkpoints(
                 files.checkpoints, digest, ranks, execution.keep_checkpoints, execution.checkpoint_every_s, warn

@@ -6,12 +6,13 @@ trained. They are merged into the matrices when the model is saved, so that it c
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyeswap.errors import EnvironmentProblem
 
@@ -48,7 +49,32 @@ def add_adapters(llm: Any, rank: int, seed: int) -> None:
     config = peft.LoraConfig(r=rank, lora_alpha=round(_SCALE * rank), lora_dropout=0.0, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(config, llm, adapter_name=_NAME)
+        with _weights_without_data(llm):
+            peft.inject_adapter_in_model(config, llm, adapter_name=_NAME)
+
+
+@contextlib.contextmanager
+def _weights_without_data(llm: nn.Module) -> Iterator[None]:
+    """Let weights on the meta device look as if they were on the CPU: peft moves adapters to where their layer is."""
+    on_meta = [
+        (module, name, weight)
+        for module in llm.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.is_meta
+    ]
+    for module, name, weight in on_meta:
+        number = torch.zeros((), dtype=weight.dtype)
+        setattr(module, name, nn.Parameter(number.expand(weight.shape), requires_grad=False))
+    yield
+    for module, name, weight in on_meta:
+        setattr(module, name, weight)
+
+
+def merged_name(name: str) -> str:
+    """Return the name of the weight, in a model without adapters, that a tensor is a part of."""
+    for adapter in (_A, _B):
+        name = name.replace(adapter, ".weight")
+    return name.replace(_BASE, ".")
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

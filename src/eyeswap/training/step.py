@@ -16,6 +16,7 @@ from eyeswap.training.batches import Pass, TrainingData
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
 from eyeswap.training.parallel import is_sharded, reduce_gradients, shard, unsharded
+from eyeswap.vlm.deferred import DeferredWeights
 from eyeswap.vlm.model import VisionLanguageModel
 
 
@@ -50,10 +51,12 @@ class Trainer:
         ranks: Ranks,
         seed: int,
         reduces_once: bool,
+        weights: DeferredWeights | None = None,
+        shard_over: int | None = None,
     ) -> Trainer:
-        """Shard a model and build its optimizer; ``reduces_once`` only matters if the model is sharded."""
+        """Shard a model and build its optimizer; the last three only matter if the model is sharded, see `shard`."""
         learner = Learner(model)
-        shard(learner, recipe, ranks)
+        shard(learner, recipe, ranks, weights, shard_over)
         optimizer = build_optimizer(learner, recipe.weight_decay)
         return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
 

@@ -162,8 +162,11 @@ def num_attention_layers(config: Any) -> int:
 
 def make_room(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Grow the embedding to a multiple of 64 rows if the pad token exceeds it; new rows are reproducible."""
-    if tokenizer.pad_token_id >= llm.get_input_embeddings().num_embeddings:
+    embedding = llm.get_input_embeddings()
+    if tokenizer.pad_token_id >= embedding.num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            llm.resize_token_embeddings(tokenizer.pad_token_id + 1, pad_to_multiple_of=_ROWS)
+            llm.resize_token_embeddings(
+                tokenizer.pad_token_id + 1, pad_to_multiple_of=_ROWS, mean_resizing=not embedding.weight.is_meta
+            )
     llm.config.pad_token_id = tokenizer.pad_token_id
