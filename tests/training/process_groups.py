@@ -244,7 +244,6 @@ def main() -> None:
         run(f"{way}, deferred", (2, lambda folder, way=way: make_run(llm, folder, WAYS[way], deferred=True)))
     halves = (WAYS["packed"][0], Execution(**PACKS, shard_over=2))
     run("two halves", (4, lambda folder: make_run(llm, folder, halves, deferred=True)))
-    run("thirds", (2, lambda folder: make_run(llm, folder, (recipe(), Execution(shard_over=3)))))
     print(json.dumps(ended))
 
 

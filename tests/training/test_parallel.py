@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from tiny_run import equal, fresh, losses
 
+from eyeswap.errors import SpecError
 from eyeswap.files import read_safetensors
-from eyeswap.processes import this_process
+from eyeswap.processes import Ranks, this_process
 from eyeswap.recipe import Execution
 from eyeswap.training.lora import merged
-from eyeswap.training.parallel import unsharded_state
+from eyeswap.training.parallel import mesh_of, unsharded_state
 from eyeswap.vlm.model import VisionLanguageModel
 
 WAYS = ["padded", "packed", "packed and more", "adapters", "published"]
@@ -167,8 +168,8 @@ def test_a_model_saved_tensor_by_tensor_is_the_model_saved_as_a_whole(runs: Path
 def test_copies_of_the_weights_train_as_one(runs: Path):
     assert ended(runs, "two halves") == [[0, 0, 0, 0]], (runs / "stderr").read_text()
     assert close(runs, "two halves", "packed in 0")
-    assert ended(runs, "thirds") == [[0, 0]]
-    assert said(runs, "thirds", 1)["error"] == "execution.shard_over: 3 does not divide the 2 processes of this run"
+    with pytest.raises(SpecError, match=r"^execution\.shard_over: 3 does not divide the 4 processes of this run$"):
+        mesh_of(Ranks(0, 4), 3)
 
 
 def test_alone_nothing_is_sharded(tiny_llm: Path):

@@ -52,7 +52,7 @@ def shard(
         learner.to(ranks.device)
     if not dist.is_initialized():
         return
-    mesh = _mesh(ranks, shard_over)
+    mesh = mesh_of(ranks, shard_over)
     bf16 = torch.bfloat16 if recipe.precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
     for layer in decoder_layers(learner.vlm.llm):
@@ -62,7 +62,12 @@ def shard(
         weights.fill(learner.vlm.llm, functools.partial(_own_rows, weights))
 
 
-def _mesh(ranks: Ranks, shard_over: int | None) -> DeviceMesh:
+def mesh_of(ranks: Ranks, shard_over: int | None) -> DeviceMesh:
+    """Return the mesh of a group of processes: ``[shard]``, or ``[replicate, shard]`` if several copies are held.
+
+    Raises:
+        SpecError: if the number of processes is not a multiple of ``shard_over``.
+    """
     size = ranks.size if shard_over is None else shard_over
     if ranks.size % size:
         raise SpecError(f"execution.shard_over: {size} does not divide the {ranks.size} processes of this run")
