@@ -28,7 +28,7 @@ from eyeswap.recipe import DigitsData, Recipe
 from eyeswap.shipped import llm_source
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
-from eyeswap.training.parallel import shard
+from eyeswap.training.parallel import mesh_of, shard
 from eyeswap.training.saving import save_trained
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.deferred import defer_llm
@@ -82,7 +82,7 @@ def work(folder: Path, whole: bool) -> None:
         llm, tokenizer, prompt, weights = deferred or (*load_llm(folder / "llm"), None)
         connector = build_connector("gelu-mlp", 768, llm.config.hidden_size, seed=0)
         model = VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt)
-        shard(learner := Learner(model), recipe, ranks, weights)
+        shard(learner := Learner(model), recipe, ranks.device, mesh_of(ranks), weights)
         ranks.wait()
         peaks, seconds = [peak.read()], time.perf_counter() - started
         ids = torch.arange(64)[None]

@@ -29,9 +29,9 @@ from eyeswap.vlm.deferred import DeferredWeights
 def shard(
     learner: Learner,
     recipe: Recipe,
-    ranks: Ranks,
+    device: torch.device,
+    mesh: DeviceMesh | None,
     weights: DeferredWeights | None = None,
-    shard_over: int | None = None,
 ) -> None:
     """Shard a learner in place, layer by layer, so that only one layer at a time is gathered.
 
@@ -41,18 +41,14 @@ def shard(
     Args:
         learner: the learner.
         recipe: its precision counts.
-        ranks: the processes, all of which call this function.
+        device: where this process computes.
+        mesh: the processes, all of which call this function; None without a group, then nothing is sharded.
         weights: of an LLM whose parameters are on the meta device; each process then reads its own rows.
-        shard_over: number of processes that hold one copy of the weights together; None: all.
-
-    Raises:
-        SpecError: if the number of processes is not a multiple of ``shard_over``.
     """
     if weights is None:
-        learner.to(ranks.device)
-    if not dist.is_initialized():
+        learner.to(device)
+    if mesh is None:
         return
-    mesh = mesh_of(ranks, shard_over)
     bf16 = torch.bfloat16 if recipe.precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
     for layer in decoder_layers(learner.vlm.llm):
@@ -62,12 +58,18 @@ def shard(
         weights.fill(learner.vlm.llm, functools.partial(_own_rows, weights))
 
 
-def mesh_of(ranks: Ranks, shard_over: int | None) -> DeviceMesh:
-    """Return the mesh of a group of processes: ``[shard]``, or ``[replicate, shard]`` if several copies are held.
+def mesh_of(ranks: Ranks, shard_over: int | None = None) -> DeviceMesh | None:
+    """Return the mesh of this process's group, ``[shard]`` or ``[replicate, shard]``; None without a group.
+
+    Args:
+        ranks: the processes.
+        shard_over: number of processes that hold one copy of the weights together; None: all.
 
     Raises:
         SpecError: if the number of processes is not a multiple of ``shard_over``.
     """
+    if not dist.is_initialized():
+        return None
     size = ranks.size if shard_over is None else shard_over
     if ranks.size % size:
         raise SpecError(f"execution.shard_over: {size} does not divide the {ranks.size} processes of this run")

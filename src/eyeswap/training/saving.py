@@ -15,13 +15,13 @@ from eyeswap.training.lora import merged, merged_name
 from eyeswap.training.parallel import is_sharded, unsharded, unsharded_state
 from eyeswap.vlm.model import VisionLanguageModel
 
-_FILE_BYTES = 1 << 30  # a file's tensors are gathered in the first process before it is written
+_FILE_BYTES = 1 << 29  # a file's tensors are gathered in the first process before it is written
 
 
 def save_trained(model: VisionLanguageModel, folder: Path, ranks: Ranks) -> None:
     """Write a VLM's configuration and weights, adapters merged, from the first process; all processes call this.
 
-    The weights of a sharded model go into files of 1 GB, each written as soon as its tensors are gathered. A model that
+    The weights of a sharded model go into files of 0.5 GB, each written as soon as its tensors are gathered. A model that
     transformers stores in another arrangement than it computes in, as some mixtures of experts, is gathered as a whole.
     """
     state, parts = model.state_dict(keep_vars=True), _parts(model)

@@ -15,7 +15,7 @@ from eyeswap.recipe import Align, Recipe
 from eyeswap.training.batches import Pass, TrainingData
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
-from eyeswap.training.parallel import is_sharded, reduce_gradients, shard, unsharded
+from eyeswap.training.parallel import is_sharded, mesh_of, reduce_gradients, shard, unsharded
 from eyeswap.vlm.deferred import DeferredWeights
 from eyeswap.vlm.model import VisionLanguageModel
 
@@ -54,9 +54,9 @@ class Trainer:
         weights: DeferredWeights | None = None,
         shard_over: int | None = None,
     ) -> Trainer:
-        """Shard a model and build its optimizer; the last three only matter if the model is sharded, see `shard`."""
+        """Shard a model and build its optimizer; the last three only matter in a group."""
         learner = Learner(model)
-        shard(learner, recipe, ranks, weights, shard_over)
+        shard(learner, recipe, ranks.device, mesh_of(ranks, shard_over), weights)
         optimizer = build_optimizer(learner, recipe.weight_decay)
         return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
 
