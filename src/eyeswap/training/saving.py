@@ -21,8 +21,8 @@ _FILE_BYTES = 1 << 29  # a file's tensors are gathered in the first process befo
 def save_trained(model: VisionLanguageModel, folder: Path, ranks: Ranks) -> None:
     """Write a VLM's configuration and weights, adapters merged, from the first process; all processes call this.
 
-    The weights of a sharded model go into files of 0.5 GB, each written as soon as its tensors are gathered. A model that
-    transformers stores in another arrangement than it computes in, as some mixtures of experts, is gathered as a whole.
+    The weights of a sharded model go into files of 0.5 GB, each written as soon as its tensors are gathered. A model
+    that transformers stores in another arrangement than it computes in, as some mixtures of experts, is gathered whole.
     """
     state, parts = model.state_dict(keep_vars=True), _parts(model)
     shapes = {
