@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -119,7 +119,7 @@ def defer_llm(
     tokenizer, frame = load_tokenizer(source, prompt, today)
     with one_line_errors(f"llm {name}"):
         weights = DeferredWeights(_tensor_files(source))
-        llm = _build(config)
+        llm = build_without_weights(config)
         if not _fits(llm, weights):
             return None
         with contextlib.suppress(OSError):  # as in transformers: not every model has one
@@ -157,7 +157,7 @@ def _names(file: Path) -> list[str]:
     return list(read_torch_weights(file, mmap=True))
 
 
-def _build(config: Any) -> Any:
+def build_without_weights(config: Any) -> Any:
     """Build a causal LM in float32, its parameters on the meta device, and buffers with their values."""
     with _parameters_on_meta():
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
@@ -172,7 +172,7 @@ def _parameters_on_meta() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(without_data)
+    hook = register_module_parameter_registration_hook(cast(Any, without_data))  # torch declares no result
     try:
         yield
     finally:
@@ -196,7 +196,7 @@ def _tied(llm: nn.Module) -> list[tuple[list[str], Tensor]]:
 
 def _shallow(config: Any, weights: DeferredWeights) -> Any:
     """Load an LLM cut off after the first layers that show every kind of layer it has."""
-    llm = _build(config)
+    llm = build_without_weights(config)
     layers = next(part for part in llm.base_model.modules() if isinstance(part, nn.ModuleList))
     declared = getattr(config, "layer_types", None) or [None] * len(layers)
     kinds = [(str(layer), kind) for layer, kind in zip(layers, declared, strict=True)]
