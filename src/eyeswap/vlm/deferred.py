@@ -59,7 +59,7 @@ class DeferredWeights:
         return self.read(name).shape
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the rows ``start`` to ``stop`` of a tensor, in the type of the file."""
+        """Return the rows ``start`` to ``stop`` of a tensor ``[rows, ...]``, in the type of the file."""
         file = self.files[name]
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
@@ -69,7 +69,7 @@ class DeferredWeights:
         return stored[start:stop]
 
     def stored(self, llm: nn.Module) -> list[tuple[str, Tensor]]:
-        """Return the parameters of an LLM that are in the files, by their names there."""
+        """Return the parameters of an LLM that are in the files, in their shapes, by their names there."""
         pairs = ((self.name_of(names), parameter) for names, parameter in _tied(llm))
         return [(name, parameter) for name, parameter in pairs if name is not None]
 
@@ -78,7 +78,7 @@ class DeferredWeights:
 
         Args:
             llm: with parameters on the meta device, sharded or not; those that are not in the files, of adapters, stay.
-            part_of: returns the value of a parameter from its name in the files and the parameter.
+            part_of: returns the value of a parameter, in its shape, from its name in the files and the parameter.
         """
         state: dict[str, Tensor] = {}
         for names, parameter in _tied(llm):
