@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eyeswap.backbones.external import JoinedBackbones
-from eyeswap.backbones.weights import load_backbone
+from eyeswap.backbones.weights import check_backbone, load_backbone
 from eyeswap.errors import CheckpointError, EnvironmentProblem, ShapeError, SpecError
 from eyeswap.geometry import DEFAULT_GEOMETRY
 
@@ -175,6 +175,59 @@ def test_timm_models_keep_the_contract(model):
 
     torch.manual_seed(0)
     assert_conforms(*build_backbone(f"timm:{model}"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@pytest.mark.parametrize(
+    "model",  # their heads: fc, classifier, head and head_dist, head.fc.fc1 and so on, head.bn and head.l
+    ["resnet10t", "test_efficientnet", "deit_tiny_distilled_patch16_224", "caformer_s18", "levit_128s"],
+)
+def test_complete_files_of_timm_models_load_whatever_their_head_is_called(model):
+    import timm
+
+    from eyeswap.backbones.external import from_timm
+    from eyeswap.backbones.state import fit_state
+
+    with torch.device("meta"):
+        network, _ = from_timm(model, None, pretrained=False)
+        complete = timm.create_model(model).state_dict()
+        headless = timm.create_model(model, num_classes=0)
+    headless.prune_intermediate_layers([-2], prune_norm=True, prune_head=True)
+    assert set(network.state_dict()) == {f"network.{key}" for key in headless.state_dict()}
+    fit_state(network, {f"network.{key}": value for key, value in complete.items()}, model)
+    with pytest.raises(CheckpointError, match=r"unexpected key network\.other\.weight; is this the right file"):
+        fit_state(
+            network, {**{f"network.{key}": value for key, value in complete.items()}, "network.other.weight": 0}, ""
+        )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+def test_a_timm_model_takes_back_its_own_state():
+    from eyeswap.backbones.external import from_timm
+
+    network, _ = from_timm("resnet10t", None, pretrained=False)
+    again = load_backbone("timm:resnet10t", network.state_dict()).network
+    assert all(value.equal(network.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+def test_a_machine_without_a_network_is_told_at_once(monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", no_network)
+    for try_it in (load_backbone, check_backbone):
+        with pytest.raises(CheckpointError, match=r"timm/resnet10t\..* not in the Hub's cache .*`weights:` of the arm"):
+            try_it("timm:resnet10t")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+def test_a_timm_model_without_a_fixed_grid_is_refused_in_one_line():
+    from eyeswap.backbones.external import from_timm
+
+    with torch.device("meta"), pytest.raises(SpecError, match="gives no features in a grid") as caught:
+        from_timm("gemma4_vit_167m", None, pretrained=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")

@@ -32,7 +32,7 @@ CHECKS = (*audit_backbones.CHECKS, *audit_canvas.CHECKS, *audit_design.CHECKS)
 # The factors, as read from a run's record. Seed and token width may always explain a difference: seeds differ by
 # design, and the width is audited itself.
 FACTORS: dict[str, Callable[[RunRecord], Any]] = {
-    "backbone": lambda record: record.backbone.name,
+    "backbone": lambda record: (record.backbone.name, record.backbone_file),
     "connector": lambda record: record.connector.kind,
     "geometry": lambda record: record.backbone.canvas_geometry,
     "tap": lambda record: record.backbone.tap,

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.fetch import warn_non_commercial
 from eyeswap.backbones.name import BackboneName
-from eyeswap.errors import EnvironmentProblem, ShapeError, SpecError
+from eyeswap.errors import CheckpointError, EnvironmentProblem, ShapeError, SpecError
 from eyeswap.geometry import DEFAULT_GEOMETRY, Colour, ImageGeometry
 from eyeswap.own_code import call, one_line
+
+_TIMEOUT_S = 10.0  # of one question to the Hub
 
 
 def build(name: BackboneName, tap: str | None, *, pretrained: bool) -> tuple[VisionBackbone, ImageGeometry]:
@@ -99,17 +101,25 @@ def _single_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[Ti
     if side and not side.isdigit():
         raise SpecError(f"timm:{model}: @ must be followed by the side of the image in pixels, as in {name}@224")
     timm = _import_timm(model)
+    if pretrained:
+        _check_within_reach(timm, name)
     size = {"img_size": int(side)} if side else {}
     try:
         try:  # timm's transformers accept other image sizes only on request, its convolutional networks always
-            network = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **size)
+            network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True, **size)
         except TypeError:
-            network = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+            network = timm.create_model(name, pretrained=pretrained, **size)
         data = timm.data.resolve_model_data_config(network)
-        height, width = (int(side), int(side)) if side else data["input_size"][1:]
-        backbone = TimmBackbone(network, int(tap) if tap is not None else -2, (height, width))
     except Exception as error:  # timm raises RuntimeError, ValueError, KeyError, AssertionError, AttributeError
         raise SpecError(f"timm:{model}: {one_line(error)}") from None
+    height, width = (int(side), int(side)) if side else data["input_size"][1:]
+    try:
+        backbone = TimmBackbone(network, int(tap) if tap is not None else -2, (height, width))
+    except Exception as error:  # likewise
+        raise SpecError(
+            f"timm:{model}: gives no features in a grid that the size of the image decides, or has no such tap "
+            f"({one_line(error)}); choose another model or tap"
+        ) from None
     licence = str(network.pretrained_cfg.get("license") or "")
     if pretrained and re.search(r"\bnc\b|non-?commercial", licence.lower()):
         warn_non_commercial(f"timm:{name}", licence)
@@ -122,6 +132,39 @@ def _single_from_timm(model: str, tap: str | None, pretrained: bool) -> tuple[Ti
         std=data["std"],
     )
     return backbone, geometry
+
+
+def check_within_reach(name: BackboneName) -> None:
+    """Check that published weights are on this machine or can be downloaded; only those of timm models can be missing.
+
+    Raises:
+        EnvironmentProblem: if timm is not installed.
+        CheckpointError: if they are neither here nor can the Hub be reached.
+    """
+    if name.kind == "timm":
+        timm = _import_timm(name.model)
+        for part in name.model.split("+"):
+            _check_within_reach(timm, part.partition("@")[0])
+
+
+def _check_within_reach(timm: Any, model: str) -> None:
+    """Ask the Hub once, as timm would try for a minute."""
+    config = timm.models.get_pretrained_cfg(model)
+    if config is None or not config.hf_hub_id:
+        return  # timm says what is wrong with the name, or downloads from elsewhere
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    repository, _, revision = config.hf_hub_id.partition("@")
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files):
+        return
+    try:
+        HfApi().model_info(repository, timeout=_TIMEOUT_S)
+    except Exception as error:  # the ways in which a network can fail are many
+        raise CheckpointError(
+            f"timm:{model}: its weights ({repository}) are not in the Hub's cache on this machine, and the Hub cannot "
+            f"be asked for them ({one_line(error)}); give a file instead: `weights:` of the arm, or --weights"
+        ) from None
 
 
 class JoinedBackbones(VisionBackbone):
@@ -175,12 +218,12 @@ class TimmBackbone(VisionBackbone):
 
     def __init__(self, network: Any, tap: int, size: tuple[int, int]) -> None:
         super().__init__()
-        all_keys = set(network.state_dict())
+        all_keys, heads = set(network.state_dict()), network.pretrained_cfg.get("classifier") or ()  # names of layers
         (self.tap,) = network.prune_intermediate_layers([tap], prune_norm=True, prune_head=True)
         self.network = network.eval()
         self.beyond_tap = (
             *(f"network.{key}" for key in all_keys.difference(network.state_dict())),
-            "network.head.",
+            *(f"network.{head.partition('.')[0]}." for head in ((heads,) if isinstance(heads, str) else heads)),
         )
         self._shapes_only = (copy.deepcopy(network).to("meta"),)  # in a tuple, so that torch does not register it
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}

@@ -276,7 +276,7 @@ def fit_state(
     for kind, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            remedy = advice(state, missing, place) or "; is this the right file for this entry?"
+            remedy = (advice(state, missing, place) if missing else "") or "; is this the right file for this entry?"
             raise CheckpointError(f"{source}: {kind} key {keys[0]}{more}{remedy}")
     fitted = {}
     for key, initial in expected.items():

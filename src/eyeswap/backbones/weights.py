@@ -138,16 +138,22 @@ def load_backbone(
 
 
 def check_backbone(
-    name: str, wiring: Wiring = "controlled", *, tap: str | None = None, geometry: str | None = None
+    name: str,
+    wiring: Wiring = "controlled",
+    *,
+    weights: Path | str | None = None,
+    tap: str | None = None,
+    geometry: str | None = None,
 ) -> tuple[VisionBackbone, ImageGeometry]:
-    """Check that a backbone can be loaded, without loading its weights; a missing file is downloaded.
+    """Check that a backbone can be loaded, without loading its weights; a missing file of the catalog is downloaded.
 
-    The network is built on the meta device and compared with the names and shapes of the tensors in the file. Outside
-    the catalog only the network is checked, since other people's code builds it.
+    The network is built on the meta device and compared with the names and shapes of the tensors in the file. Without a
+    file of weights, timm models are only built, and the Hub is asked whether it can be reached.
 
     Args:
         name: as in `load_backbone`, like the other arguments.
         wiring: ``controlled`` or ``as-published``.
+        weights: a checkpoint file; by default the published weights.
         tap: another tap.
         geometry: another geometry.
 
@@ -157,14 +163,18 @@ def check_backbone(
     Raises:
         SpecError, CheckpointError, EnvironmentProblem: as for `load_backbone`.
     """
-    parsed = BackboneName.parse(name)
+    parsed, file = BackboneName.parse(name), None if weights is None else Path(weights)
     if parsed.kind != "catalog":
         with torch.device("meta" if parsed.kind == "timm" else "cpu"):
             network, canvas = external.build(parsed, tap, pretrained=False)
+        if file is None:
+            external.check_within_reach(parsed)
+        else:
+            fit_state(network, _external_state(parsed, file, network, shapes_only=True), f"{name}: {file}")
         return network, canvas if geometry is None else canvas.override(geometry)
     entry = catalog.entry(name).wired(wiring).with_changes(tap=tap, geometry=geometry)
-    network, path = entry.build_on_meta(), _locate(entry, None)
-    state = _tensors(_read(path, entry, network, is_fetched=True, shapes_only=True), entry)
+    network, path = entry.build_on_meta(), _locate(entry, file)
+    state = _tensors(_read(path, entry, network, is_fetched=file is None, shapes_only=True), entry)
     fit_state(network, state, f"{entry.name}: {path}", _place(path, entry))
     return network, entry.geometry
 
@@ -259,15 +269,8 @@ def _load_external(
     network, canvas = external.build(name, tap, pretrained=weights is None)
     keys = None
     if weights is not None:
-        layout, expected = LAYOUTS["plain"], [key.removeprefix("network.") for key in network.state_dict()]
-        state = (
-            unpack(weights, layout, str(name), expected)
-            if isinstance(weights, Mapping)
-            else read_weights(weights, layout, expected)
-        )
-        if name.kind == "timm":
-            state = {f"network.{key}": value for key, value in state.items()}
-        keys = load_state(network, state, source=str(name))
+        source = f"{name}: {weights}" if isinstance(weights, Path) else str(name)
+        keys = load_state(network, _external_state(name, weights, network), source)
     return LoadedBackbone(
         str(name),
         name.kind,
@@ -277,3 +280,17 @@ def _load_external(
         weights_file=weights if isinstance(weights, Path) else None,
         keys=keys,
     )
+
+
+def _external_state(
+    name: BackboneName, weights: Path | Mapping[str, Tensor], network: VisionBackbone, *, shapes_only: bool = False
+) -> dict[str, Tensor]:
+    """Return tensors under the network's names, which for timm models are timm's with a prefix."""
+    layout, own = LAYOUTS["plain"], network.state_dict().keys()
+    expected = [key.removeprefix("network.") for key in own]
+    if isinstance(weights, Mapping):
+        state = unpack(weights, layout, str(name), expected)
+    else:
+        state = read_weights(weights, layout, expected, shapes_only=shapes_only)
+    has_prefix = name.kind != "timm" or any(key in own for key in state)
+    return state if has_prefix else {f"network.{key}": value for key, value in state.items()}

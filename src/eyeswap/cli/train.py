@@ -21,6 +21,9 @@ def train(
     backbone: Annotated[
         str, typer.Option("--backbone", metavar="NAME", help="Catalog name, file.py:function, or timm:NAME.")
     ],
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="FILE", help="Checkpoint of the backbone; by default the published one.")
+    ] = "",
     connector: Annotated[
         str, typer.Option("--connector", metavar="NAME", help="Connector to use in place of the recipe's.")
     ] = "",
@@ -56,7 +59,7 @@ def train(
     from eyeswap.console import open_console, progress_console
     from eyeswap.study.one_arm import one_arm
 
-    overrides = {"connector": connector, "geometry": geometry, "tap": tap, "wiring": wiring}
+    overrides = {"weights": weights, "connector": connector, "geometry": geometry, "tap": tap, "wiring": wiring}
     arm = {"backbone": backbone, **{key: value for key, value in overrides.items() if value}}
     study = one_arm(recipe, arm, seed, changes or [])
     console = open_console()

@@ -76,12 +76,14 @@ class PlannedRun:
                 "wiring": self.study.wiring_of(self.arm),
                 "tap": arm.tap,
                 "geometry": arm.geometry,
+                **({} if arm.weights is None else {"weights": Path(arm.weights).name}),
                 **{key: value for key, value in arm.overrides.items() if key in SETTINGS},
             },
             seed=self.seed,
             data=known_sha256(data) if data is not None and data.is_file() else None,
             weights={
-                "backbone": _backbone_weights(name),
+                "backbone": _backbone_weights(name) if arm.weights is None else None,
+                **({} if arm.weights is None else {"backbone_file": known_sha256(Path(arm.weights))}),
                 "encoder_file": name.file_sha256,
                 "llm": _llm_weights(own.llm),
                 **({} if connector.own is None else {"connector_file": connector.own.sha256}),
@@ -95,7 +97,11 @@ class PlannedRun:
         name = BackboneName.parse(arm.backbone)
         own = self._connector.own
         declared = {
-            "backbone": [backbone_identity(arm.backbone), name.file_sha256],
+            "backbone": [
+                backbone_identity(arm.backbone),
+                name.file_sha256,
+                *([] if arm.weights is None else [known_sha256(Path(arm.weights))]),
+            ],
             "overrides": arm.overrides if own is None else {**arm.overrides, "connector": [own.identity, own.sha256]},
             "seed": self.seed,
         }

@@ -69,6 +69,9 @@ class Arm(Spec):
     """One arm: a backbone, and the declared differences in how it is connected."""
 
     backbone: str = Field(description="catalog name, `file.py:function` of your own encoder, or `timm:name`")
+    weights: str | None = Field(
+        None, description="checkpoint file of the backbone's weights; null: its published ones, or those its code makes"
+    )
     connector: Connector | None = Field(None, description="connector of this arm; null: the recipe's")
     geometry: str | None = Field(
         None, description="how images are fitted to the canvas, such as letterbox-224; null: the backbone's default"
@@ -92,7 +95,7 @@ class Arm(Spec):
     @model_serializer(mode="wrap")
     def _without_newer_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out keys that older versions did not know where they are not set."""
-        newer = ("llm", "lr", "data", "trainable", "stages")
+        newer = ("weights", "llm", "lr", "data", "trainable", "stages")
         return {key: value for key, value in dump(self).items() if key not in newer or value is not None}
 
     @field_validator("backbone")
@@ -100,6 +103,16 @@ class Arm(Spec):
     def _backbone_exists(cls, name: str, info: ValidationInfo) -> str:
         folder = (info.context or {}).get("folder", Path())
         return _resolve_backbone(name, folder)
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_exist(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is None:
+            return None
+        file = ((info.context or {}).get("folder", Path()) / path).resolve()
+        if not file.is_file():
+            raise ValueError(f"{file} does not exist (the path is relative to the study file)")
+        return str(file)
 
     @field_validator("tap", mode="before")
     @classmethod
@@ -129,8 +142,8 @@ class Arm(Spec):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The factors that this arm sets itself, other than the backbone."""
-        declared = self.model_dump(mode="json", exclude={"backbone"})
+        """The factors that this arm sets itself, other than the backbone and its weights."""
+        declared = self.model_dump(mode="json", exclude={"backbone", "weights"})
         return {key: value for key, value in declared.items() if value is not None}
 
 
@@ -232,7 +245,7 @@ class Study(Spec):
                 self.recipe_of(name)
             except ValidationError as problem:
                 raise ValueError(f"arms.{name}: {problem.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-        if "backbone" not in self.may_differ and len({arm.backbone for arm in self.arms.values()}) > 1:
+        if "backbone" not in self.may_differ and len({(arm.backbone, arm.weights) for arm in self.arms.values()}) > 1:
             raise ValueError("arms: backbones differ; add backbone to may_differ")
         return self
 

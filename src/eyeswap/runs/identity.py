@@ -23,11 +23,12 @@ from eyeswap.runs.recorded import Recorded
 # Recipe fields that are mere locations, by the digest of the bytes found there; and those that only affect evaluation.
 LOCATIONS = {
     "weights.llm": ("recipe.llm", "arm.llm"),
+    "weights.backbone_file": ("arm.weights",),
     "data": ("recipe.data.folder", "recipe.data.instruction", "arm.data.folder", "arm.data.instruction"),
 }
 EVALUATION = ("recipe.test_box_frame",)
 SETTINGS = ("llm", "lr", "data", "trainable", "stages")  # keys of the recipe that an arm may set
-_OPTIONAL = tuple(f"arm.{key}" for key in SETTINGS)
+_OPTIONAL = tuple(f"arm.{key}" for key in ("weights", *SETTINGS))
 _MAX_CHANGES = 4  # in a message
 
 
@@ -61,7 +62,8 @@ class ModelIdentity(Recorded):
         data: sha256 of the file of training conversations; None for the embedded data set, which the recipe
             determines, and if the file is unavailable.
         weights: sha256 of the weights of ``backbone`` and ``llm``, and of a custom encoder's file, ``encoder_file``;
-            None where there is none or it is unavailable. Of a custom connector's file too, ``connector_file``.
+            None where there is none or it is unavailable. Of a custom connector's file too, ``connector_file``, and of
+            the file of the backbone's weights, ``backbone_file``, if the arm names one.
     """
 
     recipe: dict[str, Any]

@@ -201,6 +201,11 @@ class RunRecord(Recorded):
         return (self.recipe or {}).get(key) if self.model is None else self.model.setting(key)
 
     @property
+    def backbone_file(self) -> str | None:
+        """The sha256 of the file of weights that the arm names for its backbone; None for published weights."""
+        return None if self.model is None else self.model.weights.get("backbone_file")
+
+    @property
     def trained(self) -> str:
         """What learnt, see `eyeswap.recipe.Recipe.trained`."""
         default = "connector+llm" if self.setting("lora_rank") is None else "connector+adapters"

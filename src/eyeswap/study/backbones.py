@@ -32,7 +32,7 @@ class Backbones:
         if arm not in self._loaded:
             spec = self._study.arms[arm]
             self._loaded[arm] = load_backbone(
-                spec.backbone, wiring=self._study.wiring_of(arm), tap=spec.tap, geometry=spec.geometry
+                spec.backbone, spec.weights, self._study.wiring_of(arm), tap=spec.tap, geometry=spec.geometry
             )
         return self._loaded[arm]
 
@@ -59,7 +59,9 @@ def check_arms(study: Study, arms: Iterable[str], *, for_training: bool) -> None
     llms: dict[str, Any] = {}
     for arm in arms:
         spec = study.arms[arm]
-        network, geometry = check_backbone(spec.backbone, study.wiring_of(arm), tap=spec.tap, geometry=spec.geometry)
+        network, geometry = check_backbone(
+            spec.backbone, study.wiring_of(arm), weights=spec.weights, tap=spec.tap, geometry=spec.geometry
+        )
         if not for_training:
             continue
         check_canvas(spec.backbone, geometry)

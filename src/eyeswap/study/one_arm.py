@@ -60,7 +60,7 @@ def one_arm(recipe_file: Path, arm: Mapping[str, str], seed: int, changes: Seque
         keys, new_value = split_change(change)
         is_outside_recipe = keys[0] in ("execution", "beyond_positions")
         apply_change(value, keys if is_outside_recipe else ["recipe", *keys], new_value)
-    overrides = [key for key in arm if key != "backbone"]
+    overrides = [key for key in arm if key not in ("backbone", "weights")]
     return checked(
         OneArm,
         {

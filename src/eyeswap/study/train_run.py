@@ -153,7 +153,8 @@ def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
     unfinished = run.files.unfinished_model
     if ranks.is_first:
         shutil.rmtree(unfinished, ignore_errors=True)
-    save_trained(model, unfinished, ranks)
+    has_own_weights = run.study.arms[run.arm].weights is not None
+    save_trained(model, unfinished, ranks, include_backbone=has_own_weights)
     if ranks.is_first:
         model.processor.save_pretrained(unfinished)
         unfinished.rename(run.files.model)

@@ -18,7 +18,7 @@ from eyeswap.vlm.model import VisionLanguageModel
 _FILE_BYTES = 1 << 29  # a file's tensors are gathered in the first process before it is written
 
 
-def save_trained(model: VisionLanguageModel, folder: Path, ranks: Ranks) -> None:
+def save_trained(model: VisionLanguageModel, folder: Path, ranks: Ranks, *, include_backbone: bool = False) -> None:
     """Write a VLM's configuration and weights, adapters merged, from the first process; all processes call this.
 
     The weights of a sharded model go into files of 0.5 GB, each written as soon as its tensors are gathered. A model
@@ -32,13 +32,13 @@ def save_trained(model: VisionLanguageModel, folder: Path, ranks: Ranks) -> None
     if not is_sharded(model) or revert_weight_conversion(model, dict(shapes)).keys() != shapes.keys():
         whole = unsharded_state(model, keep=ranks.is_first)
         if ranks.is_first:
-            model.save_pretrained(folder, state_dict=merged(whole))
+            model.save_pretrained(folder, include_backbone, state_dict=merged(whole))
         return
     plan = split_torch_state_dict_into_shards(
         shapes, filename_pattern=SAFE_WEIGHTS_NAME.replace(".", "{suffix}."), max_shard_size=_FILE_BYTES
     )
     if ranks.is_first:
-        model.save_pretrained(folder, state_dict={})  # an empty file of weights, which is replaced
+        model.save_pretrained(folder, include_backbone, state_dict={})  # an empty file of weights, which is replaced
         (folder / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)
     for file, names in plan.filename_to_tensors.items():
         tensors = {}
