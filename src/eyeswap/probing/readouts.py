@@ -28,7 +28,8 @@ IOU_THRESHOLD = 0.5
 _WIDTH, _HEADS = 64, 4  # of the cross-attention
 _RATES: dict[Kind, float] = {"linear": 3e-2, "nonlinear": 3e-3}  # of AdamW, falling along a half-cosine
 _USUAL_COUNT = 3.0  # where the readout of a count begins
-_BATCH = 256  # questions in a step
+# Images in a step, with all questions about them, so that tokens are mapped once an image.
+_IMAGES: dict[Kind, int] = {"linear": 128, "nonlinear": 48}
 _FREQUENCIES = 4  # of sine and cosine positions, per axis
 
 
@@ -60,24 +61,43 @@ class Features:
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions as tensors: ``category`` ``[Q]``, ``box`` ``[Q, 4]`` in 0..1 of the canvas, ``label`` ``[Q]``."""
+    """Questions as tensors.
 
+    Attributes:
+        row: ``[Q]``, the row of each question's features: its image's for a grid of tokens, its own for states.
+        category: ``[Q]``.
+        box: ``[Q, 4]`` in 0..1 of the canvas.
+        label: ``[Q]``.
+    """
+
+    row: Tensor
     category: Tensor
     box: Tensor
     label: Tensor
 
     @classmethod
-    def of(cls, questions: Sequence[Question]) -> Batch:
-        """Collect the labels of questions."""
+    def of(cls, questions: Sequence[Question], by_image: bool) -> Batch:
+        """Collect the labels of questions; features are one row an image, or one a question."""
         return cls(
+            torch.tensor([question.image for question in questions]) if by_image else torch.arange(len(questions)),
             torch.tensor([question.category for question in questions]),
             torch.tensor([question.box or (0.0, 0.0, 0.0, 0.0) for question in questions], dtype=torch.float32),
             torch.tensor([question.label for question in questions]),
         )
 
-    def rows(self, rows: Tensor) -> Batch:
-        """Return the questions ``rows`` ``[q]``."""
-        return Batch(self.category[rows], self.box[rows], self.label[rows])
+    @property
+    def slot(self) -> Tensor:
+        """How many earlier questions share a question's row, ``[Q]``."""
+        order = self.row.argsort(stable=True)
+        counts = self.row.bincount()
+        slot = torch.empty_like(self.row)
+        slot[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[self.row[order]]
+        return slot
+
+    def take(self, questions: Tensor) -> tuple[Tensor, Batch]:
+        """Return the feature rows ``[r]`` that some questions ``[q]`` need, and those questions with rows into them."""
+        rows, row = self.row[questions].unique(return_inverse=True)
+        return rows, Batch(row, self.category[questions], self.box[questions], self.label[questions])
 
 
 def num_outputs(task: Task, num_categories: int) -> int:
@@ -86,7 +106,7 @@ def num_outputs(task: Task, num_categories: int) -> int:
 
 
 class LinearGrid(nn.Module):
-    """A linear map of tokens ``[Q, N, D]``: of their mean, of the one at the place, or of each as "part of it".
+    """A linear map of tokens ``[I, N, D]``: of their mean, of the one at the place, or of each as "part of it".
 
     For ``where`` every token says how much it belongs to an object of the category; the box is the extent of those
     that say yes (of the surest one if none does).
@@ -104,11 +124,12 @@ class LinearGrid(nn.Module):
     def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
         """Return ``[Q, outputs]``; for ``where`` the logit of every token, ``[Q, N]``."""
         if self.task == "which":
-            return self._linear(self.scale(tokens[torch.arange(len(tokens)), self._nearest(batch.box)]))
+            return self._linear(self.scale(tokens[batch.row, self._nearest(batch.box)]))
         if self.task == "where":
-            return self._of_category(self._linear(tokens), batch.category)
-        pooled = self._linear(self.scale(tokens.mean(dim=1)))
-        return self._of_category(pooled[:, None], batch.category) if self.task == "there" else pooled
+            logits = self._linear(tokens).mT.flatten(0, 1)  # [I C, N]
+            return logits.index_select(0, batch.row * self.linear.out_features + batch.category)
+        pooled = self._linear(self.scale(tokens.mean(dim=1)[batch.row]))
+        return pooled.gather(1, batch.category[:, None]) if self.task == "there" else pooled
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss of ``[Q, outputs]``; for ``where`` the cross-entropy of "this token lies in the box"."""
@@ -127,11 +148,6 @@ class LinearGrid(nn.Module):
     def _linear(self, values: Tensor) -> Tensor:
         result: Tensor = self.linear(values)
         return result
-
-    @staticmethod
-    def _of_category(logits: Tensor, category: Tensor) -> Tensor:
-        """Pick each question's category from ``[Q, n, C]``; return ``[Q, n]``."""
-        return logits[torch.arange(len(logits)), :, category]
 
     def _nearest(self, box: Tensor) -> Tensor:
         centre = (box[:, :2] + box[:, 2:]) / 2
@@ -157,22 +173,28 @@ class AttentiveGrid(nn.Module):
         self.question = nn.Embedding(num_categories, _WIDTH) if task in ("there", "where") else None
         self.place = nn.Linear(2 * positions.shape[1], _WIDTH) if task == "which" else None
         self.query = nn.Parameter(torch.zeros(_WIDTH))
-        self.attention = nn.MultiheadAttention(_WIDTH, _HEADS, batch_first=True)
+        self.key_value = nn.Linear(_WIDTH, 2 * _WIDTH)
+        self.sought, self.found = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
         # where attention looks is an answer too: its mean position goes along with what it found
         self.output = _perceptron(_WIDTH + positions.shape[1], num_outputs(task, num_categories))
 
     def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Return ``[Q, outputs]`` of tokens ``[Q, N, D]``."""
+        """Return ``[Q, outputs]`` of tokens ``[I, N, D]``."""
         positions = self.positions.expand(len(tokens), -1, -1)
-        keys = self.token(torch.cat([tokens, positions], dim=-1))  # [Q, N, W]
-        query = self.query.expand(len(tokens), 1, -1)
+        mapped = self.key_value(self.token(torch.cat([tokens, positions], dim=-1)))  # [I, N, 2 W]
+        keys, values = (_by_head(part) for part in mapped.chunk(2, dim=-1))  # [I, H, N, w]
+        query = self.query.expand(len(batch.row), -1)  # [Q, W]
         if self.question is not None:
-            query = query + self.question(batch.category)[:, None]
+            query = query + self.question(batch.category)
         if self.place is not None:
-            query = query + self.place(_waves(batch.box.view(-1, 2)).view(len(tokens), -1))[:, None]
-        found, weights = self.attention(query, keys, keys)  # [Q, 1, W], [Q, 1, N]
-        looked_at = (weights @ positions)[:, 0]  # [Q, P]
-        outputs: Tensor = self.output(torch.cat([(query + found)[:, 0], looked_at], dim=-1))
+            query = query + self.place(_waves(batch.box.view(-1, 2)).view(len(query), -1))
+        slot = batch.slot
+        sought = query.new_zeros(len(tokens), int(slot.max()) + 1, _WIDTH)  # questions by image, with room for most
+        sought = _by_head(sought.index_put((batch.row, slot), self.sought(query)))  # [I, H, S, w]
+        weights = (sought @ keys.mT / sought.shape[-1] ** 0.5).softmax(dim=-1)  # [I, H, S, N]
+        found = self.found((weights @ values).transpose(1, 2)[batch.row, slot].flatten(1))  # [Q, W]
+        looked_at = (weights.mean(dim=1) @ self.positions)[batch.row, slot]  # [Q, P]
+        outputs: Tensor = self.output(torch.cat([query + found, looked_at], dim=-1))
         if self.task != "where":
             return outputs
         centre = looked_at[:, :2] + 0.5 * outputs[:, :2].tanh()  # begins where it looks
@@ -198,7 +220,7 @@ class StateReadout(nn.Module):
 
     def forward(self, states: Tensor, batch: Batch) -> Tensor:
         """Return ``[Q, outputs]``."""
-        outputs: Tensor = self.network(states)
+        outputs: Tensor = self.network(states[batch.row])
         return outputs
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -241,51 +263,58 @@ def cross_validate(
         questions: the task's questions.
         num_categories: of the images' objects.
         folds: parts that the images are cut into.
-        steps: of AdamW, `_BATCH` questions each.
+        steps: of AdamW, the questions about some images each.
         seed: of folds, starting weights and batches.
 
     Returns:
         ``[Q]``, 1 for right and 0 for wrong; a box is right from an IoU of 0.5.
     """
-    batch, rows = Batch.of(questions), torch.tensor([question.image for question in questions])
+    batch = Batch.of(questions, by_image=features.grid is not None)
+    image = torch.tensor([question.image for question in questions])
     rng = np.random.default_rng(seed)
-    images = np.unique(rows.numpy())
+    images = np.unique(image.numpy())
     fold_of_image = dict(zip(rng.permutation(images).tolist(), np.arange(len(images)) % folds, strict=True))
-    fold = torch.tensor([int(fold_of_image[image]) for image in rows.tolist()])
+    fold = torch.tensor([int(fold_of_image[number]) for number in image.tolist()])
     scores = np.zeros(len(questions))
     for number in range(folds):
-        train, test = torch.where(fold != number)[0], torch.where(fold == number)[0]
-        if len(train) and len(test):
-            predictions = _fit_and_predict(kind, task, features, batch, rows, train, test, num_categories, steps, seed)
-            scores[test.numpy()] = _scored(task, predictions, batch.rows(test))
+        train, test = (
+            [torch.where(image == each)[0] for each in image[chosen].unique()]
+            for chosen in (fold != number, fold == number)
+        )
+        if train and test:
+            predictions = _fit_and_predict(kind, task, features, batch, train, test, num_categories, steps, seed)
+            asked = torch.cat(test)
+            scores[asked.numpy()] = _scored(task, predictions, batch.take(asked)[1])
     return scores
 
 
 def _fit_and_predict(
-    kind: Kind, task: Task, features: Features, batch: Batch, images: Tensor, train: Tensor, test: Tensor,
+    kind: Kind, task: Task, features: Features, batch: Batch, train: Sequence[Tensor], test: Sequence[Tensor],
     num_categories: int, steps: int, seed: int,
 ) -> Tensor:  # fmt: skip
-    def inputs(questions: Tensor) -> Tensor:
-        rows = questions if features.grid is None else images[questions]
-        return (features.values[rows] - mean) / scale  # [q, D] or [q, N, D]
+    """Fit on some images and answer about others; ``train`` and ``test`` are the questions about each image."""
 
-    mean, scale = _standard(features.values[train if features.grid is None else images[train].unique()])
+    def apply(images: Sequence[Tensor]) -> tuple[Tensor, Batch]:
+        rows, part = batch.take(torch.cat(list(images)))
+        return readout((features.values[rows] - mean) / scale, part), part
+
+    mean, scale = _standard(features.values[batch.take(torch.cat(list(train)))[0]])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         readout = build(kind, task, features, num_categories).train()
         optimizer = torch.optim.AdamW(readout.parameters(), lr=_RATES[kind], weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
-            chosen = train[torch.randint(len(train), (min(_BATCH, len(train)),))]
-            part = batch.rows(chosen)
-            loss = readout.loss(readout(inputs(chosen), part), part)
+            outputs, part = apply([train[index] for index in torch.randperm(len(train))[: _IMAGES[kind]]])
+            loss = readout.loss(outputs, part)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     readout.eval()
     with torch.no_grad():
-        outputs = torch.cat([readout(inputs(chosen), batch.rows(chosen)) for chosen in test.split(_BATCH)])
+        parts = [test[start : start + _IMAGES[kind]] for start in range(0, len(test), _IMAGES[kind])]
+        outputs = torch.cat([apply(part)[0] for part in parts])
         return readout.boxes(outputs) if task == "where" else outputs
 
 
@@ -320,11 +349,17 @@ def _scored(task: Task, predictions: Tensor, batch: Batch) -> NDArray[np.float64
 
 def constant_scores(task: Task, questions: Sequence[Question]) -> NDArray[np.float64]:
     """Return the scores ``[Q]`` of the best constant answer: the commonest label, or the median box."""
-    batch = Batch.of(questions)
+    batch = Batch.of(questions, by_image=True)
     if task == "where":
         return _scored(task, batch.box.median(dim=0).values.expand(len(questions), 4), batch)
     commonest = batch.label.mode().values
     return (batch.label == commonest).double().numpy()
+
+
+def _by_head(values: Tensor) -> Tensor:
+    """Turn ``[I, n, W]`` into ``[I, H, n, w]``."""
+    heads: Tensor = values.unflatten(-1, (_HEADS, -1))
+    return heads.transpose(1, 2)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
