@@ -41,6 +41,13 @@ study: $(INSTALLED)  ## run the quickstart study and write its report
 	@echo "==> eyeswap study run $(STUDY)"
 	@$(BIN)/eyeswap study run $(STUDY)
 
+.PHONY: adapted
+adapted: $(INSTALLED)  ## adapt nine miniature backbones for studies/miniature/dense.yaml; about two hours on one core
+	@$(BIN)/pip install --quiet --editable '.[coco]'
+	@for objective in classification detection segmentation; do for backbone in vmamba vit maxvit; do \
+	  $(BIN)/eyeswap adapt --objective $$objective --backbone digits-$$backbone --out studies/miniature/adapted; \
+	done; done
+
 .PHONY: test
 test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and the tests
 	@echo "==> pytest, $(JOBS) processes"
