@@ -227,24 +227,17 @@ def test_a_recipe_file_sets_keys_and_options_override_it(tmp_path: Path) -> None
         load_recipe("detection", path)
 
 
-ARM = """
-from eyeswap.backbones.weights import load_backbone
-
-def adapted():
-    loaded = load_backbone("digits-vit", {path!r}, geometry="letterbox-64")
-    return loaded.network, loaded.geometry
-"""
-
-
 def test_an_adapted_backbone_is_an_arm(tmp_path: Path) -> None:
     recipe = load_recipe("segmentation", changes={**TINY, "steps": 1})
     request = Request("segmentation", "digits-vit", "digits", recipe, geometry=GEOMETRY)
     path, _ = adapt(request, tmp_path, device="cpu", workers=0)
-    (tmp_path / "adapted.py").write_text(ARM.format(path=str(path)))
     study = tmp_path / "dense.yaml"
     study.write_text(
         "question: Which?\nrecipe: {data: digits, llm: digits-llm}\n"
-        "arms: {classification: digits-vit, segmentation: 'adapted.py:adapted'}\nbenchmarks: [pope]\n"
+        "arms:\n"
+        "  classification: {backbone: digits-vit, geometry: letterbox-64}\n"
+        f"  segmentation: {{backbone: digits-vit, geometry: letterbox-64, weights: {path.name}}}\n"
+        "may_differ: [backbone, geometry]\nbenchmarks: [pope]\n"
     )
     arm = Backbones(load_study(study))["segmentation"]
     assert arm.token_grid == (4, 4)
@@ -252,3 +245,4 @@ def test_an_adapted_backbone_is_an_arm(tmp_path: Path) -> None:
     adapted = load_backbone("digits-vit", path, geometry=GEOMETRY)
     pixels = torch.randn(1, 3, 64, 64)
     assert torch.equal(arm.network(pixels), adapted.network(pixels))
+    assert not torch.equal(arm.network(pixels), Backbones(load_study(study))["classification"].network(pixels))

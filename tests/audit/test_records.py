@@ -114,6 +114,17 @@ def test_a_false_record_is_seen_even_under_a_new_seal(run: Path, place: str) -> 
     assert place in finding.evidence
 
 
+@pytest.mark.parametrize(("recorded", "count"), [("a", 0), ("b", 1)])
+def test_weights_of_an_arm_s_own_are_compared_with_its_file(run: Path, recorded: str, count: int) -> None:
+    arm = {"backbone": "digits-vit", "weights": "mine.safetensors"}
+    weights = {"backbone": None, "backbone_file": 64 * "a"}
+    model = {"recipe": RECIPE, "arm": arm, "seed": 7, "data": None, "weights": weights}
+    change(run / "spec.json", lambda spec: spec.update(model=model))
+    change(run / "spec.json", lambda spec: spec["backbone"].update(weights_sha256=64 * recorded))
+    seal.write_seal(run)
+    assert len(findings(run)) == count
+
+
 def test_a_tampered_record_breaks_the_seal_too(run: Path) -> None:
     change(run / "spec.json", lambda spec: spec.update(data_digest="that of the other arm"))
     (finding,) = findings(run)

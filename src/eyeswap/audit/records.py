@@ -128,11 +128,12 @@ def _against_catalog(run: Run) -> Iterator[tuple[str, str]]:
         for key, (recorded, expected) in sizes.items():
             if recorded not in (None, expected):
                 yield f"backbone.{key}", f"is {_in_words(recorded)}, but {_in_words(expected)} for {entry.name}"
-    known = entry.weights.sha256
+    known = run.record.backbone_file or entry.weights.sha256
     if known is None and entry.weights.packaged and _is_of_this_code(run) and entry.weights.packaged_path().is_file():
         known = sha256_of(entry.weights.packaged_path())
     if known is not None and backbone.weights_sha256 not in (None, known):
-        yield "backbone.weights_sha256", f"is not the digest of the weights of {entry.name}"
+        source = entry.name if run.record.backbone_file is None else "the arm's file"
+        yield "backbone.weights_sha256", f"is not the digest of the weights of {source}"
 
 
 def _canvas_geometry(entry: BackboneEntry) -> Geometry:
