@@ -153,17 +153,24 @@ def build_page(models: Mapping[str, VisionLanguageModel]) -> Any:
                 )
                 button = gradio.Button("Ask all", variant="primary", elem_id="ask")
         outputs: list[Any] = []
+        of_choices = [choices]  # shown only where choices are offered
         with gradio.Row():
             for number, name in enumerate(models):
                 with gradio.Column(min_width=240, elem_id=f"arm-{number}"):
                     outputs += [
                         gradio.Image(label=name, interactive=False, height=240),
                         gradio.Textbox(label=f"{name} answers", interactive=False),
-                        gradio.Label(label="probabilities", show_heading=False),
+                        gradio.Label(label="probabilities", show_heading=False, visible=False),
                         gradio.Textbox(label="speed", interactive=False),
                     ]
+                    of_choices.append(outputs[-2])
         file.change(preview, file, view, api_visibility="private")
-        mode.change(lambda chosen: gradio.update(visible=chosen == "choices"), mode, choices, api_visibility="private")
+        mode.change(
+            lambda chosen: [gradio.update(visible=chosen == "choices")] * len(of_choices),
+            mode,
+            of_choices,
+            api_visibility="private",
+        )
         for event in (button.click, text.submit):
             event(ask, [file, mode, text, choices], outputs, concurrency_limit=1, api_visibility="private")
     page.queue(max_size=16)
