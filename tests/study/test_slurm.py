@@ -85,13 +85,14 @@ def directives(slurm: Path) -> dict[str, str]:
 
 
 def test_the_script_asks_for_what_the_options_say(slurm: Path, tmp_path: Path) -> None:
-    options = SlurmOptions("gpu", 1.5, 2, 4, 6, 3, parse_options(["account=vision", "--mail-type=END"]))
+    options = SlurmOptions("gpu", 1.5, 2, 4, 6, 3, parse_options(["account=vision", "--mail-type=END", "exclusive"]))
     jobs = submit(Path("studies/mine.yaml"), tmp_path, 5, options)
     assert jobs == ["4711_0", "4711_1", "4711_2"]
     asked = directives(slurm)
     wanted = {
         "partition": "gpu", "time": "90", "nodes": "2", "gpus-per-node": "4", "ntasks-per-node": "4",
-        "cpus-per-task": "6", "account": "vision", "mail-type": "END", "requeue": "", "job-name": "eyeswap-mine",
+        "cpus-per-task": "6", "account": "vision", "mail-type": "END", "requeue": "", "exclusive": "",
+        "job-name": "eyeswap-mine",
     }  # fmt: skip
     assert {key: asked.get(key, "absent").strip("\"'") for key in wanted} == wanted
     assert asked["array"].startswith("0-2%")
@@ -121,7 +122,7 @@ def test_what_slurm_refuses_is_one_line(slurm: Path, tmp_path: Path, monkeypatch
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("text", ["account", "=x", "account=", ""])
+@pytest.mark.parametrize("text", ["=x", "account=", "", "--"])
 def test_an_option_without_key_or_value_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match=r"--slurm-option.*KEY=VALUE"):
         parse_options([text])

@@ -52,7 +52,7 @@ def run(
     slurm_cpus: Annotated[int, typer.Option(metavar="N", help="CPU cores per GPU.", **_SLURM)] = 8,
     slurm_jobs: Annotated[int, typer.Option(metavar="N", help="Maximum number of jobs.", **_SLURM)] = 8,
     slurm_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other sbatch option; repeatable.", **_SLURM)
+        list[str] | None, typer.Option(metavar="KEY[=VALUE]", help="Any other sbatch option; repeatable.", **_SLURM)
     ] = None,
 ) -> None:
     """Train and evaluate every arm with every seed, then write the report.

@@ -36,7 +36,7 @@ class SlurmOptions:
     gpus: int = 1
     cpus: int = 8
     jobs: int = 8
-    others: Mapping[str, str] | None = None
+    others: Mapping[str, str | bool] | None = None
 
     def __post_init__(self) -> None:
         for name in ("hours", "nodes", "cpus", "jobs"):
@@ -61,18 +61,21 @@ class SlurmOptions:
         return parameters
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, str]:
-    """Parse options of the form ``key=value``.
+def parse_options(texts: Sequence[str]) -> dict[str, str | bool]:
+    """Parse options of the form ``key=value``, or ``key`` alone for a flag of sbatch, whose value is then True.
 
     Raises:
         SpecError: naming the first that does not have this form.
     """
-    options = {}
+    options: dict[str, str | bool] = {}
     for text in texts:
-        key, sign, value = text.partition("=")
-        if not (sign and key and value):
-            raise SpecError(f'--slurm-option "{text}": write KEY=VALUE for an sbatch option, such as account=vision')
-        options[key.removeprefix("--").replace("-", "_")] = value
+        key, sign, value = text.removeprefix("--").partition("=")
+        if not key or (sign and not value):
+            raise SpecError(
+                f'--slurm-option "{text}": write KEY=VALUE for an sbatch option, such as account=vision, or its name '
+                "alone for one without a value, such as exclusive"
+            )
+        options[key.replace("-", "_")] = value if sign else True
     return options
 
 
