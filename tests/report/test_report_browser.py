@@ -36,7 +36,7 @@ def open_page(browser, address, width=1280, height=900, **options):
     return page
 
 
-@pytest.fixture(params=SCREENS)
+@pytest.fixture(params=["desktop"])
 def page(request, browser, address):
     """Open the page; afterwards assert that it neither complained nor asked for anything."""
     width, height = SCREENS[request.param]
@@ -61,6 +61,7 @@ def choose(page, benchmark):
     page.select_option("#filter-benchmark", label=benchmark)
 
 
+@pytest.mark.parametrize("page", SCREENS, indirect=True)
 def test_nothing_is_wider_than_the_screen(page):
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -72,6 +73,7 @@ def test_nothing_is_wider_than_the_screen(page):
         assert box["height"] > 100
 
 
+@pytest.mark.parametrize("page", SCREENS, indirect=True)
 def test_boxes_lie_where_the_data_says(page):
     choose(page, "RefCOCO")
     data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
@@ -118,6 +120,7 @@ def test_arrow_keys_and_buttons_turn_the_pages(page):
     assert page.get_attribute("#strip button >> nth=59", "aria-current") == "true"
 
 
+@pytest.mark.parametrize("page", SCREENS, indirect=True)
 def test_filters_narrow_the_examples(page):
     page.check("#filter-disagree")
     total = page.locator("#strip button").count()
@@ -194,6 +197,7 @@ def test_on_a_phone_the_page_is_short_and_the_navigation_unfolds_it(browser, add
     page.close()
 
 
+@pytest.mark.parametrize("page", SCREENS, indirect=True)
 def test_every_figure_has_its_numbers_as_a_table(page):
     page.evaluate("document.querySelectorAll('.fold').forEach((one) => { one.open = true; })")
     for figure in page.locator("figure").all():
