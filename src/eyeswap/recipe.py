@@ -113,7 +113,7 @@ def data_from_text(value: Any) -> Any:
 Data = Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[FolderData, Tag("folder")], Discriminator(_data_tag)]
 
 
-Trainable = Literal["connector", "connector+llm", "connector+adapters"]
+Trainable = Literal["connector", "connector+llm", "connector+adapters", "connector+llm+blocks"]
 Stages = Literal["one", "align-then-tune"]
 
 
@@ -124,6 +124,13 @@ class Align(Spec):
         0.1, description="share of the steps that it takes, the first ones"
     )
     lr: Positive = Field(1e-3, description="its peak learning rate; each stage warms up and decays by itself")
+
+
+class Blocks(Spec):
+    """The blocks of the backbone that learn with trainable connector+llm+blocks."""
+
+    last: Count = Field(1, description="how many blocks learn, counted back from the tap")
+    lr: Positive = Field(2e-6, description="their peak learning rate; it rises and decays as the other does")
 
 
 class Recipe(Spec):
@@ -185,8 +192,12 @@ class Recipe(Spec):
     )
     trainable: Trainable | None = Field(
         None,
-        description="what learns: the connector alone, with the language model, or with adapters in it (of lora_rank); "
-        "null is connector+adapters where lora_rank is set, else connector+llm, as published",
+        description="what learns: the connector alone, with the language model, or with adapters in it (of lora_rank), "
+        "or also the last blocks of the backbone, which is another question than what frozen encoders show; null is "
+        "connector+adapters where lora_rank is set, else connector+llm, as published",
+    )
+    blocks: Blocks | None = Field(
+        None, description="the blocks that learn with trainable connector+llm+blocks; null takes its defaults"
     )
     stages: Stages | None = Field(
         None,
@@ -234,6 +245,8 @@ class Recipe(Spec):
             raise ValueError("trainable connector+adapters: set lora_rank, the rank of the adapters, such as 128")
         if self.stages == "align-then-tune" and self.trained == "connector":
             raise ValueError("stages align-then-tune: with trainable connector there is nothing to tune")
+        if self.tuned is not None and self.wiring == "as-published":
+            raise ValueError("trainable connector+llm+blocks: wiring as-published leaves the backbone in train mode")
         return self
 
     @model_serializer(mode="wrap")
@@ -250,6 +263,11 @@ class Recipe(Spec):
     def adapter_rank(self) -> int | None:
         """The rank of the adapters that learn; None if none do."""
         return self.lora_rank if self.trained == "connector+adapters" else None
+
+    @property
+    def tuned(self) -> Blocks | None:
+        """The blocks of the backbone that learn; None if it is frozen."""
+        return (self.blocks or Blocks()) if self.trained == "connector+llm+blocks" else None
 
     @property
     def aligned(self) -> Align | None:
@@ -281,7 +299,7 @@ class Recipe(Spec):
         return digest(self.model_dump(mode="json"))
 
 
-_NEWER = ("trainable", "stages", "align")
+_NEWER = ("trainable", "blocks", "stages", "align")
 
 
 def _split_box_frame(value: Mapping[str, Any]) -> dict[str, Any]:

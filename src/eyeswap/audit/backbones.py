@@ -43,6 +43,21 @@ def not_frozen(records: Records) -> Iterator[Finding]:
         )
 
 
+def tuned(records: Records) -> Iterator[Finding]:
+    """Find backbones whose last blocks learnt, which changes the question of a comparison of frozen encoders."""
+    arms = {record.arm: record.setting("blocks") for record in records.values() if record.tunes_backbone}
+    if arms:
+        yield Finding(
+            "tuned-backbone",
+            "warning",
+            runs_of(records, arms),
+            f"blocks of the backbone learnt in {', '.join(arms)}, which changes the question: these arms show what an "
+            "encoder becomes in training, not what a frozen one gives",
+            {"blocks": arms},
+            together=True,
+        )
+
+
 def unknown_weights(records: Records) -> Iterator[Finding]:
     """Find backbones whose weights were not recorded."""
     for name, record in records.items():
@@ -186,6 +201,7 @@ def unequal_accuracy(records: Records) -> Iterator[Finding]:
 
 CHECKS = (
     not_frozen,
+    tuned,
     unknown_weights,
     early_tap,
     norm_at_tap,

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from eyeswap.errors import ShapeError
+from eyeswap.errors import ShapeError, SpecError
 
 
 def keep_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
@@ -92,6 +92,31 @@ class VisionBackbone(nn.Module):
             raise ShapeError(f"{name}.feature_map returned [h, w, D] = {shape}, expected {expected}")
         return features.flatten(1, 2)  # [B, N, D]
 
+    def blocks_in_order(self) -> list[nn.Module]:
+        """Return the blocks in the order in which they run; those of all stages where the network has stages.
+
+        A network whose blocks are not in ``blocks``, ``layers``, ``levels`` or ``stages`` overrides this method.
+        """
+        return listed_blocks(self)
+
+    def unfreeze(self, last: int) -> list[nn.Module]:
+        """Let the last blocks of a frozen backbone learn, in eval mode like all of it; return them.
+
+        Args:
+            last: how many, counted back from the tap.
+
+        Raises:
+            SpecError: if the network does not have as many, or does not say which its blocks are.
+        """
+        known = self.blocks_in_order()
+        if not last <= len(known):
+            raise SpecError(
+                f"{last} blocks of the backbone are to learn, but {type(self).__name__} has {len(known)} up to its tap"
+            )
+        for block in known[-last:]:
+            block.requires_grad_(True)
+        return known[-last:]
+
     def freeze(self) -> Self:
         """Disable gradients and stay in eval mode from now on, even when a parent module calls ``train()``."""
         self._frozen = True
@@ -106,6 +131,15 @@ class VisionBackbone(nn.Module):
     def num_parameters(self) -> int:
         """Number of parameters up to the tap."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def listed_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks that a network keeps in a list, or in a list of stages, under one of the usual names."""
+    for name in ("blocks", "layers", "levels", "stages"):
+        parts = getattr(network, name, None)
+        if isinstance(parts, nn.ModuleList | nn.Sequential):
+            return [block for part in parts for block in getattr(part, "blocks", None) or [part]]
+    return []
 
 
 _MOST_IMAGES = 8

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eyeswap.backbones.base import VisionBackbone
+from eyeswap.backbones.base import VisionBackbone, listed_blocks
 from eyeswap.backbones.fetch import warn_non_commercial
 from eyeswap.backbones.name import BackboneName
 from eyeswap.errors import CheckpointError, EnvironmentProblem, ShapeError, SpecError
@@ -246,6 +246,10 @@ class TimmBackbone(VisionBackbone):
                 raise ShapeError(f"image of {height}x{width} pixels: {one_line(error)}") from None
             self._grids[height, width] = (features.shape[1], features.shape[2])
         return self._grids[height, width]
+
+    def blocks_in_order(self) -> list[nn.Module]:
+        """Return timm's blocks in the order in which they run."""
+        return listed_blocks(self.network)
 
     def _features(self, network: Any, pixel_values: Tensor) -> Tensor:
         (features,) = network.forward_intermediates(

@@ -248,7 +248,7 @@ def _estimate_arm(
         note = f"conversations over {free_positions:,} text tokens exceed the LLM's {llm.positions:,} positions"
     else:
         return estimate
-    return dataclasses.replace(estimate, notes=(f"arms.{name}: {note}",))
+    return dataclasses.replace(estimate, notes=(*estimate.notes, f"arms.{name}: {note}"))
 
 
 def _positions_problem(llm: LanguageModel, footprint: Footprint, tokens: int | None) -> str | None:
@@ -287,8 +287,10 @@ def _priced(
     """Return the cost of one run."""
     connector = cost.connector_size(connector_kind, footprint.grid, footprint.width, llm.width)
     per_token, tokens = connector.multiplied_per_token, connector.tokens
-    adapters = recipe.trained != "connector+llm"
-    sample = footprint.flops + cost.training_flops(llm, per_token, tokens, work.text_tokens, adapters_only=adapters)
+    adapters = recipe.trained in ("connector", "connector+adapters")
+    learning = footprint.parameters if recipe.tuned is not None else 0  # at most: as if all blocks learnt
+    encoding = footprint.flops * (3 if learning else 1)  # forward, and backward
+    sample = encoding + cost.training_flops(llm, per_token, tokens, work.text_tokens, adapters_only=adapters)
     question = footprint.flops + cost.prefill_flops(llm, per_token, tokens, QUESTION_TOKENS)
     train = None if work.samples is None else sample * work.samples
     evaluation = None if work.questions is None else question * work.questions
@@ -303,8 +305,16 @@ def _priced(
         train_gpu_hours=None if train is None else cost.gpu_hours(train, gpu, mfu),
         eval_gpu_hours=None if evaluation is None else cost.gpu_hours(evaluation, gpu, mfu),
         memory=cost.training_memory(
-            llm, connector.parameters, footprint.parameters, gpu, assumptions.num_gpus, adapters_only=adapters
+            llm,
+            connector.parameters + learning,
+            footprint.parameters - learning,
+            gpu,
+            assumptions.num_gpus,
+            adapters_only=adapters,
         ),
+        notes=(f"arms.{name}: blocks of the backbone learn; the cost counts as if all of them did",)
+        if learning
+        else (),
     )
 
 

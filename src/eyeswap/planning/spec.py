@@ -32,6 +32,7 @@ from eyeswap.planning.other_names import hint
 from eyeswap.planning.tune_spec import Tune
 from eyeswap.recipe import (
     Align,
+    Blocks,
     Connector,
     Count,
     Data,
@@ -447,6 +448,8 @@ def _model_at(location: list[Any]) -> type[Spec]:
             return Tune
         case ["recipe", "align", _, *_]:
             return Align
+        case ["recipe", "blocks", _, *_]:
+            return Blocks
         case ["recipe", _, *_]:
             return Recipe
         case ["arms", _, "data", "digits", *_]:

@@ -212,6 +212,11 @@ class RunRecord(Recorded):
         return str(self.setting("trainable") or default)
 
     @property
+    def tunes_backbone(self) -> bool:
+        """Whether blocks of the backbone learnt."""
+        return self.trained == "connector+llm+blocks"
+
+    @property
     def stages(self) -> str:
         """The stages of training."""
         return str(self.setting("stages") or "one")

@@ -68,6 +68,8 @@ def check_arms(study: Study, arms: Iterable[str], *, for_training: bool) -> None
         recipe = study.recipe_of(arm)
         if recipe.adapter_rank is not None:
             import_peft()
+        if recipe.tuned is not None:
+            network.unfreeze(recipe.tuned.last)  # of this copy on the meta device; says so if there are fewer
         if recipe.llm not in llms:
             llms[recipe.llm] = _check_llm(study, recipe)
         llm = llms[recipe.llm]

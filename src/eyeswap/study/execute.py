@@ -7,6 +7,7 @@ work on each run together.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import shutil
 from collections.abc import Sequence
@@ -152,7 +153,7 @@ class Executor:
             _reopen(run)
             record_questions(run, data, loaded)
         self.ranks.wait()
-        cache = cached_tokens(run, data, loaded, self.tokens, self.board, self.ranks)
+        cache = cached_tokens(run, data, loaded, self.tokens, self.board, self.ranks)  # none if the backbone learnt
         settings = Settings(
             data=str(data.root),
             subset=run.study.subset or "full",
@@ -161,6 +162,8 @@ class Executor:
         )
         own = ConnectorName.parse(run.study.connector_of(run.arm)).own
         model = load_model(run.files.model, settings, self.ranks, trusts_code=False if own is None else own.sha256)
+        if run.recipe.tuned is not None:
+            loaded = dataclasses.replace(model.backbone, geometry=loaded.geometry)
         task = self.board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in data.asked))
         ask_and_score(
             model, loaded, data.asked, run.folder, settings, task, workers=self.ranks, cache=cache, renew=True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import shutil
 from datetime import date
@@ -10,12 +12,14 @@ import torch
 import torch.distributed as dist
 
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.errors import SpecError
 from eyeswap.evaluation.frames import View, messages_in_frame
 from eyeswap.files import digest, read_json, write_json
 from eyeswap.planning.hardware import peak_flops
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.processes import Ranks
 from eyeswap.progress import Progress, Task
+from eyeswap.recipe import Blocks
 from eyeswap.runs.folder import StudyFolder
 from eyeswap.shipped import llm_source
 from eyeswap.study.run_record import write_records
@@ -26,7 +30,7 @@ from eyeswap.training.collate import EncodedConversations
 from eyeswap.training.loop import train
 from eyeswap.training.lora import add_adapters
 from eyeswap.training.saving import save_trained
-from eyeswap.training.vision import CachedTokens, LiveTokens
+from eyeswap.training.vision import CachedTokens, LiveTokens, TunedTokens
 from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.deferred import DeferredWeights, defer_llm
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
@@ -35,6 +39,7 @@ _PARTS = {
     "connector": "connector",
     "connector+llm": "connector and LLM",
     "connector+adapters": "connector and adapters",
+    "connector+llm+blocks": "connector, LLM and blocks of the backbone",
 }
 
 
@@ -57,8 +62,11 @@ def train_run(
         EnvironmentProblem: if adapters are requested and peft is not installed.
     """
     recipe = run.recipe
+    if recipe.tuned is not None:
+        loaded = _with_blocks_that_learn(loaded, recipe.tuned, ranks)
     model, weights = _untrained_model(run, loaded, ranks)
-    source = LiveTokens.of(model, data.root) if cache is None else CachedTokens(cache, model.connector.num_tokens)
+    live = LiveTokens if recipe.tuned is None else TunedTokens
+    source = live.of(model, data.root) if cache is None else CachedTokens(cache, model.connector.num_tokens)
     if cache is not None:
         cache.require([instruction.image for instruction in data.instructions if instruction.image is not None])
     encoded = _encoded(run, data, loaded, model, board)
@@ -88,6 +96,15 @@ def train_run(
         weights,
     )
     _save(run, model, ranks)
+
+
+def _with_blocks_that_learn(loaded: LoadedBackbone, blocks: Blocks, ranks: Ranks) -> LoadedBackbone:
+    """Return a copy of a frozen backbone whose last blocks learn; the original is shared by other runs."""
+    if ranks.size > 1:
+        raise SpecError("trainable connector+llm+blocks: one process trains blocks of a backbone; run without torchrun")
+    network = copy.deepcopy(loaded.network)
+    network.unfreeze(blocks.last)
+    return dataclasses.replace(loaded, network=network)
 
 
 def _checkpoint_digest(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -> str:
@@ -153,8 +170,8 @@ def _save(run: PlannedRun, model: VisionLanguageModel, ranks: Ranks) -> None:
     unfinished = run.files.unfinished_model
     if ranks.is_first:
         shutil.rmtree(unfinished, ignore_errors=True)
-    has_own_weights = run.study.arms[run.arm].weights is not None
-    save_trained(model, unfinished, ranks, include_backbone=has_own_weights)
+    has_own_backbone = run.study.arms[run.arm].weights is not None or run.recipe.tuned is not None
+    save_trained(model, unfinished, ranks, include_backbone=has_own_backbone)
     if ranks.is_first:
         model.processor.save_pretrained(unfinished)
         unfinished.rename(run.files.model)

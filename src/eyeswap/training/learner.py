@@ -28,6 +28,7 @@ class Learner(nn.Module):
     def __init__(self, vlm: VisionLanguageModel) -> None:
         super().__init__()
         self.vlm = vlm
+        self.tuned = nn.ModuleList(vlm.tuned_blocks)  # the backbone itself is outside of the VLM's modules
 
     def forward(self, batch: Batch, visual_tokens: Tensor | None, uses_images: bool) -> Tensor:
         """Return the summed cross-entropy of a batch, a scalar of shape ``[]``.

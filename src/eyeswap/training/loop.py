@@ -1,4 +1,4 @@
-"""The training loop of one-stage instruction tuning: connector and LLM are trained, the backbone stays frozen.
+"""The training loop of instruction tuning: connector and LLM are trained, the backbone stays frozen unless asked.
 
 A step processes one global batch in as many passes as the machine needs. Its loss is the exact mean over all answer
 tokens of the global batch, however it is divided into passes and processes (``token-mean``); ``micro-batch-mean``

@@ -53,7 +53,8 @@ def shard(
     policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
     for layer in decoder_layers(learner.vlm.llm):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(learner, mesh=mesh, mp_policy=policy)
+    learner.tuned.to(device)
+    fully_shard(learner, mesh=mesh, mp_policy=policy, ignored_params=set(learner.tuned.parameters()))
     if weights is not None:
         weights.fill(learner.vlm.llm, functools.partial(_own_rows, weights))
 
@@ -107,6 +108,22 @@ def reduce_gradients(learner: Learner, now: bool) -> None:
     """
     assert isinstance(learner, FSDPModule)
     learner.set_requires_gradient_sync(now)
+
+
+def clip_gradients(learner: Learner, most: float) -> float:
+    """Scale the gradients so that their global norm is at most ``most``; return the norm before.
+
+    Blocks of the backbone are not sharded, and torch does not mix sharded and other tensors in one norm.
+    """
+    tuned = set(learner.tuned.parameters())
+    if not tuned or not is_sharded(learner):
+        return float(unsharded(nn.utils.clip_grad_norm_(learner.parameters(), most)))
+    parts = [[parameter for parameter in learner.parameters() if (parameter in tuned) == own] for own in (False, True)]
+    grads = [[parameter.grad for parameter in part if parameter.grad is not None] for part in parts]
+    norm = torch.stack([unsharded(nn.utils.get_total_norm(part)) for part in grads]).norm()
+    for part in parts:
+        nn.utils.clip_grads_with_norm_(part, most, norm)
+    return float(norm)
 
 
 def unsharded(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from eyeswap.recipe import Align, Recipe
 from eyeswap.training.batches import Pass, TrainingData
 from eyeswap.training.collate import Batch
 from eyeswap.training.learner import Learner
-from eyeswap.training.parallel import is_sharded, mesh_of, reduce_gradients, shard, unsharded
+from eyeswap.training.parallel import clip_gradients, is_sharded, mesh_of, reduce_gradients, shard
 from eyeswap.vlm.deferred import DeferredWeights
 from eyeswap.vlm.model import VisionLanguageModel
 
@@ -57,7 +57,8 @@ class Trainer:
         """Shard a model and build its optimizer; the last three only matter in a group."""
         learner = Learner(model)
         shard(learner, recipe, ranks.device, mesh_of(ranks, shard_over), weights)
-        optimizer = build_optimizer(learner, recipe.weight_decay)
+        scale = 1.0 if recipe.tuned is None else recipe.tuned.lr / recipe.lr
+        optimizer = build_optimizer(learner, recipe.weight_decay, scale)
         return cls(learner, optimizer, data, recipe, ranks, seed, reduces_once and is_sharded(learner))
 
     def step(
@@ -78,7 +79,7 @@ class Trainer:
         recipe, num_steps = self.recipe, len(self.data.order)
         rate = staged_rate(step, num_steps, recipe.lr, recipe.warmup_fraction, recipe.aligned)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         uses_images = any(self.data.images[row] is not None for row in rows)
         own_loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, (planned, batch) in enumerate(passes):
@@ -87,13 +88,13 @@ class Trainer:
                 reduce_gradients(self.learner, number == len(passes) - 1)
             own_loss += self._accumulate(planned, batch, uses_images)
         if step < align_steps(num_steps, recipe.aligned):
-            for parameter in self.learner.vlm.llm.parameters():
+            for parameter in (*self.learner.vlm.llm.parameters(), *self.learner.tuned.parameters()):
                 parameter.grad = None  # the optimizer then skips it, moments included
         sums = self.ranks.sum(float(own_loss), float(is_due and self.ranks.is_first), float(is_last))
         loss, is_due_in_first, num_ending = sums
-        norm = unsharded(nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm))
+        norm = clip_gradients(self.learner, self.recipe.clip_norm)
         num_targets = int(self.data.conversations.num_targets[rows].sum())
-        row = {"step": step, "loss": loss, "lr": rate, "grad_norm": float(norm), "answer_tokens": num_targets}
+        row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "answer_tokens": num_targets}
         return row, is_due_in_first > 0, num_ending > 0
 
     def update(self) -> None:
@@ -117,21 +118,32 @@ def _combined_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, weight_decay: float, tuned_scale: float = 1.0) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only, not on biases, norms and other vectors (published recipe).
 
     The learning rate is set before every step by `learning_rate`. All moments are created here, so that a checkpoint
     has the same content at every step.
+
+    Args:
+        model: a learner, or another module.
+        weight_decay: of matrices.
+        tuned_scale: learning rate of the learner's blocks of the backbone, relative to that of all other parameters.
     """
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (undecayed if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    on_gpu = any(parameter.is_cuda for parameter in [*decayed, *undecayed])
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = []
+    for is_tuned, scale in ((False, 1.0), (True, tuned_scale)):
+        part = [(name, parameter) for name, parameter in named if name.startswith("tuned.") == is_tuned]
+        plain = [parameter for name, parameter in part if parameter.ndim <= 1 or name.endswith(".bias")]
+        known = set(plain)
+        matrices = [parameter for _, parameter in part if parameter not in known]
+        if part or not is_tuned:
+            groups += [
+                {"params": matrices, "weight_decay": weight_decay, "scale": scale},
+                {"params": plain, "weight_decay": 0.0, "scale": scale},
+            ]
+    on_gpu = any(parameter.is_cuda for _, parameter in named)
     optimizer = torch.optim.AdamW(groups, lr=0.0, fused=on_gpu or None)
-    for parameter in [*decayed, *undecayed]:
+    for _, parameter in named:
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device if on_gpu else "cpu"),
             "exp_avg": torch.zeros_like(parameter),

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from eyeswap.backbones.base import keep_precision
 from eyeswap.errors import SpecError
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_image
@@ -121,3 +122,14 @@ class LiveTokens:
     def encode(self, read: Tensor, vlm: VisionLanguageModel) -> Tensor:
         """Return the visual tokens ``[I, N, vision_width]`` of pixels ``[I, 3, H, W]``."""
         return vlm.encode(read)
+
+
+class TunedTokens(LiveTokens):
+    """Visual tokens of a backbone whose last blocks learn, with gradients, in float32 as a frozen one computes them."""
+
+    def encode(self, read: Tensor, vlm: VisionLanguageModel) -> Tensor:
+        """Return the visual tokens ``[I, N, vision_width]`` of pixels ``[I, 3, H, W]``, not rounded."""
+        network = vlm.backbone.network
+        with keep_precision(read.device.type):
+            tokens: Tensor = network(read.float())
+        return tokens

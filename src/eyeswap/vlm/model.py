@@ -163,6 +163,12 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             self._backbone.network.train(self.training)  # a frozen network stays in eval mode
         return self._backbone
 
+    @property
+    def tuned_blocks(self) -> list[nn.Module]:
+        """The blocks of the backbone that learn; empty if it is frozen."""
+        blocks = [] if self._backbone is None else self._backbone.network.blocks_in_order()
+        return [block for block in blocks if any(parameter.requires_grad for parameter in block.parameters())]
+
     def train(self, mode: bool = True) -> Self:
         """Set training mode; the backbone follows as published, and stays in eval mode if controlled."""
         super().train(mode)
