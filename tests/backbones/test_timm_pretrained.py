@@ -91,6 +91,7 @@ def test_it_passes_the_check_of_an_encoder(weights: Path) -> None:
     assert result.stdout.endswith("all checks passed\n")
 
 
+@pytest.mark.timeout(900)
 def test_it_is_an_arm_of_a_study_and_can_be_probed(weights: Path, tiny_llm: Path, tmp_path: Path) -> None:
     (tmp_path / "lite0.safetensors").symlink_to(weights)
     file = tmp_path / "lite.yaml"

@@ -12,13 +12,14 @@ from pydantic_core import PydanticUndefined
 from eyeswap.evaluation import BENCHMARKS, TEST_SPLITS
 from eyeswap.planning.spec import Arm, SeedSd, Study
 from eyeswap.planning.tune_spec import Tune
-from eyeswap.recipe import Align, DigitsData, Execution, FolderData, Recipe
+from eyeswap.recipe import Align, Blocks, DigitsData, Execution, FolderData, Recipe
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A study", Study),
     ("`recipe`", Recipe),
     ("`recipe.data`, the embedded set", DigitsData),
     ("`recipe.data`, a folder", FolderData),
+    ("`recipe.blocks`", Blocks),
     ("`recipe.align`", Align),
     ("Each of `arms`", Arm),
     ("`seed_sd`, in numbers", SeedSd),
