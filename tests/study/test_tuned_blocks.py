@@ -92,6 +92,7 @@ def test_audit_says_that_the_question_is_another(finished: StudyFolder) -> None:
     assert "changes the question" in finding.message
 
 
+@pytest.mark.extended
 def test_an_interrupted_training_ends_with_the_same_weights(
     finished: StudyFolder, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
