@@ -171,7 +171,11 @@ def test_a_real_interrupt_leaves_one_line_and_nothing_half_written(tmp_path: Pat
         "--train",
         "50000",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def listen() -> None:  # a job in the background of a script ignores this signal, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     deadline = time.monotonic() + 60
     while process.poll() is None and not out.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -113,6 +113,7 @@ class Process:
 def _run_command(arguments: tuple[str, ...], log: Path, before: Callable[[], object]) -> None:
     """Become a command of ``eyeswap``; never returns."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a script ignores
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
