@@ -80,3 +80,18 @@ def test_a_study_is_sent_to_the_command_for_studies(tmp_path: Path) -> None:
     path.write_text("question: why\nrecipe: {}\narms: {}\n", encoding="utf-8")
     result = run("train", path, "--backbone", "digits-vit")
     assert f"run it with `eyeswap study run {path}`" in result.output
+
+
+def test_a_dry_run_of_many_processes_says_what_each_holds_and_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    command = ("train", recipe, "--backbone", "digits-vit", "--runs", tmp_path / "runs", "--ranks", 8)
+    result = run(*command, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    step = json.loads(result.stdout)
+    parts = ("parameters", "gradients", "optimizer", "gathered", "ahead", "activations", "backbone")
+    assert step["peak"] == sum(step[part] for part in parts)
+    assert (step["ranks"], step["fits"], step["tokens"]) == (8, True, 4 * (64 + 64))
+    refused = run(*command, "--dry-run", "--gpu", "1:0.001")
+    assert refused.exit_code == 2
+    assert "does not fit into 95% of 0 GiB" in refused.output
+    assert "only with --dry-run" in run(*command).output
+    assert not (tmp_path / "runs").exists()

@@ -29,6 +29,16 @@ NUMBERS = {
     "eval time": 2,
 }  # fmt: skip
 
+PARTS = {
+    "parameters": "weights, float32, its share",
+    "gradients": "gradients at the peak, its share",
+    "optimizer": "AdamW's moments, its share",
+    "gathered": "layers gathered at the peak",
+    "ahead": "the layer that a GPU gathers ahead",
+    "activations": "activations and temporary tensors",
+    "backbone": "frozen backbone, whole, its weights alone",
+}
+
 
 def show_plan(study: Study, runs_dir: Path, assumptions: Assumptions, as_json: bool) -> None:
     """Print the plan of a study, as tables or as JSON.
@@ -94,6 +104,44 @@ def show_recipe(recipe: Recipe, file: Path, assumptions: Assumptions, as_json: b
     for estimate in estimates:
         for problem in estimate.problems:
             _print_note(console, f"{estimate.arm}: {problem}")
+
+
+def show_step(study: Study, ranks: int, assumptions: Assumptions, as_json: bool) -> None:
+    """Take one step of the only arm of a study on tensors without data, and print what one process holds.
+
+    Raises:
+        EnvironmentProblem: if the sizes of its LLM are unknown on this machine.
+        typer.Exit: with code 2, after everything is printed, if it does not fit.
+    """
+    from eyeswap.cli.tables import fitted_table
+    from eyeswap.console import open_console
+    from eyeswap.planning.cost import GIB, USABLE_MEMORY, connector_size
+    from eyeswap.planning.dry_run import dry_run, largest_pass, llm_config
+    from eyeswap.planning.estimate import workload
+    from eyeswap.planning.footprint import backbone_footprint
+
+    (name, arm), *_ = study.arms.items()
+    recipe, connector, execution = study.recipe_of(name), study.connector_of(name), study.execution
+    footprint = backbone_footprint(arm.backbone, study.wiring_of(name), arm.tap, arm.geometry)
+    seen = connector_size(connector, footprint.grid, footprint.width, llm_config(recipe.llm).hidden_size).tokens
+    largest = largest_pass(recipe, execution, seen or footprint.tokens, workload(recipe, assumptions).text_tokens)
+    step = dry_run(recipe, execution, connector, footprint, ranks, largest)
+    limit = USABLE_MEMORY * assumptions.gpu.memory_gib * GIB
+    fits = step.peak <= limit
+    if as_json:
+        typer.echo(json.dumps({**asdict(step), "peak": step.peak, "limit": limit, "fits": fits}, indent=1))
+    else:
+        console = open_console()
+        console.print(f"one pass of {step.tokens:,} tokens on each of {ranks} processes", style="bold", highlight=False)
+        rows = [[text, f"{getattr(step, part) / GIB:.2f}"] for part, text in PARTS.items()]
+        console.print(fitted_table({"one process": 0, "GiB": 0}, [*rows, ["peak", f"{step.peak / GIB:.2f}"]], 80))
+        for kind, (count, size) in step.collectives.items():
+            console.print(f"{kind}: {count} a pass, {size / GIB:.2f} GiB of whole tensors", highlight=False)
+        verdict = "fits" if fits else "does not fit"
+        memory = f"{USABLE_MEMORY:.0%} of {assumptions.gpu.memory_gib:.0f} GiB ({assumptions.gpu.name})"
+        console.print(f"{verdict} into {memory}", highlight=False)
+    if not fits:
+        raise typer.Exit(2)
 
 
 def _summary(study: Study, planned: list[PlannedRun], estimate: StudyEstimate) -> list[str]:

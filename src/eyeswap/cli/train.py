@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from eyeswap.cli.options import GpuOption, GpusOption, JsonOption, MfuOption, RunsOption, TextOption
+from eyeswap.errors import SpecError
 
 EXAMPLE = "Example: eyeswap train recipes/llava-one-stage.yaml --backbone vmamba-small-s2l15 --dry-run"
 PRETRAIN_EXAMPLE = "Example: eyeswap pretrain digits-vmamba --out checkpoints"
@@ -44,6 +45,12 @@ def train(
     ] = None,
     runs: RunsOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost; load and write nothing.")] = False,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks", min=1, metavar="N", help="With --dry-run: take one step of N processes on tensors without data."
+        ),
+    ] = None,
     gpu: GpuOption = "h200",
     gpus: GpusOption = 1,
     mfu: MfuOption = 0.4,
@@ -53,7 +60,7 @@ def train(
     """Train one VLM by a recipe, outside of any study.
 
     The run is written to RUNS/RECIPE/BACKBONE/seed-N. After an interruption the same command resumes it. On several
-    GPUs: `torchrun --nproc-per-node 8 -m eyeswap.cli train RECIPE --backbone NAME`. The options from --gpu on only
+    GPUs: `torchrun --nproc-per-node 8 -m eyeswap.cli train RECIPE --backbone NAME`. The options from --ranks on only
     affect --dry-run.
     """
     from eyeswap.console import open_console, progress_console
@@ -63,11 +70,18 @@ def train(
     arm = {"backbone": backbone, **{key: value for key, value in overrides.items() if value}}
     study = one_arm(recipe, arm, seed, changes or [])
     console = open_console()
+    if ranks is not None and not dry_run:
+        raise SpecError("--ranks: only with --dry-run; a training runs on the processes that torchrun starts")
     if dry_run:
         from eyeswap.cli.plan import show_plan
         from eyeswap.planning.estimate import Assumptions
         from eyeswap.planning.hardware import find_gpu
 
+        if ranks is not None:
+            from eyeswap.cli.plan import show_step
+
+            show_step(study, ranks, Assumptions(find_gpu(gpu), ranks, mfu, text_tokens), as_json)
+            return
         if not as_json:
             console.print("dry run: no weights or images are loaded, and nothing is written", highlight=False)
         show_plan(study, runs, Assumptions(find_gpu(gpu), gpus, mfu, text_tokens), as_json)
