@@ -38,6 +38,7 @@ def stepped(llm: Path | str, ranks: int, precision: str = "fp32", **execution: o
     return dry_run(recipe, Execution(**execution), "gelu-mlp", FOOTPRINT, ranks, PASS)
 
 
+@pytest.mark.extended
 def test_the_peak_is_that_of_real_processes(llm: Path, tmp_path: Path):
     command = [sys.executable, str(Path(__file__).with_name("measured_step.py")), str(llm), str(tmp_path)]
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}  # returns freed memory at once

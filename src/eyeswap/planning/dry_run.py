@@ -185,7 +185,7 @@ class _ShapeLearner(Learner):
     def __init__(self, llm: Any, connector: nn.Module) -> None:
         nn.Module.__init__(self)
         self.vlm: Any = nn.Module()
-        self.vlm.llm, self.vlm.connector = llm, connector
+        self.vlm.llm, self.vlm.connector, self.tuned = llm, connector, nn.ModuleList()
 
     def forward(self, text: Tensor, visual: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
         """Return the loss of sequences of visual tokens ``[I, N, D]`` and text ``[B, T]``, a scalar of shape ``[]``."""
