@@ -219,7 +219,7 @@ class _Collectives(TorchDispatchMode):
     """Counts collectives and the bytes of the whole tensors they gather or reduce."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: dict[str, tuple[int, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
