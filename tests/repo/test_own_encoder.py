@@ -89,7 +89,7 @@ def test_the_python_shown_gives_tokens() -> None:
 
 def test_the_entry_shown_is_valid() -> None:
     folder = Path(catalog.__file__).with_name("catalog")
-    raw = yaml.safe_load((folder / "vmamba.yaml").read_text(encoding="utf-8")) | yaml.safe_load(blocks("yaml")[1])
+    raw = yaml.safe_load((folder / "vmamba.yaml").read_text(encoding="utf-8")) | yaml.safe_load(blocks("yaml")[-1])
     entry = catalog.BackboneEntry.model_validate({"name": "mine", **catalog._resolve(raw, "vmamba-tiny-mine")})
     assert entry.build().embed_dim == 384
     assert entry.size is None
