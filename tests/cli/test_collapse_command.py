@@ -70,7 +70,7 @@ def test_probes_ask_a_part_of_each_runs_questions_twice(folder: Path, monkeypatc
         spec |= {"recipe": {"data": {"name": "digits"}}, "benchmarks": ["pope", "refcoco"]}
         (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     asked = []
-    monkeypatch.setattr("eyeswap.study.evaluate.evaluate_run", lambda *arguments: asked.append(arguments[:3]))
+    monkeypatch.setattr("eyeswap.study.evaluate.evaluate_run", lambda *arguments, **how: asked.append(arguments[:3]))
     assert invoke("collapse", folder, "--probe", 9).exit_code == 0
     assert [(run.parent.name, names, settings.name) for run, names, settings in asked] == [
         (arm, ["pope", "refcoco"], f"data-9-study-{images}")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from eyeswap.errors import SpecError
 from eyeswap.planning.spec import Arm, DigitsData, FolderData, Recipe, Study, load_recipe, load_study
-from eyeswap.recipe import Align
+from eyeswap.recipe import Align, Blocks
 
 GOOD = """\
 question: Which one sees better?
@@ -108,6 +108,7 @@ def test_the_recipe_digest_ignores_key_order_and_sees_every_value() -> None:
         "trainable": "connector",
         "stages": "align-then-tune",
         "align": Align(share=0.5),
+        "blocks": Blocks(last=2),
     }
     assert set(changes) | {"schedule"} == set(Recipe.model_fields)
     digests = {recipe.model_copy(update={key: value}).digest for key, value in changes.items()}

@@ -79,7 +79,7 @@ def trained(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     loads: list[str] = []
     plain = backbones.load_backbone
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load_backbone", lambda name, **how: loads.append(name) or plain(name, **how))
+        patch.setattr(backbones, "load_backbone", lambda *what, **how: loads.append(what[0]) or plain(*what, **how))
         lab.run(lab.study())
     assert len(loads) == len(ARMS)  # once for each arm, not for each seed
     return lab

