@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from eyeswap.study.claim import claim, held, holder_of
 
 HOLD = """
 import sys, time
+from collections.abc import Iterator
 from pathlib import Path
 from eyeswap.study.claim import claim
 assert claim(Path(sys.argv[1]))
@@ -115,9 +117,20 @@ def test_a_holder_keeps_touching_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     mine.release("done")
 
 
+@pytest.fixture
+def restored_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["to interrupts", "to SIGTERM alone"])
 def test_a_worker_that_slept_stops_when_its_folder_was_taken_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored_signals: None, listens: bool
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler if listens else signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if listens else signal.default_int_handler)
     monkeypatch.setattr(module, "BEAT_S", 0.05)
     mine = claim(tmp_path)
     assert mine is not None

@@ -109,7 +109,10 @@ class Claim:
                 os.utime(self._path)
                 if _numbers(self.folder)[-1] > self.holder.number:
                     self.is_lost = True
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    # A job in the background of a script ignores interrupts.
+                    is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                    number = signal.SIGTERM if is_deaf else signal.SIGINT
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
                     return
 
 
