@@ -48,6 +48,14 @@ adapted: $(INSTALLED)  ## adapt nine miniature backbones for studies/miniature/d
 	  $(BIN)/eyeswap adapt --objective $$objective --backbone digits-$$backbone --out studies/miniature/adapted; \
 	done; done
 
+# The studies behind docs/findings.md; each resumes where it was stopped.
+.PHONY: findings
+findings: $(INSTALLED)  ## run the studies behind docs/findings.md again (an hour)
+	@for name in $(notdir $(wildcard results/miniature/*)); do \
+	  $(BIN)/eyeswap study run studies/miniature/$$name.yaml && \
+	  cp runs/$$name/report/report.md runs/$$name/report/results.csv runs/$$name/report/results.json results/miniature/$$name/ || exit 1; \
+	done
+
 .PHONY: test
 test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and the tests
 	@echo "==> pytest, $(JOBS) processes"

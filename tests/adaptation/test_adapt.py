@@ -94,6 +94,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line() -> None:
         run.train()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["digits-maxvit", "digits-mambavision"])
 def test_families_with_buffers_are_saved_with_them(name: str, tmp_path: Path) -> None:
     recipe = load_recipe("segmentation", changes={**TINY, "steps": 1, "val_images": 1})

@@ -52,6 +52,7 @@ def most_in_a_batch(run_dir: Path) -> int:
     return max(len(json.loads(line)) for line in (run_dir / "asked.jsonl").read_text().splitlines())
 
 
+@pytest.mark.extended
 def test_a_killed_evaluation_loses_nothing_and_repeats_at_most_a_batch_a_kill(lab: tuple[Path, dict[str, list[int]]]):
     folder, ended = lab
     assert ended["whole"] == [0]
@@ -70,6 +71,7 @@ def test_a_killed_evaluation_loses_nothing_and_repeats_at_most_a_batch_a_kill(la
 
 
 @pytest.mark.parametrize("how", ["two", "two-then-one", "one-then-three"])
+@pytest.mark.extended
 def test_the_number_of_processes_changes_nothing(lab: tuple[Path, dict[str, list[int]]], how: str):
     folder, ended = lab
     assert ended[how] == ([0] if how == "two" else [-9, 0])
@@ -80,6 +82,7 @@ def test_the_number_of_processes_changes_nothing(lab: tuple[Path, dict[str, list
     assert Ranks(1, 3).share(range(8)) == range(1, 8, 3)
 
 
+@pytest.mark.extended
 def test_partial_results_are_scored_with_their_count_and_interval(lab: tuple[Path, dict[str, list[int]]]):
     folder, _ = lab
     partial, whole = (score_run(folder / name).as_json() for name in ("partial", "whole"))

@@ -169,6 +169,7 @@ def test_threads_do_not_change_a_single_bit():
         assert all(torch.equal(got, want) for got, want in zip(other, results[0], strict=True))
 
 
+@pytest.mark.extended
 def test_a_forked_process_scans_with_threads_of_its_own():
     program = """
 import os, torch

@@ -61,6 +61,7 @@ def run(file: Path) -> StudyFolder:
     return StudyFolder(run_study(load_study(file), file, file.parent / "runs", Console(file=io.StringIO())))
 
 
+@pytest.mark.extended
 def test_a_vlm_of_state_space_models_alone(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The template prints a date: that of the first run, in every run, and in the saved model."""
 

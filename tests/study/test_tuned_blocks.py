@@ -60,6 +60,7 @@ def finished(file: Path) -> StudyFolder:
     return run(file, "runs")
 
 
+@pytest.mark.extended
 def test_the_last_blocks_change_and_all_before_them_stay_bit_identical(finished: StudyFolder) -> None:
     before = load_backbone("digits-vit").network
     after = load_file(finished.run("tuned", 7).model / "backbone.safetensors")
@@ -72,6 +73,7 @@ def test_the_last_blocks_change_and_all_before_them_stay_bit_identical(finished:
     assert not (finished.run("frozen", 7).model / "backbone.safetensors").exists()
 
 
+@pytest.mark.extended
 def test_a_saved_model_has_the_tuned_backbone_frozen(finished: StudyFolder) -> None:
     folder = finished.run("tuned", 7)
     model = load_vlm(folder.path, device="cpu")
@@ -84,6 +86,7 @@ def test_a_saved_model_has_the_tuned_backbone_frozen(finished: StudyFolder) -> N
     shutil.rmtree(again)
 
 
+@pytest.mark.extended
 def test_audit_says_that_the_question_is_another(finished: StudyFolder) -> None:
     report = audit(load_runs([finished.path]))
     assert not report.undeclared
