@@ -1,0 +1,57 @@
+"""The page of findings says what the results in the repository say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyeswap.planning.spec import SeedSd, load_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted(path.name for path in (ROOT / "results" / "miniature").iterdir())
+PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+
+
+def results(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / f"results/miniature/{name}/results.json").read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_results_are_of_the_study_in_the_repository(name: str) -> None:
+    study = load_study(ROOT / f"studies/miniature/{name}.yaml")
+    content = results(name)
+    assert content["question"] == study.question
+    assert list(content["arms"]) == list(study.arms)
+    assert all(entry["seeds"] == list(study.seeds) for entry in content["arms"].values())
+    assert f"studies/miniature/{name}.yaml" in PAGE
+
+
+@pytest.mark.parametrize("arm", ["vit", "maxvit", "vmamba", "mambavision"])
+def test_the_page_has_the_averages_of_the_matched_study(arm: str) -> None:
+    averages = results("matched")["arms"][arm]["averages"]
+    cells = [f"{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" for each in averages.values()]
+    assert f"| {arm} | {' | '.join(cells)} |" in PAGE
+
+
+def test_the_page_claims_no_more_than_was_decided() -> None:
+    pairs = results("matched")["comparisons"]["averages"]
+    decided = {(pair["where"], pair["ahead"], pair["behind"]) for pair in pairs if pair["decided"]}
+    behind = {"vit"}
+    assert {pair[2] for pair in decided} == behind
+    assert len([pair for pair in decided if pair[0] == "localization"]) == 3
+    assert [pair[1] for pair in decided if pair[0] == "vqa"] == ["maxvit"]
+
+
+def test_the_quickstart_states_the_seed_sd_that_was_measured() -> None:
+    stated = load_study(ROOT / "studies/quickstart.yaml").seed_sd
+    assert isinstance(stated, SeedSd)
+    measured = results("matched")["seed_sd"]
+    for where in ("vqa", "localization", "overall"):
+        assert getattr(stated, where) == round(measured[where]["sd"], 2)
+        assert stated.df == measured[where]["freedom"]
+    assert re.search(r"studies/miniature/matched\.yaml", (ROOT / "studies/quickstart.yaml").read_text(encoding="utf-8"))
