@@ -199,10 +199,13 @@ class _Pool(ProcessPoolExecutor):
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         """Wait for the workers, or, if an error or a signal ends the block, end them: nobody wants what they do."""
         workers = list((self._processes or {}).values())
+        manager: Any = self._executor_manager_thread  # a thread; typeshed says otherwise
         self.shutdown(wait=kind is None, cancel_futures=kind is not None)
         if kind is not None:
             for worker in workers:
                 worker.terminate()
+            if manager is not None:
+                manager.join(timeout=5)  # at the interpreter's end it would find its pipe closed, and say so
 
 
 def _end_with_parent() -> None:

@@ -68,6 +68,7 @@ def test_shares_shrink_with_the_processes_and_copies(llm: Path):
         stepped(llm, 8, shard_over=3)
 
 
+@pytest.mark.extended
 def test_recomputing_keeps_less(llm: Path):
     plain, layers = (stepped(llm, 8, recompute=how).activations for how in (False, True))
     assert layers < 0.6 * plain

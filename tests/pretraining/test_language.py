@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
 from eyeswap.data.formats.boxes import BOX_REQUEST
@@ -39,6 +40,7 @@ def test_a_text_is_64_words_and_a_conversation_with_labels_on_answers_alone(tiny
     assert None not in ids
 
 
+@pytest.mark.extended
 def test_pretraining_the_llm_is_deterministic_and_lowers_the_loss():
     recipe = LanguageRecipe(
         cycles=(Cycle(96, 8, 3e-3), Cycle(64, 4, 1e-3)),

@@ -19,7 +19,7 @@ from eyeswap.cli.doctor import EXTRAS
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "eyeswap"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")

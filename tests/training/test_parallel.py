@@ -19,6 +19,8 @@ from eyeswap.training.lora import merged
 from eyeswap.training.parallel import mesh_of, unsharded_state
 from eyeswap.vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.extended
+
 WAYS = ["padded", "packed", "packed and more", "adapters", "published"]
 
 
