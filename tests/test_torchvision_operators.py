@@ -60,6 +60,7 @@ def run(code: str, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.extended
 def test_such_a_torchvision_breaks_transformers_and_timm_without_eyeswap(site: Path) -> None:
     assert "operator torchvision::nms does not exist" in run("import timm", site).stderr
 

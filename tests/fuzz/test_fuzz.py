@@ -6,7 +6,15 @@ import pytest
 from tests.fuzz.__main__ import BAD, fuzz
 from tests.fuzz.kinds import KINDS, Kind
 
-CASES = {"annotations": 60, "archive": 150, "parquet": 100, "study": 100, "answers": 200, "dense": 100}
+CASES = {
+    "annotations": 60,
+    "archive": 150,
+    "parquet": 100,
+    "study": 100,
+    "answers": 200,
+    "dense": 60,
+    "run-records": 80,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -38,6 +38,7 @@ def test_the_reference_has_every_public_name() -> None:
     assert not set(eyeswap.__all__) - {"ops"} - listed
 
 
+@pytest.mark.extended
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     for package in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(package, reason="needs the extra docs")

@@ -66,6 +66,7 @@ def many(tmp_path_factory):
     return written(write_study(tmp_path_factory.mktemp("many") / "synthetic", arms=PAPER, num_examples=60))
 
 
+@pytest.mark.extended
 def test_many_arms_have_short_names_in_figures_and_whole_ones_in_tables(many):
     analysis, page = many
     assert analysis.labels["in1k-224px-maxvit-t-letterbox-s3"] == "maxvit-t"
@@ -75,6 +76,7 @@ def test_many_arms_have_short_names_in_figures_and_whole_ones_in_tables(many):
     assert len(page.encode()) < 8_000_000
 
 
+@pytest.mark.extended
 def test_published_models_stand_beside_and_what_cannot_be_compared_is_said(many):
     analysis, page = many
     assert {one.arm for one in analysis.published} == set(PAPER)
@@ -84,6 +86,7 @@ def test_published_models_stand_beside_and_what_cannot_be_compared_is_said(many)
     assert "Hollow marks are the published study" in page
 
 
+@pytest.mark.extended
 def test_accuracy_is_the_published_one_of_imagenet(many):
     accuracy = next(one for one in many[0].predictors if one.key == "accuracy")
     assert accuracy.title == "ImageNet-1K top-1 accuracy"
@@ -91,6 +94,7 @@ def test_accuracy_is_the_published_one_of_imagenet(many):
     assert accuracy.correlations["vqa"][0].n == len(PAPER)
 
 
+@pytest.mark.extended
 def test_the_fastest_way_to_a_profile_is_named_until_there_is_one(many, make_study):
     seconds = next(one for one in many[0].budgets if one.key == "seconds")
     assert "eyeswap profile --out" in seconds.note

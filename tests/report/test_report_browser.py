@@ -92,6 +92,7 @@ def test_boxes_lie_where_the_data_says(page):
     assert line["height"] == pytest.approx((y2 - y1) * image["height"], abs=4)
 
 
+@pytest.mark.extended
 def test_every_arm_has_its_own_colour_and_its_box_can_be_hidden(page):
     choose(page, "OCID-Ref")
     while boxes(page).count() < 5:
@@ -106,6 +107,7 @@ def test_every_arm_has_its_own_colour_and_its_box_can_be_hidden(page):
     assert boxes(page).count() == 5
 
 
+@pytest.mark.extended
 def test_arrow_keys_and_buttons_turn_the_pages(page):
     counter = page.locator("#counter")
     assert counter.inner_text().startswith("1 of 60")
@@ -137,6 +139,7 @@ def test_filters_narrow_the_examples(page):
         page.click("#next")
 
 
+@pytest.mark.extended
 def test_filters_that_fit_nothing_say_so_and_can_be_cleared(page):
     page.evaluate("document.getElementById('filter-benchmark').add(new Option('none', '99'))")
     choose(page, "none")
@@ -159,6 +162,7 @@ def test_a_screen_reader_hears_names_and_correct_or_wrong(page):
     assert page.locator("figure svg:visible").first.get_attribute("aria-label")
 
 
+@pytest.mark.extended
 def test_text_search_finds_questions_truths_and_answers(page):
     page.fill("#filter-text", "HOW MANY discs")
     found = page.locator("#strip button").count()
@@ -170,6 +174,7 @@ def test_text_search_finds_questions_truths_and_answers(page):
     assert page.locator("#strip button").count() == 60
 
 
+@pytest.mark.extended
 def test_a_reader_with_a_keyboard_can_skip_to_the_verdict(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -219,6 +224,7 @@ def test_every_control_has_a_name_and_every_region_can_be_reached(page):
     )
 
 
+@pytest.mark.extended
 def test_numbers_can_be_taken_along(page):
     with page.expect_download() as download:
         page.click("a[download='results.csv']")

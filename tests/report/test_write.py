@@ -106,6 +106,7 @@ def test_examples_are_balanced_and_their_images_are_inside(page):
     assert any(answer["invalid"] and answer["box"] is None for one in boxed for answer in one["answers"])
 
 
+@pytest.mark.extended
 def test_the_same_study_writes_the_same_bytes_again(study_dir, written):
     before = {name: path.read_bytes() for name, path in written.items()}
     assert {name: path.read_bytes() for name, path in write_report(analyse(study_dir)).items()} == before

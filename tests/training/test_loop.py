@@ -45,7 +45,9 @@ HOW = {
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler's own
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=pytest.mark.extended) if "compiled and" in how else how for how in HOW]
+)
 def test_the_exact_loss_does_not_depend_on_how_it_is_carried_out(
     tiny_llm: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ):
