@@ -39,6 +39,8 @@ def broken():
     raise KeyError("no such key")
 """
 
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+
 
 @pytest.fixture
 def encoder(tmp_path):
@@ -111,7 +113,7 @@ def test_a_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
 def test_timm_models_give_tokens(model):
     import timm
@@ -145,7 +147,7 @@ def test_joined_backbones_give_both_tokens_side_by_side_each_in_its_own_colours(
     torch.testing.assert_close(joined(own[0]), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 def test_timm_models_can_be_joined_and_built_for_another_size():
     from eyeswap.backbones.external import from_timm
 
@@ -167,7 +169,7 @@ def test_a_file_is_imported_as_a_script_would_be(tmp_path):
     assert sys.path == before
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
 def test_timm_models_keep_the_contract(model):
     from eyeswap.backbones.conformance import assert_conforms
@@ -177,7 +179,7 @@ def test_timm_models_keep_the_contract(model):
     assert_conforms(*build_backbone(f"timm:{model}"))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 @pytest.mark.parametrize(
     "model",  # their heads: fc, classifier, head and head_dist, head.fc.fc1 and so on, head.bn and head.l
     ["resnet10t", "test_efficientnet", "deit_tiny_distilled_patch16_224", "caformer_s18", "levit_128s"],
@@ -201,7 +203,7 @@ def test_complete_files_of_timm_models_load_whatever_their_head_is_called(model)
         )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 def test_a_timm_model_takes_back_its_own_state():
     from eyeswap.backbones.external import from_timm
 
@@ -210,7 +212,7 @@ def test_a_timm_model_takes_back_its_own_state():
     assert all(value.equal(network.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 def test_a_machine_without_a_network_is_told_at_once(monkeypatch):
     def no_network(*_, **__):
         raise OSError("Name or service not known")
@@ -221,7 +223,7 @@ def test_a_machine_without_a_network_is_told_at_once(monkeypatch):
             try_it("timm:resnet10t")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 def test_a_timm_model_without_a_fixed_grid_is_refused_in_one_line():
     from eyeswap.backbones.external import from_timm
 
@@ -230,7 +232,7 @@ def test_a_timm_model_without_a_fixed_grid_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the timm extra")
+@needs_timm
 def test_timm_models_refuse_sizes_that_they_cannot_take():
     from eyeswap.backbones.external import from_timm
 
