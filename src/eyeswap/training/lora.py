@@ -65,9 +65,11 @@ def _weights_without_data(llm: nn.Module) -> Iterator[None]:
     for module, name, weight in on_meta:
         number = torch.zeros((), dtype=weight.dtype)
         setattr(module, name, nn.Parameter(number.expand(weight.shape), requires_grad=False))
-    yield
-    for module, name, weight in on_meta:
-        setattr(module, name, weight)
+    try:
+        yield
+    finally:
+        for module, name, weight in on_meta:
+            setattr(module, name, weight)
 
 
 def merged_name(name: str) -> str:
