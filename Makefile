@@ -28,12 +28,12 @@ $(BIN)/python:
 
 $(INSTALLED): | $(BIN)/python
 	@echo "==> installing eyeswap into .venv (about a minute and 1.9 GB, most of it torch)"
-	@$(BIN)/pip install --quiet --editable .
+	@$(BIN)/pip install --quiet --no-compile --editable .
 	@touch $@
 
 $(INSTALLED_DEV): | $(BIN)/python
 	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 2.8 GB, most of it torch and Triton)"
-	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@ $(INSTALLED)
 
 .PHONY: study
@@ -43,7 +43,7 @@ study: $(INSTALLED)  ## run the quickstart study and write its report
 
 .PHONY: adapted
 adapted: $(INSTALLED)  ## adapt nine miniature backbones for studies/miniature/dense.yaml; about two hours on one core
-	@$(BIN)/pip install --quiet --editable '.[coco]'
+	@$(BIN)/pip install --quiet --no-compile --editable '.[coco]'
 	@for objective in classification detection segmentation; do for backbone in vmamba vit maxvit; do \
 	  $(BIN)/eyeswap adapt --objective $$objective --backbone digits-$$backbone --out studies/miniature/adapted; \
 	done; done

@@ -69,7 +69,7 @@ def test_such_a_torchvision_breaks_transformers_and_timm_without_eyeswap(site: P
     "first",
     [
         "import eyeswap\n",
-        "import transformers, eyeswap\n",
+        pytest.param("import transformers, eyeswap\n", marks=pytest.mark.extended),
         "try:\n    import timm\nexcept RuntimeError:\n    import eyeswap\n",  # half imported before
     ],
     ids=["eyeswap", "transformers", "timm"],

@@ -347,12 +347,14 @@ def test_made_up_arms_get_the_right_verdicts() -> None:
     assert found["weak"]["collapsed"] == 0
 
 
+@pytest.mark.extended
 def test_too_few_examples_are_said_to_be_too_few() -> None:
     found = try_setting(Setting(15, probed=False, peers="none"), num_studies=4)
     assert found["position prior"]["cannot tell"] >= 1
     assert found["healthy"]["collapsed"] == 0
 
 
+@pytest.mark.extended
 def test_the_table_of_the_page_can_be_printed() -> None:
     settings = [Setting(num_examples, probed=True, peers="scattered") for num_examples in (10, 20)]
     first, line, *rest = list(rows(1, settings))

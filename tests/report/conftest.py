@@ -48,3 +48,9 @@ def make_study(tmp_path):
         return write_study(tmp_path / "synthetic", **changes)
 
     return make
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Leave the figures of pages empty, for tests of words: to draw them takes most of the time of a page."""
+    monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")

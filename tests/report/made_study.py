@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from eyeswap.backbones import catalog
+from eyeswap.evaluation.frames import TEST_BOX_FRAMES
+from eyeswap.evaluation.predictions import iou_column
 from eyeswap.files import digest, write_json, write_text
 from eyeswap.results.scores import write_scores
 
@@ -51,7 +53,7 @@ FIELDS = {
     "kind": pa.string(), "question": pa.string(), "prompt": pa.string(), "answer": pa.string(),
     "truth": pa.string(), "score": pa.float64(), "box": pa.list_(pa.float64()), "iou": pa.float64(),
     "invalid": pa.bool_(), "margin": pa.float64(), "num_tokens": pa.int32(), "latency_s": pa.float64(),
-    "baseline_score": pa.float64(),
+    "baseline_score": pa.float64(), **{iou_column(frame): pa.float64() for frame in TEST_BOX_FRAMES},
 }  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def answer_row(benchmark, number, scene, skill, generator):
         row |= {"box": [float(v) for v in guess], "iou": 0.8 if right else 0.1}
         if not right and generator.random() < 0.1:
             row |= {"answer": "the left one", "box": None, "iou": None, "invalid": True}
-    return row | {
+    return row | {iou_column(frame): row["iou"] for frame in TEST_BOX_FRAMES} | {
         "example_id": f"{benchmark}-{number}", "question": question, "prompt": question,
         "truth": json.dumps(truth), "num_tokens": 5, "latency_s": 0.01,
     }  # fmt: skip

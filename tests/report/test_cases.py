@@ -22,7 +22,7 @@ def written(study):
     return analysis, write_report(analysis)["report.html"].read_text()
 
 
-def test_one_arm(make_study):
+def test_one_arm(make_study, no_drawing):
     analysis, page = written(make_study(arms=("vit",), num_examples=40))
     assert analysis.averages == []
     assert "there are no two finished arms to compare" in page
@@ -31,14 +31,14 @@ def test_one_arm(make_study):
     assert "best of its column" not in page
 
 
-def test_one_arm_of_two_seeds(make_study):
+def test_one_arm_of_two_seeds(make_study, no_drawing):
     analysis, page = written(make_study(arms=("vit",), seeds=(1, 2), num_examples=40))
     assert "2 seeds per arm" in page
     assert "over images and seeds" in page
     assert analysis.results.arms[0].scores.averages["vqa"].low < analysis.results.arms[0].scores.averages["vqa"].value
 
 
-def test_without_localization_nothing_is_said_about_boxes(make_study):
+def test_without_localization_nothing_is_said_about_boxes(make_study, no_drawing):
     analysis, page = written(make_study(arms=("vit", "vmamba"), benchmarks=("vqav2", "pope"), num_examples=40))
     assert analysis.grounding == analysis.collapse == []
     assert 'id="boxes"' not in page
@@ -46,7 +46,7 @@ def test_without_localization_nothing_is_said_about_boxes(make_study):
     assert {"averages", "benchmarks", "learning"} <= set(plots(analysis))
 
 
-def test_without_vqa_collapse_rests_on_the_constant_box(make_study):
+def test_without_vqa_collapse_rests_on_the_constant_box(make_study, no_drawing):
     analysis, page = written(make_study(arms=("vit", "vmamba"), benchmarks=("refcoco",), num_examples=80))
     assert [one.arm for one in analysis.collapse] == ["vit", "vmamba"]
     assert "Has localization collapsed?" in page
@@ -119,8 +119,7 @@ def test_a_broken_profile_is_named(make_study):
         analyse(study)
 
 
-def test_what_would_be_too_long_is_cut_and_said(make_study, monkeypatch):
-    monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")
+def test_what_would_be_too_long_is_cut_and_said(make_study, no_drawing, monkeypatch):
     monkeypatch.setattr("eyeswap.report.writers.page.MAX_TABLE_ROWS", 7)
     monkeypatch.setattr("eyeswap.report.writers.page.MAX_DOWNLOAD_CHARS", 10_000)
     monkeypatch.setattr("eyeswap.report.writers.page.MAX_PAGE_BYTES", 500_000)

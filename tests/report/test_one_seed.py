@@ -33,9 +33,8 @@ def twins(tmp_path_factory):
 
 
 @pytest.fixture
-def page_of(monkeypatch):
+def page_of(no_drawing):
     """Return a function that renders a page without drawing its figures."""
-    monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")
     return render
 
 

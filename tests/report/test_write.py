@@ -42,12 +42,6 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture
-def no_drawing(monkeypatch):
-    """Leave figures empty, for tests of words."""
-    monkeypatch.setattr("eyeswap.report.writers.page.svg", lambda *_: "<svg></svg>")
-
-
 @pytest.fixture(scope="module")
 def written(study_dir):
     return write_report(analyse(study_dir))

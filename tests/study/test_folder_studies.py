@@ -179,6 +179,7 @@ def test_what_is_left_out_is_part_of_the_data_and_looked_for_once(
     assert (again.digest, again.left_out) == (partial.digest, partial.left_out)
 
 
+@pytest.mark.extended
 def test_a_twin_wired_as_published_trains_beside_its_controlled_one(
     root: Path, study: Callable[..., Study], tmp_path: Path
 ) -> None:

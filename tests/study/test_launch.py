@@ -78,6 +78,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL_S", 0.02)
 
 
+@pytest.mark.extended
 def test_two_workers_share_the_runs_and_a_killed_one_loses_none(tmp_path: Path) -> None:
     doomed = start("doomed", tmp_path, 60.0, 4)
     deadline = time.monotonic() + 60

@@ -59,7 +59,12 @@ def clipped(box: Box) -> Box:
 
 def iou(first: Sequence[float], second: Sequence[float]) -> float:
     """Return intersection over union of two ``(x1, y1, x2, y2)`` boxes; 0 if the union is empty."""
-    return float(iou_matrix(np.array([first], dtype=float), np.array([second], dtype=float))[0, 0])
+    width = max(min(first[2], second[2]) - max(first[0], second[0]), 0.0)
+    height = max(min(first[3], second[3]) - max(first[1], second[1]), 0.0)
+    overlap = width * height
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (first, second)]
+    union = areas[0] + areas[1] - overlap
+    return overlap / union if union > 0 else 0.0
 
 
 def iou_matrix(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
