@@ -53,11 +53,12 @@ def test_the_figure_has_a_curve_a_backbone_and_every_number(tmp_path):
     analysis = analyse(write_budget_study(tmp_path / "synthetic"))
     plot = plots(analysis)["token-budget"]
     head, *rows = plot.data
-    assert head == ["backbone", "arm", "overall, %", "visual tokens", "FLOPs a question", "seconds to the first token"]
+    costs = ["visual tokens", "FLOPs a question", "seconds to the first token"]
+    assert head == ["backbone", "arm", "VQA, %", "Localization, %", *costs]
     assert [row[:2] for row in rows] == [[f"digits-{name.partition('-')[0]}", name] for name in CONNECTORS]
-    for width in (9.4, 3.6):
+    for width, num_panels in ((9.4, 6), (3.6, 2)):
         figure = plot.draw(analysis, width)
-        assert len(figure.axes) == 3
+        assert len(figure.axes) == num_panels
         assert {"digits-vit", "digits-vmamba"} <= set(figure.axes[0].get_legend_handles_labels()[1])
 
 

@@ -38,6 +38,13 @@ def test_the_page_has_the_averages_of_the_matched_study(arm: str) -> None:
     assert f"| {arm} | {' | '.join(cells)} |" in PAGE
 
 
+@pytest.mark.parametrize("arm", results("token-budget")["arms"])
+def test_the_page_has_the_scores_of_the_token_budget(arm: str) -> None:
+    averages = results("token-budget")["arms"][arm]["averages"]
+    cells = [f"{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" for each in averages.values()][:2]
+    assert f"| {arm} | {arm.split('-')[1]} | {' | '.join(cells)} |" in PAGE
+
+
 def test_the_page_claims_no_more_than_was_decided() -> None:
     pairs = results("matched")["comparisons"]["averages"]
     decided = {(pair["where"], pair["ahead"], pair["behind"]) for pair in pairs if pair["decided"]}
