@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## show the available targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
 
 $(BIN)/python:
 	@echo "==> creating .venv with $$($(PYTHON) --version)"
@@ -84,6 +84,18 @@ browser:
 	else \
 	  echo "==> no chromium, and installing it needs root and apt-get: the browser tests will be skipped"; \
 	fi
+
+# Slurm's daemons are only installed as root, and only from Debian's packages. They run from a folder of their own, on the
+# loopback interface, and end with the tests.
+.PHONY: test-slurm
+test-slurm: $(INSTALLED_DEV)  ## run a tiny study on a real Slurm of one node, and disturb it; ten minutes
+	@if ! command -v slurmctld >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "==> installing Slurm"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends munge slurmctld slurmd slurm-client >/dev/null; } \
+	    || echo "==> Slurm could not be installed"; \
+	fi
+	@$(BIN)/python -m tests.slurm
 
 # A release is tried as its users get it: from the files alone, in an environment that has nothing else.
 .PHONY: package

@@ -46,12 +46,12 @@ class Site:
     llm: Path
 
     @classmethod
-    def build(cls, top: Path) -> Site:
+    def build(cls, top: Path, num_train: int = 24) -> Site:
         """Write the study and its LLM."""
         llm = write_tiny_llm(top / "llm")
         for path in llm.iterdir():
             path.chmod(0o644)  # for the user without rights
-        return cls(write_tiny_study(top / "study", llm, train=24, val=6, benchmarks=("pope", "refcoco")), llm)
+        return cls(write_tiny_study(top / "study", llm, train=num_train, val=6, benchmarks=("pope", "refcoco")), llm)
 
     def start(self, runs: Path, *command: str, before: Callable[[], object] = lambda: None) -> Process:
         """Run the study, or another command, in a fork.

@@ -37,6 +37,12 @@ exec "$@"
 SCONTROL = """#!/bin/sh
 echo "$@" >> "$FAKE_SLURM/scontrol.txt"
 """
+SQUEUE = """#!/bin/sh
+echo "$FAKE_REASON"
+"""
+SCANCEL = """#!/bin/sh
+echo "$@" >> "$FAKE_SLURM/scancel.txt"
+"""
 IN_A_JOB = {
     "SLURM_JOB_ID": "4711",
     "SLURM_NTASKS": "1",
@@ -71,11 +77,18 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of stand-ins for Slurm's commands, first on the PATH, that keep what they are told."""
     folder = tmp_path / "slurm-commands"
     folder.mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL), ("squeue", "#!/bin/sh\n")):
+    for name, text in (
+        ("sbatch", SBATCH),
+        ("srun", SRUN),
+        ("scontrol", SCONTROL),
+        ("squeue", SQUEUE),
+        ("scancel", SCANCEL),
+    ):
         (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(folder))
+    monkeypatch.setenv("FAKE_REASON", "")
     return folder
 
 
@@ -107,6 +120,7 @@ def test_there_are_never_more_jobs_than_runs_and_no_gpu_need_be_asked_for(slurm:
 
 
 def test_without_slurm_or_submitit_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EnvironmentProblem, match=r"srun is not on the PATH.*login node") as told:
         submit(Path("mine.yaml"), tmp_path, 2, SlurmOptions())
     assert "\n" not in str(told.value)
@@ -120,6 +134,20 @@ def test_what_slurm_refuses_is_one_line(slurm: Path, tmp_path: Path, monkeypatch
     with pytest.raises(EnvironmentProblem, match="invalid partition specified: gpus") as told:
         submit(Path("mine.yaml"), tmp_path, 2, SlurmOptions("gpus"))
     assert "\n" not in str(told.value)
+
+
+def test_jobs_that_would_pend_without_end_are_cancelled(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reason in ("PartitionTimeLimit", "PartitionConfig", "QOSMaxWallDurationPerJobLimit"):
+        monkeypatch.setenv("FAKE_REASON", reason)
+        with pytest.raises(EnvironmentProblem, match=rf"{reason}.*1 x 32 CPUs and 4 GPUs for 24 h in gpu") as told:
+            submit(Path("mine.yaml"), tmp_path, 2, SlurmOptions("gpu", gpus=4))
+        assert "\n" not in str(told.value)
+    assert (slurm / "scancel.txt").read_text().splitlines() == ["4711"] * 3
+    for reason in ("Resources", "Priority", "ReqNodeNotAvail, UnavailableNodes:n1", ""):
+        monkeypatch.setenv("FAKE_REASON", reason)
+        assert len(submit(Path("mine.yaml"), tmp_path, 2, SlurmOptions("gpu", gpus=4))) == 2
 
 
 @pytest.mark.parametrize("text", ["=x", "account=", "", "--"])

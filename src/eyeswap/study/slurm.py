@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +15,14 @@ from typing import Any
 
 from eyeswap.console import open_console
 from eyeswap.errors import EnvironmentProblem, SpecError
+from eyeswap.processes import Terminated, termination
 from eyeswap.runs.folder import StudyFolder
 
 _MOST_TIMEOUTS = 1000  # a long study may reach many time limits; it resumes from the last checkpoint each time
+_LOOK_S = 3.0  # Slurm's scheduler looks at a new job within this time unless it is very busy
+_NEVER = re.compile(  # reasons of squeue's manual page that no waiting removes
+    r"Partition(Config|NodeLimit|TimeLimit)|BadConstraints|DependencyNeverSatisfied|Invalid(Account|QOS)|\w+PerJob(Limit)?"
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,8 @@ def submit(
         The ids of the jobs.
 
     Raises:
-        EnvironmentProblem: if submitit is not installed or Slurm is not available.
+        EnvironmentProblem: if submitit is not installed, Slurm is not available, or Slurm says that no node can ever
+            run such a job; nothing stays in the queue then.
     """
     try:
         submitit: Any = importlib.import_module("submitit")
@@ -114,12 +124,52 @@ def submit(
             jobs = [executor.submit(worker) for _ in range(min(num_runs, options.jobs))]
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         raise EnvironmentProblem(f"slurm: {error}") from None
-    return [str(job.job_id) for job in jobs]
+    ids = [str(job.job_id) for job in jobs]
+    _refuse_hopeless(ids, options)
+    return ids
+
+
+def _refuse_hopeless(jobs: Sequence[str], options: SlurmOptions) -> None:
+    """Cancel jobs that would pend without end, as Slurm accepts them unless EnforcePartLimits is set.
+
+    Raises:
+        EnvironmentProblem: with Slurm's reason and what was asked for.
+    """
+    arrays = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    query = ["squeue", "--noheader", "--states=PENDING", "--format=%r", f"--jobs={arrays}"]
+    end = time.monotonic() + _LOOK_S
+    while True:
+        asked = subprocess.run(query, capture_output=True, text=True, check=False)
+        reason = (asked.stdout.splitlines() or [""])[0].strip()
+        if reason != "None" or time.monotonic() > end:
+            break
+        time.sleep(0.2)
+    if _NEVER.fullmatch(reason):
+        subprocess.run(["scancel", *arrays.split(",")], capture_output=True, check=False)
+        raise EnvironmentProblem(
+            f"slurm: no node can ever run such a job ({reason}), so it was cancelled: {options.nodes} x "
+            f"{max(1, options.gpus) * options.cpus} CPUs and {options.gpus} GPUs for {options.hours:g} h in "
+            f'{options.partition or "the default partition"}; `sinfo --format="%P %l %D %c %G"` shows what there is'
+        )
 
 
 def logs(study_file: Path, runs_dir: Path) -> Path:
     """Return the folder of the jobs' logs, ``<job>_<task>_log.out`` and ``.err``."""
     return StudyFolder(runs_dir.absolute() / study_file.stem).slurm
+
+
+def _requeue_unless_cancelled(job: str) -> None:
+    """Put this job, which was asked to end, back into the queue.
+
+    Slurm does so by itself only with a job that it has to kill when its time of grace is over. A job that was
+    cancelled, or has reached its time limit, is no longer RUNNING when the signal comes.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    state = subprocess.run(
+        ["squeue", "--noheader", "--format=%T", f"--jobs={job}"], capture_output=True, text=True, check=False
+    )
+    if state.stdout.strip() == "RUNNING":
+        subprocess.run(["scontrol", "requeue", job], check=False)
 
 
 class Worker:
@@ -134,9 +184,16 @@ class Worker:
         from eyeswap.study.execute import run_study
 
         submitit: Any = importlib.import_module("submitit")
-        if submitit.JobEnvironment().num_tasks > 1:
+        job = submitit.JobEnvironment()
+        if job.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        run_study(load_study(self.study_file, self.changes), self.study_file, self.runs_dir, open_console())
+        termination.listen()  # Slurm sends SIGTERM when a job is cancelled or preempted, and kills it a little later
+        try:
+            run_study(load_study(self.study_file, self.changes), self.study_file, self.runs_dir, open_console())
+        except Terminated:
+            if job.global_rank == 0:
+                _requeue_unless_cancelled(job.job_id)
+            raise
 
     def checkpoint(self, *_: Any) -> Any:
         """Return the submission that resumes after a preemption or a time limit."""
