@@ -166,6 +166,8 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except ValueError as error:  # a null byte in a name that another file gave
+        raise DataError(f"{str(path)!r}: not a path: {error}") from None
 
 
 def canonical_json(value: Any) -> str:

@@ -324,11 +324,14 @@ def test_an_export_refuses_what_does_not_verify(study: Path, tmp_path: Path) -> 
     archive = tmp_path / "sound.eyeswap.zip"
     assert CliRunner().invoke(app, ["export", str(study), "--out", str(archive)]).exit_code == 0
     archive.unlink()
-    (second(study) / "predictions" / "pope.parquet").unlink()
-    result = CliRunner().invoke(app, ["export", str(study), "--out", str(archive)])
-    assert result.exit_code == 2
-    assert "verification failed: files missing: predictions/pope.parquet" in result.stderr
-    assert not archive.exists()
+    for name in ("predictions/pope.parquet", "scores.json"):
+        whole = (second(study) / name).read_bytes()
+        (second(study) / name).unlink()
+        result = CliRunner().invoke(app, ["export", str(study), "--out", str(archive)])
+        assert result.exit_code == 2
+        assert f"verification failed: files missing: {name}" in result.stderr
+        assert not archive.exists()
+        (second(study) / name).write_bytes(whole)
 
 
 def test_no_kind_of_error_is_missing_from_the_page() -> None:

@@ -237,6 +237,20 @@ def test_another_connector_reads_the_tokens_that_a_study_left(
     assert store.read_bytes() == content
 
 
+def test_an_image_that_changed_between_arms_is_named_and_the_second_arm_refused(
+    root: Path, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    shutil.copytree(root, folder := tmp_path / "data")
+    run(study(folder), tmp_path)
+    image = folder / FOLDER / json.loads((folder / INSTRUCTION_FILE).read_text())[0]["image"]
+    image.write_bytes(image.read_bytes() + b"\0")
+    with pytest.raises(RunError):
+        run(study(folder, {"vit": "digits-vit", "maxvit": "digits-maxvit"}), tmp_path)
+    events = (tmp_path / "tiny" / "maxvit" / "seed-7").rglob("*.json")
+    assert any("images of training have changed since vit, seed 7 saw them" in path.read_text() for path in events)
+    assert not (tmp_path / "tiny" / "maxvit" / "seed-7" / "train.jsonl").exists()
+
+
 def test_own_data_in_the_same_format_need_nothing_but_their_place(
     root: Path, study: Callable[..., Study], tmp_path: Path
 ) -> None:

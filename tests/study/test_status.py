@@ -13,6 +13,7 @@ import pytest
 
 from eyeswap.planning.plan import PlannedRun, plan_runs
 from eyeswap.planning.spec import Study
+from eyeswap.runs.seal import write_seal
 from eyeswap.study.claim import STALE_S, claim
 from eyeswap.study.status import status_of
 from planned_runs import begin_run, finish_run
@@ -120,13 +121,18 @@ def test_a_run_of_another_study_text_is_told_so(run: PlannedRun) -> None:
     assert status_of(run).activity == "changed"
 
 
-@pytest.mark.parametrize("damage", ["scores", "parquet", "cut parquet", "missing parquet", "rows", "record"])
+@pytest.mark.parametrize("damage", ["scores", "parquet", "cut parquet", "missing parquet", "rows", "record", "seal"])
 def test_a_run_whose_results_do_not_read_is_never_done(run: PlannedRun, damage: str) -> None:
     finish_run(run)
     assert status_of(run).activity == "done"
     path = run.files.predictions_of("pope")
     if damage == "missing parquet":
         path.unlink()
+    elif damage == "seal":
+        write_seal(run.folder)
+        assert status_of(run).activity == "done"
+        path = run.files.scores
+        path.write_bytes(path.read_bytes() + b"\n")
     elif damage == "rows":
         pq.write_table(pa.table({"example_id": ["x", "y"]}), path)
     elif damage == "cut parquet":

@@ -224,6 +224,6 @@ def _read(path: Path, columns: list[str] | None = None, benchmark: str | None = 
         table = pq.read_table(path, columns=columns, filters=wanted)
         table.validate(full=True)  # text that is not UTF-8 would fail only when it is used
         return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         hint = "; delete it to have its questions asked again"
         raise DataError(f"{path}: not a readable parquet file: {error}{hint if columns else ''}") from None

@@ -7,7 +7,7 @@ the audit also checks the records against sources outside the run (`eyeswap.audi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,19 @@ def write_seal(run_dir: Path) -> None:
     write_json(files.seal, about)
 
 
-def changed_files(run_dir: Path) -> Iterator[str]:
+def changed_files(run_dir: Path, among: Container[str] | None = None) -> Iterator[str]:
     """Yield the sealed files that exist but differ from the seal.
+
+    Args:
+        run_dir: the run's folder.
+        among: names of the files to read; by default all.
 
     Raises:
         DataError: if the seal is damaged.
     """
     for name, about in _read(run_dir).items():
         file = run_dir / name
-        if file.is_file() and not _is_same(file, about):
+        if (among is None or name in among) and file.is_file() and not _is_same(file, about):
             yield name
 
 

@@ -34,7 +34,7 @@ from eyeswap.runs.seal import changed_files, write_seal
 from eyeswap.study.backbones import Backbones, check_arms
 from eyeswap.study.evaluate import Settings, ask_and_score, load_model
 from eyeswap.study.launch import alone_in, work_through
-from eyeswap.study.run_record import record_questions
+from eyeswap.study.run_record import record_questions, refuse_changed_images
 from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.study.tune import tuned
@@ -143,12 +143,14 @@ class Executor:
     def train(self, run: PlannedRun, loaded: LoadedBackbone) -> None:
         """Train a run's VLM, resuming from its last checkpoint if there is one."""
         data = self.data.for_training(run.recipe.data)
+        refuse_changed_images(run, data, self.planned)
         cache = cached_tokens(run, data, loaded, self.tokens, self.board, self.ranks)
         train_run(run, data, loaded, cache, self.board, self.ranks)
 
     def ask(self, run: PlannedRun, loaded: LoadedBackbone, names: Sequence[str]) -> None:
         """Ask a trained VLM the named benchmarks, on a GPU in bf16 as published."""
         data = self.data.for_asking(names)
+        refuse_changed_images(run, data, self.planned)
         if self.ranks.is_first:
             _reopen(run)
             record_questions(run, data, loaded)

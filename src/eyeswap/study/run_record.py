@@ -8,6 +8,7 @@ from dataclasses import asdict
 from eyeswap.audit.observed import canvas_of, observed
 from eyeswap.backbones.state import state_digest
 from eyeswap.backbones.weights import LoadedBackbone
+from eyeswap.errors import RunError
 from eyeswap.files import sha256_of, write_json
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.runs.environment import environment
@@ -80,6 +81,40 @@ def record_questions(run: PlannedRun, data: StudyData, loaded: LoadedBackbone) -
     if run.files.benchmarks.is_file():
         _complete_index(run, {benchmark.name for benchmark, _, _ in data.asked})
     write_record(run.files.record, record.model_copy(update=changed))
+
+
+def refuse_changed_images(run: PlannedRun, data: StudyData, planned: Sequence[PlannedRun]) -> None:
+    """Refuse a run whose images are not those that runs of its study, itself included, have recorded.
+
+    Args:
+        run: the run that is to be trained or asked.
+        data: its training conversations, benchmarks, or both.
+        planned: all runs of the study.
+
+    Raises:
+        RunError: naming the set of images and the run that saw it otherwise.
+        DataError: if a record is damaged.
+    """
+    for other in planned:
+        record = other.record
+        recorded = {} if record is None else record.image_digests or {}
+        for name, now in data.image_digests.items():
+            before = recorded.get(name, now)
+            is_hashed_alike = before.partition(":")[0] == now.partition(":")[0]
+            if before != now and is_hashed_alike and _is_same_set(name, run, data, other):
+                raise RunError(
+                    f"{run.folder}: images of {name} have changed since {other.arm}, seed {other.seed} saw them; "
+                    f"restore them below {data.root}, or delete the runs that saw the former ones"
+                )
+
+
+def _is_same_set(name: str, run: PlannedRun, data: StudyData, other: PlannedRun) -> bool:
+    """Whether another run names the same images under a name: only then do digests tell of their bytes."""
+    if name == "training":
+        return other.record is not None and other.record.data_digest == data.digest
+    entry = read_index(other.files.benchmarks).get(name) if other.files.benchmarks.is_file() else None
+    identities = {benchmark.name: benchmark.identity for benchmark in run.benchmarks}
+    return entry is not None and (entry.identity, entry.subset) == (identities.get(name), run.study.subset)
 
 
 def _complete_index(run: PlannedRun, renewed: Container[str]) -> None:

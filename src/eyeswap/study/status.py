@@ -15,6 +15,7 @@ from eyeswap.evaluation.predictions import num_answered, read_predictions
 from eyeswap.planning.plan import PlannedRun
 from eyeswap.results.scores import read_scores
 from eyeswap.runs.record import read_index
+from eyeswap.runs.seal import changed_files, missing_files
 from eyeswap.study.claim import Holder, holder_of
 
 _RECENT_STEPS = 50  # the speed is measured over this many last steps
@@ -29,7 +30,7 @@ class RunStatus:
         seed: its seed.
         activity: ``new``, ``preparing`` (tokens), ``training``, ``answering`` or ``done``; if it has begun but no
             worker holds it ``failed``, ``interrupted`` or ``lost`` (its worker died); ``changed`` if the study has
-            changed; ``damaged`` if its files cannot be read.
+            changed; ``damaged`` if its files cannot be read or differ from its seal (weights are not looked at).
         step: optimizer steps taken so far.
         num_steps: total number of steps; None before training begins.
         loss: training loss of the last step, if any.
@@ -125,11 +126,23 @@ def _damage(run: PlannedRun) -> str:
             count = _num_readable(path, stat.st_mtime_ns, stat.st_size)
             if about.num_examples not in (None, count):
                 return f"{path}: {count:,} answers to {about.num_examples:,} questions"
+        if run.files.seal.is_file():
+            kept = [path for path in run.files.sealed_files() if run.files.model not in path.parents]
+            stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in [run.files.seal, *kept])
+            return _unlike_seal(run.folder, stamps)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     except DataError as error:
         return str(error)
     return ""
+
+
+@lru_cache(maxsize=4096)
+def _unlike_seal(run_dir: Path, stamps: tuple[tuple[Path, int, int], ...]) -> str:
+    """Return which records and results differ from the seal; cached until one of the files of ``stamps`` changes."""
+    names = {path.relative_to(run_dir).as_posix() for path, _, _ in stamps}
+    changed = [*changed_files(run_dir, names), *missing_files(run_dir)]
+    return f"{run_dir}: not as sealed: {', '.join(changed)}; see `eyeswap audit`" if changed else ""
 
 
 @lru_cache(maxsize=4096)
