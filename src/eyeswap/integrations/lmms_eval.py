@@ -2,10 +2,14 @@
 
 lmms-eval calls `models` at import, and a plug-in that fails disables the plug-ins after it. This module therefore only
 names the class, which is imported when a user passes ``--model eyeswap``.
+
+``python -m eyeswap.integrations.lmms_eval`` is lmms-eval's own command, also where the library of torchvision, which it
+imports, does not load (`eyeswap.torchvision_operators`).
 """
 
 from __future__ import annotations
 
+import runpy
 from typing import Any
 
 MODEL_CLASS = "eyeswap.integrations.lmms_eval_model.EyeswapVLM"
@@ -16,3 +20,7 @@ def models() -> Any:
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="eyeswap", simple_class_path=MODEL_CLASS)
+
+
+if __name__ == "__main__":
+    runpy.run_module("lmms_eval", run_name="__main__", alter_sys=True)
