@@ -324,7 +324,7 @@ def test_an_export_refuses_what_does_not_verify(study: Path, tmp_path: Path) -> 
     archive = tmp_path / "sound.eyeswap.zip"
     assert CliRunner().invoke(app, ["export", str(study), "--out", str(archive)]).exit_code == 0
     archive.unlink()
-    for name in ("predictions/pope.parquet", "scores.json"):
+    for name in ("predictions/pope.parquet", "scores.json", "spec.json"):
         whole = (second(study) / name).read_bytes()
         (second(study) / name).unlink()
         result = CliRunner().invoke(app, ["export", str(study), "--out", str(archive)])

@@ -94,8 +94,8 @@ def export_study(study_dir: Path, archive: Path) -> str:
     """
     if not StudyFolder(study_dir).study.is_file():
         raise SpecError(f"{study_dir}: not a study (study.json is missing); pass a folder such as runs/quickstart")
-    runs = StudyFolder(study_dir).runs()
-    finished = {run.path for run in runs if run.is_scored or run.seal.is_file()}  # a sealed run had scores
+    finished = {run.path for run in StudyFolder(study_dir).runs() if run.is_scored}
+    finished |= {seal.parent for seal in study_dir.glob(f"*/{SEED_PREFIX}*/{_IN_RUN.seal}")}  # whatever else is gone
     if not finished:
         raise SpecError(f"{study_dir}: no finished run to export; see `eyeswap study status`")
     for run in sorted(finished):
