@@ -38,6 +38,15 @@ _LEFTOVER_OBJECTS = (
 )
 
 
+_unfinished: set[Path] = set()  # temporary files of this process
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of this process, which is about to end without unwinding its stack."""
+    for temporary in tuple(_unfinished):
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block succeeds."""
@@ -45,6 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -57,6 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
 
 
 def free_bytes(path: Path) -> int:

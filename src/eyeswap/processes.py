@@ -19,6 +19,7 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eyeswap.errors import SpecError
+from eyeswap.files import remove_unfinished
 
 if TYPE_CHECKING:
     import torch
@@ -209,13 +210,22 @@ class _Pool(ProcessPoolExecutor):
 
 
 def _end_with_parent() -> None:
-    """Let this worker end as soon as its parent is gone; a worker that waits for work would not notice."""
+    """Let this worker end as soon as its parent ends it or is gone, and leave no half-written file.
+
+    A worker that waits for work would not notice that its parent is gone.
+    """
     parent = multiprocessing.parent_process()
+
+    def end(*_: object) -> None:
+        remove_unfinished()
+        os._exit(1)
 
     def watch() -> None:
         if parent is not None:
             parent.join()
-            os._exit(1)
+            end()
+
+    signal.signal(signal.SIGTERM, end)
 
     threading.Thread(target=watch, daemon=True, name="end with the parent").start()
 

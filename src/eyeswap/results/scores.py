@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from eyeswap.errors import DataError, MissingFileError
 from eyeswap.evaluation.predictions import is_unfinished, read_predictions
@@ -28,6 +28,9 @@ from eyeswap.runs.recorded import first_problem
 from eyeswap.statistics.crossed import SeedVariance
 
 NEEDED_COLUMNS = ("example_id", "image", "subset", "score", "baseline_score", "invalid")
+
+
+Count = Annotated[int, Field(ge=0, le=10**12)]  # of examples; a larger one would not fit a float
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Score:
         gain_high: upper end of the interval of the gain.
     """
 
-    n: int
+    n: Count
     value: float
     low: float
     high: float
@@ -114,9 +117,9 @@ class BenchmarkScore:
     metric: str
     score: Score
     invalid_rate: float
-    subsets: dict[str, dict[str, int | float]]
-    num_examples: int
-    errors: int
+    subsets: dict[str, dict[str, Count | float]]
+    num_examples: Count
+    errors: Count
     box_frame: str
     readings: dict[str, float | None] | None
 

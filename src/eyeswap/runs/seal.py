@@ -15,6 +15,7 @@ from eyeswap.errors import DataError
 from eyeswap.files import read_json, sha256_of, write_json
 from eyeswap.runs.folder import RunFolder
 
+MAX_NAME_BYTES = 255  # of a file of a run, below its folder
 LARGE_BYTES = 1 << 28  # larger files are compared by size only, so that an audit takes seconds
 
 
@@ -92,7 +93,8 @@ def _read(run_dir: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(seal, dict):
         raise DataError(f"{path}: expected an object")
     for name, about in seal.items():
-        if ".." in Path(name).parts or Path(name).is_absolute() or not isinstance(about, dict):
+        is_outside = ".." in Path(name).parts or Path(name).is_absolute() or len(name.encode()) > MAX_NAME_BYTES
+        if is_outside or not isinstance(about, dict):
             raise DataError(f"{path}: {name}: not a file of a run")
     return seal
 
