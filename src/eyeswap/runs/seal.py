@@ -93,7 +93,11 @@ def _read(run_dir: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(seal, dict):
         raise DataError(f"{path}: expected an object")
     for name, about in seal.items():
-        is_outside = ".." in Path(name).parts or Path(name).is_absolute() or len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES
+        is_outside = (
+            ".." in Path(name).parts
+            or Path(name).is_absolute()
+            or len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES
+        )
         if is_outside or not isinstance(about, dict):
             raise DataError(f"{path}: {name}: not a file of a run")
     return seal
