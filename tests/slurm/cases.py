@@ -93,7 +93,7 @@ def two_processes(place: Workplace, runs: Path) -> Outcome:
     now, worst = ending(runs), 0.0
     for arm in ("vit", "vmamba"):
         before, after = (content[f"{arm}: losses"] for content in (place.expected, now))
-        worst = max(abs(loss - other) for (_, loss), (_, other) in zip(before, after, strict=True))
+        worst = max(worst, *(abs(loss - other) for (_, loss), (_, other) in zip(before, after, strict=True)))
         if ids(now[f"{arm}: answers"]) != ids(place.expected[f"{arm}: answers"]):
             return "", f"{arm}: other questions were answered"
     return f"losses differ by at most {worst:.0e}", "" if worst <= 1e-5 else "more than 1e-5"

@@ -143,15 +143,16 @@ class Executor:
     def train(self, run: PlannedRun, loaded: LoadedBackbone) -> None:
         """Train a run's VLM, resuming from its last checkpoint if there is one."""
         data = self.data.for_training(run.recipe.data)
-        refuse_changed_images(run, data, self.planned)
+        if self.ranks.is_first:  # which reads a part of every image
+            refuse_changed_images(run, data, self.planned)
         cache = cached_tokens(run, data, loaded, self.tokens, self.board, self.ranks)
         train_run(run, data, loaded, cache, self.board, self.ranks)
 
     def ask(self, run: PlannedRun, loaded: LoadedBackbone, names: Sequence[str]) -> None:
         """Ask a trained VLM the named benchmarks, on a GPU in bf16 as published."""
         data = self.data.for_asking(names)
-        refuse_changed_images(run, data, self.planned)
         if self.ranks.is_first:
+            refuse_changed_images(run, data, self.planned)
             _reopen(run)
             record_questions(run, data, loaded)
         self.ranks.wait()
