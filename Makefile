@@ -16,6 +16,8 @@ KEY := $(shell sha256sum pyproject.toml | cut -c1-12)
 INSTALLED := .venv/.installed-$(KEY)
 INSTALLED_DEV := .venv/.installed-dev-$(KEY)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# pip compiles on one processor only. Files that do not compile are templates that some packages carry.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: help
 help:  ## show the available targets
@@ -29,11 +31,13 @@ $(BIN)/python:
 $(INSTALLED): | $(BIN)/python
 	@echo "==> installing eyeswap into .venv (about a minute and 1.9 GB, most of it torch)"
 	@$(BIN)/pip install --quiet --no-compile --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(INSTALLED_DEV): | $(BIN)/python
 	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 2.8 GB, most of it torch and Triton)"
 	@$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	@$(COMPILE)
 	@touch $@ $(INSTALLED)
 
 .PHONY: study
@@ -43,7 +47,7 @@ study: $(INSTALLED)  ## run the quickstart study and write its report
 
 .PHONY: adapted
 adapted: $(INSTALLED)  ## adapt nine miniature backbones for studies/miniature/dense.yaml; about two hours on one core
-	@$(BIN)/pip install --quiet --no-compile --editable '.[coco]'
+	@$(BIN)/pip install --quiet --editable '.[coco]'
 	@for objective in classification detection segmentation; do for backbone in vmamba vit maxvit; do \
 	  $(BIN)/eyeswap adapt --objective $$objective --backbone digits-$$backbone --out studies/miniature/adapted; \
 	done; done
