@@ -16,8 +16,9 @@ KEY := $(shell sha256sum pyproject.toml | cut -c1-12)
 INSTALLED := .venv/.installed-$(KEY)
 INSTALLED_DEV := .venv/.installed-dev-$(KEY)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# pip compiles on one processor only. Files that do not compile are templates that some packages carry.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+# pip would compile every module, on one processor. Python compiles those that are used when they are first imported, and
+# keeps them even where it is told not to elsewhere: each of the many processes of a test run would compile torch again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help:  ## show the available targets
@@ -31,13 +32,11 @@ $(BIN)/python:
 $(INSTALLED): | $(BIN)/python
 	@echo "==> installing eyeswap into .venv (about a minute and 1.9 GB, most of it torch)"
 	@$(BIN)/pip install --quiet --no-compile --editable .
-	@$(COMPILE)
 	@touch $@
 
 $(INSTALLED_DEV): | $(BIN)/python
 	@echo "==> installing eyeswap with its test tools into .venv (about a minute and 2.8 GB, most of it torch and Triton)"
 	@$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
-	@$(COMPILE)
 	@touch $@ $(INSTALLED)
 
 .PHONY: study

@@ -4,6 +4,7 @@ import pytest
 
 from chromium import CHROMIUM, FLAGS
 from eyeswap.report import analyse, write_report
+from eyeswap.report.writers.examples import choose_examples
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install eyeswap[dev]")
 
@@ -18,7 +19,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(study_dir):
-    return write_report(analyse(study_dir))["report.html"].as_uri()
+    analysis = analyse(study_dir)
+    look = {"measure": "attention", "grid": [2, 2], "canvas": [0, -0.25, 1, 1.25], "weights": "AECA/w=="}
+    arms = [arm.name for arm in analysis.results.finished_arms if arm.name != "vit"]
+    looks = {(arm, *chosen): look for arm in arms for chosen in choose_examples(analysis.results)}
+    return write_report(analysis, looks)["report.html"].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,24 @@ def test_boxes_lie_where_the_data_says(page):
     assert line["y"] == pytest.approx(image["y"] + y1 * image["height"], abs=2)
     assert line["width"] == pytest.approx((x2 - x1) * image["width"], abs=4)
     assert line["height"] == pytest.approx((y2 - y1) * image["height"], abs=4)
+
+
+@pytest.mark.parametrize("page", SCREENS, indirect=True)
+def test_a_veil_shows_where_an_answer_comes_from(page):
+    pictures = page.locator("#looks > div")
+    arms = page.locator("#answers .arm").all_inner_texts()
+    assert pictures.count() == len(arms)
+    assert pictures.locator("canvas").count() == len(arms) - 1  # one arm's model was not there
+    shown = pictures.nth(arms.index("maxvit"))
+    image, veil = (shown.locator(tag).bounding_box() for tag in ("img", "canvas"))
+    assert veil["y"] == pytest.approx(image["y"] - image["height"] / 4, abs=1)
+    assert veil["height"] == pytest.approx(1.5 * image["height"], abs=2)
+    opacity = (
+        "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, 2, 2).data).filter((_, i) => i % 4 === 3)"
+    )
+    first, second, third, clearest = shown.locator("canvas").evaluate(opacity)
+    assert first > second > third > clearest
+    assert clearest == 0
 
 
 @pytest.mark.extended

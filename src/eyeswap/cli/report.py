@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from eyeswap.audit.audit import AuditReport, Fact
+    from eyeswap.report.analysis.analysis import Analysis
 
 AUDIT_EXAMPLE = "Example: eyeswap audit runs/quickstart"
 REPORT_EXAMPLE = "Example: eyeswap report runs/quickstart"
@@ -28,6 +29,13 @@ def report(
         float,
         typer.Option("--margin", metavar="POINTS", help='Largest loss that still counts as "no worse".'),
     ] = 1.0,
+    looks: Annotated[
+        bool | None,
+        typer.Option(
+            "--looks/--no-looks",
+            help="Show where in the image each answer comes from, with the trained models; by default if small.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that the page says as JSON.")] = False,
 ) -> None:
     """Write the report of a study and print its verdict and tables.
@@ -35,23 +43,37 @@ def report(
     The report is one HTML page, with the same content as Markdown, LaTeX tables, CSV and JSON.
     """
     from eyeswap.console import open_console
-
-    if as_json:
-        from eyeswap.report import analyse, write_report
-
-        typer.echo(write_report(analyse(study_dir, margin))["results.json"].read_text(encoding="utf-8"))
-        return
-    write_and_show(study_dir, open_console(), margin)
-
-
-def write_and_show(study_dir: Path, console: Console, margin: float = 1.0) -> None:
-    """Write the report of a study, and print its verdict, its tables and the path of its page."""
-    from eyeswap.report import analyse, terminal_report, write_report
+    from eyeswap.report import analyse
 
     analysis = analyse(study_dir, margin)
-    pages = write_report(analysis)
+    if as_json:
+        typer.echo(_write(analysis, looks)["results.json"].read_text(encoding="utf-8"))
+        return
+    write_and_show(analysis, open_console(), looks)
+
+
+def write_and_show(analysis: Analysis, console: Console, looks: bool | None = None) -> None:
+    """Write the report of a study, and print its verdict, its tables and the path of its page."""
+    from eyeswap.report import terminal_report
+
+    pages = _write(analysis, looks)
     console.print(terminal_report(analysis))
     console.print(f"report: {pages['report.html']}", soft_wrap=True, highlight=False)
+
+
+def _write(analysis: Analysis, looks: bool | None) -> dict[str, Path]:
+    from eyeswap.console import progress_console
+    from eyeswap.progress import progress
+    from eyeswap.report import write_report
+    from eyeswap.report.writers.looks import are_small, look_at_examples
+
+    if not (are_small(analysis.results) if looks is None else looks):
+        return write_report(analysis)
+    with progress(progress_console()) as board:
+        found, problems = look_at_examples(analysis.results, board)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    return write_report(analysis, found)
 
 
 PUBLISHED_EXAMPLE = "Example: eyeswap published"

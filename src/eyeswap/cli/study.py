@@ -72,11 +72,12 @@ def run(
         submit_study(study, file, runs, options, changes or ())
         return
     from eyeswap.cli.report import write_and_show
+    from eyeswap.report import analyse
     from eyeswap.study.execute import run_study
 
     folder = run_study(study, file, runs, progress_console())
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process is enough
-        write_and_show(folder, open_console())
+        write_and_show(analyse(folder), open_console())
 
 
 @app.command(epilog="Example: eyeswap study new mine.yaml digits-vit digits-vmamba")

@@ -17,7 +17,7 @@
   }));
 })();
 (() => {
-  const { benchmarks, arms, images, examples } = JSON.parse(document.getElementById("data").textContent);
+  const { benchmarks, arms, hasLooks, images, examples } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
   const filters = { benchmark: by("filter-benchmark"), arm: by("filter-arm"), outcome: by("filter-outcome"),
     text: by("filter-text"), disagree: by("filter-disagree") };
@@ -80,6 +80,35 @@
     picture.replaceChildren(make("img", { src: image.uri, alt: `Image for: ${example.question}` }), overlay);
   };
 
+  // A grey veil over the image, thinner the more a token weighs: it shows on dark and on bright images.
+  const veil = ({ grid: [rows, columns], weights, canvas: [left, top, right, bottom] }) => {
+    const canvas = make("canvas", { width: columns, height: rows, "aria-hidden": "true" });
+    const place = { left, top, width: right - left, height: bottom - top };
+    for (const [key, value] of Object.entries(place)) canvas.style.setProperty(key, `${100 * value}%`);
+    const context = canvas.getContext("2d");
+    const pixels = context.createImageData(columns, rows);
+    [...atob(weights)].forEach((one, index) => pixels.data.set([118, 118, 118, 0.88 * (255 - one.charCodeAt(0))], 4 * index));
+    context.putImageData(pixels, 0, 0);
+    return canvas;
+  };
+
+  const drawLooks = (example) => {
+    const image = images[example.image];
+    by("looks").hidden = !hasLooks || !image;
+    if (!hasLooks || !image) return;
+    by("looks").replaceChildren(...example.answers.map(({ look, box }, index) => {
+      const { name, color } = arms[index];
+      const picture = make("div", { class: "picture look" }, make("img", { src: image.uri, alt: "" }));
+      picture.style.setProperty("--ratio", image.width / image.height);
+      const overlay = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+      if (box) overlay.append(rectangle(box, index, color));
+      if (look) picture.append(veil(look), overlay);
+      const caption = make("p", {}, make("span", { class: "arm", style: `--c:${color}` }, name),
+        look ? ` ${look.measure}` : " not shown");
+      return make("div", {}, picture, caption);
+    }));
+  };
+
   const focusBox = (name) => {
     const picture = by("picture");
     picture.classList.toggle("focus", name !== null);
@@ -131,6 +160,7 @@
       make("span", { class: example.truthBox ? "who dashed" : "who" }, "truth"), make("span", { class: "said" }, example.truth));
     by("answers").replaceChildren(...arms.map((_, index) => answerRow(example, index)));
     drawPicture(example);
+    drawLooks(example);
     const strip = by("strip");
     [...strip.children].forEach((thumb, index) => thumb.setAttribute("aria-current", String(index === at)));
     const current = strip.children[at];

@@ -11,6 +11,7 @@ import base64
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,37 @@ from eyeswap.report.analysis.study import StudyResults
 from eyeswap.report.style import NUM_COLORS
 from eyeswap.results.scores import Predictions
 
+Looks = Mapping[tuple[str, int, int], dict[str, Any]]  # of (arm, position of the benchmark, row), for the script
+
 NUM_EXAMPLES = 60
 IMAGE_BYTES = 5_000_000  # for all images of a page, before base64
 STEPS = ((640, 85), (480, 80), (360, 75), (256, 70), (192, 60))  # longest side in pixels, JPEG quality
 MAX_PNG_PX = 320  # images up to this size stay lossless
 
 
-def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: int = IMAGE_BYTES) -> dict[str, Any]:
-    """Return benchmarks, arms, images (as data URIs) and examples as JSON content.
-
-    Args:
-        results: the arms and their runs.
-        total: number of examples.
-        image_bytes: limit for all images together, before base64.
-    """
-    arms = [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
-    runs = [arm.runs[0] for _, arm in arms]
+def choose_examples(results: StudyResults, total: int = NUM_EXAMPLES) -> list[tuple[int, int]]:
+    """Choose the examples of the page: (position of the benchmark, row among its predictions) of each."""
+    runs = [arm.runs[0] for arm in results.finished_arms]
     chosen: list[tuple[int, int]] = []
     for position in range(len(results.benchmarks)):
         share = total // len(results.benchmarks) + (position < total % len(results.benchmarks))
         per_arm = [run.predictions[position].score for run in runs]
         chosen += [(position, row) for row in choose_rows(per_arm, share, seed=position)]
+    return chosen
+
+
+def example_data(results: StudyResults, looks: Looks | None = None, image_bytes: int = IMAGE_BYTES) -> dict[str, Any]:
+    """Return benchmarks, arms, images (as data URIs) and examples as JSON content.
+
+    Args:
+        results: the arms and their runs.
+        looks: where in the image each answer comes from, if that was looked at.
+        image_bytes: limit for all images together, before base64.
+    """
+    arms = [(index, arm) for index, arm in enumerate(results.arms) if arm.finished]
+    runs = [arm.runs[0] for _, arm in arms]
+    chosen = choose_examples(results)
+    looks = looks or {}
     paths = list(dict.fromkeys(str(runs[0].predictions[position].image[row]) for position, row in chosen))
     budget = image_bytes // max(len(paths), 1)
     return {
@@ -53,9 +64,17 @@ def example_data(results: StudyResults, total: int = NUM_EXAMPLES, image_bytes: 
             {"title": entry.title, "group": entry.group, "metric": entry.metric} for entry in results.benchmarks
         ],
         "arms": [{"name": arm.name, "color": f"var(--arm-{index % NUM_COLORS})"} for index, arm in arms],
+        "hasLooks": bool(looks),
         "images": [_embedded(results.data_root / path, budget) for path in paths],
         "examples": [
-            _example(position, row, paths, [run.predictions[position] for run in runs]) for position, row in chosen
+            _example(
+                position,
+                row,
+                paths,
+                [run.predictions[position] for run in runs],
+                [looks.get((arm.name, position, row)) for _, arm in arms],
+            )
+            for position, row in chosen
         ],
     }
 
@@ -80,7 +99,9 @@ def choose_rows(scores: list[Any], share: int, seed: int) -> list[int]:
     return [int(row) for row in generator.permutation(np.concatenate(parts))]
 
 
-def _example(position: int, row: int, paths: list[str], answers: list[Predictions]) -> dict[str, Any]:
+def _example(
+    position: int, row: int, paths: list[str], answers: list[Predictions], looks: list[dict[str, Any] | None]
+) -> dict[str, Any]:
     def cell(name: str, predictions: Predictions) -> Any:
         return predictions.table.column(name)[row].as_py()
 
@@ -102,8 +123,9 @@ def _example(position: int, row: int, paths: list[str], answers: list[Prediction
                 "box": _rounded(cell("box", of_arm)),
                 "iou": cell("iou", of_arm),
                 "invalid": bool(cell("invalid", of_arm)),
+                "look": look,
             }
-            for of_arm in answers
+            for of_arm, look in zip(answers, looks, strict=True)
         ],
     }
 

@@ -27,7 +27,7 @@ from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.report.analysis.verdict import correlation
 from eyeswap.report.figures import NARROW, WIDE, Plot, plots, svg
 from eyeswap.report.writers.data import as_json, long_csv
-from eyeswap.report.writers.examples import IMAGE_BYTES, example_data
+from eyeswap.report.writers.examples import IMAGE_BYTES, Looks, example_data
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 STYLES = ("page.css", "tables.css", "examples.css", "screens.css")
@@ -83,13 +83,14 @@ def difference_matrix(analysis: Analysis, where: str) -> list[tuple[str, list[Ce
     return [(row, [_cell(analysis, where, row, column, largest) for column in names]) for row in names]
 
 
-def render(analysis: Analysis) -> str:
-    """Return the whole page."""
-    page = _without_examples(analysis)
+def render(analysis: Analysis, looks: Looks | None = None) -> str:
+    """Return the whole page; ``looks`` are where in the image each answer comes from, if that was looked at."""
+    page = _without_examples(analysis, has_looks=bool(looks))
     if not analysis.results.finished_arms:
         return page
-    image_bytes = (MAX_PAGE_BYTES - len(page.encode())) * 3 // 4 - EXAMPLE_TEXT_BYTES  # base64: 4 bytes for each 3
-    examples = example_data(analysis.results, image_bytes=min(max(image_bytes, 0), IMAGE_BYTES))
+    taken = len(page.encode()) + len(json.dumps(list((looks or {}).values())))
+    image_bytes = (MAX_PAGE_BYTES - taken) * 3 // 4 - EXAMPLE_TEXT_BYTES  # base64: 4 bytes for each 3
+    examples = example_data(analysis.results, looks, image_bytes=min(max(image_bytes, 0), IMAGE_BYTES))
     return page.replace(EXAMPLES_PLACEHOLDER, _script_json(examples))
 
 
@@ -103,7 +104,7 @@ def _cell(analysis: Analysis, where: str, row: str, column: str, largest: float)
     return Cell(-pair.value, -pair.high, -pair.low, pair.in_words, strength)
 
 
-def _without_examples(analysis: Analysis) -> str:
+def _without_examples(analysis: Analysis, *, has_looks: bool) -> str:
     results = analysis.results
     colors = {arm.name: f"var(--arm-{index % style.NUM_COLORS})" for index, arm in enumerate(results.arms)}
     return (
@@ -124,6 +125,7 @@ def _without_examples(analysis: Analysis) -> str:
             box_frames=frames_table(analysis.grounding) if analysis.grounding else None,
             frames_note=frames_note(analysis.grounding),
             fates={fate: FATE_TITLES[fate] for fate in FATES},
+            has_looks=has_looks,
             examples=Markup(EXAMPLES_PLACEHOLDER) if results.finished_arms else None,
             downloads=_downloads(analysis) if results.finished_arms else [],
             css=Markup(_css()),
