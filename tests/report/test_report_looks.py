@@ -10,6 +10,13 @@ from eyeswap.probing.looks import Look
 from eyeswap.progress import progress
 from eyeswap.report.writers.examples import choose_examples, example_data
 from eyeswap.report.writers.looks import _coarser, _for_script, are_small, look_at_examples
+from eyeswap.runs.folder import StudyFolder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(results):
+    yield
+    StudyFolder(results.folder).looks.unlink(missing_ok=True)
 
 
 def test_arms_without_their_models_are_named_and_left_out(results):
@@ -40,6 +47,11 @@ def test_small_models_are_looked_through(results, monkeypatch):
     chosen = choose_examples(results)
     assert set(looks) == {(arm.name, *one) for arm in results.finished_arms if arm.name != "vit" for one in chosen}
 
+    number = len(asked)
+    with progress() as board:
+        assert look_at_examples(results, board)[0] == looks
+    assert len(asked) == number  # kept from the first time
+
     data = example_data(results, looks)
     names = [arm["name"] for arm in data["arms"]]
     assert data["hasLooks"]
@@ -48,6 +60,17 @@ def test_small_models_are_looked_through(results, monkeypatch):
     shown = data["examples"][0]["answers"][names.index("maxvit")]["look"]
     assert shown["canvas"] == [0.0, -0.25, 1.0, 1.25]
     assert list(base64.b64decode(shown["weights"])) == [0, 128, 255, 0]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{"])
+def test_a_damaged_file_of_earlier_looks_counts_as_none(results, content, monkeypatch):
+    monkeypatch.setattr("eyeswap.report.writers.looks.load_model", lambda folder: None)
+    monkeypatch.setattr("eyeswap.probing.looks.look", lambda *about: Look("attention", (1, 1), (1.0,), (0, 0, 1, 1)))
+    StudyFolder(results.folder).looks.write_text(content)
+    with progress() as board:
+        looks, problems = look_at_examples(results, board)
+    assert problems == []
+    assert len(looks) == len(results.finished_arms) * len(choose_examples(results))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (32, 32), (50, 84), (33, 1)])

@@ -208,6 +208,11 @@ class StudyFolder:
         return self.path / "prompt-date.json"
 
     @property
+    def looks(self) -> Path:
+        """Where in the image the answers of the report's examples come from."""
+        return self.path / "looks.json"
+
+    @property
     def imports(self) -> Path:
         """The archives that were imported into the study."""
         return self.path / "imports.json"

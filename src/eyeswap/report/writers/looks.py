@@ -7,15 +7,18 @@ large or no longer there, as in an imported study.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eyeswap.errors import EyeswapError, RunError
+from eyeswap.errors import DataError, EyeswapError, RunError
+from eyeswap.files import digest, read_json, sha256_of, write_json
 from eyeswap.images import open_image
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.report.writers.examples import Looks, choose_examples
+from eyeswap.runs.folder import StudyFolder
 
 if TYPE_CHECKING:
     from eyeswap.probing.looks import Look
@@ -36,33 +39,63 @@ def are_small(results: StudyResults) -> bool:
 def look_at_examples(results: StudyResults, board: Progress) -> tuple[Looks, list[str]]:
     """Return where in the image each answer of the page's examples comes from, and why some arms have none.
 
+    What was looked up is kept in the study's folder, so that only new runs and new examples cost time again.
+
     Args:
         results: the arms, whose first runs are looked at.
         board: shows progress.
     """
-    arms, chosen = results.finished_arms, choose_examples(results)
-    task = board.task("looking where answers come from", len(arms) * len(chosen))
-    looks: dict[tuple[str, int, int], dict[str, Any]] = {}
+    chosen, file = choose_examples(results), StudyFolder(results.folder).looks
+    keys = {arm.name: _key(arm, chosen) for arm in results.finished_arms}
+    kept = _read(file, len(chosen))
+    missing = [arm for arm in results.finished_arms if keys[arm.name] not in kept]
     problems: list[str] = []
-    for arm in arms:
-        try:
-            looks |= _of_arm(results, arm, chosen, task.advance)
-        except EyeswapError as error:
-            problems.append(f"{arm.name}: not shown where its answers come from: {error}")
+    if missing:
+        task = board.task("looking where answers come from", len(missing) * len(chosen))
+        for arm in missing:
+            try:
+                kept[keys[arm.name]] = _of_arm(results, arm, chosen, task.advance)
+            except EyeswapError as error:
+                problems.append(f"{arm.name}: not shown where its answers come from: {error}")
+        write_json(file, {key: looks for key, looks in kept.items() if key in keys.values()})
+    looks = {
+        (name, *example): look
+        for name, key in keys.items()
+        for example, look in zip(chosen, kept.get(key, []), strict=False)
+        if look is not None
+    }
     return looks, problems
 
 
-def _of_arm(results: StudyResults, arm: Arm, chosen: list[tuple[int, int]], advance: Any) -> Looks:
+def _key(arm: Arm, chosen: list[tuple[int, int]]) -> str:
+    """Identify a trained model and the examples that it is asked about."""
+    seal = arm.runs[0].files.seal
+    return digest([arm.name, sha256_of(seal) if seal.is_file() else None, chosen])
+
+
+def _read(file: Path, num_examples: int) -> dict[str, list[dict[str, Any] | None]]:
+    """Return what was looked up before; nothing of a file that is missing or damaged."""
+    try:
+        content = read_json(file)
+    except DataError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: looks for key, looks in content.items() if isinstance(looks, list) and len(looks) == num_examples}
+
+
+def _of_arm(
+    results: StudyResults, arm: Arm, chosen: list[tuple[int, int]], advance: Callable[[int], None]
+) -> list[dict[str, Any] | None]:
     from eyeswap.probing.looks import look
 
     model = load_model(arm.runs[0].files.model)
-    looks = {}
+    looks = []
     for position, row in chosen:
         table = arm.runs[0].predictions[position].table
         image, prompt, answer = (str(table.column(name)[row].as_py()) for name in ("image", "prompt", "answer"))
         found = look(model, open_image(results.data_root / image), prompt, answer)
-        if found is not None:
-            looks[arm.name, position, row] = _for_script(found)
+        looks.append(None if found is None else _for_script(found))
         advance(1)
     return looks
 
