@@ -100,6 +100,11 @@ test-slurm: $(INSTALLED_DEV)  ## run a tiny study on a real Slurm of one node, a
 	fi
 	@$(BIN)/python -m tests.slurm
 
+# For a bare machine: nothing is installed or downloaded, PYTHON names an interpreter that has torch and eyeswap's packages.
+.PHONY: gpu
+gpu:  ## run the checks and tables that need a GPU, within eight minutes, into gpu-results/
+	@PYTHONPATH=src:$$PYTHONPATH $(PYTHON) benchmarks/gpu_run.py
+
 # A release is tried as its users get it: from the files alone, in an environment that has nothing else.
 .PHONY: package
 package: $(INSTALLED_DEV)  ## build wheel and sdist, install the wheel into a clean venv, run the miniature's plan

@@ -31,6 +31,8 @@ from eyeswap.errors import EyeswapError
 from eyeswap.ops import cross_merge, cross_scan, ss2d, ss2d_reference
 
 DEVICE = "cuda"
+CHECKED = (2, 5, 9, 96)  # batch, height, width, channels of the map on which the core's paths are compared
+COPY_BYTES = 2**30
 OFFICIAL = "selective_scan_cuda_oflex"
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768), (56, 192), (28, 384), (14, 768), (7, 1536))
 NETWORKS = {  # name: catalog entries for 224 and 512 pixels, up to the tap
@@ -49,7 +51,7 @@ Results = list[dict[str, Any]]
 def in_turns(candidates: Mapping[str, Call], rounds: int, *, flush: bool = False) -> dict[str, Timing]:
     """Call every candidate once per round, reversing the order every round; time each call by CUDA events."""
     names = list(candidates)
-    trash = torch.empty(2**28 if flush else 1, dtype=torch.uint8, device=DEVICE)
+    trash = torch.empty(COPY_BYTES // 4 if flush else 1, dtype=torch.uint8, device=DEVICE)
     events: dict[str, list[tuple[Any, Any]]] = {name: [] for name in names}
     for number in range(-2, rounds):  # two warm-up rounds
         for name in names if number % 2 == 0 else reversed(names):
@@ -78,7 +80,7 @@ def check(name: str, got: Tensor, want: Tensor, tolerance: float) -> float:
 
 def bandwidth() -> float:
     """Return the bytes per second of a large copy, counting reads and writes."""
-    source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.numel() / in_turns({"copy": lambda: target.copy_(source)}, 10)["copy"].median
 
@@ -132,7 +134,7 @@ def core_candidates() -> dict[str, Callable[..., Tensor]]:
         candidates["authors' CUDA"] = ss2d_official
     candidates["fused"] = functools.partial(ss2d, path="triton")
     for states in (1, 4):
-        inputs = core_inputs(2, 5, 9, 96, states)
+        inputs = core_inputs(*CHECKED, states)
         want = with_gradients(ss2d_reference, [tensor.double() for tensor in inputs])
         for name, function in candidates.items():
             for got, wanted in zip(with_gradients(function, inputs), want, strict=True):
@@ -286,6 +288,7 @@ def main() -> None:
     if options.only in (None, "core"):
         results["core"] = time_core(options.batch, max(3, options.rounds // 2))
         show_core(results["core"])
+        write_results(options.json, results)
     with torch.no_grad():
         if options.only in (None, "networks"):
             results["networks"] = time_networks(options.batch, options.rounds, compiled=compiled, latency=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 Item = TypeVar("Item")
+
+_draws = itertools.count()  # numbers the uses of `Ranks.draw`, alike in all processes
 
 _TIMEOUT = timedelta(days=1)  # processes may have to wait for one that encodes, evaluates or saves
 
@@ -79,6 +82,30 @@ class Ranks:
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return the items of this process: every ``size``-th one."""
         return items[self.rank :: self.size]
+
+    def draw(self, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
+        """Yield items with their positions, in order, each in one process only: a slow process takes fewer.
+
+        All processes must call this with items of the same number, and use it up.
+        """
+        if self.size == 1:
+            yield from enumerate(items)
+            return
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        store, key = _get_default_store(), f"eyeswap-draw-{next(_draws)}"
+        while (position := store.add(key, 1) - 1) < len(items):
+            yield position, items[position]
+
+    def gather(self, value: Item) -> list[Item]:
+        """Return the values of all processes, by rank; they must be picklable."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def sum(self, *values: float) -> list[float]:
         """Return the sum of each value over all processes."""

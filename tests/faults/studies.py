@@ -21,9 +21,11 @@ from tests.faults.study_process import (
     STAGES,
     Process,
     Site,
+    children,
     differences,
     ending,
     limit_file_size,
+    torchrun,
     wait_for,
     without_shared_memory,
 )
@@ -122,6 +124,28 @@ def killed(number: int, code: int) -> Callable[[Workplace, Path, random.Random, 
         return Round(moment, f"exit {seen} in {took:.1f} s", problem)
 
     return strike
+
+
+def worker_lost(place: Workplace, runs: Path, draw: random.Random, turn: int) -> Round:
+    """Kill one of two processes of torchrun at a random moment of a stage: torchrun starts both again."""
+    whole = runs.with_name("whole-of-two-processes")
+    if not whole.exists():
+        code = place.site.start(whole, before=torchrun(place.site, whole)).wait()
+        if code != 0:
+            return Round("", "", f"without a fault: exit {code}: {whole.with_suffix('.log').read_text()[-600:]}")
+    process = place.site.start(runs, before=torchrun(place.site, runs))
+    stage = list(STAGES)[turn % len(STAGES)]
+    wait_for(process, runs, stage)
+    delay_s = draw.uniform(0, 1) * place.seconds[stage]
+    time.sleep(delay_s)
+    workers = children(process.pid)
+    lost = draw.choice(workers) if workers else None
+    if lost is not None:
+        os.kill(lost, signal.SIGKILL)
+    code = process.wait()
+    problem = "" if code == 0 else f"exit {code}: {process.log.read_text(errors='replace')[-600:]}"
+    seen = "after the end" if lost is None else f"exit {code}, a worker of {len(workers)} killed"
+    return Round(f"{stage}, after {delay_s:.2f} s", seen, problem or differences(ending(whole), runs))
 
 
 def two_at_once(place: Workplace, runs: Path, draw: random.Random, turn: int) -> Round:
@@ -311,6 +335,7 @@ KINDS: dict[str, Callable[[Workplace, Path, random.Random, int], Round]] = {
     "SIGKILL": killed(signal.SIGKILL, -signal.SIGKILL),
     "SIGINT": killed(signal.SIGINT, 130),
     "SIGTERM": killed(signal.SIGTERM, 143),
+    "worker lost": worker_lost,
     "two at once": two_at_once,
     "full disk": full_disk,
     "read-only": read_only,

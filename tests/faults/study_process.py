@@ -146,6 +146,29 @@ def _members(group: int) -> Iterator[int]:
                 yield int(path.parent.name)
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started and that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def torchrun(site: Site, runs: Path) -> Callable[[], None]:
+    """Return what turns a fork into two processes under torchrun, which starts them again up to twice."""
+    options = ("--standalone", "--nproc-per-node=2", "--max-restarts=2", "-m", "eyeswap.cli")
+    command = (sys.executable, "-m", "torch.distributed.run", *options, "study", "run", site.file, "--runs", runs)
+
+    def become() -> None:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.execv(sys.executable, [str(part) for part in command])
+
+    return become
+
+
 def limit_file_size(num_bytes: int) -> Callable[[], None]:
     """Return what lets a process write no file beyond a size: the errors of a full disk, at any stage."""
 

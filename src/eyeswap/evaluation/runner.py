@@ -116,16 +116,16 @@ def evaluate(
         if len(rows) > left[name]:
             advance(name, len(rows) - left[name])
     generator = Generator(model.eval(), batch)
-    for part in workers.share([part for part in todo if part]):
+    parts, shown = [part for part in todo if part], 0
+    for position, part in workers.draw(parts):
         write_part(run_dir, answer(generator, images, part))
-        for name, count in Counter(question.benchmark.name for question in part).items():
-            done = min(left[name], count * workers.size)  # the others are about as far
-            left[name] -= done
-            advance(name, done)
-    workers.wait()
-    for name, count in left.items():
-        if count:
+        done = Counter(question.benchmark.name for part in parts[shown : position + 1] for question in part)
+        for name, count in done.items():  # those between are other processes', which are about as far
             advance(name, count)
+        shown = position + 1
+    workers.wait()
+    for name, count in Counter(question.benchmark.name for part in parts[shown:] for question in part).items():
+        advance(name, count)
     if workers.is_first:
         merge_parts(run_dir, {name: [row.example.example_id for row in rows] for name, rows in missing.items()})
     workers.wait()

@@ -296,7 +296,7 @@ def cached_tokens(
         loaded: its backbone.
         folder: folder of all caches.
         board: shows progress.
-        ranks: the processes; the first one computes what is missing.
+        ranks: the processes, which compute together what is missing.
     """
     if loaded.wiring == "as-published" or run.recipe.tuned is not None:
         return None
@@ -310,8 +310,7 @@ def cached_tokens(
         )
         return None
     task = board.task(f"{run.arm}: visual tokens", len(images))
-    with ranks.first_alone():
-        return cache_tokens(folder, loaded, data.root, images, task.advance)
+    return cache_tokens(folder, loaded, data.root, images, task.advance, ranks)
 
 
 def missing_bytes(loaded: LoadedBackbone, data: StudyData, folder: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from eyeswap.errors import DataError
 from eyeswap.files import digest
 from eyeswap.geometry import ImageGeometry
 from eyeswap.images import open_image
+from eyeswap.processes import Ranks
 from eyeswap.tokens.store import ImageDigests, TokenStore
 from eyeswap.versions import code_version, version_of
 
@@ -175,6 +177,7 @@ def cache_tokens(
     root: Path,
     images: Sequence[str],
     advance: Callable[[int], None] = lambda count: None,
+    ranks: Ranks | None = None,
 ) -> TokenCache:
     """Return the tokens of ``images``, computing and storing those that are not in the store yet.
 
@@ -184,23 +187,36 @@ def cache_tokens(
         root: folder that image paths are relative to.
         images: paths of the images, without duplicates.
         advance: called with the number of images done since the last call.
+        ranks: the processes that share the work, all of which call this function; by default only this one.
 
     Raises:
         DataError: if no image can be read, or the canvas varies with the image.
         EnvironmentProblem: if the disk is full.
     """
+    ranks = ranks or Ranks()
     store, digests = open_store(folder, loaded), ImageDigests(folder / "digests.jsonl")
     encoder = ImageEncoder(loaded.network.eval(), loaded.geometry, root)
-    rows: dict[str, int] = {}
+    sha256s: dict[str, str | None] = {}
     unreadable: dict[str, str] = {}
-    with store.writing():
-        for start in range(0, len(images), _BATCH):
+    with store.writing() if ranks.is_first else nullcontext():
+        ranks.wait()  # until the first process holds the lock for all
+        store.refresh()
+        shown = 0
+        for position, start in ranks.draw(range(0, len(images), _BATCH)):
             batch = images[start : start + _BATCH]
-            sha256s = dict(zip(batch, encoder.digests(batch, digests), strict=True))
-            unreadable |= _add(store, encoder, sha256s)
-            rows |= {image: store.rows[sha256] for image, sha256 in sha256s.items() if sha256 in store.rows}
+            of_batch = dict(zip(batch, encoder.digests(batch, digests), strict=True))
+            unreadable |= _add(store, encoder, of_batch)
+            sha256s |= of_batch
             digests.save()
-            advance(len(batch))
+            done = min((position + 1) * _BATCH, len(images))  # those between are other processes', about as far
+            advance(done - shown)
+            shown = done
+        ranks.wait()
+    advance(len(images) - shown)
+    store.refresh()
+    for others, reasons in ranks.gather((sha256s, unreadable)):
+        sha256s, unreadable = sha256s | others, unreadable | reasons
+    rows = {image: store.rows[sha256] for image, sha256 in sha256s.items() if sha256 in store.rows}
     if not rows:
         raise DataError(next(iter(unreadable.values()), f"{root}: no image to encode"))
     return TokenCache(images, store.tokens(), unreadable, rows)

@@ -44,6 +44,7 @@ class TokenStore:
         self._index, self._data, self._about = folder / "index.txt", folder / "tokens.f16", folder / "about.json"
         self.rows: dict[str, int] = {}
         self.shape: tuple[int, int] | None = None
+        self._checksums: list[int] = []
         self.refresh()
 
     def __len__(self) -> int:
@@ -55,19 +56,29 @@ class TokenStore:
         return 0 if self.shape is None else self.shape[0] * self.shape[1] * 2
 
     def refresh(self) -> None:
-        """Reread the index; an incomplete last entry is ignored."""
-        self._checksums: list[int] = []
-        self.rows = {}
-        if not (self._about.is_file() and self._index.is_file() and self._data.is_file()):
+        """Read what was added to the index since the last time; an incomplete last entry is ignored."""
+        is_there = self._about.is_file() and self._index.is_file() and self._data.is_file()
+        if not is_there or self._num_complete() < len(self):  # removed, or made anew
+            self.rows, self._checksums, self.shape = {}, [], None
+        if not is_there:
             return
-        count, width = read_json(self._about)["shape"]
-        self.shape = (count, width)
-        num_complete = self._data.stat().st_size // self.row_bytes
-        lines = self._index.read_bytes()[: num_complete * _LINE_BYTES].splitlines(keepends=True)
-        for row, line in enumerate(line for line in lines if len(line) == _LINE_BYTES):
-            image, checksum = line.split()
-            self.rows[image.decode()] = row
-            self._checksums.append(int(checksum, 16))
+        if self.shape is None:
+            count, width = read_json(self._about)["shape"]
+            self.shape = (count, width)
+        with self._index.open("rb") as stream:
+            stream.seek(len(self) * _LINE_BYTES)
+            for _ in range(self._num_complete() - len(self)):
+                line = stream.read(_LINE_BYTES)
+                if len(line) < _LINE_BYTES or not line.endswith(b"\n"):
+                    break
+                image, checksum = line.split()
+                self.rows[image.decode()] = len(self)
+                self._checksums.append(int(checksum, 16))
+
+    def _num_complete(self) -> int:
+        """Return for how many images all tokens may be there."""
+        count, width = self.shape or read_json(self._about)["shape"]
+        return self._data.stat().st_size // int(count * width * 2)
 
     def tokens(self) -> Tokens:
         """Return the tokens ``[rows, N, D]``, memory-mapped.
@@ -81,7 +92,10 @@ class TokenStore:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the store's lock while appending; other processes wait here and then see what was written."""
+        """Hold the store's lock while it is filled; others who want to fill it wait here, and then see what is there.
+
+        Processes of one group fill it together: the first one holds this lock for all of them.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             self.refresh()
@@ -89,36 +103,40 @@ class TokenStore:
                 yield
             finally:
                 if not self._about.is_file():  # nothing was written
-                    (self.folder / ".lock").unlink(missing_ok=True)
+                    for lock in self.folder.glob(".*lock"):
+                        lock.unlink(missing_ok=True)
                     with contextlib.suppress(OSError):
                         self.folder.rmdir()
 
     def append(self, images: Sequence[str], tokens: Sequence[Tokens]) -> None:
-        """Add images; only call this inside `writing`.
+        """Add images, unless another process has added them in the meantime; only call this inside `writing`.
 
         Args:
-            images: sha256 of each image file, none of them in the store yet.
+            images: sha256 of each image file.
             tokens: ``[N, D]`` tokens of each image.
 
         Raises:
             EnvironmentProblem: if the disk is full.
         """
-        if self.shape is None:
-            self.shape = (tokens[0].shape[0], tokens[0].shape[1])
-            write_json(self._about, {**self._description, "shape": list(self.shape), "dtype": "float16"})
-        content = [np.ascontiguousarray(image_tokens).tobytes() for image_tokens in tokens]
-        checksums = [zlib.crc32(row) for row in content]
-        lines = "".join(f"{image} {checksum:08x}\n" for image, checksum in zip(images, checksums, strict=True))
-        try:
-            _write_at(self._data, len(self) * self.row_bytes, b"".join(content))
-            _write_at(self._index, len(self) * _LINE_BYTES, lines.encode())
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"{self.folder}: {error.strerror or error} after {len(self):,} images; free disk space and run the "
-                "same command again to resume"
-            ) from None
-        self.rows |= {image: len(self) + number for number, image in enumerate(images)}
-        self._checksums += checksums
+        with FileLock(self.folder / ".append.lock"):
+            self.refresh()
+            if self.shape is None:
+                self.shape = (tokens[0].shape[0], tokens[0].shape[1])
+                write_json(self._about, {**self._description, "shape": list(self.shape), "dtype": "float16"})
+            new = {image: row for image, row in zip(images, tokens, strict=True) if image not in self.rows}
+            content = [np.ascontiguousarray(row).tobytes() for row in new.values()]
+            checksums = [zlib.crc32(row) for row in content]
+            lines = "".join(f"{image} {checksum:08x}\n" for image, checksum in zip(new, checksums, strict=True))
+            try:
+                _write_at(self._data, len(self) * self.row_bytes, b"".join(content))
+                _write_at(self._index, len(self) * _LINE_BYTES, lines.encode())
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"{self.folder}: {error.strerror or error} after {len(self):,} images; free disk space and run the "
+                    "same command again to resume"
+                ) from None
+            self.rows |= {image: len(self) + number for number, image in enumerate(new)}
+            self._checksums += checksums
 
     def check(self, rows: Sequence[int]) -> None:
         """Compare rows with their checksums.
