@@ -137,3 +137,32 @@ def test_a_worker_of_a_loader_outlives_a_sigterm_to_the_whole_job() -> None:
     first = next(rows)
     os.kill(rows._workers[0].pid, signal.SIGTERM)
     assert [first, *rows] == list(range(6))
+
+
+MEETING = """
+import os, sys
+from eyeswap.processes import join
+with join("cpu") as ranks:
+    drawn = [item for _, item in ranks.draw("abcdef")]
+    everything = sorted(sum(ranks.gather(drawn), []))
+    print(everything == list("abcdef"))
+"""
+
+
+def test_a_new_try_of_the_same_processes_shares_nothing_with_the_last() -> None:
+    """The store lives on between tries of torchrun, with the addresses and counters of processes that have ended."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in ("0", "1"):
+        environment = os.environ | {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2",
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": attempt,
+        }  # fmt: skip
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", MEETING], env=environment | {"RANK": rank}, stdout=subprocess.PIPE, text=True
+            )
+            for rank in ("0", "1")
+        ]
+        assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["True", "True"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 Item = TypeVar("Item")
-
-_draws = itertools.count()  # numbers the uses of `Ranks.draw`, alike in all processes
 
 _TIMEOUT = timedelta(days=1)  # processes may have to wait for one that encodes, evaluates or saves
 
@@ -93,7 +91,7 @@ class Ranks:
             return
         from torch.distributed.distributed_c10d import _get_default_store
 
-        store, key = _get_default_store(), f"eyeswap-draw-{next(_draws)}"
+        store, key = _get_default_store(), self.gather(f"draw-{uuid.uuid4()}")[0]
         while (position := store.add(key, 1) - 1) < len(items):
             yield position, items[position]
 
@@ -142,6 +140,19 @@ def this_process(device: torch.device | None = None) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
+def _meeting_point() -> tuple[Any, int, int]:
+    """Return the store of torchrun, this process's rank, and the number of processes.
+
+    torchrun keeps one store over its restarts. Without a name of their own the processes of a new try would find the
+    addresses of those that have ended, and wait for them.
+    """
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    return PrefixStore(f"try-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-of-{size}", store), rank, size
+
+
 @contextlib.contextmanager
 def join(device: str = "") -> Iterator[Ranks]:
     """Join the process group of torchrun, or work alone, for the duration of the block.
@@ -166,10 +177,11 @@ def join(device: str = "") -> Iterator[Ranks]:
     if dist.is_initialized() or not (has_gpu or is_one_of_many):
         yield this_process(chosen)
         return
-    alone: dict[str, Any] = {} if is_one_of_many else {"store": HashStore(), "rank": 0, "world_size": 1}
+    store, rank, size = _meeting_point() if is_one_of_many else (HashStore(), 0, 1)
     if has_gpu:
         torch.cuda.set_device(chosen)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_TIMEOUT, **alone)
+    backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+    dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=size)
     try:
         yield this_process(chosen)
     finally:

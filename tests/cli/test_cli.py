@@ -215,6 +215,17 @@ def test_an_error_of_any_kind_is_one_line(
     assert debugged.exception is error
 
 
+def test_the_end_of_another_process_is_no_bug(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:17610. This is typically caused by")
+
+    monkeypatch.setattr("eyeswap.planning.spec.load_study", fail)
+    assert invoke("study", "plan", study).exit_code == 70
+    monkeypatch.setenv("RANK", "1")
+    result = invoke("study", "plan", study)
+    assert (result.exit_code, "another process of this group ended" in result.output) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

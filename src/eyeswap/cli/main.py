@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +81,10 @@ class _Commands(TyperGroup):
             raise typer.Exit(exit_code) from None
 
 
+# What gloo and NCCL say in the other processes when one has ended.
+_PEER_LOST = re.compile("closed by peer|reset by peer|Broken pipe|connectFullMesh failed|remote process exited")
+
+
 def describe_error(error: Exception) -> tuple[str, int]:
     """Return one line about an error, and the exit code.
 
@@ -100,6 +105,8 @@ def describe_error(error: Exception) -> tuple[str, int]:
             return "the input is nested too deeply to be read", 2
         case RuntimeError() if text.startswith("Symlink loop"):  # pathlib's, before Python 3.13
             return text, 2
+        case RuntimeError() if "RANK" in os.environ and _PEER_LOST.search(text):
+            return "another process of this group ended; its own message says why. The same command resumes", 1
         case MemoryError():
             return f"out of memory{f': {text}' if text else ''}", 2
         case _:
