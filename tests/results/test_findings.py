@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def test_the_page_has_the_scores_of_the_token_budget(arm: str) -> None:
     averages = results("token-budget")["arms"][arm]["averages"]
     cells = [f"{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" for each in averages.values()][:2]
     assert f"| {arm} | {arm.split('-')[1]} | {' | '.join(cells)} |" in PAGE
+
+
+@pytest.mark.parametrize("arm", results("canvas-and-connector")["arms"])
+def test_the_page_has_the_scores_of_canvas_and_connector(arm: str) -> None:
+    averages = results("canvas-and-connector")["arms"][arm]["averages"]
+    cells = [f"{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" for each in averages.values()][:2]
+    assert re.search(rf"^\| {arm} \| .* \| [23] \| {re.escape(' | '.join(cells))} \|$", PAGE, re.M)
+
+
+def test_the_square_canvas_is_ahead_of_the_oblong_one_and_the_connector_undecided() -> None:
+    pairs = results("canvas-and-connector")["comparisons"]["averages"]
+    decided = {(each["ahead"], each["behind"]) for each in pairs if each["where"] == "localization" and each["decided"]}
+    assert decided == {
+        (square, oblong) for square in ("square", "square-fused") for oblong in ("oblong", "oblong-fused")
+    }
 
 
 def test_the_page_claims_no_more_than_was_decided() -> None:
