@@ -149,6 +149,7 @@ with join("cpu") as ranks:
 """
 
 
+@pytest.mark.extended
 def test_a_new_try_of_the_same_processes_shares_nothing_with_the_last() -> None:
     """The store lives on between tries of torchrun, with the addresses and counters of processes that have ended."""
     from torch.distributed import TCPStore
