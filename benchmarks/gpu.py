@@ -288,7 +288,6 @@ def main() -> None:
     if options.only in (None, "core"):
         results["core"] = time_core(options.batch, max(3, options.rounds // 2))
         show_core(results["core"])
-        write_results(options.json, results)
     with torch.no_grad():
         if options.only in (None, "networks"):
             results["networks"] = time_networks(options.batch, options.rounds, compiled=compiled, latency=False)

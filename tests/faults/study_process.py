@@ -139,22 +139,22 @@ def _run_command(arguments: tuple[str, ...], log: Path, before: Callable[[], obj
 
 
 def _members(group: int) -> Iterator[int]:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            fields = path.read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                yield int(path.parent.name)
+    """Yield the living processes of a process group."""
+    return _processes(2, group)
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started and that have not ended."""
-    found = []
+    """Return the living processes that a process started."""
+    return sorted(_processes(1, pid))
+
+
+def _processes(field: int, value: int) -> Iterator[int]:
+    """Yield the living processes with a value in a field of ``/proc/<pid>/stat``, counted behind the name."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):
             fields = path.read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(path.parent.name))
-    return sorted(found)
+            if int(fields[field]) == value and fields[0] != "Z":
+                yield int(path.parent.name)
 
 
 def torchrun(site: Site, runs: Path) -> Callable[[], None]:
