@@ -77,10 +77,6 @@ class Ranks:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return the items of this process: every ``size``-th one."""
-        return items[self.rank :: self.size]
-
     def draw(self, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
         """Yield items with their positions, in order, each in one process only: a slow process takes fewer.
 
