@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -26,6 +29,7 @@ from eyeswap.console import progress_console
 
 Item = TypeVar("Item")
 
+RECORD = "\x1e"  # begins each JSON text of a sequence (RFC 7464)
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_OF_RATE = 60.0  # the rate is that of the last minute: work often starts slowly, and then time left is wrong
 _LOGGER = logging.getLogger("eyeswap")
@@ -83,8 +87,10 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bars: RichProgress | None = None
-        if console.is_terminal:
+        self.bars: RichProgress | _SentBars | None = None
+        if _is_sent:
+            self.bars = _SentBars()
+        elif console.is_terminal:
             self.bars = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -126,6 +132,51 @@ def progress(console: Console | None = None) -> Iterator[Progress]:
     board = Progress(console or progress_console(stderr=True))
     with board.bars or contextlib.nullcontext():
         yield board
+
+
+_is_sent = False
+
+
+def send_progress() -> None:
+    """From now on write this process's tasks to standard output as a JSON text sequence, for a process that shows them.
+
+    Each text has the number of a ``task``, its ``description``, ``total``, the steps ``done``, and a ``note``.
+    """
+    global _is_sent
+    _is_sent = True
+
+
+class _SentBars(contextlib.AbstractContextManager["_SentBars"]):
+    """Stands in for the bars of a terminal; every task is sent when it begins and then a few times a second at most."""
+
+    SECONDS_BETWEEN = 0.25
+
+    def __init__(self) -> None:
+        self._tasks: list[dict[str, Any]] = []
+        self._sent: list[float] = []
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def add_task(self, description: str, total: int, completed: int, note: str) -> TaskID:
+        number = len(self._tasks)
+        self._tasks.append(
+            {"task": number, "description": description, "total": total, "done": completed, "note": note}
+        )
+        self._sent.append(0.0)
+        self._send(number)
+        return TaskID(number)
+
+    def update(self, number: TaskID, advance: int, note: str) -> None:
+        task = self._tasks[number]
+        task.update(done=task["done"] + advance, note=note)
+        if task["done"] >= task["total"] or time.monotonic() - self._sent[number] >= self.SECONDS_BETWEEN:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        self._sent[number] = time.monotonic()
+        sys.stdout.write(f"{RECORD}{json.dumps(self._tasks[number])}\n")
+        sys.stdout.flush()
 
 
 class _RateColumn(ProgressColumn):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.vit import MLP
 from eyeswap.errors import SpecError, nearest
+from eyeswap.ops.conv_norm import conv_norm
 from eyeswap.ops.layers import DropPath, drop_path_rates, init_linear, init_state_matrix, init_step_bias
 from eyeswap.ops.selective_scan import selective_scan
 
@@ -125,8 +127,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, 3, H, W]`` to ``[B, C, H/4, W/4]``, sizes rounded up."""
-        embedded: Tensor = self.conv_down(x)
-        return embedded
+        layers: Any = self.conv_down
+        conv1, norm1, _, conv2, norm2, _ = layers
+        return conv_norm(conv_norm(x, conv1, norm1, "relu"), conv2, norm2, "relu")
 
 
 class Downsample(nn.Module):
@@ -138,8 +141,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[B, 2C, H/2, W/2]``, sizes rounded up."""
-        reduced: Tensor = self.reduction(x)
-        return reduced
+        conv: Any = self.reduction[0]
+        return conv_norm(x, conv, None)
 
 
 class Level(nn.Module):
@@ -189,14 +192,13 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
         self.norm1 = nn.BatchNorm2d(dim)
-        self.act = nn.GELU(approximate="tanh")
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[B, C, H, W]``."""
-        branch = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+        branch = conv_norm(conv_norm(x, self.conv1, self.norm1, "gelu-tanh"), self.conv2, self.norm2)
         mixed: Tensor = x + self.drop_path(branch)
         return mixed
 

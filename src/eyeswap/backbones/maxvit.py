@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from eyeswap.backbones.base import VisionBackbone
 from eyeswap.backbones.vit import MLP
 from eyeswap.errors import ShapeError, SpecError
+from eyeswap.ops.conv_norm import conv_norm
 
 
 class MaxViT(VisionBackbone):
@@ -99,9 +100,8 @@ class Stem(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Map ``[B, 3, H, W]`` to ``[B, C, H/2, W/2]``."""
-        features = self.conv1(pad_same(pixel_values, kernel=3))
-        mixed: Tensor = self.conv2(_gelu(self.norm1(features)))
-        return mixed
+        features = conv_norm(pad_same(pixel_values, kernel=3), self.conv1, self.norm1, "gelu-tanh")
+        return conv_norm(features, self.conv2, None)
 
 
 class Stage(nn.Module):
@@ -155,11 +155,11 @@ class MBConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[B, C_in, H, W]`` to ``[B, C, H/stride, W/stride]``."""
-        hidden = _gelu(self.norm1(self.conv1_1x1(self.pre_norm(features))))  # [B, 4C, H, W]
+        hidden = conv_norm(features, self.conv1_1x1, self.norm1, "gelu-tanh", before=self.pre_norm)  # [B, 4C, H, W]
         if self.stride > 1:
             hidden = pad_same(hidden, kernel=3)
-        hidden = self.se(_gelu(self.norm2(self.conv2_kxk(hidden))))
-        mapped: Tensor = self.shortcut(features) + self.conv3_1x1(hidden)
+        hidden = self.se(conv_norm(hidden, self.conv2_kxk, self.norm2, "gelu-tanh"))
+        mapped: Tensor = self.shortcut(features) + conv_norm(hidden, self.conv3_1x1, None)
         return mapped
 
 
@@ -266,10 +266,6 @@ def pad_same(features: Tensor, kernel: int) -> Tensor:
         total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(features, pads)
-
-
-def _gelu(features: Tensor) -> Tensor:
-    return F.gelu(features, approximate="tanh")
 
 
 def _initialise(network: nn.Module) -> None:

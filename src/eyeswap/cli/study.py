@@ -41,6 +41,16 @@ def run(
         Literal["here", "slurm"],
         typer.Option("--launcher", help="here: in this process or those of torchrun; slurm: as Slurm jobs."),
     ] = "here",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Processes that share the runs and cores of this machine; by default one per core if all runs train "
+            "digits-llm on the CPU, otherwise one.",
+        ),
+    ] = None,
     slurm_partition: Annotated[
         str | None, typer.Option(metavar="NAME", help="Partition to submit to; the cluster's default.", **_SLURM)
     ] = None,
@@ -72,12 +82,34 @@ def run(
         submit_study(study, file, runs, options, changes or ())
         return
     from eyeswap.cli.report import write_and_show
+    from eyeswap.planning.plan import plan_runs
+    from eyeswap.planning.tuning import with_tuned_arms
     from eyeswap.report import analyse
     from eyeswap.study.execute import run_study
+    from eyeswap.study.local_workers import default_workers, work_together
 
+    unfinished = [run for run in plan_runs(with_tuned_arms(study, runs), runs) if run.state() != "done"]
+    count = workers or default_workers(unfinished)
+    if unfinished and count > 1:
+        arguments = [str(file), "--runs", str(runs), *(f"--set={change}" for change in changes or ())]
+        work_together(arguments, count, progress_console())
     folder = run_study(study, file, runs, progress_console())
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process is enough
         write_and_show(analyse(folder), open_console())
+
+
+@app.command(hidden=True)
+def work(file: StudyFile, runs: RunsOption = Path("runs"), changes: Changes = None) -> None:
+    """Be one worker of `study run --workers`, which shows what this process sends; no report is written."""
+    from eyeswap.console import progress_console
+    from eyeswap.planning.spec import load_study
+    from eyeswap.progress import send_progress
+    from eyeswap.study.execute import run_study
+    from eyeswap.study.local_workers import end_with_standard_input
+
+    end_with_standard_input()
+    send_progress()
+    run_study(load_study(file, changes or ()), file, runs, progress_console())
 
 
 @app.command(epilog="Example: eyeswap study new mine.yaml digits-vit digits-vmamba")
