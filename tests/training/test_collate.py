@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_many_conversations_are_encoded_turn_by_turn(frame, prompt):
         assert row == Encoded(tuple(ids[:60]), tuple(labels[:60]))
     assert rows.lengths.tolist() == [len(row.input_ids) for row in rows]
     assert rows.num_targets.tolist() == [sum(label >= 0 for label in row.labels[1:]) for row in rows]
+
+
+def test_parts_that_processes_encode_join_to_the_whole(frame):
+    tokenizer, prompt = frame
+    whole = EncodedConversations.of(TALKS, prompt, tokenizer, 60)
+    for cuts in ((0, 1, 3), (0, 0, 2, 3, 3)):
+        parts = [
+            EncodedConversations.of(TALKS[first:stop], prompt, tokenizer, 60)
+            for first, stop in itertools.pairwise(cuts)
+        ]
+        joined = EncodedConversations.joined(parts)
+        assert list(joined) == list(whole)
+        assert joined.num_targets.tolist() == whole.num_targets.tolist()
+        assert joined.ids.dtype == whole.ids.dtype
 
 
 def test_a_batch_has_room_for_images_and_predicts_answers(frame):

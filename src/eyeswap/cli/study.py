@@ -104,12 +104,14 @@ def work(file: StudyFile, runs: RunsOption = Path("runs"), changes: Changes = No
     from eyeswap.console import progress_console
     from eyeswap.planning.spec import load_study
     from eyeswap.progress import send_progress
+
+    send_progress()
+    study = load_study(file, changes or ())
     from eyeswap.study.execute import run_study
     from eyeswap.study.local_workers import end_with_standard_input
 
     end_with_standard_input()
-    send_progress()
-    run_study(load_study(file, changes or ()), file, runs, progress_console())
+    run_study(study, file, runs, progress_console())
 
 
 @app.command(epilog="Example: eyeswap study new mine.yaml digits-vit digits-vmamba")

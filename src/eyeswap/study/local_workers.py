@@ -95,6 +95,8 @@ def _ended_with_this(workers: list[subprocess.Popen[str]]) -> Iterator[list[subp
                 worker.stdin.close()
         for worker in workers:
             worker.wait()
+            if worker.stdout is not None:
+                worker.stdout.close()
 
 
 class _Shown:

@@ -69,7 +69,7 @@ def train_run(
     source = live.of(model, data.root) if cache is None else CachedTokens(cache, model.connector.num_tokens)
     if cache is not None:
         cache.require([instruction.image for instruction in data.instructions if instruction.image is not None])
-    encoded = _encoded(run, data, loaded, model, board)
+    encoded = _encoded(run, data, loaded, model, board, ranks)
     unanswered = without_answer(data, encoded, recipe.max_text_tokens)
     if unanswered:
         counts = f"{len(unanswered):,} of {len(data.instructions):,} conversations contribute no loss"
@@ -147,21 +147,22 @@ def _first_day(study: StudyFolder) -> date:
 
 
 def _encoded(
-    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, board: Progress
+    run: PlannedRun, data: StudyData, loaded: LoadedBackbone, model: VisionLanguageModel, board: Progress, ranks: Ranks
 ) -> EncodedConversations:
-    """Return the tokenized conversations, which take minutes to make and are shared by runs with the same text."""
+    """Return the tokenized conversations, shared by runs with the same text; each process tokenizes a part of them."""
     recipe = run.recipe
     canvas = loaded.geometry.canonical() if recipe.trained_box_frame == "canvas" else None
     key = digest([canvas, recipe.llm])
     if key not in data.encoded:
         data.encoded.clear()
-        task = board.task(f"{run.arm}: tokenizing conversations", len(data.instructions))
+        count = len(data.instructions)
+        own = data.instructions[count * ranks.rank // ranks.size : count * (ranks.rank + 1) // ranks.size]
+        task = board.task(f"{run.arm}: tokenizing conversations", len(own))
         view = View.of(loaded.geometry, loaded.name, loaded.family)
         frames = recipe.file_box_frame, recipe.trained_box_frame
-        messages = list(messages_in_frame(data.instructions, data.root, *frames, view))
-        data.encoded[key] = EncodedConversations.of(
-            messages, model.prompt, model.tokenizer, recipe.max_text_tokens, task.advance
-        )
+        messages = list(messages_in_frame(own, data.root, *frames, view))
+        encoded = EncodedConversations.of(messages, model.prompt, model.tokenizer, recipe.max_text_tokens, task.advance)
+        data.encoded[key] = EncodedConversations.joined(ranks.gather(encoded))
     return data.encoded[key]
 
 

@@ -84,7 +84,20 @@ class EncodedConversations:
                 targets.append(np.repeat(answers, [len(piece) for piece in pieces])[: len(row)])
             advance(len(chunk))
         starts = np.array([0, *accumulate(map(len, ids))], dtype=np.int64)
-        return cls(np.concatenate(ids), np.concatenate(targets), starts)
+        empty = np.empty(0, dtype=np.int32)
+        return cls(np.concatenate([*ids, empty]), np.concatenate([*targets, empty.astype(np.bool_)]), starts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the conversations of several parts, one after the other."""
+        ends = accumulate((len(part.ids) for part in parts), initial=0)
+        starts = [part.starts[:-1] + end for part, end in zip(parts, ends, strict=False)]
+        total = np.array([sum(len(part.ids) for part in parts)], dtype=np.int64)
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.is_target for part in parts]),
+            np.concatenate([*starts, total]),
+        )
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:

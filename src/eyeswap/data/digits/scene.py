@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -82,10 +84,12 @@ class Scene:
 @lru_cache(maxsize=1)
 def scans() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return the handwritten scans ``[1797, 8, 8]`` scaled to 0..1, and their digits ``[1797]``."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return (bunch.images / 16.0).astype(np.float32), bunch.target.astype(np.int64)
+    # Not by sklearn.datasets.load_digits: importing it takes seconds in every process that draws.
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return (table[:, :-1].reshape(-1, 8, 8) / 16.0).astype(np.float32), table[:, -1].astype(np.int64)
 
 
 @lru_cache(maxsize=4)
