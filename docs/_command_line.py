@@ -28,7 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _commands(command: Any, name: str) -> list[tuple[str, Any]]:
     """Return a command and those below it, with their whole names."""
     below = getattr(command, "commands", {})
-    return [(name, command)] + [pair for key, inner in below.items() for pair in _commands(inner, f"{name} {key}")]
+    return [(name, command)] + [
+        pair for key, inner in below.items() if not inner.hidden for pair in _commands(inner, f"{name} {key}")
+    ]
 
 
 def _row(parameter: Any) -> str:

@@ -1,4 +1,4 @@
-"""Run small evaluations in processes that kill themselves: python killed_evaluations.py TINY_LLM FOLDER.
+"""Run small evaluations in processes that kill themselves, or wait: python killed_evaluations.py TINY_LLM FOLDER.
 
 Each evaluation is a fork of this process, so that torch is imported once. Prints how each process ended; what was
 asked is appended to ``asked.jsonl`` in the evaluation's folder.
@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -22,6 +23,20 @@ BATCH = 4  # most questions answered together; a batch of images has four times 
 
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def num_asked(run_dir: Path) -> int:
+    path = run_dir / "asked.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def wait_for_the_others(run_dir: Path) -> None:
+    """Wait until all batches of the evaluation are taken, as many as one process alone took."""
+    end = time.monotonic() + 60
+    while num_asked(run_dir) < num_asked(run_dir.with_name("whole")):
+        if time.monotonic() > end:
+            raise RuntimeError("the other process left batches to this one")
+        time.sleep(0.02)
 
 
 def log(run_dir: Path, part) -> None:
@@ -38,6 +53,8 @@ def evaluate(model, root: Path, run_dir: Path, moment: tuple[str, int] | None, w
 
     def logged_answer(generator, images, part):
         log(run_dir, part)
+        if what == "slow" and workers.rank == 1:
+            wait_for_the_others(run_dir)
         rows = answer(generator, images, part)
         seen["answer"] += 1
         if what == "answer" and seen["answer"] == number:
@@ -129,6 +146,7 @@ def main() -> None:
         "whole": in_turn("whole", (None, 1)),
         "killed": in_turn("killed", *((moment, 1) for moment in MOMENTS), (None, 1)),
         "two": in_turn("two", (None, 2)),
+        "slow": in_turn("slow", (("slow", 0), 2)),
         "two-then-one": in_turn("two-then-one", (("part renamed", 2), 2), (None, 1)),
         "one-then-three": in_turn("one-then-three", (("part half written", 4), 1), (None, 3)),
         "partial": in_turn("partial", (("part renamed", 4), 1)),

@@ -112,13 +112,16 @@ def cancelled(place: Workplace, runs: Path) -> Outcome:
 
 
 def time_limit(place: Workplace, runs: Path) -> Outcome:
-    """Let the time limit strike: the job must queue itself again, whatever it is at, and finish."""
-    jobs = place.start(runs, "--slurm-jobs", "1", "--slurm-hours", "0.0167", pause_s=6)
+    """Let the time limit strike in training: the job must queue itself again and go on where it was."""
+    jobs = place.start(runs, "--slurm-jobs", "1", pause_s=6)
+    step = wait_for_step(runs, 2)
+    slurm("scontrol", "update", f"jobid={jobs[0]}", "timelimit=1")  # minutes, which is less than the warning before it
     wait_for_restart(jobs)
     slurm("scontrol", "update", f"jobid={jobs[0]}", "timelimit=30")
-    step = steps_of(runs)
+    kept = steps_of(runs)
+    problem = "" if step <= kept and not_lost(runs) else f"step {kept} after {step}; {logs(runs)}"
     wait_for_end(jobs)
-    return f"queued itself again at step {step}", place.compare(runs)
+    return f"limit set at step {step}, queued itself again at step {kept}", problem or place.compare(runs)
 
 
 def preempted(place: Workplace, runs: Path) -> Outcome:
