@@ -43,21 +43,23 @@ def main() -> None:
     size = sum(parameter.numel() for parameter in llm.parameters())
     alone = [seconds(step) for _ in range(5)]
     print(f"{size / 1e9:.2f}B parameters, {torch.get_num_threads()} threads; a step: {median(alone):.2f} s", flush=True)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        with Checkpoints(Path(folder), "benchmark", Ranks(device=torch.device("cpu")), keep=1) as checkpoints:
-            for number in (1, 2):
-                stands = seconds(lambda number=number: checkpoints.save(llm, optimizer, number))
-                began, during = time.perf_counter(), []
-                while not checkpoints._writing.done():
-                    during.append(seconds(step))
-                took = time.perf_counter() - began
-                checkpoints.wait()
-                print(
-                    f"checkpoint {number} of {12 * size / 1e9:.1f} GB: training stands {stands:.2f} s = "
-                    f"{stands / median(alone):.2f} steps; written in {took:.0f} s, in which {len(during)} steps of "
-                    f"{median(during):.2f} s (longest {max(during):.2f} s) were taken",
-                    flush=True,
-                )
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as folder,
+        Checkpoints(Path(folder), "benchmark", Ranks(device=torch.device("cpu")), keep=1) as checkpoints,
+    ):
+        for number in (1, 2):
+            stands = seconds(lambda number=number: checkpoints.save(llm, optimizer, number))
+            began, during = time.perf_counter(), []
+            while not checkpoints._writing.done():
+                during.append(seconds(step))
+            took = time.perf_counter() - began
+            checkpoints.wait()
+            print(
+                f"checkpoint {number} of {12 * size / 1e9:.1f} GB: training stands {stands:.2f} s = "
+                f"{stands / median(alone):.2f} steps; written in {took:.0f} s, in which {len(during)} steps of "
+                f"{median(during):.2f} s (longest {max(during):.2f} s) were taken",
+                flush=True,
+            )
 
 
 def seconds(work: Callable[[], None]) -> float:

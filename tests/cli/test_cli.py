@@ -67,7 +67,7 @@ def test_a_failed_run_exits_with_1(study: Path, monkeypatch: pytest.MonkeyPatch)
         raise RunError("vit/seed-7: the loss is not finite at step 3; see train.jsonl")
 
     monkeypatch.setattr("eyeswap.study.execute.run_study", fail)
-    result = invoke("study", "run", study)
+    result = invoke("study", "run", study, "--workers", "1")
     assert result.exit_code == 1
     assert result.stderr == "error: vit/seed-7: the loss is not finite at step 3; see train.jsonl\n"
 
@@ -77,7 +77,7 @@ def test_an_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr("eyeswap.study.execute.run_study", interrupt)
-    result = invoke("study", "run", study)
+    result = invoke("study", "run", study, "--workers", "1")
     assert result.exit_code == 130
     assert result.stderr.strip() == "interrupted; run the same command again to resume"
 

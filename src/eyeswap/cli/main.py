@@ -43,6 +43,7 @@ _ORDER = (
     *("train", "eval", "score", "ask", "serve", "probe"),
     *("backbones", "check", "models", "data", "tokens", "pretrain", "profile", "doctor"),
 )
+_RESUMABLE = {"study", "train", "eval", "pretrain", "adapt", "tokens", "backbones", "data"}
 
 
 class _Commands(TyperGroup):
@@ -60,7 +61,8 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             is_termination = isinstance(stop, Terminated)
             reason = "ended by SIGTERM" if is_termination else "interrupted"
-            typer.echo(f"\n{reason}; run the same command again to resume", err=True)
+            remedy = "; run the same command again to resume" if ctx.invoked_subcommand in _RESUMABLE else ""
+            typer.echo(f"\n{reason}{remedy}", err=True)
             raise typer.Exit(TERMINATED if is_termination else INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
