@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from eyeswap.backbones.weights import load_backbone
 from eyeswap.errors import CheckpointError
+from eyeswap.vlm.connector import build_connector
 from eyeswap.vlm.model import VisionLanguageModel, load_llm
 
 
@@ -46,6 +48,17 @@ def test_a_saved_model_answers_as_before(tiny_vlm: VisionLanguageModel, tmp_path
     ids, visual = with_image(tiny_vlm, [0, 40, 41]), torch.randn(1, 5, 8)
     assert again.embed(ids, visual).equal(tiny_vlm.embed(ids, visual))
     assert again.prompt == tiny_vlm.prompt
+
+
+def test_a_saved_model_keeps_the_geometry_of_its_arm(tiny_vlm: VisionLanguageModel, tmp_path: Path):
+    loaded = load_backbone("digits-vmamba", geometry="corner-letterbox-128x208")
+    connector = build_connector("gelu-mlp", loaded.network.embed_dim, 32, seed=0)
+    VisionLanguageModel.from_parts(tiny_vlm.llm, tiny_vlm.tokenizer, connector, tiny_vlm.prompt, loaded).save(
+        tmp_path / "model"
+    )
+    again = VisionLanguageModel.load(tmp_path / "model")
+    assert again.backbone.geometry == loaded.geometry != load_backbone("digits-vmamba").geometry
+    assert again.backbone.token_grid == (8, 13)
 
 
 def test_a_missing_llm_is_one_line():

@@ -98,7 +98,7 @@ def run(
         write_and_show(analyse(folder), open_console())
 
 
-@app.command(hidden=True)
+@app.command(hidden=True, epilog="Example: eyeswap study work studies/quickstart.yaml")
 def work(file: StudyFile, runs: RunsOption = Path("runs"), changes: Changes = None) -> None:
     """Be one worker of `study run --workers`, which shows what this process sends; no report is written."""
     from eyeswap.console import progress_console

@@ -9,7 +9,6 @@ images are not shown as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -239,7 +238,7 @@ def evaluate_run(
     ]
     model = load_model(folder, settings, workers, trusts_code=trusts_code)
     frame = settings.box_frame or _box_frame(run, model)
-    loaded = replace(model.backbone, geometry=model.processor.image_geometry)
+    loaded = model.backbone
     if workers.is_first:
         _write_records(out, run, settings, frame, is_half=_is_half(settings, workers))
         _write_spec(out, run, settings, frame, asked, loaded.geometry)

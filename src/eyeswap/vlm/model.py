@@ -12,6 +12,7 @@ position of each visual token, and `VisionLanguageModel.embed` puts the visual t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -152,14 +153,15 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @property
     def backbone(self) -> LoadedBackbone:
-        """The frozen backbone, loaded at first use.
+        """The frozen backbone with the geometry of the model's images, loaded at first use.
 
         Raises:
             SpecError: if the model was made without one.
             CheckpointError: if its weights cannot be loaded, or are not those that the model was trained with.
         """
         if self._backbone is None:
-            self._backbone = load_frozen(self.config, self.name_or_path)
+            loaded = load_frozen(self.config, self.name_or_path)
+            self._backbone = dataclasses.replace(loaded, geometry=self.processor.image_geometry)
             self._backbone.network.train(self.training)  # a frozen network stays in eval mode
         return self._backbone
 
