@@ -60,6 +60,20 @@ def test_the_square_canvas_is_ahead_of_the_oblong_one_and_the_connector_undecide
     }
 
 
+@pytest.mark.parametrize("arm", results("stage")["arms"])
+def test_the_page_has_the_scores_of_stage(arm: str) -> None:
+    averages = results("stage")["arms"][arm]["averages"]
+    cells = [f"{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" for each in averages.values()][:2]
+    assert re.search(rf"^\| {arm} \| .* \| {re.escape(' | '.join(cells))} \|$", PAGE, re.M)
+
+
+def test_only_the_earlier_stage_is_decided_to_be_behind() -> None:
+    pairs = [each for each in results("stage")["comparisons"]["averages"] if each["decided"]]
+    assert {each["behind"] for each in pairs} == {"vmamba-stage-2"}
+    assert [each["where"] for each in pairs].count("localization") == 4
+    assert [each["where"] for each in pairs].count("vqa") == 3
+
+
 def test_the_page_claims_no_more_than_was_decided() -> None:
     pairs = results("matched")["comparisons"]["averages"]
     decided = {(pair["where"], pair["ahead"], pair["behind"]) for pair in pairs if pair["decided"]}
