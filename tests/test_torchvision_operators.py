@@ -70,7 +70,9 @@ def test_such_a_torchvision_breaks_transformers_and_timm_without_eyeswap(site: P
     [
         "import eyeswap\n",
         pytest.param("import transformers, eyeswap\n", marks=pytest.mark.extended),
-        "try:\n    import timm\nexcept RuntimeError:\n    import eyeswap\n",  # half imported before
+        pytest.param(  # half imported before
+            "try:\n    import timm\nexcept RuntimeError:\n    import eyeswap\n", marks=pytest.mark.extended
+        ),
     ],
     ids=["eyeswap", "transformers", "timm"],
 )

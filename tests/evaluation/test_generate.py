@@ -76,7 +76,7 @@ words = st.sampled_from(["How", "many", "digits", "are", "red", "left", "of", "b
 question = st.lists(words, min_size=1, max_size=40)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     images=st.lists(st.lists(question.map(" ".join), min_size=1, max_size=6), min_size=1, max_size=6),
     system=st.sampled_from(["", "A chat between a user and an assistant. "]),

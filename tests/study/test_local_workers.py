@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +20,18 @@ from eyeswap.study.local_workers import _Shown, default_workers, work_together
 from tiny_study import write_tiny_llm, write_tiny_study
 
 
-def test_two_workers_do_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.extended
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_do_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     file = write_tiny_study(tmp_path, write_tiny_llm(tmp_path / "llm"), train=8, val=6, benchmarks=("pope",))
     monkeypatch.chdir(tmp_path)
     stream = io.StringIO()
 
-    work_together([str(file), "--runs", "runs"], 2, Console(file=stream, width=200))
+    work_together([str(file), "--runs", "runs"], count, Console(file=stream, width=200))
 
     assert [run.state() for run in plan_runs(load_study(file), Path("runs"))] == ["done", "done"]
     lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("2 workers of ")
+    assert re.match(rf"{count} workers? of \d+ threads? \(--workers\)", lines[0])
     assert sum("training connector and LLM: 1/1" in line for line in lines) == 2
     assert not (tmp_path / "runs/tiny/report").exists()  # which the command writes
 

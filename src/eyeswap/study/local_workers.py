@@ -56,7 +56,8 @@ def work_together(arguments: Sequence[str], count: int, console: Console) -> Non
     threads = max(1, usable_cpus() // count)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "eyeswap.cli", "study", "work", *arguments]
-    console.print(f"{count} workers of {threads} thread{'s'[: threads > 1]} (--workers)", highlight=False)
+    plural, each = "s"[: count > 1], f"{threads} thread{'s'[: threads > 1]}"
+    console.print(f"{count} worker{plural} of {each} (--workers)", highlight=False)
     with progress(console) as board, _ended_with_this([]) as workers:
         shown = _Shown(board)
         for _ in range(count):
