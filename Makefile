@@ -59,8 +59,14 @@ findings: $(INSTALLED)  ## run the studies behind docs/findings.md again (an hou
 	  cp runs/$$name/report/report.md runs/$$name/report/results.csv runs/$$name/report/results.json results/miniature/$$name/ || exit 1; \
 	done
 
+# pip and mypy use one processor each: something else is done beside them.
 .PHONY: test
-test: $(INSTALLED_DEV) browser lint  ## run ruff, mypy and the tests
+test:  ## run ruff, mypy and the tests
+	@$(MAKE) --no-print-directory --jobs=2 $(INSTALLED_DEV) browser
+	@$(MAKE) --no-print-directory --jobs=2 lint pytest
+
+.PHONY: pytest
+pytest: $(INSTALLED_DEV)
 	@echo "==> pytest, $(JOBS) processes"
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
