@@ -84,7 +84,7 @@ class EncodedConversations:
                 targets.append(np.repeat(answers, [len(piece) for piece in pieces])[: len(row)])
             advance(len(chunk))
         starts = np.array([0, *accumulate(map(len, ids))], dtype=np.int64)
-        empty = np.empty(0, dtype=np.int32)
+        empty = np.empty(0, dtype=np.int32)  # so that a process without conversations has arrays too
         return cls(np.concatenate([*ids, empty]), np.concatenate([*targets, empty.astype(np.bool_)]), starts)
 
     @classmethod
