@@ -37,6 +37,7 @@ COSTLY = (
     r"profile",
     r"score .*--box-frame",  # needs answers with boxes, which the tiny LLM never gives
     r"probe",  # tests/probing
+    r"predictors",  # tests/results/test_predict.py
     r"check --connector",  # its own page's test
     r"study run .*seeds=\[7,8,9\]",  # three times the run that the others look at
     r"report (pooled|.*--margin)",  # one report is enough

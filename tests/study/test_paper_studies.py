@@ -13,6 +13,7 @@ import yaml
 
 from eyeswap.backbones import catalog
 from eyeswap.evaluation import BENCHMARKS
+from eyeswap.planning.footprint import backbone_footprint
 from eyeswap.planning.spec import Study, load_study
 from eyeswap.recipe import FolderData, Recipe
 from eyeswap.results.published import published_results
@@ -58,9 +59,7 @@ def family(label: str) -> str:
 def num_tokens(study: Study, arm: str) -> int:
     """Count the tokens of an arm of the catalog."""
     own = study.arms[arm]
-    entry = catalog.entry(own.backbone).wired(study.wiring_of(arm)).with_changes(tap=own.tap, geometry=own.geometry)
-    rows, columns = entry.measured().tokens
-    return rows * columns
+    return backbone_footprint(own.backbone, study.wiring_of(arm), own.tap, own.geometry).tokens
 
 
 def test_the_list_of_experiments_is_the_whole_registry() -> None:

@@ -40,10 +40,10 @@ _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for i
 _STUDIES, _MODELS, _PARTS = "Studies", "Single models", "Encoders, checkpoints, data and this machine"
 _ORDER = (
     *("study", "report", "audit", "collapse", "compare", "published", "export", "import"),
-    *("train", "eval", "score", "ask", "serve", "probe"),
+    *("train", "eval", "score", "ask", "serve", "probe", "predictors"),
     *("backbones", "check", "models", "data", "tokens", "pretrain", "profile", "doctor"),
 )
-_RESUMABLE = {"study", "train", "eval", "pretrain", "adapt", "tokens", "backbones", "data"}
+_RESUMABLE = {"study", "train", "eval", "predictors", "pretrain", "adapt", "tokens", "backbones", "data"}
 
 
 class _Commands(TyperGroup):
@@ -181,6 +181,7 @@ app.command("score", rich_help_panel=_MODELS, epilog=eval.SCORE_EXAMPLE)(eval.sc
 app.command("ask", rich_help_panel=_MODELS, epilog=ask.EXAMPLE)(ask.ask)
 app.command("serve", rich_help_panel=_MODELS, epilog=ask.SERVE_EXAMPLE)(ask.serve)
 app.command("probe", rich_help_panel=_MODELS, epilog=probe.EXAMPLE)(probe.probe)
+app.command("predictors", rich_help_panel=_MODELS, epilog=probe.PREDICTORS_EXAMPLE)(probe.predictors)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=_PARTS)
 app.command("check", rich_help_panel=_PARTS, epilog=backbones.CHECK_EXAMPLE)(backbones.check)
 app.add_typer(models.app, name="models", rich_help_panel=_PARTS)

@@ -1,8 +1,9 @@
-"""`eyeswap probe TARGETS...`: what visual tokens, connector and LLM know, and where along the way it is lost."""
+"""`eyeswap probe`: what visual tokens, connector and LLM know; `eyeswap predictors`: which of it predicts scores."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from eyeswap.probing.labelled import LabelledImages
     from eyeswap.probing.probe import ProbeResult
     from eyeswap.progress import Progress
+    from eyeswap.results.encoders import Found
+    from eyeswap.results.predict import Prediction
 
 EXAMPLE = "Example: eyeswap probe runs/quickstart/vmamba/seed-7 digits-vit --count 400"
+PREDICTORS_EXAMPLE = "Example: eyeswap predictors studies/miniature/*.yaml --results results/miniature"
+_AVERAGES = {"vqa": "VQA", "localization": "Localization"}
+_MOST_ROWS = 8  # of an average in the terminal
 
 
 def probe(
@@ -132,3 +138,94 @@ def _show(result: ProbeResult, console: Console) -> None:
         )
     aligned = "" if result.word_alignment is None else f"; largest cosine with a word {result.word_alignment:.2f}"
     console.print(f"correspondence with another view {100 * result.correspondence:.1f}%{aligned}", highlight=False)
+
+
+def predictors(
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDIES...", help="Study files with finished arms.")],
+    results: Annotated[
+        Path, typer.Option("--results", metavar="FOLDER", help="Folder of the studies' runs or exported results.")
+    ] = Path("runs"),
+    data: Annotated[
+        str, typer.Option("--data", help="digits (the miniature's scenes), or a COCO instances file.")
+    ] = "digits",
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="FOLDER", help="Folder of the images of a COCO file.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=20, help="Most images to use.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of images, questions, folds and readouts.")] = 0,
+    probes: Annotated[
+        Path, typer.Option("--probes", metavar="FOLDER", help="Folder of the encoders' probes; those there are used.")
+    ] = Path("probes"),
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results.")] = Path("predictors"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Find out which number about an encoder, known before any training, predicts what a VLM scores with it.
+
+    Every distinct encoder of the studies' finished arms is probed (see `eyeswap probe`), a minute or two each; then
+    accuracy, size, readouts, token statistics and correspondence are compared with the scores, over encoders and on
+    families left out. Run again, it goes on where it was. Writes predictors.json, encoders.csv and predictors.png.
+    """
+    from eyeswap.console import open_console
+    from eyeswap.errors import DataError
+    from eyeswap.planning.spec import load_study
+    from eyeswap.probing.labelled import load_images
+    from eyeswap.processes import best_device
+    from eyeswap.progress import progress
+    from eyeswap.report.figures.predict import draw
+    from eyeswap.results.encoders import find_encoders, probe_encoders
+    from eyeswap.results.predict import known_before, predict, write_predictions
+
+    found = find_encoders([load_study(path) for path in studies], results)
+    if not found.encoders:
+        raise DataError("no arm is finished: run the studies first")
+    labelled = load_images(data, images, count, seed)
+    with progress() as board:
+        probed = probe_encoders(found.encoders, labelled, probes, board, device=best_device(), seed=seed)
+    known = [known_before(encoder, probe) for encoder, probe in zip(found.encoders, probed, strict=True)]
+    predictions = predict(found.encoders, known, seed)
+    settings = {"source": labelled.source, "num_images": len(labelled.images), "seed": seed}
+    content = write_predictions(found, known, predictions, settings, out)
+    draw(predictions, len(known), out / "predictors.png")
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    _show_predictions(found, predictions, console)
+    console.print(f"written to {out}: predictors.json, encoders.csv, predictors.png", highlight=False)
+
+
+def _show_predictions(found: Found, predictions: Sequence[Prediction], console: Console) -> None:
+    from rich.table import Table
+
+    families = sorted({encoder.family for encoder in found.encoders})
+    for average, title in _AVERAGES.items():
+        rows = [one for one in predictions if one.average == average and one.correlation.value is not None]
+        if not rows:
+            continue
+        table = Table(
+            box=None, title=f"{title}: rank correlation over {len(found.encoders)} encoders", title_justify="left"
+        )
+        for name in ("predictor", "n", "correlation", "p (Holm)", "error", "of the mean", "more than accuracy"):
+            table.add_column(name, justify="left" if name == "predictor" else "right")
+        for one in rows[:_MOST_ROWS]:
+            table.add_row(one.predictor, str(one.correlation.n), *_cells(one))
+        console.print(table)
+    console.print(
+        "error: points, of a line fitted without the family that it predicts; beside it that of the other families' "
+        f"mean. {len(families)} families: {', '.join(families)}; encoders of one family share most of their weights.",
+        highlight=False,
+    )
+    for name, reason in found.left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False)
+
+
+def _cells(one: Prediction) -> list[str]:
+    found = one.correlation
+    low, high = found.low, found.high
+    between = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
+    return [
+        f"{found.value:+.2f}{between}",
+        "-" if one.p is None else f"{one.p:.3f}",
+        *("-" if error is None else f"{error:.1f}" for error in (one.error, one.plain_error)),
+        "-" if one.lead is None else f"{one.lead.value:+.2f} [{one.lead.low:+.2f}, {one.lead.high:+.2f}]",
+    ]
