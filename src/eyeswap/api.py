@@ -89,7 +89,7 @@ def evaluate(
         out: output folder; by default in the run's folder.
         batch: batch size; does not change any answer.
         quiet: whether to hide progress.
-        trust_remote_code: whether the code of the model's custom connector may run.
+        trust_remote_code: whether the code of the model's custom encoder and connector may run.
         **settings: ``split``, ``mode``, ``box_frame``, ``precision`` and ``images``, see `study.evaluate.Settings`.
 
     Returns:
@@ -160,7 +160,7 @@ def load_vlm(run: StrPath, *, device: str | None = None, **kwargs: Any) -> Visio
         run: folder of a run, or of a saved VLM.
         device: such as ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
         **kwargs: arguments of transformers' ``from_pretrained``, such as ``dtype``; ``trust_remote_code`` lets the code
-            of the model's custom connector run.
+            of the model's custom encoder and connector run.
 
     Raises:
         SpecError: if there is no such device.

@@ -1,4 +1,4 @@
-"""Every command that opens a model runs the code of its custom connector only with --trust-code."""
+"""Every command that opens a model runs the code of its custom encoder or connector only with --trust-code."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ from written_runs import TRUE, write_run
 CODE = (
     "import torch\n\ndef build(vision_width, llm_width, grid):\n    return torch.nn.Linear(vision_width, llm_width)\n"
 )
+ENCODER = """from pathlib import Path
+from eyeswap.backbones import catalog
+
+def build():
+    Path(__file__).with_name("ran").touch()
+    entry = catalog.entry("digits-vit")
+    return entry.build(), entry.geometry
+"""
 REFUSED = "its connector is code of its own, my_connector.py"
 
 
@@ -56,8 +64,27 @@ def test_ask_and_probe_refuse_untrusted_code(model: Path, tmp_path: Path) -> Non
     assert invoke("ask", *commands["ask"], "--trust-code", "--json").exit_code == 0
 
 
+def test_an_encoder_of_ones_own_is_not_run_untrusted(tiny_llm: Path, tmp_path: Path) -> None:
+    encoder = tmp_path / "my_encoder.py"
+    encoder.write_text(ENCODER, encoding="utf-8")
+    llm, tokenizer, prompt = load_llm(tiny_llm)
+    connector = build_connector("gelu-mlp", 128, llm.config.hidden_size, 1)
+    backbone = load_backbone(f"{encoder}:build")
+    VisionLanguageModel.from_parts(llm, tokenizer, connector, prompt, backbone).save(tmp_path / "vlm")
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    ran = tmp_path / "ran"
+    ran.unlink()
+    words = ["ask", tmp_path / "vlm", tmp_path / "image.png", "What is this?"]
+    result = invoke(*words)
+    assert result.exit_code == 2, result.output
+    assert f"its backbone is code of its own, {encoder}" in result.stderr
+    assert not ran.exists()
+    assert invoke(*words, "--trust-code").exit_code == 0
+    assert ran.exists()
+
+
 def test_every_command_that_opens_models_has_the_option() -> None:
-    for name in ("ask", "serve", "eval", "probe", "collapse"):
+    for name in ("ask", "serve", "eval", "probe", "collapse", "report"):
         assert "--trust-code" in invoke(name, "--help").stdout, name
 
 

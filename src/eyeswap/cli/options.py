@@ -23,4 +23,4 @@ TextOption = Annotated[
     float | None,
     typer.Option("--text-tokens", metavar="N", help="Mean text tokens per conversation; 300 by default for real data."),
 ]
-TrustOption = Annotated[bool, typer.Option("--trust-code", help="Run the code of the model's custom connector.")]
+TrustOption = Annotated[bool, typer.Option("--trust-code", help="Run the model's own code, of encoder and connector.")]

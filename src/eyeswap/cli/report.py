@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eyeswap.cli.options import JsonOption, RunsOption
+from eyeswap.cli.options import JsonOption, RunsOption, TrustOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,7 @@ def report(
             help="Show where in the image each answer comes from, with the trained models; by default if small.",
         ),
     ] = None,
+    trust_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that the page says as JSON.")] = False,
 ) -> None:
     """Write the report of a study and print its verdict and tables.
@@ -47,21 +48,23 @@ def report(
 
     analysis = analyse(study_dir, margin)
     if as_json:
-        typer.echo(_write(analysis, looks)["results.json"].read_text(encoding="utf-8"))
+        typer.echo(_write(analysis, looks, trusts_code=trust_code)["results.json"].read_text(encoding="utf-8"))
         return
-    write_and_show(analysis, open_console(), looks)
+    write_and_show(analysis, open_console(), looks, trusts_code=trust_code)
 
 
-def write_and_show(analysis: Analysis, console: Console, looks: bool | None = None) -> None:
+def write_and_show(
+    analysis: Analysis, console: Console, looks: bool | None = None, *, trusts_code: bool = False
+) -> None:
     """Write the report of a study, and print its verdict, its tables and the path of its page."""
     from eyeswap.report import terminal_report
 
-    pages = _write(analysis, looks)
+    pages = _write(analysis, looks, trusts_code=trusts_code)
     console.print(terminal_report(analysis))
     console.print(f"report: {pages['report.html']}", soft_wrap=True, highlight=False)
 
 
-def _write(analysis: Analysis, looks: bool | None) -> dict[str, Path]:
+def _write(analysis: Analysis, looks: bool | None, *, trusts_code: bool) -> dict[str, Path]:
     from eyeswap.console import progress_console
     from eyeswap.progress import progress
     from eyeswap.report import write_report
@@ -70,7 +73,7 @@ def _write(analysis: Analysis, looks: bool | None) -> dict[str, Path]:
     if not (are_small(analysis.results) if looks is None else looks):
         return write_report(analysis)
     with progress(progress_console()) as board:
-        found, problems = look_at_examples(analysis.results, board)
+        found, problems = look_at_examples(analysis.results, board, trusts_code=trusts_code)
     for problem in problems:
         typer.echo(problem, err=True)
     return write_report(analysis, found)

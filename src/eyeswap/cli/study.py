@@ -95,7 +95,7 @@ def run(
         work_together(arguments, count, progress_console())
     folder = run_study(study, file, runs, progress_console())
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process is enough
-        write_and_show(analyse(folder), open_console())
+        write_and_show(analyse(folder), open_console(), trusts_code=True)  # the study names the code
 
 
 @app.command(hidden=True, epilog="Example: eyeswap study work studies/quickstart.yaml")

@@ -38,7 +38,7 @@ class EyeswapVLM(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         device: device of the VLM; by default the first GPU, or the CPU.
         batch_size: largest number of questions answered together.
         several_images: whether to ``refuse`` a question about several images, or answer about the ``first``.
-        trust_code: whether the code of the VLM's custom connector may run.
+        trust_code: whether the code of the VLM's custom encoder and connector may run.
         **others: passed by lmms-eval to every model; ``max_batch_size`` is not used.
 
     Raises:

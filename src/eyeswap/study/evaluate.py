@@ -217,7 +217,7 @@ def evaluate_run(
         out: output folder; by default in the run's folder.
         batch: batch size.
         workers: the processes that share the work.
-        trusts_code: whether the code of a custom connector may run, or the sha256 of the file that may.
+        trusts_code: whether the code of a custom encoder or connector may run, or the sha256 of the connector that may.
 
     Returns:
         The output folder, with ``scores.json``.

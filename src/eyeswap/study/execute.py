@@ -39,6 +39,7 @@ from eyeswap.study.study_data import StudyData, cached_tokens, prepare_data
 from eyeswap.study.train_run import train_run
 from eyeswap.study.tune import tuned
 from eyeswap.tokens.cache import token_folder
+from eyeswap.vlm.frozen import load_frozen
 
 
 def run_study(study: Study, study_file: Path, runs_dir: Path, console: Console) -> Path:
@@ -166,7 +167,8 @@ class Executor:
         own = ConnectorName.parse(run.study.connector_of(run.arm)).own
         model = load_model(run.files.model, settings, self.ranks, trusts_code=False if own is None else own.sha256)
         if run.recipe.tuned is not None:
-            loaded = dataclasses.replace(model.backbone, geometry=loaded.geometry)
+            tuned = load_frozen(model.config, str(run.files.model), trusts_code=True)  # the study names its file
+            loaded = dataclasses.replace(tuned, geometry=loaded.geometry)
         task = self.board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in data.asked))
         ask_and_score(
             model, loaded, data.asked, run.folder, settings, task, workers=self.ranks, cache=cache, renew=True

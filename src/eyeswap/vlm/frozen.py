@@ -17,24 +17,32 @@ from eyeswap.backbones.base import encode as encode_images
 from eyeswap.backbones.weights import LoadedBackbone, load_backbone
 from eyeswap.errors import CheckpointError, SpecError
 from eyeswap.files import write_safetensors
+from eyeswap.own_code import OwnFunction
 from eyeswap.vlm.configuration import VisionLanguageConfig
 
 BACKBONE_FILE = "backbone.safetensors"
 
 
-def load_frozen(config: VisionLanguageConfig, folder: str) -> LoadedBackbone:
+def load_frozen(config: VisionLanguageConfig, folder: str, *, trusts_code: bool) -> LoadedBackbone:
     """Load the backbone that a config names.
 
     Args:
         config: the config of the VLM.
         folder: where the VLM was loaded from, a folder or a repository of the Hub; may contain the backbone's weights.
+        trusts_code: whether the Python file of an encoder of one's own may run; a config can name any file.
 
     Raises:
-        SpecError: if the VLM was made without one.
+        SpecError: if the VLM was made without one, or its code is not trusted.
         CheckpointError: if its weights cannot be loaded, or are not those that the VLM was trained with.
     """
     if not config.backbone:
         raise SpecError("this VLM was made without a backbone: pass visual_tokens instead of pixels")
+    own = OwnFunction.parse(config.backbone)
+    if own is not None and not trusts_code:
+        raise SpecError(
+            f"{folder}: its backbone is code of its own, {own.file}; read it, and if you trust it load with "
+            "--trust-code (in Python trust_remote_code=True)"
+        )
     if config.backbone_file is not None:
         try:
             file = Path(cached_file(folder, config.backbone_file))

@@ -79,6 +79,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     def __init__(self, config: VisionLanguageConfig, connector: Connector | None = None) -> None:
         super().__init__(config)
         self._backbone: LoadedBackbone | None = None
+        self._trusts_code = False  # of an encoder of one's own
         self._processor: VisionLanguageProcessor | None = None
         self.connector = (
             connector
@@ -156,11 +157,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         """The frozen backbone with the geometry of the model's images, loaded at first use.
 
         Raises:
-            SpecError: if the model was made without one.
+            SpecError: if the model was made without one, or it is code that is not trusted.
             CheckpointError: if its weights cannot be loaded, or are not those that the model was trained with.
         """
         if self._backbone is None:
-            loaded = load_frozen(self.config, self.name_or_path)
+            loaded = load_frozen(self.config, self.name_or_path, trusts_code=self._trusts_code)
             self._backbone = dataclasses.replace(loaded, geometry=self.processor.image_geometry)
             self._backbone.network.train(self.training)  # a frozen network stays in eval mode
         return self._backbone
@@ -343,7 +344,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
         Raises:
             CheckpointError: if it is missing or damaged, or its weights do not match its config.
-            SpecError: if its connector is custom code and ``trust_remote_code`` is not set.
+            SpecError: if its connector is custom code and ``trust_remote_code`` is not set. A backbone of custom code is
+                refused when it is first used.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         name = find_model(name)
@@ -354,7 +356,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             if kind != VisionLanguageConfig.model_type:
                 raise ValueError(f"its config.json describes a {kind} model, not an eyeswap VLM")
             config = VisionLanguageConfig.from_pretrained(name)
-        ready = load_code(config, name, kwargs.pop("trust_remote_code", False))
+        trusts = kwargs.pop("trust_remote_code", False)
+        ready = load_code(config, name, trusts)
         with one_line_errors(name), _being_loaded(ready):
             model, info = super().from_pretrained(name, *args, **kwargs)
         for kind in ("missing", "unexpected", "mismatched"):
@@ -362,6 +365,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             if keys:
                 more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
                 raise CheckpointError(f"{name}: {kind} weights {keys[0]}{more}")
+        model._trusts_code = trusts is True
         # Folders of earlier versions do not say so: the image token stands for an image and is never generated.
         model.generation_config.suppress_tokens = [model.config.image_token_id]
         return (model, info) if wants_info else model

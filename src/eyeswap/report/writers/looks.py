@@ -36,7 +36,7 @@ def are_small(results: StudyResults) -> bool:
     return bool(folders) and all(0 < size < SMALL_BYTES for size in sizes)
 
 
-def look_at_examples(results: StudyResults, board: Progress) -> tuple[Looks, list[str]]:
+def look_at_examples(results: StudyResults, board: Progress, *, trusts_code: bool = False) -> tuple[Looks, list[str]]:
     """Return where in the image each answer of the page's examples comes from, and why some arms have none.
 
     What was looked up is kept in the study's folder, so that only new runs and new examples cost time again.
@@ -44,6 +44,7 @@ def look_at_examples(results: StudyResults, board: Progress) -> tuple[Looks, lis
     Args:
         results: the arms, whose first runs are looked at.
         board: shows progress.
+        trusts_code: whether the code of encoders and connectors of one's own may run.
     """
     chosen, file = choose_examples(results), StudyFolder(results.folder).looks
     keys = {arm.name: _key(arm, chosen) for arm in results.finished_arms}
@@ -54,7 +55,7 @@ def look_at_examples(results: StudyResults, board: Progress) -> tuple[Looks, lis
         task = board.task("looking where answers come from", len(missing) * len(chosen))
         for arm in missing:
             try:
-                kept[keys[arm.name]] = _of_arm(results, arm, chosen, task.advance)
+                kept[keys[arm.name]] = _of_arm(results, arm, chosen, task.advance, trusts_code=trusts_code)
             except EyeswapError as error:
                 problems.append(f"{arm.name}: not shown where its answers come from: {error}")
         write_json(file, {key: looks for key, looks in kept.items() if key in keys.values()})
@@ -85,11 +86,16 @@ def _read(file: Path, num_examples: int) -> dict[str, list[dict[str, Any] | None
 
 
 def _of_arm(
-    results: StudyResults, arm: Arm, chosen: list[tuple[int, int]], advance: Callable[[int], None]
+    results: StudyResults,
+    arm: Arm,
+    chosen: list[tuple[int, int]],
+    advance: Callable[[int], None],
+    *,
+    trusts_code: bool,
 ) -> list[dict[str, Any] | None]:
     from eyeswap.probing.looks import look
 
-    model = load_model(arm.runs[0].files.model)
+    model = load_model(arm.runs[0].files.model, trusts_code=trusts_code)
     looks = []
     for position, row in chosen:
         table = arm.runs[0].predictions[position].table
@@ -100,19 +106,20 @@ def _of_arm(
     return looks
 
 
-def load_model(folder: Path) -> VisionLanguageModel:
+def load_model(folder: Path, *, trusts_code: bool = False) -> VisionLanguageModel:
     """Load a trained VLM on a GPU, if there is one.
 
     Raises:
         RunError: if it is not there.
         CheckpointError: if one of its files does not fit.
+        SpecError: if it has code that is not trusted.
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not there; an imported study has no models")
     from eyeswap.processes import find_device
     from eyeswap.vlm.model import VisionLanguageModel
 
-    model: VisionLanguageModel = VisionLanguageModel.load(folder)
+    model: VisionLanguageModel = VisionLanguageModel.load(folder, trust_remote_code=trusts_code)
     model.to(find_device(""))
     return model
 
