@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eyeswap.results.predict import Prediction
 
 EXAMPLE = "Example: eyeswap probe runs/quickstart/vmamba/seed-7 digits-vit --count 400"
-PREDICTORS_EXAMPLE = "Example: eyeswap predictors studies/miniature/*.yaml --results results/miniature"
+PREDICTORS_EXAMPLE = "Example: eyeswap predictors studies/miniature/matched.yaml --results results/miniature"
 _AVERAGES = {"vqa": "VQA", "localization": "Localization"}
 _MOST_ROWS = 8  # of an average in the terminal
 

@@ -344,8 +344,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
         Raises:
             CheckpointError: if it is missing or damaged, or its weights do not match its config.
-            SpecError: if its connector is custom code and ``trust_remote_code`` is not set. A backbone of custom code is
-                refused when it is first used.
+            SpecError: if its connector is custom code and ``trust_remote_code`` is not set. A backbone of custom code
+                is refused when it is first used.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         name = find_model(name)
