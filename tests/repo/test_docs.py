@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from shipped_studies import load_shipped
 from typer.testing import CliRunner
 
 from eyeswap.backbones import catalog
@@ -144,14 +145,7 @@ def test_quick_commands_run(arguments: list[str], monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("path", STUDIES, ids=relative)
 def test_every_shipped_study_loads_and_says_what_it_asks(path: Path, tmp_path: Path) -> None:
-    copy = tmp_path / path.name
-    copy.write_bytes(path.read_bytes())
-    for weights in re.findall(
-        r"weights: ([\w./-]+)", path.read_text(encoding="utf-8")
-    ):  # commands in its header make them
-        (copy.parent / weights).parent.mkdir(exist_ok=True)
-        (copy.parent / weights).touch()
-    assert load_study(copy).question
+    assert load_shipped(path, tmp_path).question
     header = path.read_text(encoding="utf-8").split("\n\n")[0]
     for word in ("Question", "Command", "Time", "Expect"):
         assert re.search(rf"^# {word}\b", header, re.MULTILINE), f"{relative(path)}: header names no {word}"

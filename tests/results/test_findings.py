@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped_studies import load_shipped
 
 from eyeswap.planning.spec import SeedSd, load_study
 
@@ -31,8 +32,8 @@ def cells(name: str, arm: str) -> str:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_results_are_of_the_study_in_the_repository(name: str) -> None:
-    study = load_study(ROOT / f"studies/miniature/{name}.yaml")
+def test_results_are_of_the_study_in_the_repository(name: str, tmp_path: Path) -> None:
+    study = load_shipped(ROOT / f"studies/miniature/{name}.yaml", tmp_path)
     content = results(name)
     assert content["question"] == study.question
     assert list(content["arms"]) == list(study.arms)
