@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import typer
-from shipped_studies import load_shipped
 from typer.testing import CliRunner
 
 from eyeswap.backbones import catalog
 from eyeswap.cli.main import app
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.planning.spec import load_study
+from shipped_studies import load_shipped
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

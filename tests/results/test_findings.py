@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shipped_studies import load_shipped
 
 from eyeswap.planning.spec import SeedSd, load_study
+from shipped_studies import load_shipped
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.name for path in (ROOT / "results" / "miniature").iterdir())
