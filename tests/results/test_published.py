@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from eyeswap.backbones import catalog
+from eyeswap.planning.plan import plan_runs
+from eyeswap.planning.spec import load_study
 from eyeswap.results.published import (
+    official_entry,
     published_for,
     published_for_arm,
     published_profile,
     published_results,
     within,
 )
+from eyeswap.runs.record import BackboneRecord
+from planned_runs import record_of
 
 VMAMBA_DET = "vmamba-tiny-s1l8-maskrcnn-1x"
 
@@ -25,6 +31,27 @@ FIGURE_1 = [
     52.25, 61.92, 60.78, 52.72, 61.34, 60.42, 51.65, 61.00, 58.33, 61.81,
     60.03, 60.76, 60.48, 55.65, 57.07,
 ]  # fmt: skip
+
+
+def test_weights_of_ones_own_are_not_what_the_catalog_speaks_of(tmp_path: Path) -> None:
+    planned, own = tmp_path / "planned.yaml", tmp_path / "own.safetensors"
+    own.write_bytes(b"adapted to detection")
+    planned.write_text(
+        """question: Which?
+recipe: {data: digits, llm: digits-llm}
+arms: {shipped: digits-vit, adapted: {backbone: digits-vit, weights: own.safetensors}}
+benchmarks: [pope]
+""",
+        encoding="utf-8",
+    )
+    runs = {run.arm: record_of(run) for run in plan_runs(load_study(planned), tmp_path / "runs")}
+    shipped, adapted = (
+        record.model_copy(update={"backbone": record.backbone.model_copy(update={"name": "digits-vit"})})
+        for record in (runs["shipped"], runs["adapted"])
+    )
+    assert official_entry(shipped) is catalog.entry("digits-vit")
+    assert official_entry(adapted) is None
+    assert official_entry(shipped.model_copy(update={"backbone": BackboneRecord(name="my.py:build")})) is None
 
 
 def test_all_thirty_points_of_the_figure_are_here() -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
 from eyeswap.files import parse_json
+from eyeswap.runs.record import RunRecord
 from eyeswap.vlm.released.catalog import released_models
 
 Status = Literal["ok", "collapsed", "stabilized"]
@@ -188,6 +189,15 @@ def published_for_arm(arm: Mapping[str, Any], recipe: Mapping[str, Any] | None =
 def within(interval: tuple[float, float], value: float, precision: float = 0.0) -> bool:
     """Return whether a published value lies in one of our intervals, given the precision of the published value."""
     return interval[0] - precision <= value <= interval[1] + precision
+
+
+def official_entry(record: RunRecord) -> BackboneEntry | None:
+    """Return the catalog entry whose weights a run used; None outside the catalog.
+
+    None too where the arm names a file of weights: it may be a copy of the official one, but nothing tells.
+    """
+    known = record.backbone.name is not None and record.backbone_file is None
+    return catalog.find(str(record.backbone.name)) if known else None
 
 
 def published_accuracy(backbone: str) -> tuple[str, float] | None:

@@ -13,7 +13,7 @@ from typing import Any
 from eyeswap.evaluation import BENCHMARKS
 from eyeswap.report.analysis.study import Arm, StudyResults
 from eyeswap.results.averages import average, members
-from eyeswap.results.published import PublishedResult, published_for_arm, published_results, within
+from eyeswap.results.published import PublishedResult, official_entry, published_for_arm, published_results, within
 
 LANGUAGE_MODEL = "vicuna-7b-v1.5"
 
@@ -55,7 +55,8 @@ def compare_with_published(results: StudyResults) -> list[PublishedComparison]:
     recipe = results.study.get("recipe", {})
     comparisons = []
     for arm in results.finished_arms:
-        result = published_for_arm(_declared(results, arm), recipe)
+        is_official = official_entry(arm.runs[0].record) is not None
+        result = published_for_arm(_declared(results, arm), recipe) if is_official else None
         if result is None:
             continue
         for group, positions in members([predictions.group for predictions in arm.predictions]).items():

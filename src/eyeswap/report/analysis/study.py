@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eyeswap.backbones import catalog
 from eyeswap.errors import DataError
 from eyeswap.files import read_json
+from eyeswap.results.published import official_entry
 from eyeswap.results.run import Run
 from eyeswap.results.scores import BenchmarkScore, Predictions, Score, Scores, check_paired, pool_seeds, summarize
 from eyeswap.runs.folder import StudyFolder
@@ -67,8 +67,8 @@ class Arm:
 
     @cached_property
     def objective(self) -> str:
-        """The backbone's pretraining objective according to the catalog; ``other`` for custom backbones."""
-        entry = None if self.backbone.name is None else catalog.find(self.backbone.name)
+        """The backbone's pretraining objective; ``other`` for backbones and weights that the catalog does not have."""
+        entry = official_entry(self.runs[0].record)
         return "other" if entry is None else entry.objective
 
     @property
