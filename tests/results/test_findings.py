@@ -72,6 +72,22 @@ def test_the_page_has_the_scores_of_stage(arm: str) -> None:
     assert re.search(rf"^\| {arm} \| .* \| {re.escape(cells('stage', arm))} \|$", PAGE, re.M)
 
 
+@pytest.mark.parametrize("arm", results("dense")["arms"])
+def test_the_page_has_the_scores_of_dense(arm: str) -> None:
+    assert re.search(rf"^\| {arm} \| .* \| {re.escape(cells('dense', arm))} \|$", PAGE, re.M)
+
+
+def test_dense_objectives_are_decided_to_locate_better_in_both_families() -> None:
+    pairs = [each for each in results("dense")["comparisons"]["averages"] if each["decided"]]
+    ahead = {(each["ahead"], each["behind"]): each for each in pairs if each["where"] == "localization"}
+    for family in ("vmamba", "vit"):
+        for objective in ("detection", "segmentation"):
+            each = ahead[f"{family}-{objective}", f"{family}-classification"]
+            assert f"+{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" in PAGE
+    assert all(each["behind"].endswith("-classification") for each in pairs)
+    assert "vqa" not in {each["where"] for each in pairs}
+
+
 def test_only_the_earlier_stage_is_decided_to_be_behind() -> None:
     pairs = [each for each in results("stage")["comparisons"]["averages"] if each["decided"]]
     assert {each["behind"] for each in pairs} == {"vmamba-stage-2"}
