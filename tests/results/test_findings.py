@@ -72,9 +72,15 @@ def test_the_page_has_the_scores_of_stage(arm: str) -> None:
     assert re.search(rf"^\| {arm} \| .* \| {re.escape(cells('stage', arm))} \|$", PAGE, re.M)
 
 
-@pytest.mark.parametrize("arm", results("dense")["arms"])
-def test_the_page_has_the_scores_of_dense(arm: str) -> None:
-    assert re.search(rf"^\| {arm} \| .* \| {re.escape(cells('dense', arm))} \|$", PAGE, re.M)
+@pytest.mark.parametrize(
+    ("study", "arm"), [(study, arm) for study in ("dense", "as-published") for arm in results(study)["arms"]]
+)
+def test_the_page_has_the_scores_of_dense_and_as_published(study: str, arm: str) -> None:
+    assert re.search(rf"^\| {arm} \| .* \| {re.escape(cells(study, arm))} \|$", PAGE, re.M)
+
+
+def test_nothing_is_decided_of_published_habits() -> None:
+    assert not [each for each in results("as-published")["comparisons"]["averages"] if each["decided"]]
 
 
 def test_dense_objectives_are_decided_to_locate_better_in_both_families() -> None:
