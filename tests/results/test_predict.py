@@ -23,7 +23,10 @@ from eyeswap.results.predict import ACCURACY, family_errors, known_before, predi
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "miniature"
-STUDIES = {name: ROOT / "studies" / "miniature" / f"{name}.yaml" for name in ("matched", "stage", "token-budget")}
+STUDIES = {
+    name: ROOT / "studies" / "miniature" / f"{name}.yaml"
+    for name in ("matched", "stage", "token-budget", "as-published")
+}
 SETTINGS = {"source": "digits", "num_images": 20, "settings": {"seed": 0}}
 
 
@@ -53,6 +56,14 @@ def test_an_encoder_of_two_studies_is_one_with_the_mean_of_its_runs() -> None:
     assert vmamba.num_runs == 6
     assert vmamba.scores["vqa"] == pytest.approx(np.mean(scores))
     assert vmamba.accuracy == pytest.approx(91.85)
+
+
+def test_a_norm_behind_the_tap_makes_another_encoder() -> None:
+    encoders = {encoder.name: encoder for encoder in found("as-published")}
+    assert set(encoders) == {f"as-published/{arm}" for arm in ("vmamba", "vmamba-norm", "mambavision-before-mixers")}
+    plain, normed = encoders["as-published/vmamba"], encoders["as-published/vmamba-norm"]
+    assert plain.record == normed.record  # which does not tell
+    assert plain.folder != normed.folder
 
 
 def test_an_arm_that_differs_in_more_than_its_encoder_is_left_out() -> None:
@@ -117,7 +128,7 @@ def test_families_left_out_are_predicted_by_the_others() -> None:
 def encoders_with_scores(scores: list[float]) -> list[Encoder]:
     study = load_study(STUDIES["matched"])
     return [
-        Encoder(study, "vit", {"name": "digits-vit", "family": "ab"[row % 2]}, {"vqa": score}, 1)
+        Encoder(study, "vit", {"name": "digits-vit", "family": "ab"[row % 2]}, {}, {"vqa": score}, 1)
         for row, score in enumerate(scores)
     ]
 

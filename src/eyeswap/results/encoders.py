@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyeswap.backbones import catalog
 from eyeswap.errors import DataError, SpecError
 from eyeswap.files import canonical_json, digest
-from eyeswap.planning.spec import Study, kebab
+from eyeswap.planning.spec import Arm, Study, kebab
 from eyeswap.results.published import published_accuracy
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Encoder:
         study: a study that has it.
         arm: its arm there.
         record: the backbone's record: name, digest of the weights, tap, geometry, ...
+        architecture: what the catalog says of the network; a norm behind the tap is not in the record.
         scores: average to percent, over all training runs with this encoder.
         num_runs: how many those are.
     """
@@ -37,6 +39,7 @@ class Encoder:
     study: Study
     arm: str
     record: dict[str, Any]
+    architecture: dict[str, Any]
     scores: dict[str, float]
     num_runs: int
 
@@ -51,9 +54,14 @@ class Encoder:
         return str(self.record["family"])
 
     @property
+    def identity(self) -> str:
+        """A digest that no other encoder has."""
+        return digest([self.record, self.architecture])
+
+    @property
     def folder(self) -> str:
         """Name of the folder of its probe."""
-        return f"{kebab(str(self.record['name']))}-{digest(self.record)[:8]}"
+        return f"{kebab(str(self.record['name']))}-{self.identity[:8]}"
 
     def load(self) -> LoadedBackbone:
         """Load the backbone.
@@ -109,14 +117,15 @@ def find_encoders(studies: Sequence[Study], results: Path) -> Found:
                 left_out[name] = "wired as published: what it sees varies with chance"
             else:
                 scores = {group: float(found["averages"][group]["value"]) for group in found["averages"]}
-                encoder = Encoder(study, arm, found["backbone"], scores, len(found["seeds"]))
+                record, architecture = found["backbone"], _architecture(study.arms[arm])
+                encoder = Encoder(study, arm, record, architecture, scores, len(found["seeds"]))
                 arms.append((_all_else(study, arm), encoder))
     usual = Counter(rest for rest, _ in arms).most_common(1)[0][0] if arms else ""
     left_out |= {encoder.name: "another recipe or connector" for rest, encoder in arms if rest != usual}
     groups: dict[str, list[Encoder]] = {}
     for rest, encoder in arms:
         if rest == usual:
-            groups.setdefault(canonical_json(encoder.record), []).append(encoder)
+            groups.setdefault(encoder.identity, []).append(encoder)
     return Found([_averaged(group) for group in groups.values()], left_out)
 
 
@@ -137,6 +146,12 @@ def _read(study: Study, folder: Path) -> dict[str, Any]:
     return arms
 
 
+def _architecture(arm: Arm) -> dict[str, Any]:
+    """Return what the catalog says of an arm's network, with the arm's tap; nothing outside the catalog."""
+    entry = catalog.find(arm.backbone)
+    return {} if entry is None else dict(entry.with_changes(tap=arm.tap).architecture)
+
+
 def _all_else(study: Study, arm: str) -> str:
     """Return everything but the encoder that a score depends on; more test images make it only more precise."""
     recipe = study.recipe_of(arm).model_dump(mode="json")
@@ -147,7 +162,7 @@ def _all_else(study: Study, arm: str) -> str:
 def _averaged(group: Sequence[Encoder]) -> Encoder:
     first, runs = group[0], sum(one.num_runs for one in group)
     scores = {each: sum(one.scores[each] * one.num_runs for one in group) / runs for each in first.scores}
-    return Encoder(first.study, first.arm, first.record, scores, runs)
+    return replace(first, scores=scores, num_runs=runs)
 
 
 def probe_encoders(
