@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,24 @@ def cells(name: str, arm: str) -> str:
         f"{averages[part]['value']:.1f} [{averages[part]['low']:.1f}, {averages[part]['high']:.1f}]"
         for part in ("vqa", "localization")
     )
+
+
+def test_the_page_says_what_predicts_localization() -> None:
+    content = json.loads((ROOT / "results" / "predictors" / "predictors.json").read_text(encoding="utf-8"))
+    found = {(each["predictor"], each["average"]): each for each in content["predictions"]}
+    decided = [name for name, each in found.items() if each["decided"] and name[1] != "overall"]
+    assert decided == [("correspondence", "localization")]
+    for name in ("correspondence", "where, nonlinear readout", "top-1 accuracy"):
+        each = found[name, "localization"]
+        of = each["correlation"]
+        assert (
+            f"| {of['n']} | +{of['value']:.2f} [{of['low']:.2f}, {of['high']:.2f}] | {each['p']:.3f} | "
+            f"{each['error']:.1f}, of the mean {each['plain_error']:.1f} |"
+        ) in PAGE
+    runs, families = (Counter(each[key] for each in content["encoders"]) for key in ("runs", "family"))
+    assert f"{len(content['encoders'])} encoders of four families" in PAGE
+    assert len(families) == 4
+    assert f"{sum(count * many for count, many in runs.items())} training runs" in PAGE
 
 
 @pytest.mark.parametrize("name", STUDIES)

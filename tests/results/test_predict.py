@@ -55,6 +55,8 @@ def test_an_encoder_of_two_studies_is_one_with_the_mean_of_its_runs() -> None:
     ]
     assert vmamba.num_runs == 6
     assert vmamba.scores["vqa"] == pytest.approx(np.mean(scores))
+    again = next(encoder for encoder in found("matched", "stage", "as-published") if encoder.name == "matched/vmamba")
+    assert (again.num_runs, again.scores) == (6, pytest.approx(vmamba.scores))  # as-published has the runs of stage
     assert vmamba.accuracy == pytest.approx(91.85)
 
 

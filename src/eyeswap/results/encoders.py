@@ -160,9 +160,11 @@ def _all_else(study: Study, arm: str) -> str:
 
 
 def _averaged(group: Sequence[Encoder]) -> Encoder:
-    first, runs = group[0], sum(one.num_runs for one in group)
-    scores = {each: sum(one.scores[each] * one.num_runs for one in group) / runs for each in first.scores}
-    return replace(first, scores=scores, num_runs=runs)
+    """Average arms with one encoder; of arms with the same scores, which are copies of the same runs, one counts."""
+    own = list({canonical_json(one.scores): one for one in reversed(group)}.values())
+    runs = sum(one.num_runs for one in own)
+    scores = {each: sum(one.scores[each] * one.num_runs for one in own) / runs for each in group[0].scores}
+    return replace(group[0], scores=scores, num_runs=runs)
 
 
 def probe_encoders(
