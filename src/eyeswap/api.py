@@ -191,7 +191,7 @@ def ask(
     """Ask a VLM about one image.
 
     Args:
-        vlm: a VLM from `load_vlm`, or the path of one.
+        vlm: a VLM from `load_vlm`, or the path of one that has no code of its own.
         image: a path, a URL, a PIL image or an array ``[H, W, 3]`` of uint8.
         question: the question; a text of several lines, or one that begins with "Please", is used verbatim.
         max_new_tokens: maximum length of the answer.
@@ -210,7 +210,7 @@ def locate(vlm: VisionLanguageModel | StrPath, image: Any, expression: str) -> A
     """Ask a VLM where something is; the answer's ``box_px`` is None if its text is not a box.
 
     Args:
-        vlm: a VLM from `load_vlm`, or the path of one.
+        vlm: a VLM from `load_vlm`, or the path of one that has no code of its own.
         image: as for `ask`.
         expression: what to locate, such as "the red digit".
 

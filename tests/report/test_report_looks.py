@@ -30,7 +30,7 @@ def test_arms_without_their_models_are_named_and_left_out(results):
 def test_small_models_are_looked_through(results, monkeypatch):
     asked = []
 
-    def load(folder):
+    def load(folder, *, trusts_code):
         if folder.parents[1].name == "vit":
             raise RunError("no trained model here")
         return folder.parents[1].name
@@ -64,7 +64,7 @@ def test_small_models_are_looked_through(results, monkeypatch):
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{"])
 def test_a_damaged_file_of_earlier_looks_counts_as_none(results, content, monkeypatch):
-    monkeypatch.setattr("eyeswap.report.writers.looks.load_model", lambda folder: None)
+    monkeypatch.setattr("eyeswap.report.writers.looks.load_model", lambda folder, *, trusts_code: None)
     monkeypatch.setattr("eyeswap.probing.looks.look", lambda *about: Look("attention", (1, 1), (1.0,), (0, 0, 1, 1)))
     StudyFolder(results.folder).looks.write_text(content)
     with progress() as board:

@@ -57,7 +57,7 @@ def test_runs_record_the_file_and_save_its_weights_with_the_model(finished: Stud
     assert len({record.backbone.weights_sha256 for record in records.values()}) == 3
     saved = load_file(finished.run("first", 7).model / "backbone.safetensors")
     assert saved["stem.0.weight"].equal(weights(0.01)["stem.0.weight"])
-    model = load_vlm(finished.run("second", 7).path, device="cpu")
+    model = load_vlm(finished.run("second", 7).path, device="cpu", trust_remote_code=True)
     assert model.backbone.network.state_dict()["stem.0.weight"].equal(weights(0.02)["stem.0.weight"])
     assert not (finished.run("fresh", 7).model / "backbone.safetensors").exists()
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.tiny_study import BENCHMARKS, write_tiny_study
 from typer.testing import CliRunner
 
-from eyeswap.api import ask
+from eyeswap.api import ask, load_vlm
 from eyeswap.audit.audit import audit
 from eyeswap.cli.main import app
 from eyeswap.errors import SpecError
@@ -106,7 +106,8 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: Path, study_file
 def test_a_run_answers_questions_afterwards(finished: Path):
     image = next((finished / "data" / "download" / "vqa-v2" / "images_val2014").glob("*.jpg"))
     torch.manual_seed(0)
-    answer = ask(finished / "vit" / "seed-7", image, "How many digits are there?", max_new_tokens=4)
+    model = load_vlm(finished / "vit" / "seed-7", trust_remote_code=True)
+    answer = ask(model, image, "How many digits are there?", max_new_tokens=4)
     assert isinstance(answer.text, str)
     assert answer.box_px is None
 
@@ -126,7 +127,9 @@ def test_finished_runs_are_sealed_and_can_be_probed(finished: Path):
     assert not audit(load_runs([finished])).errors
     for arm in ("vit", "vmamba"):
         for images in ("blanked", "shuffled"):
-            result = CliRunner().invoke(app, ["eval", str(finished / arm / "seed-7"), "--images", images])
+            result = CliRunner().invoke(
+                app, ["eval", str(finished / arm / "seed-7"), "--images", images, "--trust-code"]
+            )
             assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, ["collapse", str(finished), "--json"])
     for arm in json.loads(result.stdout):
