@@ -167,8 +167,9 @@ class Executor:
         own = ConnectorName.parse(run.study.connector_of(run.arm)).own
         model = load_model(run.files.model, settings, self.ranks, trusts_code=False if own is None else own.sha256)
         if run.recipe.tuned is not None:
-            tuned = load_frozen(model.config, str(run.files.model), trusts_code=True)  # the study names its file
-            loaded = dataclasses.replace(tuned, geometry=loaded.geometry)
+            learnt = load_frozen(model.config, str(run.files.model), trusts_code=True)  # the study names its file
+            learnt.network.eval()  # as published it begins in train mode
+            loaded = dataclasses.replace(learnt, geometry=loaded.geometry)
         task = self.board.task(f"{run.arm}: benchmarks", sum(len(examples) for _, examples, _ in data.asked))
         ask_and_score(
             model, loaded, data.asked, run.folder, settings, task, workers=self.ranks, cache=cache, renew=True
