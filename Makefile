@@ -53,7 +53,7 @@ adapted: $(INSTALLED)  ## adapt six miniature backbones for studies/miniature/de
 
 # The studies behind docs/findings.md; each resumes where it was stopped.
 .PHONY: findings
-findings: $(INSTALLED) adapted  ## run the studies behind docs/findings.md again (about five hours on two cores)
+findings: $(INSTALLED) adapted  ## run the studies behind docs/findings.md again (hours)
 	@for name in $(notdir $(wildcard results/miniature/*)); do \
 	  $(BIN)/eyeswap study run studies/miniature/$$name.yaml && \
 	  cp runs/$$name/report/report.md runs/$$name/report/results.csv runs/$$name/report/results.json results/miniature/$$name/ || exit 1; \

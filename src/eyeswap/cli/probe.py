@@ -22,25 +22,26 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: eyeswap probe runs/quickstart/vmamba/seed-7 digits-vit --count 400"
 PREDICTORS_EXAMPLE = "Example: eyeswap predictors studies/miniature/matched.yaml --results results/miniature"
-_AVERAGES = {"vqa": "VQA", "localization": "Localization"}
 _MOST_ROWS = 8  # of an average in the terminal
+DataOption = Annotated[str, typer.Option("--data", help="digits (the miniature's scenes), or a COCO instances file.")]
+ImagesOption = Annotated[
+    Path | None, typer.Option("--images", metavar="FOLDER", help="Folder of the images of a COCO file.")
+]
+CountOption = Annotated[int, typer.Option("--count", min=20, help="Most images to use.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of images, questions, folds and readouts.")]
 
 
 def probe(
     targets: Annotated[
         list[str], typer.Argument(metavar="TARGETS...", help="Run folders, or names of backbones, in any mixture.")
     ],
-    data: Annotated[
-        str, typer.Option("--data", help="digits (the miniature's scenes), or a COCO instances file.")
-    ] = "digits",
-    images: Annotated[
-        Path | None, typer.Option("--images", metavar="FOLDER", help="Folder of the images of a COCO file.")
-    ] = None,
-    count: Annotated[int, typer.Option("--count", min=20, help="Most images to use.")] = 1000,
+    data: DataOption = "digits",
+    images: ImagesOption = None,
+    count: CountOption = 1000,
     layers: Annotated[
         str | None, typer.Option("--layers", help="LLM layers to look behind, such as 1,2,4; by default four.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of images, questions, folds and readouts.")] = 0,
+    seed: SeedOption = 0,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results.")] = Path("probes"),
     trust_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -145,14 +146,10 @@ def predictors(
     results: Annotated[
         Path, typer.Option("--results", metavar="FOLDER", help="Folder of the studies' runs or exported results.")
     ] = Path("runs"),
-    data: Annotated[
-        str, typer.Option("--data", help="digits (the miniature's scenes), or a COCO instances file.")
-    ] = "digits",
-    images: Annotated[
-        Path | None, typer.Option("--images", metavar="FOLDER", help="Folder of the images of a COCO file.")
-    ] = None,
-    count: Annotated[int, typer.Option("--count", min=20, help="Most images to use.")] = 400,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of images, questions, folds and readouts.")] = 0,
+    data: DataOption = "digits",
+    images: ImagesOption = None,
+    count: CountOption = 400,
+    seed: SeedOption = 0,
     probes: Annotated[
         Path, typer.Option("--probes", metavar="FOLDER", help="Folder of the encoders' probes; those there are used.")
     ] = Path("probes"),
@@ -197,13 +194,18 @@ def predictors(
 def _show_predictions(found: Found, predictions: Sequence[Prediction], console: Console) -> None:
     from rich.table import Table
 
+    from eyeswap.report.analysis.study import GROUP_TITLES
+    from eyeswap.report.figures.predict import SHOWN
+
     families = sorted({encoder.family for encoder in found.encoders})
-    for average, title in _AVERAGES.items():
+    for average in SHOWN:
         rows = [one for one in predictions if one.average == average and one.correlation.value is not None]
         if not rows:
             continue
         table = Table(
-            box=None, title=f"{title}: rank correlation over {len(found.encoders)} encoders", title_justify="left"
+            box=None,
+            title=f"{GROUP_TITLES[average]}: rank correlation over {len(found.encoders)} encoders",
+            title_justify="left",
         )
         for name in ("predictor", "n", "correlation", "p (Holm)", "error", "of the mean", "more than accuracy"):
             table.add_column(name, justify="left" if name == "predictor" else "right")

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from eyeswap.probing.labelled import LabelledImages
     from eyeswap.progress import Progress
 
-AVERAGES = ("vqa", "localization", "overall")
-
 
 @dataclass(frozen=True)
 class Encoder:

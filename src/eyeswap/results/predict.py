@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 from eyeswap.files import write_json, write_text
 from eyeswap.probing.probe import VISUAL
-from eyeswap.results.encoders import AVERAGES, Encoder, Found
+from eyeswap.results.encoders import Encoder, Found
 from eyeswap.statistics.correlation import Correlation, correlate
 from eyeswap.statistics.differences import holm
 from eyeswap.statistics.resampling import LEVEL
@@ -117,11 +117,9 @@ def predict(encoders: Sequence[Encoder], known: Sequence[Mapping[str, float]], s
     """
     names = list(dict.fromkeys(name for each in known for name in each))
     predictions: list[Prediction] = []
-    for average in AVERAGES:
+    for average in dict.fromkeys(average for encoder in encoders for average in encoder.scores):
         having = [row for row, encoder in enumerate(encoders) if average in encoder.scores]
         scores = {row: encoders[row].scores[average] for row in having}
-        if not scores:
-            continue
         found = [_try(name, average, encoders, known, scores, seed) for name in names]
         tested = [one.correlation.p for one in found if one.correlation.p is not None]
         adjusted = iter(holm(tested))

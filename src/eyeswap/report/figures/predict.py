@@ -10,17 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eyeswap.files import atomic_path
+from eyeswap.report.analysis.study import GROUP_TITLES
 from eyeswap.results.predict import Prediction
 
-_SHOWN = {"vqa": "VQA", "localization": "localization"}
+SHOWN = ("vqa", "localization")  # what is said of overall follows from them
 _DECIDED, _OPEN = "#1f5fa8", "#8a8a8a"
 
 
 def draw(predictions: Sequence[Prediction], num_encoders: int, path: Path) -> None:
     """Draw one panel an average: Spearman's correlation of each predictor with its 95% interval, best first."""
     panels = {
-        title: [one for one in predictions if one.average == average and one.correlation.value is not None]
-        for average, title in _SHOWN.items()
+        GROUP_TITLES[average]: [
+            one for one in predictions if one.average == average and one.correlation.value is not None
+        ]
+        for average in SHOWN
     }
     panels = {title: rows for title, rows in panels.items() if rows}
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
