@@ -18,7 +18,7 @@ from eyeswap.backbones.state import LAYOUTS, load_state, read_weights, state_dig
 from eyeswap.backbones.vit import ViT
 from eyeswap.backbones.weights import check_backbone, load_backbone
 from eyeswap.errors import CheckpointError, SpecError
-from eyeswap.files import sha256_of, write_safetensors
+from eyeswap.files import sha256_of, write_json, write_safetensors
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 
@@ -262,3 +262,17 @@ def test_a_check_names_the_key_that_does_not_fit(
     words = {"lacks a key": f"missing key {key}", "another shape": f"{key} has shape (3, 5)"}
     with pytest.raises(CheckpointError, match=re.escape(words[change])):
         check_backbone("digits-vit")
+
+
+def test_the_accuracy_on_the_card_of_a_pretraining_is_recorded(tmp_path):
+    path = tmp_path / "half.safetensors"
+    write_safetensors(path, miniature_state())
+    assert "top1" not in load_backbone("digits-vit", path).record()
+    card = {"name": "digits-vit", "command": "eyeswap pretrain digits-vit", "metrics": {"top1_accuracy": 0.4575}}
+    write_json(tmp_path / "half.card.json", card)
+    assert load_backbone("digits-vit", path).record()["top1"] == 45.75
+    write_json(tmp_path / "half.card.json", {**card, "command": "eyeswap adapt --objective classification"})
+    assert "top1" not in load_backbone("digits-vit", path).record()
+    write_json(tmp_path / "half.card.json", {**card, "metrics": {"top1_accuracy": 45.75}})
+    with pytest.raises(CheckpointError, match=r"top1_accuracy must be a number from 0 to 1, got 45\.75"):
+        load_backbone("digits-vit", path)

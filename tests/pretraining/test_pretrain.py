@@ -31,6 +31,7 @@ def test_pretrain_leaves_a_checkpoint_with_its_card_and_snapshots(tmp_path, monk
     assert sorted(file.name for file in (tmp_path / "snapshots").glob("*.safetensors")) == [
         "digits-vit-at-50.safetensors",
         "digits-vit-at-75.safetensors",
+        "digits-vit-at-97.safetensors",
     ]
     assert not list(tmp_path.glob("*.unfinished*"))
 

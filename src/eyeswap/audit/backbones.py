@@ -12,7 +12,7 @@ from typing import Any
 from eyeswap.audit.finding import Finding, Records, runs_of
 from eyeswap.backbones import catalog
 from eyeswap.backbones.catalog import BackboneEntry
-from eyeswap.results.published import FAR_BELOW, official_entry, published_accuracy, published_for
+from eyeswap.results.published import FAR_BELOW, known_accuracy, published_for
 from eyeswap.runs.record import RunRecord
 
 _ROUNDING = 1.2  # ratio of published parameters to ours that rounding and counting rules may explain
@@ -178,9 +178,7 @@ def unequal_accuracy(records: Records) -> Iterator[Finding]:
     """Find arms whose frozen weights classify far worse than the others': a confound of training and family."""
     by_kind: dict[str, dict[str, float]] = {}
     for record in records.values():
-        entry = official_entry(record)
-        known = None if entry is None else published_accuracy(entry.name)
-        if known is not None:
+        if (known := known_accuracy(record)) is not None:
             by_kind.setdefault(known[0], {})[record.arm] = known[1]
     for kind, accuracy in by_kind.items():
         best = max(accuracy.values())

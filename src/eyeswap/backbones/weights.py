@@ -33,6 +33,7 @@ from eyeswap.backbones.state import (
 from eyeswap.backbones.vmamba import official_state_dict
 from eyeswap.digests import known_sha256
 from eyeswap.errors import CheckpointError
+from eyeswap.files import read_json
 from eyeswap.geometry import ImageGeometry
 from eyeswap.recipe import Wiring
 
@@ -56,6 +57,7 @@ class LoadedBackbone:
         weights_file: the file that the weights were read from, if any.
         keys: which tensors of that file were used.
         weights_key: which weights of a full training checkpoint were read; None for files that hold one set.
+        top1: accuracy of the pretraining in percent, from the card beside a file that ``eyeswap pretrain`` wrote.
     """
 
     name: str
@@ -91,6 +93,7 @@ class LoadedBackbone:
             "family": self.family,
             "weights_sha256": self.weights_sha256,
             **({} if self.weights_key is None else {"weights_key": self.weights_key}),
+            **({} if self.top1 is None else {"top1": self.top1}),
             "embed_dim": self.network.embed_dim,
             "num_parameters": self.network.num_parameters,
             "token_grid": list(self.token_grid),
@@ -134,7 +137,8 @@ def load_backbone(
         loaded.network.freeze()
     else:
         loaded.network.requires_grad_(False)
-    return dataclasses.replace(loaded, wiring=wiring, tap=tap)
+    top1 = _accuracy_beside(weights, loaded.name) if isinstance(weights, Path) else None
+    return dataclasses.replace(loaded, wiring=wiring, tap=tap, top1=top1)
 
 
 def check_backbone(
@@ -191,6 +195,19 @@ def build_backbone(name: str) -> tuple[VisionBackbone, ImageGeometry]:
         return external.build(parsed, None, pretrained=False)
     entry = catalog.entry(name)
     return entry.build(), entry.geometry
+
+
+def _accuracy_beside(weights: Path, name: str) -> float | None:
+    """Return the top-1 accuracy in percent on the card that ``eyeswap pretrain`` writes beside a file of weights."""
+    file = weights.with_suffix(".card.json")
+    card = read_json(file) if file.is_file() else None
+    if not isinstance(card, dict) or card.get("name") != name or card.get("command") != f"eyeswap pretrain {name}":
+        return None
+    metrics = card.get("metrics")
+    accuracy = metrics.get("top1_accuracy") if isinstance(metrics, dict) else None
+    if not isinstance(accuracy, float) or not 0 <= accuracy <= 1:
+        raise CheckpointError(f"{file}: metrics.top1_accuracy must be a number from 0 to 1, got {accuracy!r}")
+    return round(100 * accuracy, 2)
 
 
 def _load_entry(entry: BackboneEntry, weights: Path | Mapping[str, Tensor] | None) -> LoadedBackbone:

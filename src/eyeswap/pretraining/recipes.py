@@ -65,7 +65,7 @@ class ClassificationRecipe:
     weight_decay: float = 0.05
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: int = 200
-    snapshots: tuple[float, ...] = (0.5, 0.75)
+    snapshots: tuple[float, ...] = (0.5, 0.75, 0.97)
     target_accuracy: float = 0.95
     seed: int = 7
 
@@ -77,7 +77,8 @@ class ClassificationRecipe:
 
 _CLOSE_UPS = Stage(64, (0.36, 0.9), num_images=24_000, num_epochs=4, batch_size=64, learning_rate=1e-3)
 _SCENES = Stage(128, None, num_images=8_000, num_epochs=2, batch_size=32, learning_rate=5e-4)
-_SHARED = ClassificationRecipe(stages=(_CLOSE_UPS, _SCENES), precision="bfloat16")
+# Once whole scenes are shown, accuracy rises from 40 to 85% within 200 steps: snapshots need it more often than that.
+_SHARED = ClassificationRecipe(stages=(_CLOSE_UPS, _SCENES), precision="bfloat16", evaluate_every=50)
 
 
 def _small_to_large(*learning_rates: float) -> tuple[Stage, ...]:

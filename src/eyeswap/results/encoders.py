@@ -77,9 +77,11 @@ class Encoder:
 
     @property
     def accuracy(self) -> float | None:
-        """Top-1 accuracy of the pretraining in percent, if the weights are the catalog's own."""
+        """Top-1 accuracy of the pretraining in percent: the catalog's, or that on the card of the arm's own weights."""
+        if self.study.arms[self.arm].weights is not None:
+            return self.record.get("top1")
         published = published_accuracy(str(self.record["name"]))
-        return published[1] if published and self.study.arms[self.arm].weights is None else None
+        return published[1] if published else None
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,14 @@ def official_entry(record: RunRecord) -> BackboneEntry | None:
     return catalog.find(str(record.backbone.name)) if known else None
 
 
+def known_accuracy(record: RunRecord) -> tuple[str, float] | None:
+    """Return which accuracy is known of the weights that a run used, and its value in percent; None if none is."""
+    entry = official_entry(record)
+    if entry is not None:
+        return published_accuracy(entry.name)
+    return None if record.backbone.top1 is None else (DIGITS, record.backbone.top1)
+
+
 def published_accuracy(backbone: str) -> tuple[str, float] | None:
     """Return which accuracy a backbone's authors report and its value in percent; None if they report none."""
     entry = catalog.find(backbone)

@@ -69,6 +69,7 @@ class BackboneRecord(Recorded):
         name: catalog name, ``file.py:function`` or ``timm:<model>``.
         family: architecture family; ``own`` or ``timm`` outside the catalog.
         weights_sha256: digest of its weights.
+        top1: accuracy of the pretraining in percent, of a file of weights with the card of ``eyeswap pretrain``.
         embed_dim: width of a visual token.
         num_parameters: number of parameters up to the tap.
         token_grid: rows and columns of visual tokens.
@@ -80,6 +81,7 @@ class BackboneRecord(Recorded):
     name: str | None = None
     family: str | None = None
     weights_sha256: str | None = None
+    top1: float | None = None
     embed_dim: int | None = None
     num_parameters: int | None = None
     token_grid: tuple[int, int] | None = None

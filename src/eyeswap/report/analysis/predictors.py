@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from eyeswap.report.analysis.study import StudyResults
 from eyeswap.report.style import listed, percent
-from eyeswap.results.published import FAR_BELOW, IMAGENET, official_entry, published_accuracy
+from eyeswap.results.published import FAR_BELOW, IMAGENET, known_accuracy
 from eyeswap.statistics.correlation import METHODS, Correlation, correlate
 
 
@@ -35,8 +35,7 @@ class Predictor:
 def predictors(results: StudyResults) -> list[Predictor]:
     """Return the predictors of the finished arms' scores."""
     arms = results.finished_arms
-    official = {arm.name: entry for arm in arms if (entry := official_entry(arm.runs[0].record))}
-    accuracy = {name: found for name, entry in official.items() if (found := published_accuracy(entry.name))}
+    accuracy = {arm.name: found for arm in arms if (found := known_accuracy(arm.runs[0].record))}
     kinds = [kind for kind, _ in accuracy.values()]
     title = max(set(kinds), key=kinds.count, default=IMAGENET)  # accuracies of different kinds are not comparable
     known = {name: value for name, (kind, value) in accuracy.items() if kind == title}
