@@ -71,6 +71,7 @@ class LoadedBackbone:
     weights_file: Path | None = None
     keys: KeyReport | None = None
     weights_key: str | None = None
+    top1: float | None = None
 
     @property
     def token_grid(self) -> tuple[int, int]:
