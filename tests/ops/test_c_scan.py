@@ -117,6 +117,7 @@ def test_two_threads_halve_the_work_and_work_at_the_same_time(path, monkeypatch)
 
     module = _c_scan if path == "c" else _numba_scan
     monkeypatch.setattr(module, "share_out", watched)
+    monkeypatch.setattr(_c_scan, "_run_on_torchs_threads", lambda *job: False)  # as where torch has another OpenMP
     try:
         for _ in range(40):  # on a busy machine some calls are held up
             for count in (1, 2):
@@ -127,6 +128,25 @@ def test_two_threads_halve_the_work_and_work_at_the_same_time(path, monkeypatch)
     finally:
         torch.set_num_threads(threads)
     pytest.fail(f"longest share of the work by threads, s: {longest}; at the same time: {any(together)}")
+
+
+@core
+@pytest.mark.skipif("USE_OPENMP=ON" not in torch.__config__.show(), reason="this torch has no OpenMP")
+def test_torchs_own_threads_share_the_work_with_the_same_bits():
+    inputs, threads, results, used = scan_inputs(drawn(4, 28, 28, 96, 6)), torch.get_num_threads(), {}, {1: 9e9, 2: 9e9}
+    try:
+        for _ in range(40):  # on a busy machine some calls are held up
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                begun = time.thread_time()
+                results[count] = _c_scan.scan_c(*inputs, None)
+                used[count] = min(used[count], time.thread_time() - begun)
+            assert torch.equal(results[1], results[2])
+            if used[2] < 0.7 * used[1]:
+                return
+    finally:
+        torch.set_num_threads(threads)
+    pytest.fail(f"processor time of the calling thread by threads, s: {used}")
 
 
 @core

@@ -16,6 +16,7 @@ import platform
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class _Scan(ctypes.Structure):
     """The struct of the same name in the source."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("length", "channels", "rank", "states", "directions", "groups")),
+        *((name, ctypes.c_int64) for name in ("length", "channels", "rank", "states", "directions", "groups", "width")),
         *((name, ctypes.c_void_p) for name in ("x", "projected", "weight", "bias", "a", "skip", "order", "columns")),
         ("y", ctypes.c_void_p),
     )
@@ -48,6 +49,17 @@ class _Mix(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("height", "width", "channels", "taps")),
         *((name, ctypes.c_void_p) for name in ("x", "weight", "offsets", "y")),
+    )
+
+
+class _Shared(ctypes.Structure):
+    """The struct of the same name in the source."""
+
+    _fields_ = (
+        ("walk", ctypes.c_void_p),
+        ("job", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("tasks", "floats")),
+        ("memory", ctypes.c_void_p),
     )
 
 
@@ -87,11 +99,11 @@ def _loaded() -> ctypes.CDLL:
 
 def _open(path: Path) -> ctypes.CDLL:
     core = ctypes.CDLL(str(path))
-    core.scan_rows.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 3, ctypes.c_void_p]
-    core.scan_rows.restype = None
-    core.mix_neighbours.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 2]
-    core.mix_neighbours.restype = None
-    core.lanes.restype = ctypes.c_int64
+    for walk in (core.scan_rows, core.mix_neighbours):
+        walk.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 2, ctypes.c_void_p]
+        walk.restype = None
+    core.share_out.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    core.share_out.restype = core.lanes.restype = ctypes.c_int64
     return core
 
 
@@ -114,6 +126,26 @@ def _processor() -> str:
 def _run(command: list[str]) -> str:
     finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_LIMIT_S)
     return finished.stdout
+
+
+def _run_all(core: ctypes.CDLL, walk: Any, job: ctypes.Structure, tasks: int, floats: int) -> None:
+    """Run all tasks of a job, each thread with its own memory of so many floats."""
+    address, threads = ctypes.addressof(job), max(1, min(torch.get_num_threads(), tasks))
+    memory = torch.empty(threads, floats)
+    shared = _Shared(ctypes.cast(walk, ctypes.c_void_p), address, tasks, floats, memory.data_ptr())
+    if threads > 1 and _run_on_torchs_threads(core, shared, threads):
+        return
+
+    def run(first: int, stop: int) -> None:
+        own = torch.empty(floats)
+        walk(address, first, stop, own.data_ptr())
+
+    share_out(run, tasks)
+
+
+def _run_on_torchs_threads(core: ctypes.CDLL, shared: _Shared, threads: int) -> bool:
+    """Return whether that was possible; with an OpenMP other than GNU's nothing is done."""
+    return bool(core.share_out(ctypes.addressof(shared), threads))
 
 
 @torch.library.custom_op("eyeswap::scan_c", mutates_args=())
@@ -156,15 +188,9 @@ def scan_c(
     columns = None if columns is None else columns.contiguous()
     y = x.new_empty(batch, length, D)
     pointers = [*(tensor.data_ptr() for tensor in inputs), None if columns is None else columns.data_ptr()]
-    scan = _Scan(length, D, R, states, K, groups, *pointers, y.data_ptr())
-    address = ctypes.addressof(scan)
+    scan = _Scan(length, D, R, states, K, groups, width, *pointers, y.data_ptr())
     rows = 1 + (0 if columns is None else int(columns.max()))
-
-    def walk(first: int, stop: int) -> None:
-        memory = torch.empty(rows * states * block)
-        core.scan_rows(address, width, first, stop, memory.data_ptr())
-
-    share_out(walk, batch * (D // block))
+    _run_all(core, core.scan_rows, scan, batch * (D // block), rows * states * block)
     return y[..., :channels].contiguous() if channels != D else y
 
 
@@ -197,8 +223,7 @@ def mix_neighbours_c(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     offsets, y = offsets.contiguous(), torch.empty_like(x)
     pointers = (tensor.data_ptr() for tensor in (x, weight, offsets, y))
     mix = _Mix(height, width, x.shape[3], len(offsets), *pointers)
-    address = ctypes.addressof(mix)
-    share_out(lambda first, stop: core.mix_neighbours(address, first, stop), batch * height)
+    _run_all(core, core.mix_neighbours, mix, batch * height, 0)
     return y[..., :channels].contiguous() if missing else y
 
 

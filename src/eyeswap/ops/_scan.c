@@ -34,6 +34,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 typedef struct {
     int64_t length, channels, rank, states, directions, groups;
+    int64_t width;          /* vectors of channels that one task scans together: 1 to 4, 1 in two dimensions */
     const float *x;         /* [B, groups, L, D]; groups is directions, or 1 if all directions read the same rows */
     const float *projected; /* [B, L, directions, R + 2 S]: code, b, c of each position and direction */
     const float *weight;    /* [directions, D / block, R, block], block = width * LANES; times log2(e) */
@@ -154,11 +155,11 @@ int64_t lanes(void) { return LANES; }
     default: scan(t, image, channel, state, S, 4, 0); \
     }
 
-/* Run tasks first..stop of images x blocks; a block is `width` (1 to 4) vectors of channels, 1 for two-dimensional
-   scans. `memory` is private to the call and holds the states of one scan, see `scan`; a single state needs none, as the
-   compiler keeps it in registers. */
-void scan_rows(const Scan *t, int64_t width, int64_t first, int64_t stop, float *memory) {
-    const int64_t S = t->states, block = width * LANES, blocks = t->channels / block;
+/* Run tasks first..stop of images x blocks. `memory` is private to the call and holds the states of one scan, see
+   `scan`; a single state needs none, as the compiler keeps it in registers. */
+void scan_rows(const void *job, int64_t first, int64_t stop, float *memory) {
+    const Scan *t = job;
+    const int64_t S = t->states, width = t->width, block = width * LANES, blocks = t->channels / block;
     vec *states = (vec *)memory, single[4];
     for (int64_t task = first; task < stop; task++) {
         const int64_t image = task / blocks, channel = task % blocks * block;
@@ -186,7 +187,9 @@ inlined int64_t clamped(int64_t i, int64_t size) { return i < 0 ? 0 : i < size ?
    where a position outside the map means the nearest one on its border. Tasks are rows of images. The channels of a
    position are contiguous, so every tap is a run of vector loads, whatever its offset; torch's dilated convolutions
    would first copy a padded map. */
-void mix_neighbours(const Mix *t, int64_t first, int64_t stop) {
+void mix_neighbours(const void *job, int64_t first, int64_t stop, float *memory) {
+    (void)memory;
+    const Mix *t = job;
     const int64_t H = t->height, W = t->width, D = t->channels;
     for (int64_t task = first; task < stop; task++) {
         const int64_t image = task / H, row = task % H;
@@ -202,4 +205,37 @@ void mix_neighbours(const Mix *t, int64_t first, int64_t stop) {
             }
         }
     }
+}
+
+typedef struct {
+    void (*walk)(const void *job, int64_t first, int64_t stop, float *memory); /* scan_rows or mix_neighbours */
+    const void *job;
+    int64_t tasks, floats;
+    float *memory; /* [threads, floats] */
+} Shared;
+
+#if defined(__linux__)
+/* GNU's OpenMP, which torch's builds for Linux bring; null where torch has another one. Its threads spin for milliseconds
+   after each of torch's operations: a thread of any other pool would have to wait until they give up a core. */
+extern void GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags) __attribute__((weak));
+extern int omp_get_thread_num(void) __attribute__((weak));
+extern int omp_get_num_threads(void) __attribute__((weak));
+
+static void walk_share(void *argument) {
+    const Shared *s = argument;
+    const int64_t i = omp_get_thread_num(), n = omp_get_num_threads();
+    s->walk(s->job, s->tasks * i / n, s->tasks * (i + 1) / n, s->memory + i * s->floats);
+}
+#endif
+
+/* Run all tasks on the threads of torch; return 0, with nothing done, where they cannot be asked. */
+int64_t share_out(const Shared *s, int64_t threads) {
+#if defined(__linux__)
+    if (GOMP_parallel && omp_get_thread_num && omp_get_num_threads) {
+        GOMP_parallel(walk_share, (void *)s, (unsigned)threads, 0);
+        return 1;
+    }
+#endif
+    (void)s, (void)threads;
+    return 0;
 }

@@ -1,7 +1,8 @@
 """Distribute the tasks of a kernel over plain threads; the kernels release Python's global lock.
 
-The thread pools of numba and OpenMP are avoided: a second OpenMP pool spins beside torch's and slows torch down
-twentyfold on a busy machine, and numba's workqueue pool must not be entered by two threads at once.
+The thread pools of numba and of a second OpenMP are avoided: the latter spins beside torch's and slows torch down
+twentyfold on a busy machine, and numba's workqueue pool must not be entered by two threads at once. The C core uses
+torch's own threads instead, where their OpenMP is GNU's, see `_scan.c`.
 """
 
 from __future__ import annotations
