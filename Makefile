@@ -45,9 +45,9 @@ study: $(INSTALLED)  ## run the quickstart study and write its report
 	@$(BIN)/eyeswap study run $(STUDY)
 
 .PHONY: adapted
-adapted: $(INSTALLED)  ## adapt six miniature backbones for studies/miniature/dense.yaml; about two hours on one core
+adapted: $(INSTALLED)  ## adapt nine miniature backbones for the dense studies; one to three hours on one core
 	@$(BIN)/pip install --quiet --editable '.[coco]'
-	@for objective in classification detection segmentation; do for backbone in vmamba vit; do \
+	@for objective in classification detection segmentation; do for backbone in vmamba vit maxvit; do \
 	  $(BIN)/eyeswap adapt --objective $$objective --backbone digits-$$backbone --out studies/miniature/adapted; \
 	done; done
 
