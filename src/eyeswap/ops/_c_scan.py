@@ -102,8 +102,8 @@ def _open(path: Path) -> ctypes.CDLL:
     for walk in (core.scan_rows, core.mix_neighbours):
         walk.argtypes = [ctypes.c_void_p, *(ctypes.c_int64,) * 2, ctypes.c_void_p]
         walk.restype = None
-    core.share_out.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    core.share_out.restype = core.lanes.restype = ctypes.c_int64
+    core.run_on_torchs_threads.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    core.run_on_torchs_threads.restype = core.lanes.restype = ctypes.c_int64
     return core
 
 
@@ -130,22 +130,24 @@ def _run(command: list[str]) -> str:
 
 def _run_all(core: ctypes.CDLL, walk: Any, job: ctypes.Structure, tasks: int, floats: int) -> None:
     """Run all tasks of a job, each thread with its own memory of so many floats."""
-    address, threads = ctypes.addressof(job), max(1, min(torch.get_num_threads(), tasks))
-    memory = torch.empty(threads, floats)
-    shared = _Shared(ctypes.cast(walk, ctypes.c_void_p), address, tasks, floats, memory.data_ptr())
-    if threads > 1 and _run_on_torchs_threads(core, shared, threads):
-        return
+    address = ctypes.addressof(job)
 
     def run(first: int, stop: int) -> None:
-        own = torch.empty(floats)
-        walk(address, first, stop, own.data_ptr())
+        memory = torch.empty(floats)
+        walk(address, first, stop, memory.data_ptr())
 
-    share_out(run, tasks)
+    if not _run_on_torchs_threads(core, walk, address, tasks, floats):
+        share_out(run, tasks)
 
 
-def _run_on_torchs_threads(core: ctypes.CDLL, shared: _Shared, threads: int) -> bool:
-    """Return whether that was possible; with an OpenMP other than GNU's nothing is done."""
-    return bool(core.share_out(ctypes.addressof(shared), threads))
+def _run_on_torchs_threads(core: ctypes.CDLL, walk: Any, address: int, tasks: int, floats: int) -> bool:
+    """Return whether that was possible: torch has several, and its OpenMP is GNU's; otherwise nothing was done."""
+    threads = min(torch.get_num_threads(), tasks)
+    if threads < 2:
+        return False
+    memory = torch.empty(threads, floats)
+    shared = _Shared(ctypes.cast(walk, ctypes.c_void_p), address, tasks, floats, memory.data_ptr())
+    return bool(core.run_on_torchs_threads(ctypes.addressof(shared), threads))
 
 
 @torch.library.custom_op("eyeswap::scan_c", mutates_args=())

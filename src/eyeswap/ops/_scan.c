@@ -228,8 +228,8 @@ static void walk_share(void *argument) {
 }
 #endif
 
-/* Run all tasks on the threads of torch; return 0, with nothing done, where they cannot be asked. */
-int64_t share_out(const Shared *s, int64_t threads) {
+/* Run all tasks; return 0, with nothing done, where torch's threads cannot be asked. */
+int64_t run_on_torchs_threads(const Shared *s, int64_t threads) {
 #if defined(__linux__)
     if (GOMP_parallel && omp_get_thread_num && omp_get_num_threads) {
         GOMP_parallel(walk_share, (void *)s, (unsigned)threads, 0);
