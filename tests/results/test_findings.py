@@ -93,7 +93,7 @@ def test_the_page_has_the_scores_of_stage(arm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("study", "arm"), [(study, arm) for study in ("dense", "as-published") for arm in results(study)["arms"]]
+    ("study", "arm"), [(study, arm) for study in ("dense", "dense-maxvit", "as-published") for arm in results(study)["arms"]]
 )
 def test_the_page_has_the_scores_of_dense_and_as_published(study: str, arm: str) -> None:
     assert re.search(rf"^\| {arm} \| .* \| {re.escape(cells(study, arm))} \|$", PAGE, re.M)
@@ -103,10 +103,11 @@ def test_nothing_is_decided_of_published_habits() -> None:
     assert not [each for each in results("as-published")["comparisons"]["averages"] if each["decided"]]
 
 
-def test_dense_objectives_are_decided_to_locate_better_in_both_families() -> None:
-    pairs = [each for each in results("dense")["comparisons"]["averages"] if each["decided"]]
+def test_dense_objectives_are_decided_to_locate_better_in_all_families() -> None:
+    both = [each for study in ("dense", "dense-maxvit") for each in results(study)["comparisons"]["averages"]]
+    pairs = [each for each in both if each["decided"]]
     ahead = {(each["ahead"], each["behind"]): each for each in pairs if each["where"] == "localization"}
-    for family in ("vmamba", "vit"):
+    for family in ("vmamba", "vit", "maxvit"):
         for objective in ("detection", "segmentation"):
             each = ahead[f"{family}-{objective}", f"{family}-classification"]
             assert f"+{each['value']:.1f} [{each['low']:.1f}, {each['high']:.1f}]" in PAGE
