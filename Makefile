@@ -61,11 +61,11 @@ again: $(INSTALLED)  ## pretrain three miniature backbones again for studies/min
 # The studies behind docs/findings.md; each resumes where it was stopped.
 .PHONY: findings
 findings: $(INSTALLED) adapted again  ## run the studies behind docs/findings.md again (hours)
-	@for name in $(notdir $(wildcard results/miniature/*)); do \
+	@for name in $(sort $(notdir $(wildcard results/miniature/*))); do \
 	  $(BIN)/eyeswap study run studies/miniature/$$name.yaml && \
 	  cp runs/$$name/report/report.md runs/$$name/report/results.csv runs/$$name/report/results.json results/miniature/$$name/ || exit 1; \
 	done
-	@$(BIN)/eyeswap predictors $(patsubst %,studies/miniature/%.yaml,$(notdir $(wildcard results/miniature/*))) \
+	@$(BIN)/eyeswap predictors $(patsubst %,studies/miniature/%.yaml,$(sort $(notdir $(wildcard results/miniature/*)))) \
 	  --results results/miniature --out results/predictors
 
 # pip and mypy use one processor each: something else is done beside them.
