@@ -109,8 +109,9 @@ def test_accuracy_orders_vqa_and_not_localization() -> None:
         assert f"{answered[family, f'{family}-at-50']['value']:.1f}" in PAGE
 
 
-def test_nothing_is_decided_of_published_habits() -> None:
-    assert not [each for each in results("as-published")["comparisons"]["averages"] if each["decided"]]
+@pytest.mark.parametrize("study", ["as-published", "again"])
+def test_nothing_is_decided_of_published_habits_and_second_pretrainings(study: str) -> None:
+    assert not [each for each in results(study)["comparisons"]["averages"] if each["decided"]]
 
 
 def test_dense_objectives_are_decided_to_locate_better_in_all_families() -> None:
