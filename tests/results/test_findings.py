@@ -32,22 +32,32 @@ def cells(name: str, arm: str) -> str:
     )
 
 
-def test_the_page_says_what_predicts_localization() -> None:
+def test_the_page_says_what_predicts() -> None:
     content = json.loads((ROOT / "results" / "predictors" / "predictors.json").read_text(encoding="utf-8"))
     found = {(each["predictor"], each["average"]): each for each in content["predictions"]}
-    decided = [name for name, each in found.items() if each["decided"] and name[1] != "overall"]
-    assert decided == [("correspondence", "localization")]
-    for name in ("correspondence", "where, nonlinear readout", "top-1 accuracy"):
-        each = found[name, "localization"]
-        of = each["correlation"]
-        assert (
-            f"| {of['n']} | +{of['value']:.2f} [{of['low']:.2f}, {of['high']:.2f}] | {each['p']:.3f} | "
-            f"{each['error']:.1f}, of the mean {each['plain_error']:.1f} |"
-        ) in PAGE
+    located, answered = (
+        [each["predictor"] for each in found.values() if each["decided"] and each["average"] == average]
+        for average in ("localization", "vqa")
+    )
+    assert answered == ["top-1 accuracy"]
+    assert located[:2] == ["correspondence", "how many, nonlinear readout"]
+    assert not {"top-1 accuracy", "parameters", "tokens", "norm"} & set(located)
+    for name in ("correspondence", "how many, nonlinear readout"):
+        lead = found[name, "localization"]["lead"]
+        assert lead["low"] > 0
+        assert f"{lead['value']:.2f} [{lead['low']:.2f}, {lead['high']:.2f}]" in PAGE
+    for name in ("correspondence", "how many, nonlinear readout", "top-1 accuracy"):
+        for average in ("localization", "vqa"):
+            each = found[name, average]
+            of, p = each["correlation"], "< 0.001" if each["p"] < 0.001 else f"{each['p']:.3f}"
+            assert (
+                f"| {of['n']} | +{of['value']:.2f} [{of['low']:.2f}, {of['high']:.2f}] | {p} | "
+                f"{each['error']:.1f}, of the mean {each['plain_error']:.1f} |"
+            ) in PAGE
     runs, families = (Counter(each[key] for each in content["encoders"]) for key in ("runs", "family"))
     assert f"{len(content['encoders'])} encoders of four families" in PAGE
     assert len(families) == 4
-    assert f"{sum(count * many for count, many in runs.items())} training runs" in PAGE
+    assert f"{sum(count * many for count, many in runs.items())} training runs" in PAGE.replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -121,6 +131,13 @@ def test_dense_objectives_are_decided_to_locate_better_in_all_families() -> None
             assert f"+{difference(ahead[f'{family}-{objective}', f'{family}-classification'])}" in PAGE
     assert all(behind.endswith("-classification") for _, behind in ahead)
     assert not decided("dense", "vqa") | decided("dense-maxvit", "vqa")
+
+
+def test_the_earlier_stage_is_ahead_once_its_tokens_are_averaged() -> None:
+    located = decided("pooled-stage", "localization")
+    for behind in ("vmamba", "vmamba-stage-2"):
+        assert difference(located["vmamba-stage-2-pooled", behind]) in PAGE
+    assert ("vmamba", "vmamba-stage-2") in located
 
 
 def test_only_the_earlier_stage_is_decided_to_be_behind() -> None:
