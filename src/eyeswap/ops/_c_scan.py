@@ -141,7 +141,11 @@ def _run_all(core: ctypes.CDLL, walk: Any, job: ctypes.Structure, tasks: int, fl
 
 
 def _run_on_torchs_threads(core: ctypes.CDLL, walk: Any, address: int, tasks: int, floats: int) -> bool:
-    """Return whether that was possible: torch has several, and its OpenMP is GNU's; otherwise nothing was done."""
+    """Return whether that was possible: torch has several, and its OpenMP is GNU's; otherwise nothing was done.
+
+    A forked child of a process that has used them waits for ever, here as in torch's own operations, unless it calls
+    ``torch.set_num_threads(1)`` first, as workers of a DataLoader do.
+    """
     threads = min(torch.get_num_threads(), tasks)
     if threads < 2:
         return False
