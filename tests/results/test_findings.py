@@ -140,6 +140,11 @@ def test_the_earlier_stage_is_ahead_once_its_tokens_are_averaged() -> None:
     assert ("vmamba", "vmamba-stage-2") in located
 
 
+def test_the_first_block_locates_better_and_the_last_answers_better() -> None:
+    assert difference(decided("first-block", "localization")["vmamba-first-block", "vmamba"]) in PAGE
+    assert difference(decided("first-block", "vqa")["vmamba", "vmamba-first-block"]) in PAGE
+
+
 def test_only_the_earlier_stage_is_decided_to_be_behind() -> None:
     pairs = [each for each in results("stage")["comparisons"]["averages"] if each["decided"]]
     assert {each["behind"] for each in pairs} == {"vmamba-stage-2"}
