@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyeswap.errors import DataError
-from eyeswap.files import atomic_path, parse_json, read_json, read_json_lines
+from eyeswap.files import atomic_path, parse_json, read_json, read_json_lines, remove_unfinished
+from eyeswap.processes import Terminated
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -75,3 +77,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path):
         interrupted_write(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_that_ends_as_the_temporary_file_appears_removes_it(tmp_path: Path, monkeypatch):
+    opened = os.open
+
+    def open_and_end(*arguments, **options):
+        handle = opened(*arguments, **options)
+        remove_unfinished()  # as a worker does when SIGTERM strikes
+        assert not list(tmp_path.iterdir())
+        os.close(handle)
+        raise Terminated
+
+    monkeypatch.setattr(os, "open", open_and_end)
+    with pytest.raises(Terminated), atomic_path(tmp_path / "new.json"):
+        pytest.fail("the file was not opened")
