@@ -58,9 +58,23 @@ again: $(INSTALLED)  ## pretrain three miniature backbones again for studies/min
 	  $(BIN)/eyeswap pretrain digits-$$backbone --out studies/miniature/again || exit 1; \
 	done
 
+.PHONY: sizes
+sizes: $(INSTALLED)  ## pretrain the miniature backbones in two more sizes for studies/miniature/sizes.yaml; hours on one core
+	@for size in tiny base; do for backbone in vit maxvit vmamba mambavision; do \
+	  test -e studies/miniature/sizes/digits-$$backbone-$$size.safetensors || \
+	  $(BIN)/eyeswap pretrain digits-$$backbone-$$size --out studies/miniature/sizes || exit 1; \
+	done; done
+
+.PHONY: llms
+llms: $(INSTALLED)  ## train the miniature LLM further in two ways for studies/miniature/positions.yaml; half an hour on one core
+	@for raster in 8 16; do \
+	  test -e studies/miniature/llms/digits-llm-raster-$$raster/card.json || \
+	  $(BIN)/eyeswap pretrain digits-llm-raster-$$raster --out studies/miniature/llms || exit 1; \
+	done
+
 # The studies behind docs/findings.md; each resumes where it was stopped.
 .PHONY: findings
-findings: $(INSTALLED) adapted again  ## run the studies behind docs/findings.md again (hours)
+findings: $(INSTALLED) adapted again sizes llms  ## run the studies behind docs/findings.md again (hours)
 	@for name in $(sort $(notdir $(wildcard results/miniature/*))); do \
 	  $(BIN)/eyeswap study run studies/miniature/$$name.yaml && \
 	  cp runs/$$name/report/report.md runs/$$name/report/results.csv runs/$$name/report/results.json results/miniature/$$name/ || exit 1; \

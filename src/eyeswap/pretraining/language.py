@@ -2,7 +2,9 @@
 
 A text is a scene drawn in words (64 words, one per cell, in reading order) followed by a conversation about it. From
 such texts a small Llama learns to look things up in its context, to count, to compare positions and to write boxes
-before it ever sees an image. Every arm of a study starts from the same weights.
+before it ever sees an image. Every arm of a study starts from the same weights. Two more LLMs are that one after some
+further texts, with scenes of 64 and of 256 words: they tell whether an LLM wants as many visual tokens as it has read
+words per scene.
 
 The tokenizer is a byte-level BPE with a few phrases as single tokens: the fixed instructions ("Answer the question
 using a single word or phrase.") and the coordinates ``0.00``..``1.00``. Prompts read exactly as the published ones, and
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -37,8 +39,10 @@ from eyeswap.data.digits.scene import COLOURS, KINDS
 from eyeswap.data.formats.boxes import BOX_REQUEST
 from eyeswap.data.formats.tallyqa import count_message
 from eyeswap.data.formats.vqa import SHORT_ANSWER
-from eyeswap.pretraining.texts import Text, make_text
+from eyeswap.pretraining.texts import RASTER, Text, make_text
 from eyeswap.processes import worker_pool
+from eyeswap.shipped import SHIPPED_LLM, llm_path
+from eyeswap.vlm.llm import load_llm
 
 ROPE_THETA = 48.0  # wavelengths of 6 to 237 tokens, one of them about a row of 8: suits texts this short
 _WORKERS = 2
@@ -58,7 +62,11 @@ class Cycle:
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Recipe of the miniature LLM; the defaults are those of the shipped one."""
+    """Recipe of a miniature LLM; the defaults are those of the shipped one.
+
+    ``raster`` is the number of rows and columns of a scene drawn in words. With ``continues`` training starts from the
+    shipped LLM, and sizes are its own.
+    """
 
     cycles: tuple[Cycle, ...] = (Cycle(16_000, 3_000, 3e-3), Cycle(16_000, 1_800, 2e-3))
     held_out: int = 512
@@ -71,11 +79,21 @@ class LanguageRecipe:
     num_layers: int = 4
     num_heads: int = 4
     intermediate_size: int = 352
+    raster: int = RASTER
+    continues: bool = False
 
     @property
     def num_steps(self) -> int:
         """Steps of all cycles."""
         return sum(cycle.num_steps for cycle in self.cycles)
+
+
+_FURTHER = LanguageRecipe(cycles=(Cycle(32_000, 1_000, 2e-3),), seed=8, continues=True)
+LLM_RECIPES = {
+    SHIPPED_LLM: LanguageRecipe(),
+    f"{SHIPPED_LLM}-raster-8": _FURTHER,
+    f"{SHIPPED_LLM}-raster-16": replace(_FURTHER, raster=16),
+}
 
 
 def encode_text(text: Text, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
@@ -94,7 +112,7 @@ def encode_text(text: Text, tokenizer: PreTrainedTokenizerFast) -> tuple[list[in
 def pretrain_language_model(
     recipe: LanguageRecipe, report: Callable[[int, float], None]
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, float]]:
-    """Train the miniature LLM from scratch.
+    """Train a miniature LLM.
 
     Args:
         recipe: sizes, data and schedule.
@@ -105,10 +123,7 @@ def pretrain_language_model(
         predicted exactly under teacher forcing) and ``loss``.
     """
     texts_of_cycles, held_out = _texts(recipe)
-    first_texts = texts_of_cycles[0][:8000]
-    tokenizer = build_tokenizer(part for _, turns in first_texts for turn in turns for part in turn)
-    torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(llama_config(recipe, tokenizer))
+    model, tokenizer = _start(recipe, texts_of_cycles[0][:8000])
     step = 0
     for cycle, texts in zip(recipe.cycles, texts_of_cycles, strict=True):
         encoded = [encode_text(text, tokenizer) for text in texts]
@@ -117,6 +132,16 @@ def pretrain_language_model(
             step += 1
     encoded = [encode_text(text, tokenizer) for text in held_out]
     return model.eval(), tokenizer, _evaluate(model.eval(), encoded, tokenizer)
+
+
+def _start(recipe: LanguageRecipe, texts: Sequence[Text]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Return the LLM before training, and its tokenizer, which a new LLM learns from texts."""
+    if recipe.continues:
+        folder = llm_path(SHIPPED_LLM)
+        return load_llm(folder)[0], PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = build_tokenizer(part for _, turns in texts for turn in turns for part in turn)
+    torch.manual_seed(recipe.seed)
+    return LlamaForCausalLM(llama_config(recipe, tokenizer)), tokenizer
 
 
 def train_cycle(
@@ -155,7 +180,7 @@ def _texts(recipe: LanguageRecipe) -> tuple[list[list[Text]], list[Text]]:
     for cycle in recipe.cycles:
         starts.append(starts[-1] + cycle.num_scenes + recipe.held_out)
     with worker_pool(_WORKERS) as workers:
-        write = partial(workers.map, partial(make_text, recipe.seed), chunksize=250)
+        write = partial(workers.map, partial(make_text, recipe.seed, raster=recipe.raster), chunksize=250)
         cycles = [
             list(write(range(start, start + cycle.num_scenes)))
             for start, cycle in zip(starts, recipe.cycles, strict=False)

@@ -1,4 +1,4 @@
-"""Reproduce one of the shipped miniature checkpoints: ``eyeswap pretrain NAME``.
+"""Train one of the miniature models from scratch: ``eyeswap pretrain NAME``.
 
 Each checkpoint comes with a card: command, data, seed, minutes, accuracy, versions. A backbone's training also leaves
 snapshots at fractions of the target accuracy, so that studies can ask within one family whether accuracy predicts
@@ -21,17 +21,16 @@ from eyeswap.backbones.base import VisionBackbone
 from eyeswap.errors import SpecError, nearest
 from eyeswap.files import read_json, write_json, write_safetensors
 from eyeswap.pretraining.backbone import BackbonePretraining
-from eyeswap.pretraining.language import LanguageRecipe, pretrain_language_model
+from eyeswap.pretraining.language import LLM_RECIPES, pretrain_language_model
 from eyeswap.pretraining.recipes import RECIPES, ClassificationRecipe
 from eyeswap.progress import progress
-from eyeswap.shipped import SHIPPED_LLM
 
 _WORKERS = 1  # processes that render images during training
 
 
 def pretrainable() -> list[str]:
     """Return the names that `pretrain` accepts."""
-    return [SHIPPED_LLM, *(name for name, entry in catalog.entries().items() if name.startswith("digits-"))]
+    return [*LLM_RECIPES, *(name for name, entry in catalog.entries().items() if name.startswith("digits-"))]
 
 
 def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
@@ -40,8 +39,8 @@ def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
     A killed backbone run resumes where it stopped; snapshots go to ``out_dir/snapshots``.
 
     Args:
-        name: ``digits-llm`` or a miniature backbone of the catalog.
-        out_dir: output folder for ``<name>.safetensors`` (a backbone) or ``<name>/`` (the LLM).
+        name: a miniature LLM (`LLM_RECIPES`) or backbone of the catalog.
+        out_dir: output folder for ``<name>.safetensors`` (a backbone) or ``<name>/`` (an LLM).
         console: where progress is shown.
 
     Returns:
@@ -54,7 +53,7 @@ def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
     if name not in pretrainable():
         raise SpecError(f"pretrain: unknown miniature model {name!r}. {nearest(name, pretrainable())}")
     torch.set_flush_denormal(True)
-    make = _language_model if name == SHIPPED_LLM else _backbone
+    make = _language_model if name in LLM_RECIPES else _backbone
     return make(name, out_dir, console)
 
 
@@ -87,7 +86,7 @@ def _backbone(name: str, out_dir: Path, console: Console | None) -> Path:
 
 
 def _language_model(name: str, out_dir: Path, console: Console | None) -> Path:
-    recipe = LanguageRecipe()
+    recipe = LLM_RECIPES[name]
     started = time.perf_counter()
     with progress(console) as board:
         task = board.task(f"pretrain {name}", recipe.num_steps)
