@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from eyeswap.planning.spec import SeedSd, load_study
 from shipped_studies import load_shipped
@@ -169,3 +172,18 @@ def test_the_quickstart_states_the_seed_sd_that_was_measured() -> None:
         assert getattr(stated, where) == round(measured[where]["sd"], 2)
         assert stated.df == measured[where]["freedom"]
     assert re.search(r"studies/miniature/matched\.yaml", (ROOT / "studies/quickstart.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.extended
+def test_a_run_of_a_study_gives_its_results_again(tmp_path: Path) -> None:
+    """One command, from nothing; a minute where a core is fast, and several where it is not."""
+    study = yaml.safe_load((ROOT / "studies/miniature/token-budget.yaml").read_text(encoding="utf-8"))
+    arm, exported = "vmamba-4", results("token-budget")["arms"]["vmamba-4"]
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(study | {"arms": {arm: study["arms"][arm]}}), encoding="utf-8")
+    command = ["study", "run", "again.yaml", "--runs", "runs", "--workers", "1"]
+    subprocess.run([sys.executable, "-m", "eyeswap.cli", *command], cwd=tmp_path, check=True, capture_output=True)
+    report = json.loads((tmp_path / "runs/again/report/results.json").read_text(encoding="utf-8"))
+    for where, average in report["arms"][arm]["averages"].items():
+        kept = exported["averages"][where]
+        assert kept["low"] < average["value"] < kept["high"]
+        assert average["n"] == kept["n"]
