@@ -143,6 +143,19 @@ def test_the_earlier_stage_is_ahead_once_its_tokens_are_averaged() -> None:
     assert ("vmamba", "vmamba-stage-2") in located
 
 
+def test_tokens_locate_where_the_llm_has_read_as_many_words() -> None:
+    located = decided("positions", "localization")
+    assert set(located) == {
+        ("64-words-64-tokens", "64-words-256-tokens"),
+        ("256-words-256-tokens", "64-words-256-tokens"),
+        ("64-words-64-tokens", "256-words-64-tokens"),
+    }
+    assert f"{located['64-words-64-tokens', '64-words-256-tokens']['value']:.1f} points worse than 64" in PAGE
+    for pair in list(located)[1:]:
+        assert difference(located[pair]) in PAGE
+    assert not decided("positions", "vqa")
+
+
 def test_the_first_block_locates_better_and_the_last_answers_better() -> None:
     assert difference(decided("first-block", "localization")["vmamba-first-block", "vmamba"]) in PAGE
     assert difference(decided("first-block", "vqa")["vmamba", "vmamba-first-block"]) in PAGE
