@@ -143,6 +143,21 @@ def test_the_earlier_stage_is_ahead_once_its_tokens_are_averaged() -> None:
     assert ("vmamba", "vmamba-stage-2") in located
 
 
+def test_no_larger_size_is_ahead_and_the_smallest_vit_locates_better_than_the_largest() -> None:
+    families, sizes = ("vit", "maxvit", "vmamba", "mambavision"), ("-tiny", "", "-base")
+    found = {where: decided("sizes", where) for where in ("vqa", "localization", "overall")}
+    for pairs in found.values():
+        for family in families:
+            for small, large in ((0, 1), (0, 2), (1, 2)):
+                assert (family + sizes[large], family + sizes[small]) not in pairs
+    assert difference(found["localization"]["vit-tiny", "vit-base"]) in PAGE
+    accurate = {arm for arm, value in results("sizes")["predictors"][0]["values"].items() if value > 94}
+    assert len(accurate) == 7
+    among = {where: {pair for pair in found[where] if set(pair) <= accurate} for where in found}
+    assert among == {"vqa": set(), "localization": set(), "overall": {("maxvit-tiny", "mambavision-base")}}
+    assert difference(found["overall"]["maxvit-tiny", "mambavision-base"]) in PAGE
+
+
 def test_tokens_locate_where_the_llm_has_read_as_many_words() -> None:
     located = decided("positions", "localization")
     assert set(located) == {
