@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -169,6 +170,25 @@ def test_tokens_locate_where_the_llm_has_read_as_many_words() -> None:
     for pair in list(located)[1:]:
         assert difference(located[pair]) in PAGE
     assert not decided("positions", "vqa")
+
+
+def test_the_page_says_where_boxes_of_256_tokens_get_lost() -> None:
+    columns = []
+    for arm in ("64-words-256-tokens", "256-words-256-tokens"):
+        with (ROOT / f"results/miniature/positions/probe-{arm}.csv").open(encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["task"] == "where" and row["readout"] != "linear"]
+        columns.append(
+            [f"{float(row['score']):.0f} ({float(row['low']):.0f}-{float(row['high']):.0f})" for row in rows]
+        )
+    sites = [
+        "visual tokens",
+        "connector",
+        "visual tokens behind the LLM's last layer",
+        "the state that begins the answer, last layer",
+        "the VLM's own answer",
+    ]
+    for site, one, other in zip(sites, *columns, strict=True):
+        assert f"| {site} | {one} | {other} |" in PAGE
 
 
 def test_the_first_block_locates_better_and_the_last_answers_better() -> None:
