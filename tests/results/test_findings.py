@@ -48,7 +48,7 @@ def test_the_page_says_what_predicts() -> None:
     assert not {"top-1 accuracy", "parameters", "tokens", "norm"} & set(located)
     for name in ("correspondence", "how many, nonlinear readout"):
         lead = found[name, "localization"]["lead"]
-        assert lead["low"] > 0
+        assert (lead["low"] > 0) == (name == "correspondence")
         assert f"{lead['value']:.2f} [{lead['low']:.2f}, {lead['high']:.2f}]" in PAGE
     for name in ("correspondence", "how many, nonlinear readout", "top-1 accuracy"):
         for average in ("localization", "vqa"):
@@ -142,6 +142,21 @@ def test_the_earlier_stage_is_ahead_once_its_tokens_are_averaged() -> None:
     for behind in ("vmamba", "vmamba-stage-2"):
         assert difference(located["vmamba-stage-2-pooled", behind]) in PAGE
     assert ("vmamba", "vmamba-stage-2") in located
+
+
+def test_fewer_tokens_locate_worse_however_they_are_made() -> None:
+    located, answered = decided("token-budget", "localization"), decided("token-budget", "vqa")
+    by_family = {"vmamba": (16.0, 18.9), "vit": (6.0, 6.6)}
+    for family, (least, most) in by_family.items():
+        fewer = [arm for arm in results("token-budget")["arms"] if arm.startswith(family) and arm != f"{family}-64"]
+        losses = [located[f"{family}-64", arm]["value"] for arm in fewer]
+        assert (round(min(losses), 1), round(max(losses), 1)) == (least, most)
+        assert not [pair for pair in located if set(pair) <= set(fewer)]
+    assert {behind for ahead, behind in answered if (ahead, behind[:6]) == ("vmamba-64", "vmamba")} == {
+        "vmamba-4",
+        "vmamba-16-conv",
+        "vmamba-16-resampler",
+    }
 
 
 def test_no_larger_size_is_ahead_and_the_smallest_vit_locates_better_than_the_largest() -> None:
