@@ -128,6 +128,15 @@ def test_states_follow_the_files(tmp_path: Path) -> None:
         run.state()
 
 
+def test_a_run_of_another_arm_is_refused(tmp_path: Path) -> None:
+    run = first(tmp_path)
+    finish_run(run)
+    text = run.files.record.read_text(encoding="utf-8")
+    run.files.record.write_text(text.replace(f'"arm": "{run.arm}"', '"arm": "other"'), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"spec\.json: a run of arm 'other' in the folder of '{run.arm}'"):
+        run.state()
+
+
 def test_what_was_not_asked_yet_is_known_by_benchmark(tmp_path: Path) -> None:
     finish_run(first(tmp_path))
     more = first(tmp_path, benchmarks=["gqa", "pope", "refcoco"])

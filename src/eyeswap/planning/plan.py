@@ -58,9 +58,15 @@ class PlannedRun:
         """The record of the run in the folder; None before the run has begun.
 
         Raises:
-            DataError: if the record is damaged.
+            DataError: if the record is damaged or of another arm: a folder was copied or an arm renamed.
         """
-        return read_record(self.files.record, RunRecord) if self.files.is_begun else None
+        if not self.files.is_begun:
+            return None
+        record = read_record(self.files.record, RunRecord)
+        if record.arm != self.arm:
+            remedy = "give the arm its old name, or remove the folder"
+            raise DataError(f"{self.files.record}: a run of arm {record.arm!r} in the folder of {self.arm!r}; {remedy}")
+        return record
 
     @property
     def model(self) -> ModelIdentity:
