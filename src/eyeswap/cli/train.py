@@ -101,7 +101,7 @@ def pretrain(
         Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the checkpoint.")
     ] = Path("checkpoints"),
 ) -> None:
-    """Train a miniature backbone or LLM from scratch, with the recipe of the shipped one."""
+    """Train a miniature backbone or LLM with its recipe; digits-llm-raster-8 and -16 go on from the shipped LLM."""
     from eyeswap.pretraining.pretrain import pretrain as pretrain_miniature
 
     typer.echo(f"checkpoint: {pretrain_miniature(name, out)}")

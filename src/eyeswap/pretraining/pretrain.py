@@ -1,4 +1,4 @@
-"""Train one of the miniature models from scratch: ``eyeswap pretrain NAME``.
+"""Train one of the miniature models: ``eyeswap pretrain NAME``.
 
 Each checkpoint comes with a card: command, data, seed, minutes, accuracy, versions. A backbone's training also leaves
 snapshots at fractions of the target accuracy, so that studies can ask within one family whether accuracy predicts
@@ -34,7 +34,7 @@ def pretrainable() -> list[str]:
 
 
 def pretrain(name: str, out_dir: Path, console: Console | None = None) -> Path:
-    """Train a miniature model from scratch and write its checkpoint and card.
+    """Train a miniature model and write its checkpoint and card.
 
     A killed backbone run resumes where it stopped; snapshots go to ``out_dir/snapshots``.
 
